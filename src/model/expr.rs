@@ -1,0 +1,451 @@
+//! Expressions as the operators see them: something that reads a record and yields JSON.
+//!
+//! `Expr` is the text of an expression in a topology together with its compiled form. Bare expressions (`key`,
+//! `timestamp`, `.user.id`, a JSON literal) are compiled here and cost no virtual machine; everything else is compiled
+//! by `spec/` with VRL. The Rust DSL makes an `Expr` from a closure with [`Expr::native`].
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+
+use super::record::{Headers, Record, Window};
+use super::time::Timestamp;
+use super::value::{Json, Value};
+
+/// What an expression may read.
+#[derive(Clone, Copy)]
+pub struct Scope<'a> {
+    /// `key`: the record's key.
+    pub key: Option<&'a Bytes>,
+    /// `.`: the record's value.
+    pub value: &'a Value,
+    /// `timestamp`: the record's timestamp, milliseconds.
+    pub ts: Timestamp,
+    /// `window`: `{start, end}` of a windowed record.
+    pub window: Option<Window>,
+    /// `headers`: the record's headers, as text.
+    pub headers: &'a Headers,
+    /// Names that the node adds: `left`, `right`, `acc`, `value` ...
+    pub vars: &'a [(&'static str, &'a Json)],
+}
+
+impl<'a> Scope<'a> {
+    /// The scope of one record.
+    #[must_use]
+    pub fn of(record: &'a Record) -> Scope<'a> {
+        Scope {
+            key: record.key.as_ref(),
+            value: &record.value,
+            ts: record.ts,
+            window: record.window,
+            headers: &record.headers,
+            vars: &[],
+        }
+    }
+
+    /// The same scope with names of the node's own.
+    #[must_use]
+    pub fn with(self, vars: &'a [(&'static str, &'a Json)]) -> Scope<'a> {
+        Scope { vars, ..self }
+    }
+
+    /// The key as JSON text; `null` without one. Bytes that are not UTF-8 are replaced.
+    #[must_use]
+    pub fn key_json(&self) -> Json {
+        self.key.map_or(Json::Null, |k| Json::String(String::from_utf8_lossy(k).into_owned()))
+    }
+}
+
+/// The expression failed on this record.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct EvalError(pub String);
+
+/// A compiled expression. Pure: no I/O, no clock, the same answer for the same scope.
+pub trait Function: Send + Sync {
+    /// The expression's result for one record. A missing field is `null`.
+    ///
+    /// # Errors
+    /// The value is not JSON where a field is asked for, or the expression itself fails.
+    fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError>;
+}
+
+impl<F> Function for F
+where
+    F: Fn(&Scope<'_>) -> Result<Json, EvalError> + Send + Sync,
+{
+    fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError> {
+        self(scope)
+    }
+}
+
+/// An expression of a topology: its text, its place in the file, and, once compiled, its function.
+#[derive(Clone)]
+pub struct Expr {
+    text: String,
+    span: Option<Range<usize>>,
+    function: Option<Arc<dyn Function>>,
+}
+
+impl Expr {
+    /// An expression from its text; bare ones are ready at once, others wait for [`Expr::compile_with`].
+    #[must_use]
+    pub fn new(text: impl Into<String>, span: Option<Range<usize>>) -> Expr {
+        let text = text.into();
+        let function = bare(&text);
+        Expr { text, span, function }
+    }
+
+    /// An expression written in Rust, for the DSL. `text` is what graphs and errors show.
+    #[must_use]
+    pub fn native(
+        text: impl Into<String>,
+        f: impl Fn(&Scope<'_>) -> Result<Json, EvalError> + Send + Sync + 'static,
+    ) -> Expr {
+        Expr { text: text.into(), span: None, function: Some(Arc::new(f)) }
+    }
+
+    /// The text as written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Byte range in the topology file.
+    #[must_use]
+    pub fn span(&self) -> Option<Range<usize>> {
+        self.span.clone()
+    }
+
+    /// Has a function? An expression that has none may not run.
+    #[must_use]
+    pub fn is_compiled(&self) -> bool {
+        self.function.is_some()
+    }
+
+    /// Sets the function made from this text.
+    pub fn compile_with(&mut self, function: Arc<dyn Function>) {
+        self.function = Some(function);
+    }
+
+    /// Is it literally `key`?
+    #[must_use]
+    pub fn is_key(&self) -> bool {
+        self.text.trim() == "key"
+    }
+
+    /// Evaluates the expression.
+    ///
+    /// # Errors
+    /// See [`Function::eval`]; also when the expression was never compiled.
+    pub fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError> {
+        match &self.function {
+            Some(f) => f.eval(scope),
+            None => Err(EvalError(format!("the expression `{}` was not compiled", self.text))),
+        }
+    }
+
+    /// Evaluates a condition: only `true` and `false` are answers.
+    ///
+    /// # Errors
+    /// See [`Expr::eval`]; also when the result is no boolean.
+    pub fn test(&self, scope: &Scope<'_>) -> Result<bool, EvalError> {
+        match self.eval(scope)? {
+            Json::Bool(b) => Ok(b),
+            other => Err(EvalError(format!("`{}` gave {other}, not true or false", self.text))),
+        }
+    }
+}
+
+impl fmt::Debug for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Expr({:?})", self.text)
+    }
+}
+
+impl PartialEq for Expr {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+/// The name under which an [`Expr`] asks its deserializer for `(start, end, text)`; `spec/` answers it.
+pub const EXPR_TOKEN: &str = "$slackwater::Expr";
+
+impl<'de> Deserialize<'de> for Expr {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Parts;
+        impl<'de> Visitor<'de> for Parts {
+            type Value = Expr;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an expression")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Expr, A::Error> {
+                let start: u64 = seq.next_element()?.ok_or_else(|| de::Error::invalid_length(0, &self))?;
+                let end: u64 = seq.next_element()?.ok_or_else(|| de::Error::invalid_length(1, &self))?;
+                let text: String = seq.next_element()?.ok_or_else(|| de::Error::invalid_length(2, &self))?;
+                let at = |n: u64| usize::try_from(n).unwrap_or(0);
+                Ok(Expr::new(text, Some(at(start)..at(end))))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Expr, E> {
+                Ok(Expr::new(text, None))
+            }
+        }
+        d.deserialize_tuple_struct(EXPR_TOKEN, 3, Parts)
+    }
+}
+
+impl JsonSchema for Expr {
+    fn schema_name() -> Cow<'static, str> {
+        "Expression".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A VRL expression over the record: `.field`, `key`, `timestamp`, `headers`, a literal, or a program.",
+            "type": ["string", "number", "boolean", "object", "array", "null"]
+        })
+    }
+}
+
+/// The bare expressions: `key`, `timestamp`, `.`, `.a.b[0]."odd name"`, `left`, `right.x`, and JSON literals.
+fn bare(text: &str) -> Option<Arc<dyn Function>> {
+    let text = text.trim();
+    match text {
+        "key" => return Some(Arc::new(|s: &Scope<'_>| Ok(s.key_json()))),
+        "timestamp" => return Some(Arc::new(|s: &Scope<'_>| Ok(Json::from(s.ts.0)))),
+        _ => {}
+    }
+    if let Some(path) = parse_path(text) {
+        return Some(Arc::new(move |s: &Scope<'_>| {
+            let json = s.value.json().map_err(|e| EvalError(e.to_string()))?;
+            Ok(look_up(&json, &path).cloned().unwrap_or(Json::Null))
+        }));
+    }
+    let literal: Json = serde_json::from_str(text).ok()?;
+    Some(Arc::new(move |_: &Scope<'_>| Ok(literal.clone())))
+}
+
+/// One step of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// `.name`
+    Field(String),
+    /// `[3]`
+    Index(usize),
+}
+
+/// Reads `.a.b[0]."odd name"`; `None` where the text is more than a path.
+#[must_use]
+pub fn parse_path(text: &str) -> Option<Vec<Step>> {
+    let mut rest = text.trim().strip_prefix('.')?;
+    let mut steps = Vec::new();
+    let mut first = true;
+    while !rest.is_empty() {
+        if let Some(after) = rest.strip_prefix('[') {
+            let (number, tail) = after.split_once(']')?;
+            steps.push(Step::Index(number.parse().ok()?));
+            rest = tail;
+        } else {
+            if !first {
+                rest = rest.strip_prefix('.')?;
+            }
+            if let Some(quoted) = rest.strip_prefix('"') {
+                let (name, tail) = quoted.split_once('"')?;
+                if name.contains('\\') {
+                    return None;
+                }
+                steps.push(Step::Field(name.to_owned()));
+                rest = tail;
+            } else {
+                let end =
+                    rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '@')).unwrap_or(rest.len());
+                if end == 0 {
+                    return None;
+                }
+                steps.push(Step::Field(rest[..end].to_owned()));
+                rest = &rest[end..];
+            }
+        }
+        first = false;
+    }
+    Some(steps)
+}
+
+/// The value at a path.
+#[must_use]
+pub fn look_up<'a>(json: &'a Json, path: &[Step]) -> Option<&'a Json> {
+    path.iter().try_fold(json, |at, step| match step {
+        Step::Field(name) => at.as_object()?.get(name),
+        Step::Index(i) => at.as_array()?.get(*i),
+    })
+}
+
+/// Sets the value at a path of fields, making objects on the way. Fails where something else stands in the way.
+///
+/// # Errors
+/// A step of the path is taken by something that is no object, or the path has an index.
+pub fn set_at(json: &mut Json, path: &[Step], value: Json) -> Result<(), EvalError> {
+    let Some((step, rest)) = path.split_first() else {
+        *json = value;
+        return Ok(());
+    };
+    if json.is_null() {
+        *json = Json::Object(serde_json::Map::new());
+    }
+    match (step, json) {
+        (Step::Field(name), Json::Object(fields)) => {
+            set_at(fields.entry(name.clone()).or_insert(Json::Null), rest, value)
+        }
+        (step, other) => Err(EvalError(format!("cannot set {step:?} in {other}: it is no object"))),
+    }
+}
+
+/// Text with expressions in double braces: `${API}/accounts/{{ key }}`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Template {
+    text: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Part {
+    Text(String),
+    Expr(Expr),
+}
+
+impl Template {
+    /// Splits the text at its braces.
+    ///
+    /// # Errors
+    /// A `{{` without `}}`, or nothing between them.
+    pub fn new(text: impl Into<String>, span: Option<Range<usize>>) -> Result<Template, EvalError> {
+        let text = text.into();
+        let mut parts = Vec::new();
+        let mut rest = text.as_str();
+        while let Some((before, after)) = rest.split_once("{{") {
+            let (inside, tail) = after
+                .split_once("}}")
+                .ok_or_else(|| EvalError("`{{` has no `}}`: write `{{ key }}`".into()))?;
+            if inside.trim().is_empty() {
+                return Err(EvalError(
+                    "nothing between `{{` and `}}`: write `{{ key }}` or `{{ .id }}`".into(),
+                ));
+            }
+            if !before.is_empty() {
+                parts.push(Part::Text(before.to_owned()));
+            }
+            parts.push(Part::Expr(Expr::new(inside.trim(), span.clone())));
+            rest = tail;
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.to_owned()));
+        }
+        Ok(Template { text, parts })
+    }
+
+    /// The text as written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The expressions inside, to be compiled.
+    pub fn exprs_mut(&mut self) -> impl Iterator<Item = &mut Expr> {
+        self.parts.iter_mut().filter_map(|p| match p {
+            Part::Expr(e) => Some(e),
+            Part::Text(_) => None,
+        })
+    }
+
+    /// The text with every expression replaced by `escape` of its result.
+    ///
+    /// # Errors
+    /// An expression fails, or yields nothing (`null`) or an object or array.
+    pub fn render(&self, scope: &Scope<'_>, escape: impl Fn(&str, &mut String)) -> Result<String, EvalError> {
+        let mut out = String::with_capacity(self.text.len() + 16);
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => out.push_str(text),
+                Part::Expr(expr) => match expr.eval(scope)? {
+                    Json::String(s) => escape(&s, &mut out),
+                    Json::Number(n) => escape(&n.to_string(), &mut out),
+                    Json::Bool(b) => escape(&b.to_string(), &mut out),
+                    other => {
+                        return Err(EvalError(format!("`{{{{ {} }}}}` gave {other}, no text", expr.text())));
+                    }
+                },
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl<'de> Deserialize<'de> for Template {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let whole = Expr::deserialize(d)?;
+        Template::new(whole.text, whole.span).map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for Template {
+    fn schema_name() -> Cow<'static, str> {
+        "Template".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "description": "Text with expressions in double braces.", "type": "string" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn check(text: &str, expected: Option<Json>) {
+        let record = Record::new("k1", Value::from(json!({"a": {"b": [1, 2]}, "odd name": 3})), Timestamp(7));
+        let expr = Expr::new(text, None);
+        let got =
+            expr.is_compiled().then(|| expr.eval(&Scope::of(&record)).expect("bare expressions do not fail"));
+        assert_eq!(got, expected, "{text}");
+    }
+
+    #[test]
+    fn bare_expressions_need_no_language() {
+        check("key", Some(json!("k1")));
+        check("timestamp", Some(json!(7)));
+        check(".a.b[1]", Some(json!(2)));
+        check(".\"odd name\"", Some(json!(3)));
+        check(".missing.deep", Some(Json::Null));
+        check(".", Some(json!({"a": {"b": [1, 2]}, "odd name": 3})));
+        check("true", Some(json!(true)));
+        check("{\"x\": 1}", Some(json!({"x": 1})));
+        check(".a == 1", None);
+        check("{ \"x\": .a }", None);
+    }
+
+    #[test]
+    fn a_template_renders_and_refuses_nothing() {
+        let record = Record::new("a/b", Value::Null, Timestamp(0));
+        let plain = |s: &str, out: &mut String| out.push_str(s);
+        let t = Template::new("x/{{ key }}/y", None).expect("is a template");
+        assert_eq!(t.render(&Scope::of(&record), plain).as_deref(), Ok("x/a/b/y"));
+        let t = Template::new("{{ .id }}", None).expect("is a template");
+        assert!(t.render(&Scope::of(&record), plain).is_err());
+        assert!(Template::new("{{ key", None).is_err());
+        assert!(Template::new("{{ }}", None).is_err());
+    }
+
+    #[test]
+    fn a_path_is_set_through_missing_objects() {
+        let mut json = json!({"n": 1});
+        let path = parse_path(".x.y").expect("is a path");
+        assert!(set_at(&mut json, &path, json!(2)).is_ok());
+        assert_eq!(json, json!({"n": 1, "x": {"y": 2}}));
+        assert!(set_at(&mut json, &parse_path(".n.z").expect("is a path"), json!(2)).is_err());
+    }
+}

@@ -1,0 +1,15 @@
+//! Floor 0: the words everything else is written in. Records, values, time, units and expressions.
+//!
+//! Called by every other floor; imports nothing of ours. Nothing here does I/O, spawns or blocks.
+
+pub mod expr;
+pub mod record;
+pub mod time;
+pub mod units;
+pub mod value;
+
+pub use expr::{EvalError, Expr, Function, Scope, Template};
+pub use record::{Headers, Origin, Record, Window};
+pub use time::{Clock, ManualClock, SystemClock, Timestamp};
+pub use units::{Millis, Rate, Size};
+pub use value::{Json, Value, key_text};

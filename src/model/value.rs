@@ -1,0 +1,108 @@
+//! Values: bytes until something asks for a field.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// Parsed JSON: what expressions read and write.
+pub type Json = serde_json::Value;
+
+/// A record's value. Bytes from Kafka stay bytes until a node asks for a field; what a node computed stays parsed
+/// until something writes it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Value {
+    /// A tombstone: Kafka's null value.
+    #[default]
+    Null,
+    /// As it came.
+    Bytes(Bytes),
+    /// As a node made it.
+    Json(Arc<Json>),
+}
+
+/// The bytes are no JSON.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the value is not JSON: {0}")]
+pub struct NotJson(pub String);
+
+impl Value {
+    /// Is this a tombstone?
+    #[must_use]
+    pub fn is_null(&self) -> bool {
+        matches!(self, Value::Null)
+    }
+
+    /// The value as JSON; a tombstone is `null`. Parses bytes each time: a node that needs fields keeps the result.
+    ///
+    /// # Errors
+    /// The bytes are not JSON.
+    pub fn json(&self) -> Result<Arc<Json>, NotJson> {
+        match self {
+            Value::Null => Ok(Arc::new(Json::Null)),
+            Value::Bytes(bytes) => {
+                serde_json::from_slice(bytes).map(Arc::new).map_err(|e| NotJson(e.to_string()))
+            }
+            Value::Json(json) => Ok(Arc::clone(json)),
+        }
+    }
+
+    /// The value as bytes to write: `None` is a tombstone.
+    #[must_use]
+    pub fn bytes(&self) -> Option<Bytes> {
+        match self {
+            Value::Null => None,
+            Value::Bytes(bytes) => Some(bytes.clone()),
+            Value::Json(json) => Some(Bytes::from(json.to_string())),
+        }
+    }
+
+    /// For people: JSON where it is JSON, else the text (not UTF-8: replaced).
+    #[must_use]
+    pub fn show(&self) -> Json {
+        match self {
+            Value::Null => Json::Null,
+            Value::Bytes(bytes) => serde_json::from_slice(bytes)
+                .unwrap_or_else(|_| Json::String(String::from_utf8_lossy(bytes).into_owned())),
+            Value::Json(json) => (**json).clone(),
+        }
+    }
+
+    /// Bytes this value holds in memory, about.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        match self {
+            Value::Null => 0,
+            Value::Bytes(bytes) => bytes.len(),
+            Value::Json(json) => json_size(json),
+        }
+    }
+}
+
+fn json_size(json: &Json) -> usize {
+    match json {
+        Json::Null | Json::Bool(_) | Json::Number(_) => 8,
+        Json::String(s) => s.len() + 24,
+        Json::Array(items) => items.iter().map(json_size).sum::<usize>() + 24,
+        Json::Object(fields) => fields.iter().map(|(k, v)| k.len() + 24 + json_size(v)).sum::<usize>() + 24,
+    }
+}
+
+impl From<Json> for Value {
+    /// JSON `null` made by a node is a tombstone.
+    fn from(json: Json) -> Self {
+        match json {
+            Json::Null => Value::Null,
+            json => Value::Json(Arc::new(json)),
+        }
+    }
+}
+
+/// The bytes of a key made from JSON: a string as it is, anything else as JSON text; `null` is no key.
+#[must_use]
+pub fn key_text(json: &Json) -> Option<Bytes> {
+    match json {
+        Json::Null => None,
+        Json::String(s) => Some(Bytes::from(s.clone())),
+        other => Some(Bytes::from(other.to_string())),
+    }
+}
