@@ -1,7 +1,8 @@
 //! slackwater: a Kafka Streams-style stateful stream processor in one binary.
 
+pub mod kafka;
 pub mod model;
 pub mod operators;
+pub mod sinks;
 pub mod spec;
 pub mod state;
-pub mod sinks;
