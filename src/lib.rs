@@ -1,5 +1,7 @@
 //! slackwater: a Kafka Streams-style stateful stream processor in one binary.
 
+pub mod cli;
+pub mod gateway;
 pub mod kafka;
 pub mod model;
 pub mod operators;
