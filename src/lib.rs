@@ -2,6 +2,6 @@
 
 pub mod model;
 pub mod operators;
+pub mod sinks;
 pub mod spec;
 pub mod state;
-pub mod sinks;
