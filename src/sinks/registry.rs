@@ -253,7 +253,9 @@ mod tests {
     #[test]
     fn settings_are_read_by_kind() {
         let read = |json: Json| serde_json::from_value::<SinkConfig>(json);
-        let columns = json!({"Id": "key"});
+        // As `spec/` hands them over: start, end, text.
+        let key = json!([0, 3, "key"]);
+        let columns = json!({"Id": key});
         let database = "projects/p/instances/i/databases/d";
         let full = json!({"spanner": {"database": database, "table": "T", "columns": columns, "operation": "replace",
                           "credentials": {"file": "/k.json"}, "batch": {"max_rows": 7}}});
@@ -263,8 +265,7 @@ mod tests {
             read(json!({"spanner": {"database": "d", "table": "T", "columns": columns, "tabel": 1}}))
                 .is_err()
         );
-        let mut kafka =
-            read(json!({"kafka": {"topic": "t", "headers": {"h": "key"}, "value": ".x"}})).unwrap();
+        let mut kafka = read(json!({"kafka": {"topic": "t", "headers": {"h": key}, "value": key}})).unwrap();
         assert_eq!((kafka.exprs_mut().len(), kafka.label().as_str()), (2, "kafka t"));
         for (json, label) in [
             (json!({"stdout": {}}), "stdout"),
