@@ -10,9 +10,11 @@ mod fault;
 pub mod problem;
 pub mod secret;
 pub mod tree;
+pub mod vrl;
 
 pub use decode::decode;
 pub use env::{Mode, substitute};
 pub use problem::{Problem, Report};
 pub use secret::Secrets;
 pub use tree::{Key, Kind, Node, parse};
+pub use vrl::{VrlCompiler, compile_expr};
