@@ -9,6 +9,7 @@ pub mod blackhole;
 pub mod columns;
 pub mod file;
 pub mod kafka;
+mod kafka_lane;
 pub mod memory;
 mod registry;
 pub mod spanner;
@@ -19,6 +20,9 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use blackhole::BlackholeConfig;
+pub use kafka::KafkaSinkConfig;
+pub use kafka_lane::KafkaLane;
 pub use registry::{SinkConfig, SinkConnection, SinkLane, likely_key};
 
 use crate::model::{Millis, Size};

@@ -1,17 +1,21 @@
 //! The kinds of sinks: one variant each. A new sink is a file and a line in every `match` here; the compiler lists them.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::blackhole::{Blackhole, BlackholeConfig};
-use super::columns::Columns;
+use super::columns::{Column, Columns};
 use super::file::{FileConfig, LineSink, StdoutConfig};
 use super::kafka::KafkaSinkConfig;
+use super::kafka_lane::KafkaLane;
 use super::memory::TableSink;
 use super::spanner::{Spanner, SpannerConfig, SpannerLane};
 use super::{Batch, Sink, SinkError};
+use crate::kafka::Writer;
 use crate::model::{EvalError, Expr, Json, Millis, Record, Scope, Timestamp, Value};
-use crate::operators::{Cell, Payload, SinkRow};
+use crate::operators::{Cell, Payload, Problem, SinkRow};
 
 /// A sink's settings; its kind is the key that holds them in YAML.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -40,6 +44,45 @@ impl SinkConfig {
             SinkConfig::File(_) => "file",
             SinkConfig::Blackhole(_) => "blackhole",
         }
+    }
+
+    /// All kinds, as written in YAML.
+    pub const KINDS: &'static [&'static str] = &["spanner", "kafka", "stdout", "file", "blackhole"];
+
+    /// The Kafka topic that it writes.
+    #[must_use]
+    pub fn topic(&self) -> Option<&str> {
+        match self {
+            SinkConfig::Kafka(c) => Some(&c.topic),
+            _ => None,
+        }
+    }
+
+    /// The columns of a table sink.
+    #[must_use]
+    pub fn columns(&self) -> Option<&Columns> {
+        match self {
+            SinkConfig::Spanner(c) => Some(&c.columns),
+            _ => None,
+        }
+    }
+
+    /// What is wrong with the settings themselves: field, message, help.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        let Some(columns) = self.columns() else { return Vec::new() };
+        let field = format!("{}.columns", self.kind_name());
+        let reads = |(_, column): &(String, Column)| {
+            matches!(column, Column::Expr(e) if e.text().contains(['.', '%']) || e.text().contains("key") || e.text().contains("timestamp"))
+        };
+        if columns.0.is_empty() {
+            return vec![(field, "the sink has no columns".into(), "write `columns: { Id: key, ... }`".into())];
+        }
+        if !columns.0.iter().any(reads) {
+            let message = "the sink has no key: no column comes from the record, so every record is the same row";
+            return vec![(field, message.into(), "give the primary key's column the record's key: `Id: key`".into())];
+        }
+        Vec::new()
     }
 
     /// What a graph shows.
@@ -143,7 +186,6 @@ impl SinkConfig {
 /// key, else the first.
 #[must_use]
 pub fn likely_key(columns: &Columns) -> Vec<String> {
-    use super::columns::Column;
     let is_key = |column: &Column| matches!(column, Column::Expr(expr) if expr.is_key());
     let keys: Vec<String> =
         columns.0.iter().filter(|(_, column)| is_key(column)).map(|(name, _)| name.clone()).collect();
@@ -161,23 +203,29 @@ pub enum SinkConnection {
     Lines(LineSink),
     /// Nothing.
     Blackhole(Blackhole),
+    /// A Kafka topic.
+    Kafka(KafkaLane),
 }
 
 impl SinkConnection {
-    /// Connects a sink. `env` reads an environment variable.
+    /// Connects a sink. `env` reads an environment variable; `kafka` is the process's producer, where there is one.
     ///
     /// # Errors
     /// `Retry`: the server cannot be reached. `Config`: it does not fit the topology.
     pub async fn connect(
         config: &SinkConfig,
         env: &(dyn Fn(&str) -> Option<String> + Sync),
+        kafka: Option<&Arc<Writer>>,
     ) -> Result<SinkConnection, SinkError> {
         match config {
             SinkConfig::Spanner(c) => Box::pin(Spanner::connect(c, env)).await.map(SinkConnection::Spanner),
-            SinkConfig::Kafka(c) => Err(SinkError::Config {
-                message: format!("topic `{}`: the kafka sink is not connected here", c.topic),
-                column: None,
-            }),
+            SinkConfig::Kafka(c) => match kafka {
+                Some(writer) => Ok(SinkConnection::Kafka(KafkaLane::new(Arc::clone(writer), c))),
+                None => Err(SinkError::Config {
+                    message: "a kafka sink needs the topology's `kafka: { brokers: ... }`".into(),
+                    column: None,
+                }),
+            },
             SinkConfig::Stdout(_) => Ok(SinkConnection::Lines(LineSink::stdout())),
             SinkConfig::File(c) => LineSink::file(&c.path).await.map(SinkConnection::Lines),
             SinkConfig::Blackhole(_) => Ok(SinkConnection::Blackhole(Blackhole::default())),
@@ -192,6 +240,7 @@ impl SinkConnection {
             SinkConnection::Table(s) => SinkLane::Table(s.clone()),
             SinkConnection::Lines(s) => SinkLane::Lines(s.clone()),
             SinkConnection::Blackhole(s) => SinkLane::Blackhole(s.clone()),
+            SinkConnection::Kafka(s) => SinkLane::Kafka(s.clone()),
         }
     }
 
@@ -200,6 +249,7 @@ impl SinkConnection {
     pub fn lanes(&self) -> usize {
         match self {
             SinkConnection::Spanner(s) => s.lanes(),
+            SinkConnection::Kafka(_) => 4,
             SinkConnection::Table(_) | SinkConnection::Lines(_) | SinkConnection::Blackhole(_) => 1,
         }
     }
@@ -215,6 +265,8 @@ pub enum SinkLane {
     Lines(LineSink),
     /// Nothing.
     Blackhole(Blackhole),
+    /// A Kafka topic.
+    Kafka(KafkaLane),
 }
 
 impl Sink for SinkLane {
@@ -224,6 +276,7 @@ impl Sink for SinkLane {
             SinkLane::Table(s) => s.deliver(batch).await,
             SinkLane::Lines(s) => s.deliver(batch).await,
             SinkLane::Blackhole(s) => s.deliver(batch).await,
+            SinkLane::Kafka(s) => s.deliver(batch).await,
         }
     }
 }

@@ -7,14 +7,20 @@
 pub mod decode;
 pub mod env;
 mod fault;
+pub mod file;
 pub mod problem;
+pub mod schema;
 pub mod secret;
+pub mod test_case;
 pub mod tree;
 pub mod vrl;
 
 pub use decode::decode;
 pub use env::{Mode, substitute};
+pub use file::{Loaded, Places, SECTIONS, load};
 pub use problem::{Problem, Report};
 pub use secret::Secrets;
+pub use schema::schema;
+pub use test_case::{CallAnswer, Nothing, Send, TestCase, TestStep};
 pub use tree::{Key, Kind, Node, parse};
 pub use vrl::{VrlCompiler, compile_expr};

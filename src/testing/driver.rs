@@ -175,6 +175,18 @@ impl TopologyTestDriver {
         self.slots.iter().flat_map(|s| s.task.topics().iter().map(ToString::to_string)).collect()
     }
 
+    /// The topic that a name stands for: a topic, or a source that reads one.
+    #[must_use]
+    pub fn topic_of(&self, name: &str) -> String {
+        if let Some(n) = self.topology.node(name)
+            && let NodeKind::Source(source) = &self.topology.nodes[n].kind
+            && let Some(topic) = source.topics().first()
+        {
+            return (*topic).to_owned();
+        }
+        name.to_owned()
+    }
+
     fn append(&mut self, topic: &str, mut record: Record) {
         let log = self.log.entry(topic.to_owned()).or_default();
         record.origin =

@@ -5,6 +5,10 @@
 
 mod driver;
 mod mock;
+mod run_test;
+mod simulate;
 
 pub use driver::{DriverError, Output, TopologyTestDriver};
 pub use mock::{Answer, Mock};
+pub use run_test::{TestFailure, run_test};
+pub use simulate::{SimulateError, simulate};

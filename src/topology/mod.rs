@@ -97,6 +97,12 @@ impl Topology {
         })
     }
 
+    /// Does node `n` write rows of a table?
+    #[must_use]
+    pub fn is_table_sink(&self, n: usize) -> bool {
+        matches!(self.nodes.get(n).map(|n| &n.kind), Some(NodeKind::Sink(s)) if s.columns().is_some())
+    }
+
     /// All Kafka topics that sources read, without repeats, in declared order.
     #[must_use]
     pub fn source_topics(&self) -> Vec<String> {
