@@ -2,6 +2,7 @@
 
 pub mod model;
 pub mod operators;
+pub mod runtime;
 pub mod spec;
 pub mod state;
 pub mod sinks;

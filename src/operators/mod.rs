@@ -10,7 +10,10 @@
 //! it; always before a watermark goes on to the nodes below.
 
 pub mod call;
+pub mod enrich;
+pub mod rate_limit;
 mod registry;
+pub mod retry;
 
 use bytes::Bytes;
 

@@ -101,7 +101,7 @@ impl Backend for RocksBackend {
         let mut options = WriteOptions::default();
         options.set_sync(false);
         options.set_memtable_insert_hint_per_batch(true);
-        self.db.write_opt(&batch, &options).map_err(|e| failed("write", &e))
+        self.db.write_opt(batch, &options).map_err(|e| failed("write", &e))
     }
 }
 
