@@ -76,9 +76,9 @@ mod tests {
     #[test]
     fn a_delay_lies_below_its_doubling_ceiling_and_spreads_over_it() {
         let backoff = Backoff { base: Millis(100), max: Millis(10_000) };
-        for (attempt, ceiling) in [(1, 100), (2, 200), (3, 400), (7, 6_400), (8, 10_000), (u32::MAX, 10_000)] {
-            let delays: Vec<i64> =
-                (0..1000u32).map(|k| backoff.delay(&k.to_be_bytes(), attempt).0).collect();
+        for (attempt, ceiling) in [(1, 100), (2, 200), (3, 400), (7, 6_400), (8, 10_000), (u32::MAX, 10_000)]
+        {
+            let delays: Vec<i64> = (0..1000u32).map(|k| backoff.delay(&k.to_be_bytes(), attempt).0).collect();
             assert!(delays.iter().all(|d| (0..=ceiling).contains(d)), "attempt {attempt}");
             let mean = delays.iter().sum::<i64>() / 1000;
             assert!((ceiling * 4 / 10..=ceiling * 6 / 10).contains(&mean), "attempt {attempt}: mean {mean}");

@@ -181,13 +181,17 @@ impl HttpConfig {
         })?;
         let path = url.split(['?', '#']).next().unwrap_or_default();
         if empty.get() || path.split('/').any(|s| s == "." || s == "..") {
-            return Err(EvalError(format!("`{url}` would call another path: a part of it is empty, `.` or `..`")));
+            return Err(EvalError(format!(
+                "`{url}` would call another path: a part of it is empty, `.` or `..`"
+            )));
         }
         let mut headers = Vec::with_capacity(self.headers.len() + 2);
         for (name, value) in &self.headers {
             let value = value.render(scope, |part, out| out.push_str(part))?;
             if value.chars().any(|c| c.is_control() && c != '\t') {
-                return Err(EvalError(format!("header `{name}` has a line break or another control character")));
+                return Err(EvalError(format!(
+                    "header `{name}` has a line break or another control character"
+                )));
             }
             headers.push((name.clone(), value));
         }

@@ -359,7 +359,8 @@ impl Operator for Enrich {
 }
 
 fn read_seq(key: &[u8]) -> Result<u64, StateError> {
-    let bytes = key.try_into().map_err(|_| StateError(format!("pending call: key of {} bytes", key.len())))?;
+    let bytes =
+        key.try_into().map_err(|_| StateError(format!("pending call: key of {} bytes", key.len())))?;
     Ok(u64::from_be_bytes(bytes))
 }
 
@@ -398,12 +399,16 @@ fn judge(reply: Reply) -> Verdict {
         200..=299 if body.is_empty() => Verdict::Answer(Json::Null),
         200..=299 => match serde_json::from_slice(&body) {
             Ok(json) => Verdict::Answer(json),
-            Err(e) => Verdict::Refused(format!("status {status}, but the body is no JSON ({e}): {}", quote(&body))),
+            Err(e) => {
+                Verdict::Refused(format!("status {status}, but the body is no JSON ({e}): {}", quote(&body)))
+            }
         },
         408 | 425 | 429 | 500..=599 => {
             Verdict::Retry { detail: format!("status {status}: {}", quote(&body)), after: retry_after }
         }
-        300..=399 => Verdict::Refused(format!("status {status}: redirects are not followed: {}", quote(&body))),
+        300..=399 => {
+            Verdict::Refused(format!("status {status}: redirects are not followed: {}", quote(&body)))
+        }
         _ => Verdict::Refused(format!("status {status}: {}", quote(&body))),
     }
 }

@@ -97,7 +97,9 @@ mod tests {
 
     #[test]
     fn a_record_comes_back_as_it_went() {
-        for value in [Value::Null, Value::Bytes(Bytes::from(" {\"a\" :1}")), Value::from(json!({"b": 1, "a": 2}))] {
+        for value in
+            [Value::Null, Value::Bytes(Bytes::from(" {\"a\" :1}")), Value::from(json!({"b": 1, "a": 2}))]
+        {
             for key in [None, Some(Bytes::from("k"))] {
                 let record = Record { key, value: value.clone(), ..arrival().record };
                 let one = Arrival { record, ..arrival() };
@@ -109,8 +111,7 @@ mod tests {
     /// The bytes of format 1: what runs now must read what ran before.
     #[test]
     fn format_1_is_read() {
-        let hex: String =
-            encode(&arrival()).expect("encodes").iter().map(|b| format!("{b:02x}")).collect();
+        let hex: String = encode(&arrival()).expect("encodes").iter().map(|b| format!("{b:02x}")).collect();
         let fixture = include_str!("row_v1.hex").trim();
         assert_eq!(hex, fixture);
     }

@@ -57,8 +57,7 @@ impl Bench {
 
     fn run(&mut self, f: impl FnOnce(&mut Enrich, &mut Cx<'_>)) {
         let mut effects = Effects::default();
-        let mut cx =
-            Cx::new(self.now, self.clock, 0, &mut self.stores, &[0], &mut effects, &mut self.tally);
+        let mut cx = Cx::new(self.now, self.clock, 0, &mut self.stores, &[0], &mut effects, &mut self.tally);
         f(&mut self.node, &mut cx);
         for reject in effects.rejects {
             let key = show(reject.record.key.as_ref());
@@ -178,7 +177,8 @@ fn records_without_a_key_wait_for_nobody() {
 
 #[test]
 fn calls_in_flight_are_bounded_and_the_oldest_goes_first() {
-    let mut b = Bench::new(json!({"calls_in_flight_max": 2, "calls_pending_max": 3, "retry": {"base": "0ms"}}));
+    let mut b =
+        Bench::new(json!({"calls_in_flight_max": 2, "calls_pending_max": 3, "retry": {"base": "0ms"}}));
     b.send("a", 1);
     b.send("b", 2);
     b.send("c", 3);
@@ -250,7 +250,10 @@ fn answers_by_status() {
         assert_eq!(b.node.load().calls, 0);
     };
     check(ok("{\"a\":1}"), r#"k {"n":1,"account":{"a":1}} @1"#);
-    check(Reply::Http { status: 204, retry_after: None, body: Bytes::new() }, r#"k {"n":1,"account":null} @1"#);
+    check(
+        Reply::Http { status: 204, retry_after: None, body: Bytes::new() },
+        r#"k {"n":1,"account":null} @1"#,
+    );
     check(ok("<html>"), "reject k refused x1: status 200, but the body is no JSON (");
     for code in [400, 401, 403, 404, 409, 410, 422] {
         check(status(code, None), &format!("reject k refused x1: status {code}: no"));
