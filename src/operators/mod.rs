@@ -18,6 +18,8 @@ mod map;
 mod merge;
 mod rate_limit;
 mod registry;
+pub mod retry;
+pub mod retry;
 
 use bytes::Bytes;
 
