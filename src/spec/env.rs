@@ -100,6 +100,7 @@ fn replace(
                     changed = true;
                 }
                 (None, Some(default)) => {
+                    secrets.learn(name, default);
                     out.push_str(default);
                     changed = true;
                 }

@@ -4,6 +4,7 @@
 //! Called by `cli/` and `testing/`. The YAML parser (`serde-saphyr`) lives in [`tree`], VRL in [`vrl`], miette in
 //! [`problem`]; no other module knows them.
 
+mod access;
 pub mod decode;
 pub mod env;
 mod fault;

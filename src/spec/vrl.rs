@@ -116,7 +116,11 @@ impl VrlCompiler {
         let notes = complaint.notes.iter().map(ToString::to_string);
         let mut lines: Vec<String> = labels
             .chain(notes.map(|n| n.trim().trim_start_matches("hint: ").to_owned()))
-            .filter(|line| !["see ", "learn more", "try your code"].iter().any(|p| line.starts_with(p)))
+            .filter(|line| {
+                !["see ", "learn more", "try your code", "expected one of"]
+                    .iter()
+                    .any(|p| line.starts_with(p))
+            })
             .filter(|line| !line.is_empty() && !line.contains('$'))
             .collect();
         lines.dedup();
