@@ -289,7 +289,8 @@ async fn what_can_never_be_written_stops_the_start_and_names_the_column() {
         Err(other) => panic!("{other:?}"),
         Ok(_) => panic!("connected"),
     };
-    let rows: [(&str, &[(&str, &str)], &str, &str); 6] = [
+    type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str, &'a str);
+    let rows: [Row; 6] = [
         ("Acounts", &[("AccountId", "key")], "", "did you mean `Accounts`?"),
         ("Accounts", &[("AccountId", "key"), ("Stat", ".")], "Stat", "did you mean `State`?"),
         ("Accounts", &[("State", ".")], "AccountId", "primary key"),
@@ -366,7 +367,8 @@ impl Relay {
                 }
                 let server = TcpStream::connect(&to).expect("the emulator answers");
                 for (from, to) in [(&client, &server), (&server, &client)] {
-                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let twin = |stream: &TcpStream| stream.try_clone().expect("a socket");
+                    let (mut from, mut to) = (twin(from), twin(to));
                     thread::spawn(move || {
                         let mut buffer = [0; 16 << 10];
                         while let Ok(n @ 1..) = from.read(&mut buffer) {
@@ -376,7 +378,7 @@ impl Relay {
                         }
                     });
                 }
-                streams.lock().unwrap().extend([client, server]);
+                streams.lock().expect("nobody panicked").extend([client, server]);
             }
         });
         relay
@@ -384,7 +386,7 @@ impl Relay {
 
     fn cut(&self) {
         self.cut.store(true, Ordering::SeqCst);
-        for stream in self.streams.lock().unwrap().drain(..) {
+        for stream in self.streams.lock().expect("nobody panicked").drain(..) {
             stream.shutdown(Shutdown::Both).ok();
         }
     }

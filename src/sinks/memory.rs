@@ -93,7 +93,7 @@ impl TableSink {
         for row in batch {
             let cells = match &row.payload {
                 Payload::Columns(cells) if cells.len() == self.columns.len() => cells,
-                other => return Err(refused(format!("was given {other:?}, not one cell per column"))),
+                _ => return Err(refused("was given a row without one cell per column".to_owned())),
             };
             let cells: Vec<Json> = cells
                 .iter()

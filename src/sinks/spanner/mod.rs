@@ -1,10 +1,10 @@
 //! The `spanner` sink: rows of one Cloud Spanner table, one `Commit` for many of them.
 //!
 //! [`Spanner::connect`] reads the table from the information schema, so that a topology names columns and nothing else,
-//! and a wrong name stops it at the start ([`schema`]). Each lane of the driver owns a [`SpannerLane`]; lanes share the
+//! and a wrong name stops it at the start (`schema`). Each lane of the driver owns a [`SpannerLane`]; lanes share the
 //! client, and a semaphore keeps the commits of one sink at `max_in_flight`, however many lanes there are. A batch is
-//! one mutation with many rows ([`encode`]), applied at least once; several commits in order where `max_cells` asks for
-//! it. What a failure means is decided in [`failure`].
+//! one mutation with many rows (`encode`), applied at least once; several commits in order where `max_cells` asks for
+//! it. What a failure means is decided in `failure`.
 //!
 //! Invariants: rows of a batch land in the batch's order per primary key; a row is never acknowledged before its commit.
 //! Not done: newer-wins guards, deletes, PostgreSQL-dialect databases, multiplexed sessions (`gcloud-spanner` has none).

@@ -265,10 +265,9 @@ impl Plan {
     fn row(&self, row: &SinkRow) -> Result<ListValue, SinkError> {
         let cells = match &row.payload {
             Payload::Columns(cells) if cells.len() == self.columns.len() => cells,
-            other => {
-                return Err(SinkError::Refused {
-                    message: format!("table `{}` was given {other:?}, not one cell per column", self.table),
-                });
+            _ => {
+                let message = format!("table `{}` was given a row without one cell per column", self.table);
+                return Err(SinkError::Refused { message });
             }
         };
         let values = self
