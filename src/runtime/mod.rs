@@ -11,6 +11,7 @@ pub mod limiter;
 pub mod metrics;
 mod nodes;
 mod read;
+mod restore;
 mod task;
 mod worker;
 
