@@ -4,3 +4,4 @@ pub mod breaker;
 pub mod calls;
 pub mod http;
 pub mod limiter;
+pub mod pacer;
