@@ -65,10 +65,10 @@ impl Plan {
             // One at a time, 1 % slower than the limit: below this a second token costs more than late timers do.
             return Some(Plan { burst: 1, interval: Duration::from_secs_f64(1.01 / whole) });
         }
-        // 1 % in the bucket makes up for timers up to 10 ms late; 0.2 % stays unused, for threads that are
-        // interrupted between the grant and the call.
+        // 1 % in the bucket makes up for timers up to 10 ms late; 1 % stays unused, for calls that bunch between the
+        // grant and the server (with 0.2 %, a server on a busy machine saw 1508 calls in a second of a limit of 1500).
         let burst = (whole / 100.0).ceil().max(2.0);
-        let refill = whole - burst - (whole / 500.0).floor();
+        let refill = whole - burst - (whole / 100.0).floor();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "2 ..= 10_000")]
         Some(Plan { burst: burst as u32, interval: Duration::from_secs_f64(1.0 / refill) })
     }
@@ -244,8 +244,8 @@ pub(super) mod tests {
             (25.0, 25, 0.90),
             (26.0, 26, 0.90),
             (100.0, 100, 0.95),
-            (1500.0, 1500, 0.98),
-            (20_000.0, 20_000, 0.98),
+            (1500.0, 1500, 0.97),
+            (20_000.0, 20_000, 0.97),
         ] {
             for late_ms in [0, 1, 2] {
                 let mut pacer = Pacer::new(Some(limit), 1.0);
