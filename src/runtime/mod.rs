@@ -10,6 +10,7 @@ mod inbox;
 pub mod limiter;
 pub mod metrics;
 mod nodes;
+pub mod pacer;
 mod read;
 mod restore;
 mod task;

@@ -168,7 +168,7 @@ impl Parts {
         found
             .into_iter()
             .filter_map(|(at, offset)| match offset {
-                GroupOffset::Committed(next) => Some((topics.iter().position(|t| **t == *at.topic)?, next)),
+                GroupOffset::At(next) => Some((topics.iter().position(|t| **t == *at.topic)?, next)),
                 _ => None,
             })
             .collect()
