@@ -19,7 +19,12 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use blackhole::BlackholeConfig;
+pub use file::{FileConfig, StdoutConfig};
+pub use kafka::KafkaSinkConfig;
+pub use memory::TableSink;
 pub use registry::{SinkConfig, SinkConnection, SinkLane, likely_key};
+pub use spanner::SpannerConfig;
 
 use crate::model::{Millis, Size};
 use crate::operators::SinkRow;

@@ -30,6 +30,9 @@ pub enum SinkConfig {
 }
 
 impl SinkConfig {
+    /// All kinds, as written in YAML.
+    pub const KINDS: &'static [&'static str] = &["spanner", "kafka", "stdout", "file", "blackhole"];
+
     /// The kind, as in YAML.
     #[must_use]
     pub fn kind_name(&self) -> &'static str {
@@ -76,6 +79,27 @@ impl SinkConfig {
             }
             SinkConfig::Stdout(_) | SinkConfig::File(_) | SinkConfig::Blackhole(_) => Vec::new(),
         }
+    }
+
+    /// What is wrong with the settings themselves: field, message, help. What only a server knows is found when the
+    /// sink connects.
+    #[must_use]
+    pub fn check(&self) -> Vec<(String, String, String)> {
+        let mut problems = match self {
+            SinkConfig::Spanner(c) => c.check(),
+            SinkConfig::Kafka(c) if c.topic.is_empty() => {
+                vec![("topic".into(), "the topic has no name".into(), "write `topic: name`".into())]
+            }
+            _ => Vec::new(),
+        };
+        if self.batch().max_rows == 0 {
+            let help = "write a number from 1 on; the default is 500";
+            problems.push(("batch.max_rows".into(), "a batch of no rows writes nothing".into(), help.into()));
+        }
+        for (field, ..) in &mut problems {
+            *field = format!("{}.{field}", self.kind_name());
+        }
+        problems
     }
 
     /// What is written of a record. Called inside the task: pure.
@@ -251,6 +275,20 @@ mod tests {
     }
 
     #[test]
+    fn settings_that_cannot_work_are_named_all_at_once() {
+        let mut sink = spanner();
+        assert_eq!(sink.check(), []);
+        let SinkConfig::Spanner(config) = &mut sink else { panic!("is spanner") };
+        (config.max_in_flight, config.max_cells, config.batch.max_rows) = (0, 0, 0);
+        config.columns.0.clear();
+        let fields: Vec<_> = sink.check().into_iter().map(|(field, ..)| field).collect();
+        assert_eq!(
+            fields,
+            ["columns", "max_in_flight", "max_cells", "batch.max_rows"].map(|f| format!("spanner.{f}"))
+        );
+    }
+
+    #[test]
     fn settings_are_read_by_kind() {
         let read = |json: Json| serde_json::from_value::<SinkConfig>(json);
         // As `spec/` hands them over: start, end, text.
@@ -272,7 +310,9 @@ mod tests {
             (json!({"file": {"path": "/tmp/x"}}), "file /tmp/x"),
             (json!({"blackhole": {}}), "blackhole"),
         ] {
-            assert_eq!(read(json).unwrap().label(), label);
+            let sink = read(json).unwrap();
+            assert_eq!(sink.label(), label);
+            assert!(SinkConfig::KINDS.contains(&sink.kind_name()) && sink.check().is_empty());
         }
     }
 }
