@@ -1,17 +1,21 @@
 //! The kinds of sinks: one variant each. A new sink is a file and a line in every `match` here; the compiler lists them.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::blackhole::{Blackhole, BlackholeConfig};
-use super::columns::Columns;
+use super::columns::{Column, Columns};
 use super::file::{FileConfig, LineSink, StdoutConfig};
 use super::kafka::KafkaSinkConfig;
+use super::kafka_lane::KafkaLane;
 use super::memory::TableSink;
 use super::spanner::{Spanner, SpannerConfig, SpannerLane};
 use super::{Batch, Sink, SinkError};
+use crate::kafka::Writer;
 use crate::model::{EvalError, Expr, Json, Millis, Record, Scope, Timestamp, Value};
-use crate::operators::{Cell, Payload, SinkRow};
+use crate::operators::{Cell, Payload, Problem, SinkRow};
 
 /// A sink's settings; its kind is the key that holds them in YAML.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -30,9 +34,6 @@ pub enum SinkConfig {
 }
 
 impl SinkConfig {
-    /// All kinds, as written in YAML.
-    pub const KINDS: &'static [&'static str] = &["spanner", "kafka", "stdout", "file", "blackhole"];
-
     /// The kind, as in YAML.
     #[must_use]
     pub fn kind_name(&self) -> &'static str {
@@ -42,6 +43,27 @@ impl SinkConfig {
             SinkConfig::Stdout(_) => "stdout",
             SinkConfig::File(_) => "file",
             SinkConfig::Blackhole(_) => "blackhole",
+        }
+    }
+
+    /// All kinds, as written in YAML.
+    pub const KINDS: &'static [&'static str] = &["spanner", "kafka", "stdout", "file", "blackhole"];
+
+    /// The Kafka topic that it writes.
+    #[must_use]
+    pub fn topic(&self) -> Option<&str> {
+        match self {
+            SinkConfig::Kafka(c) => Some(&c.topic),
+            _ => None,
+        }
+    }
+
+    /// The columns of a table sink.
+    #[must_use]
+    pub fn columns(&self) -> Option<&Columns> {
+        match self {
+            SinkConfig::Spanner(c) => Some(&c.columns),
+            _ => None,
         }
     }
 
@@ -84,14 +106,29 @@ impl SinkConfig {
     /// What is wrong with the settings themselves: field, message, help. What only a server knows is found when the
     /// sink connects.
     #[must_use]
-    pub fn check(&self) -> Vec<(String, String, String)> {
-        let mut problems = match self {
+    pub fn check(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = match self {
             SinkConfig::Spanner(c) => c.check(),
             SinkConfig::Kafka(c) if c.topic.is_empty() => {
                 vec![("topic".into(), "the topic has no name".into(), "write `topic: name`".into())]
             }
             _ => Vec::new(),
         };
+        let reads = |(_, column): &(String, Column)| {
+            let text = match column {
+                Column::Expr(e) => e.text(),
+                Column::CommitTimestamp => "",
+            };
+            text.contains(['.', '%']) || text.contains("key") || text.contains("timestamp")
+        };
+        if let Some(columns) = self.columns().filter(|c| !c.0.is_empty())
+            && !columns.0.iter().any(reads)
+        {
+            let message =
+                "the sink has no key: no column comes from the record, so every record is the same row";
+            let help = "give the primary key's column the record's key: `Id: key`";
+            problems.push(("columns".into(), message.into(), help.into()));
+        }
         if self.batch().max_rows == 0 {
             let help = "write a number from 1 on; the default is 500";
             problems.push(("batch.max_rows".into(), "a batch of no rows writes nothing".into(), help.into()));
@@ -167,7 +204,6 @@ impl SinkConfig {
 /// key, else the first.
 #[must_use]
 pub fn likely_key(columns: &Columns) -> Vec<String> {
-    use super::columns::Column;
     let is_key = |column: &Column| matches!(column, Column::Expr(expr) if expr.is_key());
     let keys: Vec<String> =
         columns.0.iter().filter(|(_, column)| is_key(column)).map(|(name, _)| name.clone()).collect();
@@ -185,23 +221,29 @@ pub enum SinkConnection {
     Lines(LineSink),
     /// Nothing.
     Blackhole(Blackhole),
+    /// A Kafka topic.
+    Kafka(KafkaLane),
 }
 
 impl SinkConnection {
-    /// Connects a sink. `env` reads an environment variable.
+    /// Connects a sink. `env` reads an environment variable; `kafka` is the process's producer, where there is one.
     ///
     /// # Errors
     /// `Retry`: the server cannot be reached. `Config`: it does not fit the topology.
     pub async fn connect(
         config: &SinkConfig,
         env: &(dyn Fn(&str) -> Option<String> + Sync),
+        kafka: Option<&Arc<Writer>>,
     ) -> Result<SinkConnection, SinkError> {
         match config {
             SinkConfig::Spanner(c) => Box::pin(Spanner::connect(c, env)).await.map(SinkConnection::Spanner),
-            SinkConfig::Kafka(c) => Err(SinkError::Config {
-                message: format!("topic `{}`: the kafka sink is not connected here", c.topic),
-                column: None,
-            }),
+            SinkConfig::Kafka(c) => match kafka {
+                Some(writer) => Ok(SinkConnection::Kafka(KafkaLane::new(Arc::clone(writer), c))),
+                None => Err(SinkError::Config {
+                    message: "a kafka sink needs the topology's `kafka: { brokers: ... }`".into(),
+                    column: None,
+                }),
+            },
             SinkConfig::Stdout(_) => Ok(SinkConnection::Lines(LineSink::stdout())),
             SinkConfig::File(c) => LineSink::file(&c.path).await.map(SinkConnection::Lines),
             SinkConfig::Blackhole(_) => Ok(SinkConnection::Blackhole(Blackhole::default())),
@@ -216,6 +258,7 @@ impl SinkConnection {
             SinkConnection::Table(s) => SinkLane::Table(s.clone()),
             SinkConnection::Lines(s) => SinkLane::Lines(s.clone()),
             SinkConnection::Blackhole(s) => SinkLane::Blackhole(s.clone()),
+            SinkConnection::Kafka(s) => SinkLane::Kafka(s.clone()),
         }
     }
 
@@ -224,6 +267,7 @@ impl SinkConnection {
     pub fn lanes(&self) -> usize {
         match self {
             SinkConnection::Spanner(s) => s.lanes(),
+            SinkConnection::Kafka(_) => 4,
             SinkConnection::Table(_) | SinkConnection::Lines(_) | SinkConnection::Blackhole(_) => 1,
         }
     }
@@ -239,6 +283,8 @@ pub enum SinkLane {
     Lines(LineSink),
     /// Nothing.
     Blackhole(Blackhole),
+    /// A Kafka topic.
+    Kafka(KafkaLane),
 }
 
 impl Sink for SinkLane {
@@ -248,6 +294,7 @@ impl Sink for SinkLane {
             SinkLane::Table(s) => s.deliver(batch).await,
             SinkLane::Lines(s) => s.deliver(batch).await,
             SinkLane::Blackhole(s) => s.deliver(batch).await,
+            SinkLane::Kafka(s) => s.deliver(batch).await,
         }
     }
 }

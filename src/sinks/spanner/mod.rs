@@ -162,7 +162,7 @@ impl SpannerConfig {
             add("table", "the table has no name", "write `table: Name`");
         }
         if self.columns.0.is_empty() {
-            add("columns", "no columns are written", "write `columns: { Name: expression }`");
+            add("columns", "the sink has no columns", "write `columns: { Id: key, ... }`");
         }
         if !(1..=COMMITS_MAX).contains(&self.max_in_flight) {
             add("max_in_flight", "not from 1 to 100", "the default is 4");
