@@ -16,7 +16,7 @@ pub mod enrich;
 mod filter;
 mod map;
 mod merge;
-mod rate_limit;
+pub mod rate_limit;
 mod registry;
 pub mod retry;
 
@@ -418,4 +418,13 @@ impl<'a> Cx<'a> {
     pub fn reject(&mut self, reject: Reject) {
         self.effects.rejects.push(reject);
     }
+}
+
+/// Retry timing that every caller shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// First delay.
+    pub base: crate::model::Millis,
+    /// Largest delay.
+    pub max: crate::model::Millis,
 }

@@ -63,7 +63,7 @@ impl NodeConfig {
             NodeConfig::Branch(c) => Box::new(Branch::new(c)),
             NodeConfig::Merge(_) => Box::new(Merge),
             NodeConfig::Debounce(c) => Box::new(Debounce::new(c)),
-            NodeConfig::Enrich(c) => Box::new(Enrich::new(c)),
+            NodeConfig::Enrich(c) => Box::new(Enrich::new((**c).clone()).expect("the builder has checked the settings")),
         }
     }
 

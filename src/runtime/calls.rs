@@ -59,6 +59,25 @@ pub struct CallCounters {
 }
 
 impl CallCounters {
+    /// Answers by the `status` label of `slackwater_calls_total`.
+    #[must_use]
+    pub fn by_status(&self) -> [(&'static str, u64); 9] {
+        let class = |n: usize| self.by_class[n].load(Ordering::Relaxed);
+        [
+            ("1xx", class(1)),
+            ("2xx", class(2)),
+            ("3xx", class(3)),
+            ("4xx", class(4).saturating_sub(self.throttled.load(Ordering::Relaxed))),
+            ("429", self.throttled.load(Ordering::Relaxed)),
+            ("5xx", class(5)),
+            ("other", class(0)),
+            ("failed", self.failed.load(Ordering::Relaxed)),
+            ("refused", self.refused.load(Ordering::Relaxed)),
+        ]
+    }
+}
+
+impl CallCounters {
     fn count(&self, reply: &Reply, took: Duration) {
         let counter = match reply {
             Reply::Http { status, .. } => {

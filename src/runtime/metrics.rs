@@ -267,7 +267,7 @@ impl WorkerMetrics {
             }
         }
         for (topic, name) in task.topics().iter().enumerate() {
-            m.commit_lag.with_label_values(&[name, &partition]).set(task.uncommitted(topic));
+            m.commit_lag.with_label_values(&[&**name, partition.as_str()]).set(task.uncommitted(topic));
         }
     }
 
@@ -277,7 +277,7 @@ impl WorkerMetrics {
         self.all.checkpoint_timestamp.with_label_values(&[&id.partition.to_string()]).set(seconds);
         let partition = id.partition.to_string();
         for (topic, name) in task.topics().iter().enumerate() {
-            self.all.commit_lag.with_label_values(&[name, &partition]).set(task.uncommitted(topic));
+            self.all.commit_lag.with_label_values(&[&**name, partition.as_str()]).set(task.uncommitted(topic));
         }
     }
 

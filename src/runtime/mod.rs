@@ -16,7 +16,7 @@ mod restore;
 mod task;
 mod worker;
 
-pub use engine::{Engine, EngineError, EngineOptions, Override, Status};
+pub use engine::{Engine, EngineError, EngineOptions, Override, Shared, Status};
 pub use task::{
     DEAD_LETTER, Delivery, Input, Sealed, Step, Task, TaskError, TaskId, applied_positions, is_empty,
 };

@@ -161,15 +161,16 @@ impl Parts {
             topics.iter().map(|t| TopicPartition::new(t.as_str(), partition)).collect();
         let found = patiently(|| {
             let found = admin.committed(&self.topology.name, &asked).map_err(|e| e.to_string())?;
-            let pending = found.iter().any(|(_, o)| matches!(o, GroupOffset::Pending));
+            let pending = found.contains(&GroupOffset::Pending);
             if pending { Err("a transaction is open".to_owned()) } else { Ok(found) }
         });
         let Ok(found) = found else { return Vec::new() };
         found
             .into_iter()
-            .filter_map(|(at, offset)| match offset {
-                GroupOffset::At(next) => Some((topics.iter().position(|t| **t == *at.topic)?, next)),
-                _ => None,
+            .enumerate()
+            .filter_map(|(topic, offset)| match offset {
+                GroupOffset::At(next) => Some((topic, next)),
+                GroupOffset::None | GroupOffset::Pending => None,
             })
             .collect()
     }

@@ -118,7 +118,42 @@ impl EnrichConfig {
     }
 }
 
+impl EnrichConfig {
+    /// What is wrong with the settings: field, message, help.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        match self.http.checked() {
+            Ok(_) => Vec::new(),
+            Err(ConfigError(text)) => {
+                let (message, help) = text.split_once(": ").unwrap_or((&text, "see the reference of `enrich`"));
+                vec![("enrich.http".into(), message.into(), help.into())]
+            }
+        }
+    }
+
+    /// For graphs: `GET /accounts/{{ key }}`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        self.http.checked().map_or_else(|e| e.0, |(method, url)| format!("{method} {}", url.text()))
+    }
+}
+
 impl HttpConfig {
+    /// `host:port` of the URL, where it does not depend on the record: for a try at connecting.
+    #[must_use]
+    pub fn host(&self) -> Option<String> {
+        let (_, url) = self.checked().ok()?;
+        let (scheme, rest) = url.text().split_once("://")?;
+        let authority = rest.split(['/', '?', '#']).next()?;
+        let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        if authority.is_empty() || authority.contains("{{") {
+            return None;
+        }
+        let port = if scheme == "https" { 443 } else { 80 };
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
+        Some(if has_port { authority.to_owned() } else { format!("{authority}:{port}") })
+    }
+
     /// `GET` of a URL, everything else at its default.
     #[must_use]
     pub fn get(url: Template) -> HttpConfig {

@@ -353,6 +353,8 @@ impl Operator for Enrich {
             keys: self.lanes.len(),
             bytes: self.bytes,
             calls: self.pending.len(),
+            caller: true,
+            debounce: false,
             full: self.pending.len() >= self.config.calls_pending_max.get(),
         }
     }
