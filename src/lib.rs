@@ -3,3 +3,5 @@
 pub mod model;
 pub mod operators;
 pub mod spec;
+pub mod state;
+pub mod sinks;

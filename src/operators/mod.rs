@@ -1,1 +1,408 @@
-//! Floor 2: operators.
+//! Floor 2: operators. The contract between a node and its task, the registry of kinds, one file per operator.
+//!
+//! An operator is a plain state machine. It is owned by one task, called by one thread, never awaits, never reads a
+//! clock, and does everything it wants done through [`Cx`]. What it must remember is in its stores, or resident in
+//! memory and handed over in [`Operator::seal`]; either way it is in the checkpoint.
+//!
+//! Time: every node has a clock (`cx.clock`), which only goes forward. It is moved by the stream time that travels
+//! with each record and by watermarks. When a timer of the operator is due ([`Operator::deadline`] <= clock), the task
+//! calls [`Operator::on_time`], before the record that moved the clock if [`Operator::time_first`] says so, else after
+//! it; always before a watermark goes on to the nodes below.
+
+pub mod call;
+mod registry;
+
+use bytes::Bytes;
+
+pub use call::{CallRequest, HttpRequest, Reply};
+pub use registry::NodeConfig;
+
+use crate::model::{EvalError, Millis, Record, Timestamp};
+use crate::state::{StateError, Store};
+
+/// Why a record was not processed, or something was dropped. Closed: it is a metric label and a promise in the docs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// The node needs a key and the record has none.
+    NullKey,
+    /// The node needs a value and the record is a tombstone.
+    NullValue,
+    /// The value is not JSON, and a field was asked for.
+    NotJson,
+    /// An expression failed on this record.
+    Expression,
+    /// The record came after its window (and grace) had closed.
+    Late,
+    /// The same key was seen within the time of `dedupe`.
+    Duplicate,
+    /// The called API refused the record (4xx).
+    Refused,
+    /// The call was tried as often as configured.
+    Exhausted,
+    /// The sink refused the row.
+    SinkRefused,
+    /// The gate's timeout passed.
+    GateTimeout,
+    /// The record's timestamp is unusable.
+    BadTimestamp,
+    /// A bounded collection or buffer is full.
+    Full,
+}
+
+impl Reason {
+    /// The label, snake case.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::NullKey => "null_key",
+            Reason::NullValue => "null_value",
+            Reason::NotJson => "not_json",
+            Reason::Expression => "expression",
+            Reason::Late => "late",
+            Reason::Duplicate => "duplicate",
+            Reason::Refused => "refused",
+            Reason::Exhausted => "exhausted",
+            Reason::SinkRefused => "sink_refused",
+            Reason::GateTimeout => "gate_timeout",
+            Reason::BadTimestamp => "bad_timestamp",
+            Reason::Full => "full",
+        }
+    }
+}
+
+/// A record that this node cannot process. The topology's `errors` policy decides what becomes of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reject {
+    /// The class.
+    pub reason: Reason,
+    /// What exactly, for the dead letter.
+    pub detail: String,
+    /// The record as it came into the node.
+    pub record: Record,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// What an operator may fail with.
+#[derive(Debug)]
+pub enum OperatorError {
+    /// This record is bad; the node goes on. Boxed: it is rare and holds the record.
+    Reject(Box<Reject>),
+    /// State or code is broken; the task stops.
+    Fatal(StateError),
+}
+
+impl From<StateError> for OperatorError {
+    fn from(error: StateError) -> Self {
+        OperatorError::Fatal(error)
+    }
+}
+
+impl OperatorError {
+    /// A record refused for `reason`.
+    #[must_use]
+    pub fn reject(record: Record, reason: Reason, detail: impl Into<String>) -> OperatorError {
+        OperatorError::Reject(Box::new(Reject { reason, detail: detail.into(), record, attempts: 1 }))
+    }
+
+    /// A record on which an expression failed.
+    #[must_use]
+    pub fn expression(record: Record, error: &EvalError) -> OperatorError {
+        let reason =
+            if error.0.starts_with("the value is not JSON") { Reason::NotJson } else { Reason::Expression };
+        OperatorError::reject(record, reason, error.0.clone())
+    }
+}
+
+/// One node of one task.
+pub trait Operator: Send {
+    /// Reads back what a resident operator keeps in memory, at the start of the task. `cx` takes no effects here
+    /// other than [`Cx::call`] (calls that were under way are made again).
+    ///
+    /// # Errors
+    /// State that cannot be read: the task does not start.
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        let _ = cx;
+        Ok(())
+    }
+
+    /// A record came in. `cx.input` says through which of the node's inputs.
+    ///
+    /// # Errors
+    /// `Reject`: this record is bad. `Fatal`: the task stops.
+    fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError>;
+
+    /// The node's clock time at which [`Operator::on_time`] wants to be called: may be early, never late. Cheap.
+    fn deadline(&self) -> Option<Timestamp> {
+        None
+    }
+
+    /// The clock has reached the deadline. May do a bounded part of the work; it is called again while a deadline at
+    /// or before the clock is left.
+    ///
+    /// # Errors
+    /// As [`Operator::on_record`].
+    fn on_time(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        let _ = cx;
+        Ok(())
+    }
+
+    /// Are timers due at a record's stream time called before the record is taken?
+    fn time_first(&self) -> bool {
+        false
+    }
+
+    /// The wall clock time at which [`Operator::on_wall`] wants to be called (retries, wall-clock punctuation).
+    fn wall_deadline(&self) -> Option<Timestamp> {
+        None
+    }
+
+    /// The wall clock (`cx.now`) has reached the wall deadline.
+    ///
+    /// # Errors
+    /// As [`Operator::on_record`].
+    fn on_wall(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        let _ = cx;
+        Ok(())
+    }
+
+    /// A call made through [`Cx::call`] was answered.
+    ///
+    /// # Errors
+    /// As [`Operator::on_record`].
+    fn on_reply(&mut self, call: u64, reply: Reply, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        let _ = (call, reply, cx);
+        Ok(())
+    }
+
+    /// The node's clock went forward without a record, and timers due were called. The default passes it on; a node
+    /// with calls in flight holds it back until they are done.
+    fn on_watermark(&mut self, cx: &mut Cx<'_>) {
+        cx.watermark(cx.clock);
+    }
+
+    /// The epoch ends: a resident operator pushes its changed rows into its store.
+    fn seal(&mut self, cx: &mut Cx<'_>) {
+        let _ = cx;
+    }
+
+    /// What the operator holds in memory: the driver's back-pressure and the metrics.
+    fn load(&self) -> Load {
+        Load::default()
+    }
+}
+
+/// What an operator holds, for bounds and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Keys waiting (debounce, suppress).
+    pub keys: usize,
+    /// Bytes in memory.
+    pub bytes: usize,
+    /// Calls not yet answered, queued ones included.
+    pub calls: usize,
+    /// The node takes no more for now: the task takes no input and its clock waits.
+    pub full: bool,
+}
+
+/// Something an operator sends to the nodes below it.
+#[derive(Debug)]
+pub enum Emit {
+    /// A record, through an output port, with the stream time that travels with it.
+    Record {
+        /// Output port (`branch`), 0 else.
+        port: u16,
+        /// The record.
+        record: Record,
+        /// Stream time for the nodes below; usually the record's own timestamp.
+        stream: Timestamp,
+    },
+    /// Stream time alone.
+    Watermark(Timestamp),
+}
+
+/// A call an operator wants made. The same id may be called again (a retry); the reply names it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// Unique within the node and task.
+    pub id: u64,
+    /// From 1.
+    pub attempt: u32,
+    /// Record key, for logs and tests.
+    pub key: Option<Bytes>,
+    /// What to do.
+    pub request: CallRequest,
+}
+
+/// What a node did, besides emitting. Plain numbers; the driver turns them into metrics.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tally {
+    /// Records that came in.
+    pub records_in: u64,
+    /// Records sent on, or rows delivered.
+    pub records_out: u64,
+    /// Drops by reason, in order of first appearance.
+    pub dropped: Vec<(Reason, u64)>,
+    /// Debounce: events folded into an entry that was there already.
+    pub collapsed: u64,
+    /// Debounce: entries fired after the quiet time (or settle time).
+    pub fired_quiet: u64,
+    /// Debounce: entries fired because of `max_wait`.
+    pub fired_max_wait: u64,
+    /// Calls started (attempts).
+    pub calls: u64,
+    /// Attempts that were retries.
+    pub retries: u64,
+    /// Records whose timestamp was ahead of the wall clock by more than `max_skew`.
+    pub skewed: u64,
+}
+
+impl Tally {
+    /// Counts a drop.
+    pub fn drop(&mut self, reason: Reason) {
+        match self.dropped.iter_mut().find(|(r, _)| *r == reason) {
+            Some((_, n)) => *n += 1,
+            None => self.dropped.push((reason, 1)),
+        }
+    }
+}
+
+/// Effects of one call into an operator; the task drains it.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// To the nodes below, in order.
+    pub emits: Vec<Emit>,
+    /// Calls to make.
+    pub calls: Vec<Call>,
+    /// Rows for this node's sink (sink nodes only).
+    pub rows: Vec<SinkRow>,
+    /// Drops, in order: what `simulate` prints.
+    pub drops: Vec<Reason>,
+    /// Records refused while others went on (a batch, a timer): as if returned as `Reject`.
+    pub rejects: Vec<Reject>,
+}
+
+/// A row that a sink node made of a record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SinkRow {
+    /// `Some(call)`: the node waits for the acknowledgement as a reply to that call (a sink that is read from).
+    pub reply_to: Option<u64>,
+    /// The record as it came in, for order per key and for the dead letter.
+    pub record: Record,
+    /// What to write.
+    pub payload: Payload,
+}
+
+/// What a sink writes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Payload {
+    /// Key, value, headers and timestamp of the record itself.
+    Record,
+    /// One table row, in the order of the sink's columns.
+    Columns(Vec<Cell>),
+    /// Text made from templates (redis keys and values, HTTP bodies), in the sink's own order.
+    Texts(Vec<Option<Bytes>>),
+}
+
+/// One column of a table row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cell {
+    /// A value.
+    Json(crate::model::Json),
+    /// The time of the write, set by the database where it can.
+    CommitTimestamp,
+}
+
+/// Everything an operator may see or do.
+pub struct Cx<'a> {
+    /// The wall clock, as the driver read it.
+    pub now: Timestamp,
+    /// The node's clock (stream time).
+    pub clock: Timestamp,
+    /// Through which input the record came (the order of `from`).
+    pub input: u16,
+    stores: &'a mut [Store],
+    own: &'a [usize],
+    effects: &'a mut Effects,
+    /// The node's counters.
+    pub tally: &'a mut Tally,
+}
+
+impl<'a> Cx<'a> {
+    /// A context, made by the task for each call. `own` maps the node's store numbers to the task's stores.
+    pub fn new(
+        now: Timestamp,
+        clock: Timestamp,
+        input: u16,
+        stores: &'a mut [Store],
+        own: &'a [usize],
+        effects: &'a mut Effects,
+        tally: &'a mut Tally,
+    ) -> Cx<'a> {
+        Cx { now, clock, input, stores, own, effects, tally }
+    }
+
+    /// The node's store `n`: its own first, then those of tables that it reads.
+    pub fn store(&mut self, n: usize) -> &mut Store {
+        &mut self.stores[self.own[n]]
+    }
+
+    /// Sends a record to every node below, with the record's timestamp as stream time.
+    pub fn forward(&mut self, record: Record) {
+        self.forward_to(0, record);
+    }
+
+    /// Sends a record through one output port.
+    pub fn forward_to(&mut self, port: u16, record: Record) {
+        let stream = record.ts;
+        self.tally.records_out += 1;
+        self.effects.emits.push(Emit::Record { port, record, stream });
+    }
+
+    /// Sends a record whose own timestamp must not move the clocks below past `stream` (calls in flight).
+    pub fn forward_held(&mut self, record: Record, stream: Timestamp) {
+        let stream = record.ts.min(stream);
+        self.tally.records_out += 1;
+        self.effects.emits.push(Emit::Record { port: 0, record, stream });
+    }
+
+    /// Moves the clocks of the nodes below.
+    pub fn watermark(&mut self, stream: Timestamp) {
+        self.effects.emits.push(Emit::Watermark(stream));
+    }
+
+    /// Starts a call, or makes it again.
+    pub fn call(&mut self, call: Call) {
+        self.tally.calls += 1;
+        if call.attempt > 1 {
+            self.tally.retries += 1;
+        }
+        self.effects.calls.push(call);
+    }
+
+    /// Hands a row to the node's sink.
+    pub fn deliver(&mut self, row: SinkRow) {
+        self.tally.records_out += 1;
+        self.effects.rows.push(row);
+    }
+
+    /// Counts something dropped, by rule.
+    pub fn drop(&mut self, reason: Reason) {
+        self.tally.drop(reason);
+        self.effects.drops.push(reason);
+    }
+
+    /// Refuses a record while others of the same call go on.
+    pub fn reject(&mut self, reject: Reject) {
+        self.effects.rejects.push(reject);
+    }
+}
+
+/// Retry timing that every caller shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// First delay.
+    pub base: Millis,
+    /// Largest delay.
+    pub max: Millis,
+}

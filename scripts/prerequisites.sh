@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Installs what slackwater's build needs (with the argument `test`: its tests too) and this machine lacks, by apt.
+# Does nothing where all of it is there. Rust itself and the Spanner emulator are not installed here.
+set -euo pipefail
+
+die() {
+    printf 'prerequisites: %s\n' "$*" >&2
+    exit 1
+}
+
+missing=()
+
+# need COMMAND PACKAGE
+need() {
+    command -v "$1" >/dev/null || missing+=("$2")
+}
+
+command -v cargo >/dev/null || die "Rust is missing: install it with rustup (https://rustup.rs)"
+
+need gcc gcc
+need g++ g++
+need make make
+need pkg-config pkg-config
+# bindgen, for RocksDB's header
+need clang clang
+if [[ -z ${LIBCLANG_PATH:-} ]] && ! compgen -G '/usr/lib*/llvm-*/lib/libclang.so*' >/dev/null &&
+    ! compgen -G '/usr/lib*/libclang.so*' >/dev/null; then
+    missing+=(libclang-dev)
+fi
+
+case ${1:-} in
+'') ;;
+test)
+    for component in rustfmt clippy; do
+        cargo "${component#rust}" --version >/dev/null 2>&1 || die "$component is missing: rustup component add $component"
+    done
+    # Apache Kafka, and its jars from Maven Central
+    need java openjdk-17-jre-headless
+    need mvn maven
+    # promtool comes with the server
+    need promtool prometheus
+    ;;
+*) die "usage: $0 [test]" ;;
+esac
+
+((${#missing[@]})) || exit 0
+
+command -v apt-get >/dev/null || die "missing: ${missing[*]} (Debian's names); install them and try again"
+((EUID == 0)) || die "missing: ${missing[*]}; as root: apt-get install ${missing[*]}"
+
+# A package may bring a service (prometheus): it must not start.
+policy=/usr/sbin/policy-rc.d
+if [[ ! -e $policy ]]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+fi
+
+printf 'prerequisites: installing %s\n' "${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt=(apt-get -o DPkg::Lock::Timeout=600 -qq)
+"${apt[@]}" update
+"${apt[@]}" install -y --no-install-recommends "${missing[@]}" >/dev/null </dev/null

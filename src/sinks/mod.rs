@@ -1,0 +1,89 @@
+//! Floor 2: sinks. The only async contract, the registry of kinds, one file per sink.
+//!
+//! A sink node evaluates a record to a [`SinkRow`] inside the task (pure, `runtime/nodes.rs`); the driver batches rows
+//! per lane (same key, same lane), keeps one batch of a lane in flight, and calls [`Sink::deliver`]. When a batch is
+//! refused the driver splits it until the one bad row is found; when it should be retried it waits and calls again
+//! with the same batch. A sink may be called again with rows that it already wrote: writes are idempotent by key.
+
+pub mod columns;
+mod registry;
+
+use std::future::Future;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+pub use registry::SinkConfig;
+
+use crate::model::{Millis, Size};
+use crate::operators::SinkRow;
+
+/// Why a batch was not written.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SinkError {
+    /// Nothing is known to be wrong with the rows: try the same batch again.
+    #[error("{message}")]
+    Retry {
+        /// What happened.
+        message: String,
+        /// Not before this, if the server said so.
+        after: Option<Duration>,
+    },
+    /// At least one row of the batch is bad; a batch of one is that row.
+    #[error("{message}")]
+    Refused {
+        /// What the server said.
+        message: String,
+    },
+    /// Writing cannot work until somebody changes something: the topology stops.
+    #[error("{message}")]
+    Config {
+        /// What the server said.
+        message: String,
+        /// The column of the topology that it is about.
+        column: Option<String>,
+    },
+}
+
+/// Writes rows. Owned by one lane of one node's driver, called one batch at a time.
+pub trait Sink: Send {
+    /// Writes all rows durably, in order, or says why not. On an error any part may have been written.
+    ///
+    /// # Errors
+    /// See [`SinkError`].
+    fn deliver(&mut self, batch: &[SinkRow]) -> impl Future<Output = Result<(), SinkError>> + Send;
+}
+
+/// How rows are gathered into batches. The first bound that is reached sends the batch.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Batch {
+    /// Rows, at most. Default 500.
+    #[serde(default = "Batch::default_rows")]
+    pub max_rows: usize,
+    /// Bytes of keys and values, about, at most. Default 1MiB.
+    #[serde(default = "Batch::default_bytes")]
+    pub max_bytes: Size,
+    /// How long the first row may wait for others. Default 20ms.
+    #[serde(default = "Batch::default_linger")]
+    pub linger: Millis,
+}
+
+impl Batch {
+    fn default_rows() -> usize {
+        500
+    }
+    fn default_bytes() -> Size {
+        Size(1 << 20)
+    }
+    fn default_linger() -> Millis {
+        Millis(20)
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Batch { max_rows: 500, max_bytes: Self::default_bytes(), linger: Self::default_linger() }
+    }
+}

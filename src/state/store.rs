@@ -1,0 +1,228 @@
+//! What an operator sees of its state: a sorted map of bytes, with the current epoch's changes on top.
+//!
+//! Reads look at the open epoch, then at the sealed one (not applied yet), then at the backend. `seal` moves the open
+//! changes into the sealed layer and hands out its rows; `applied` drops that layer once the backend has the rows. A
+//! key that is new and goes away within one epoch never leaves memory.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{Backend, Row, StateError, after_prefix};
+
+struct Change {
+    value: Option<Bytes>,
+    /// The key is known to be in no lower layer: deleting it needs no row.
+    fresh: bool,
+}
+
+/// One store of one node of one task. Keys and values given and taken are without the store's prefix.
+pub struct Store {
+    prefix: Bytes,
+    open: BTreeMap<Bytes, Change>,
+    bulk: Vec<Row>,
+    sealed: BTreeMap<Bytes, Option<Bytes>>,
+    backend: Arc<dyn Backend>,
+}
+
+impl Store {
+    /// The store `name` over a backend. Names are identity: they are part of every key on disk.
+    #[must_use]
+    pub fn new(name: &str, backend: Arc<dyn Backend>) -> Store {
+        let mut prefix = BytesMut::with_capacity(name.len() + 1);
+        prefix.put_slice(name.as_bytes());
+        prefix.put_u8(0);
+        Store { prefix: prefix.freeze(), open: BTreeMap::new(), bulk: Vec::new(), sealed: BTreeMap::new(), backend }
+    }
+
+    fn full(&self, key: &[u8]) -> Bytes {
+        let mut full = BytesMut::with_capacity(self.prefix.len() + key.len());
+        full.put_slice(&self.prefix);
+        full.put_slice(key);
+        full.freeze()
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// The backend failed.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        let full = self.full(key);
+        if let Some(change) = self.open.get(&full) {
+            return Ok(change.value.clone());
+        }
+        if let Some(value) = self.sealed.get(&full) {
+            return Ok(value.clone());
+        }
+        self.backend.get(&full)
+    }
+
+    /// Sets a key.
+    pub fn put(&mut self, key: &[u8], value: Bytes) {
+        let full = self.full(key);
+        let fresh = self.open.get(&full).is_some_and(|c| c.fresh);
+        self.open.insert(full, Change { value: Some(value), fresh });
+    }
+
+    /// Sets a key that is known not to exist: removing it within the same epoch leaves no trace.
+    pub fn put_new(&mut self, key: &[u8], value: Bytes) {
+        let full = self.full(key);
+        let fresh = self.open.get(&full).is_none_or(|c| c.fresh);
+        self.open.insert(full, Change { value: Some(value), fresh });
+    }
+
+    /// Removes a key.
+    pub fn delete(&mut self, key: &[u8]) {
+        let full = self.full(key);
+        if self.open.get(&full).is_some_and(|c| c.fresh) {
+            self.open.remove(&full);
+        } else {
+            self.open.insert(full, Change { value: None, fresh: false });
+        }
+    }
+
+    /// Rows of a resident structure (keys without prefix, sorted): handed on at the next [`Store::seal`], not read
+    /// back by `get`. For operators that keep their whole state in memory.
+    pub fn push_bulk(&mut self, key: &[u8], value: Option<Bytes>) {
+        let full = self.full(key);
+        self.bulk.push((full, value));
+    }
+
+    /// Visits `from <= key < to` in key order; `to` of `None` is the end of the store.
+    ///
+    /// # Errors
+    /// The backend failed.
+    pub fn scan(
+        &self,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StateError> {
+        let start = self.full(from);
+        let end = to.map_or_else(|| Bytes::from(after_prefix(&self.prefix)), |to| self.full(to));
+        if start >= end {
+            return Ok(());
+        }
+        let range = (Bound::Included(&start[..]), Bound::Excluded(&end[..]));
+        // Overlay of this range: sealed below open.
+        let mut overlay: BTreeMap<&[u8], Option<&Bytes>> = BTreeMap::new();
+        for (k, v) in self.sealed.range::<[u8], _>(range) {
+            overlay.insert(k, v.as_ref());
+        }
+        for (k, c) in self.open.range::<[u8], _>(range) {
+            overlay.insert(k, c.value.as_ref());
+        }
+        let skip = self.prefix.len();
+        let mut over = overlay.into_iter().peekable();
+        let mut stopped = false;
+        self.backend.scan(&start, &end, &mut |key, value| {
+            while let Some((k, v)) = over.next_if(|(k, _)| *k < key) {
+                if let Some(v) = v
+                    && visit(&k[skip..], v).is_break()
+                {
+                    stopped = true;
+                    return ControlFlow::Break(());
+                }
+            }
+            let flow = match over.next_if(|(k, _)| *k == key) {
+                Some((_, None)) => ControlFlow::Continue(()),
+                Some((_, Some(v))) => visit(&key[skip..], v),
+                None => visit(&key[skip..], value),
+            };
+            stopped = flow.is_break();
+            flow
+        })?;
+        if !stopped {
+            for (k, v) in over {
+                if let Some(v) = v
+                    && visit(&k[skip..], v).is_break()
+                {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing changed since the last seal?
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.open.is_empty() && self.bulk.is_empty()
+    }
+
+    /// Ends the epoch: appends its rows, sorted by key, to `rows`. Only one sealed epoch at a time: the one before
+    /// must have been applied.
+    pub fn seal(&mut self, rows: &mut Vec<Row>) {
+        debug_assert!(self.sealed.is_empty(), "one sealed epoch at a time");
+        let open = std::mem::take(&mut self.open);
+        if self.bulk.is_empty() {
+            rows.extend(open.iter().map(|(k, c)| (k.clone(), c.value.clone())));
+        } else {
+            let mut all = std::mem::take(&mut self.bulk);
+            all.extend(open.iter().map(|(k, c)| (k.clone(), c.value.clone())));
+            all.sort_by(|a, b| a.0.cmp(&b.0));
+            rows.append(&mut all);
+        }
+        self.sealed = open.into_iter().map(|(k, c)| (k, c.value)).collect();
+    }
+
+    /// The backend has the sealed rows.
+    pub fn applied(&mut self) {
+        self.sealed = BTreeMap::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::MemoryBackend;
+
+    fn all(store: &Store) -> Vec<(String, String)> {
+        let mut out = Vec::new();
+        let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+        store
+            .scan(b"", None, &mut |k, v| {
+                out.push((text(k), text(v)));
+                ControlFlow::Continue(())
+            })
+            .expect("scans");
+        out
+    }
+
+    #[test]
+    fn the_newest_layer_wins_and_scans_merge_all_three() {
+        let backend = Arc::new(MemoryBackend::default());
+        let mut store = Store::new("n", Arc::clone(&backend) as Arc<dyn Backend>);
+        let mut rows = Vec::new();
+        for k in ["a", "b", "c", "d"] {
+            store.put(k.as_bytes(), Bytes::from("0"));
+        }
+        store.seal(&mut rows);
+        backend.write(&rows).expect("writes");
+        store.applied();
+        store.put(b"b", Bytes::from("1"));
+        store.delete(b"c");
+        store.put(b"e", Bytes::from("1"));
+        rows.clear();
+        store.seal(&mut rows);
+        assert_eq!(rows.len(), 3);
+        store.put(b"e", Bytes::from("2"));
+        store.put_new(b"f", Bytes::from("2"));
+        store.delete(b"f");
+        store.delete(b"a");
+        let pairs = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+            list.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect()
+        };
+        assert_eq!(all(&store), pairs(&[("b", "1"), ("d", "0"), ("e", "2")]));
+        assert_eq!(store.get(b"c").expect("gets"), None);
+        backend.write(&rows).expect("writes");
+        store.applied();
+        assert_eq!(all(&store), pairs(&[("b", "1"), ("d", "0"), ("e", "2")]));
+        rows.clear();
+        store.seal(&mut rows);
+        let keys: Vec<_> = rows.iter().map(|(k, v)| (String::from_utf8_lossy(k).into_owned(), v.is_some())).collect();
+        assert_eq!(keys, vec![("n\0a".into(), false), ("n\0e".into(), true)], "f left no trace");
+    }
+}
