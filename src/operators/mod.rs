@@ -10,6 +10,7 @@
 //! it; always before a watermark goes on to the nodes below.
 
 pub mod call;
+pub mod debounce;
 mod registry;
 
 use bytes::Bytes;

@@ -46,16 +46,19 @@ impl Index {
         }
     }
 
-    /// The first handle with that upper half, keys not compared: for warming caches.
-    #[inline]
-    pub(super) fn guess(&self, hash: u64) -> Option<u32> {
-        self.find(hash, |_| true)
-    }
-
     /// The slot at the hash's home, whatever it is: for warming caches.
     #[inline]
-    pub(super) fn peek(&self, hash: u64) -> u64 {
+    pub(super) fn home_slot(&self, hash: u64) -> u64 {
         self.slots[self.home(hash) & (self.slots.len() - 1)]
+    }
+
+    /// The handle that a key with this hash has most likely, given its [`Index::home_slot`]; keys are not compared.
+    #[inline]
+    pub(super) fn guess(&self, hash: u64, slot: u64) -> Option<u32> {
+        if (slot ^ hash) >> 32 == 0 && slot != EMPTY {
+            return Some(low32(slot));
+        }
+        self.find(hash, |_| true)
     }
 
     /// Adds a handle that is not there yet.

@@ -1,6 +1,6 @@
 //! Blocks of memory by size class: where the pending entries live.
 //!
-//! Called by `table.rs` only. Memory is taken in chunks of 256 KiB, each cut into blocks of one size class, so that an
+//! Called by `table.rs` only. Memory is taken in chunks of 1 MiB, each cut into blocks of one size class, so that an
 //! entry costs no allocation of its own. A block is named by a `u32` handle (chunk and offset in units of 8 bytes) that
 //! stays valid until the block is freed. A chunk whose last block is freed serves any class again, or goes back to the
 //! allocator, so memory follows the load down too.
@@ -17,13 +17,13 @@ pub(super) const NONE: u32 = u32::MAX;
 pub(super) const BLOCK_MAX: usize = 4096;
 
 const UNIT: usize = 8;
-const CHUNK_BYTES: usize = 256 * 1024;
-const UNIT_BITS: u32 = 15;
+const CHUNK_BYTES: usize = 1 << 20;
+const UNIT_BITS: u32 = 17;
 const UNIT_MASK: u32 = (1 << UNIT_BITS) - 1;
 const CHUNKS_MAX: usize = 1 << (32 - UNIT_BITS);
 const CLASSES: usize = 96;
 /// Empty chunks kept for the next need before memory goes back to the allocator.
-const SPARE_MIN: usize = 4;
+const SPARE_MIN: usize = 2;
 
 /// Truncates to the low 32 bits.
 #[expect(clippy::cast_possible_truncation, reason = "the callers have bounded the number, or want its low half")]
@@ -53,7 +53,6 @@ const fn class_size(class: usize) -> usize {
 
 #[derive(Debug)]
 struct Chunk {
-    bytes: Box<[u8]>,
     /// One bit per block.
     dirty: Box<[u64]>,
     /// Bytes of one block.
@@ -74,6 +73,8 @@ struct Chunk {
 /// The blocks of one table.
 #[derive(Debug)]
 pub(super) struct Slab {
+    /// The chunks' memory; apart from the rest, so that the whole list stays in the nearest cache.
+    memory: Vec<Box<[u8]>>,
     chunks: Vec<Chunk>,
     /// Chunks with room, by class.
     open: Vec<Vec<u32>>,
@@ -87,6 +88,7 @@ pub(super) struct Slab {
 impl Slab {
     pub(super) fn new() -> Slab {
         Slab {
+            memory: Vec::new(),
             chunks: Vec::new(),
             open: vec![Vec::new(); CLASSES],
             spare: Vec::new(),
@@ -95,20 +97,24 @@ impl Slab {
         }
     }
 
-    /// The block, all of it (its capacity may exceed what was asked for).
+    /// The block and whatever lies behind it in its chunk.
     #[inline]
     pub(super) fn block(&self, handle: u32) -> &[u8] {
-        let chunk = &self.chunks[(handle >> UNIT_BITS) as usize];
         let at = (handle & UNIT_MASK) as usize * UNIT;
-        &chunk.bytes[at..at + chunk.size]
+        &self.memory[(handle >> UNIT_BITS) as usize][at..]
     }
 
-    /// The block, to write.
+    /// The block, to write, and whatever lies behind it: write no more than [`Slab::capacity`].
     #[inline]
     pub(super) fn block_mut(&mut self, handle: u32) -> &mut [u8] {
-        let chunk = &mut self.chunks[(handle >> UNIT_BITS) as usize];
         let at = (handle & UNIT_MASK) as usize * UNIT;
-        &mut chunk.bytes[at..at + chunk.size]
+        &mut self.memory[(handle >> UNIT_BITS) as usize][at..]
+    }
+
+    /// Bytes in the block: what was asked for, or a little more.
+    #[inline]
+    pub(super) fn capacity(&self, handle: u32) -> usize {
+        self.chunks[(handle >> UNIT_BITS) as usize].size
     }
 
     /// A block of at least `size` bytes (at most [`BLOCK_MAX`]). Its content is whatever was there before.
@@ -132,7 +138,7 @@ impl Slab {
             let unit = chunk.free;
             let at = unit as usize * UNIT;
             let mut next = [0; 4];
-            next.copy_from_slice(&chunk.bytes[at..at + 4]);
+            next.copy_from_slice(&self.memory[number as usize][at..at + 4]);
             chunk.free = u32::from_le_bytes(next);
             unit
         };
@@ -151,7 +157,7 @@ impl Slab {
         let unit = handle & UNIT_MASK;
         let chunk = &mut self.chunks[number as usize];
         let at = unit as usize * UNIT;
-        chunk.bytes[at..at + 4].copy_from_slice(&chunk.free.to_le_bytes());
+        self.memory[number as usize][at..at + 4].copy_from_slice(&chunk.free.to_le_bytes());
         chunk.free = unit;
         chunk.live -= 1;
         let class = chunk.class;
@@ -167,7 +173,6 @@ impl Slab {
     fn open_chunk(&mut self, class: usize) -> u32 {
         let number = self.spare.pop().unwrap_or_else(|| {
             let fresh = || Chunk {
-                bytes: vec![0; CHUNK_BYTES].into_boxed_slice(),
                 dirty: Box::default(),
                 size: 0,
                 class: 0,
@@ -177,11 +182,14 @@ impl Slab {
                 open_at: NONE,
                 touched: 0,
             };
+            let memory = vec![0; CHUNK_BYTES].into_boxed_slice();
             if let Some(number) = self.vacant.pop() {
+                self.memory[number as usize] = memory;
                 self.chunks[number as usize] = fresh();
                 return number;
             }
             assert!(self.chunks.len() < CHUNKS_MAX, "one table holds at most 32 GiB of entries");
+            self.memory.push(memory);
             self.chunks.push(fresh());
             low32(self.chunks.len() as u64 - 1)
         });
@@ -215,7 +223,7 @@ impl Slab {
         } else {
             self.touched_units -= chunk.touched as usize;
             chunk.touched = 0;
-            chunk.bytes = Box::default();
+            self.memory[number as usize] = Box::default();
             chunk.dirty = Box::default();
             self.vacant.push(number);
         }
@@ -283,13 +291,15 @@ mod tests {
     #[test]
     fn blocks_do_not_overlap_and_memory_comes_back() {
         let mut slab = Slab::new();
-        let handles: Vec<_> = (0..50_000).map(|n| slab.alloc(60 + n % 90)).collect();
+        let handles: Vec<_> = (0..400_000).map(|n| slab.alloc(60 + n % 90)).collect();
         for (n, &h) in handles.iter().enumerate() {
-            slab.block_mut(h).fill(u8::try_from(n % 251).unwrap());
+            let len = slab.capacity(h);
+            slab.block_mut(h)[..len].fill(u8::try_from(n % 251).unwrap());
         }
         for (n, &h) in handles.iter().enumerate() {
             let want = u8::try_from(n % 251).unwrap();
-            assert!(slab.block(h).len() >= 60 + n % 90 && slab.block(h).iter().all(|b| *b == want));
+            let block = &slab.block(h)[..slab.capacity(h)];
+            assert!(block.len() >= 60 + n % 90 && block.iter().all(|b| *b == want));
         }
         let full = slab.bytes();
         for h in handles {

@@ -379,9 +379,12 @@ impl Store {
             return Some(&mut self.big.list[head.second as usize][start..]);
         }
         if head.is(SECOND) {
-            return self.slab.block_mut(head.second).get_mut(..len);
+            let fits = len <= self.slab.capacity(head.second);
+            return fits.then(|| &mut self.slab.block_mut(head.second)[..len]);
         }
-        self.slab.block_mut(handle).get_mut(head.payload_at()..head.payload_at() + len)
+        let end = head.payload_at() + len;
+        let fits = end <= self.slab.capacity(handle);
+        fits.then(|| &mut self.slab.block_mut(handle)[head.payload_at()..end])
     }
 
     /// Replaces the payload. The header is the caller's to store.
@@ -447,8 +450,8 @@ pub struct PendingTable {
     index: Index,
     store: Store,
     wheel: Wheel,
-    /// Entries of `due_at`, by key descending: what is left of the last call that had a limit.
-    due: Vec<u32>,
+    /// Entries of `due_at` with their keys' hashes, by key descending: what is due and not yet fired.
+    due: Vec<(u32, u64)>,
     due_at: i64,
     /// Entries to look at, kept for its memory.
     look: Vec<u32>,
@@ -527,23 +530,34 @@ impl PendingTable {
     /// Reads what upserts of these keys will need, so that the cache misses of many keys overlap. Optional; worth it
     /// for groups of 16 to 64 keys when the table is larger than the caches.
     pub fn warm<'k>(&self, keys: impl IntoIterator<Item = &'k [u8]>) {
-        const GROUP: usize = 32;
-        let mut hashes = [0; GROUP];
+        const GROUP: usize = 64;
+        let (mut hashes, mut slots, mut handles) = ([0; GROUP], [0; GROUP], [0; GROUP]);
         let mut keys = keys.into_iter();
         loop {
+            // Each loop does nothing but independent reads, so that the processor runs far ahead of the slow ones.
             let mut n = 0;
-            let mut sum = 0;
             for (hash, key) in hashes.iter_mut().zip(&mut keys) {
                 *hash = self.hasher.hash_one(key);
-                sum ^= self.index.peek(*hash);
                 n += 1;
             }
-            black_box(sum);
-            let mut sum = 0u32;
-            for hash in &hashes[..n] {
-                if let Some(handle) = self.index.guess(*hash) {
-                    let block = self.store.slab.block(handle);
-                    sum += block.iter().step_by(64).map(|b| u32::from(*b)).sum::<u32>();
+            for (slot, hash) in slots.iter_mut().zip(&hashes[..n]) {
+                *slot = self.index.home_slot(*hash);
+            }
+            let mut known = 0;
+            for (slot, hash) in slots.iter().zip(&hashes[..n]) {
+                if let Some(handle) = self.index.guess(*hash, *slot) {
+                    handles[known] = handle;
+                    known += 1;
+                }
+            }
+            let mut sum = 0;
+            for handle in &handles[..known] {
+                sum += u64::from(self.store.slab.block(*handle)[0]);
+            }
+            for handle in &handles[..known] {
+                let block = self.store.slab.block(*handle);
+                for line in [64, 128, 192] {
+                    sum += u64::from(block.get(line).copied().unwrap_or(0));
                 }
             }
             black_box(sum);
@@ -639,7 +653,7 @@ impl PendingTable {
                 }
                 // Something came in before, or level with, what was left over.
                 (Some((at, _)), false) if at <= self.due_at => {
-                    for handle in self.due.drain(..) {
+                    for (handle, _) in self.due.drain(..) {
                         self.wheel.arm(handle, self.due_at);
                     }
                     continue;
@@ -647,7 +661,7 @@ impl PendingTable {
                 (_, false) if self.due_at > clock => break,
                 (_, false) => {}
             }
-            let Some(handle) = self.due.pop() else { continue };
+            let Some((handle, hash)) = self.due.pop() else { continue };
             let head = self.store.head(handle);
             let deadline = self.rule.deadline(head.first, head.last);
             if head.is(HUSK) {
@@ -658,7 +672,7 @@ impl PendingTable {
                 let key = self.store.key(handle, &head);
                 let reason = self.rule.reason(head.last, deadline);
                 fire(Fired { key, deadline, reason, row: self.store.row(handle, &head) });
-                self.remove(handle, &head);
+                self.remove(hash, handle, &head);
                 self.store.slab.free(handle);
                 fired += 1;
             }
@@ -696,7 +710,7 @@ impl PendingTable {
             if head.is(HUSK) {
                 self.bury(handle);
             } else if deadline == at {
-                self.due.push(handle);
+                self.due.push((handle, self.hasher.hash_one(self.store.key(handle, &head))));
             } else {
                 self.wheel.arm(handle, deadline);
             }
@@ -704,13 +718,21 @@ impl PendingTable {
         let store = &self.store;
         let key = |handle: u32| store.key(handle, &store.head(handle));
         if self.due.len() > 1 {
-            self.due.sort_unstable_by(|a, b| key(*b).cmp(key(*a)));
+            self.due.sort_unstable_by(|a, b| key(b.0).cmp(key(a.0)));
         }
+        // What firing will read, all at once.
+        let mut sum = 0;
+        for (handle, hash) in &self.due {
+            let payload = store.slab.block(*handle);
+            sum ^= self.index.home_slot(*hash) ^ u64::from(payload.get(128).copied().unwrap_or(0));
+        }
+        black_box(sum);
     }
 
     /// Takes a key's entry out before its deadline (its `deadline` is then that of now). `None` if it is not pending.
     pub fn take<T>(&mut self, key: &[u8], taken: impl FnOnce(Fired<'_>) -> T) -> Option<T> {
-        let handle = self.find(self.hasher.hash_one(key), key)?;
+        let hash = self.hasher.hash_one(key);
+        let handle = self.find(hash, key)?;
         let head = self.store.head(handle);
         let result = taken(Fired {
             key: self.store.key(handle, &head),
@@ -718,7 +740,7 @@ impl PendingTable {
             reason: Reason::Taken,
             row: self.store.row(handle, &head),
         });
-        self.remove(handle, &head);
+        self.remove(hash, handle, &head);
         // The husk keeps its times: its timer finds the deadline as it was.
         let block = self.store.slab.block_mut(handle);
         block[FLAGS] = HUSK;
@@ -728,10 +750,10 @@ impl PendingTable {
     }
 
     /// Removes the entry from everything but its block and its timer.
-    fn remove(&mut self, handle: u32, head: &Head) {
-        let key = self.store.key(handle, head);
-        self.index.remove(self.hasher.hash_one(key), handle);
+    fn remove(&mut self, hash: u64, handle: u32, head: &Head) {
+        self.index.remove(hash, handle);
         if head.is(PERSISTED) {
+            let key = self.store.key(handle, head);
             self.removed.extend_from_slice(&head.key_len.to_le_bytes());
             self.removed.extend_from_slice(key);
         }
