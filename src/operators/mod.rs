@@ -9,17 +9,34 @@
 //! calls [`Operator::on_time`], before the record that moved the clock if [`Operator::time_first`] says so, else after
 //! it; always before a watermark goes on to the nodes below.
 
+mod branch;
 pub mod call;
 pub mod debounce;
+pub mod enrich;
+mod filter;
+mod map;
+mod merge;
+mod rate_limit;
 mod registry;
+pub mod retry;
 
 use bytes::Bytes;
 
+pub use branch::BranchConfig;
 pub use call::{CallRequest, HttpRequest, Reply};
+pub use debounce::DebounceConfig;
+pub use enrich::EnrichConfig;
+pub use filter::FilterConfig;
+pub use map::MapConfig;
+pub use merge::MergeConfig;
+pub use rate_limit::{RateLimitConfig, RateScope};
 pub use registry::NodeConfig;
 
 use crate::model::{EvalError, Millis, Record, Timestamp};
 use crate::state::{StateError, Store};
+
+/// Something wrong with settings: field (path inside the node), message, help.
+pub type Problem = (String, String, String);
 
 /// Why a record was not processed, or something was dropped. Closed: it is a metric label and a promise in the docs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -202,6 +219,10 @@ pub struct Load {
     pub bytes: usize,
     /// Calls not yet answered, queued ones included.
     pub calls: usize,
+    /// Makes calls: `calls` is a metric of the node.
+    pub caller: bool,
+    /// Is a debounce: `keys` is a metric of the node.
+    pub debounce: bool,
     /// The node takes no more for now: the task takes no input and its clock waits.
     pub full: bool,
 }

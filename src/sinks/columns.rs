@@ -38,12 +38,12 @@ impl Columns {
             .iter()
             .map(|(name, column)| match column {
                 Column::CommitTimestamp => Ok(Cell::CommitTimestamp),
-                Column::Expr(expr) => {
-                    expr.eval(scope).map(Cell::Json).map_err(|e| match e.0.starts_with("the value is not JSON") {
+                Column::Expr(expr) => expr.eval(scope).map(Cell::Json).map_err(|e| {
+                    match e.0.starts_with("the value is not JSON") {
                         true => e,
                         false => EvalError(format!("column {name}: {e}")),
-                    })
-                }
+                    }
+                }),
             })
             .collect()
     }

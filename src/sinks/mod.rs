@@ -5,8 +5,14 @@
 //! refused the driver splits it until the one bad row is found; when it should be retried it waits and calls again
 //! with the same batch. A sink may be called again with rows that it already wrote: writes are idempotent by key.
 
+pub mod blackhole;
 pub mod columns;
+pub mod file;
+pub mod kafka;
+mod kafka_lane;
+pub mod memory;
 mod registry;
+pub mod spanner;
 
 use std::future::Future;
 use std::time::Duration;
@@ -14,7 +20,10 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub use registry::SinkConfig;
+pub use blackhole::BlackholeConfig;
+pub use kafka::KafkaSinkConfig;
+pub use kafka_lane::KafkaLane;
+pub use registry::{SinkConfig, SinkConnection, SinkLane, likely_key};
 
 use crate::model::{Millis, Size};
 use crate::operators::SinkRow;

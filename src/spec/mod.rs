@@ -1,1 +1,27 @@
-//! Floor 4: the YAML.
+//! Floor 4: the YAML. Text becomes a tree with places, variables are put in, the tree becomes config types, and
+//! every problem on the way is collected and shown at its place in the file.
+//!
+//! Called by `cli/` and `testing/`. The YAML parser (`serde-saphyr`) lives in [`tree`], VRL in [`vrl`], miette in
+//! [`problem`]; no other module knows them.
+
+mod access;
+pub mod decode;
+pub mod env;
+mod fault;
+pub mod file;
+pub mod problem;
+pub mod schema;
+pub mod secret;
+pub mod test_case;
+pub mod tree;
+pub mod vrl;
+
+pub use decode::decode;
+pub use env::{Mode, substitute};
+pub use file::{Loaded, Places, SECTIONS, load};
+pub use problem::{Problem, Report};
+pub use secret::Secrets;
+pub use schema::schema;
+pub use test_case::{CallAnswer, Nothing, Send, TestCase, TestStep};
+pub use tree::{Key, Kind, Node, parse};
+pub use vrl::{VrlCompiler, compile_expr};

@@ -2,7 +2,7 @@
 //!
 //! Keys are written by hand, big-endian, so that their order is the order of what they mean.
 
-use bincode::config::{self, Configuration, Fixint, LittleEndian, Limit};
+use bincode::config::{self, Configuration, Fixint, Limit, LittleEndian};
 use bincode::{Decode, Encode};
 use bytes::Bytes;
 
@@ -21,7 +21,8 @@ fn settings() -> Configuration<LittleEndian, Fixint, Limit<ROW_BYTES_MAX>> {
 /// The row is larger than 64 MiB.
 pub fn encode<T: Encode>(version: u8, row: &T) -> Result<Bytes, StateError> {
     let mut out = vec![version];
-    bincode::encode_into_std_write(row, &mut out, settings()).map_err(|e| StateError(format!("encode: {e}")))?;
+    bincode::encode_into_std_write(row, &mut out, settings())
+        .map_err(|e| StateError(format!("encode: {e}")))?;
     Ok(Bytes::from(out))
 }
 

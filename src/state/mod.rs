@@ -7,6 +7,7 @@
 
 pub mod codec;
 mod memory;
+mod record;
 mod rocks;
 mod store;
 
@@ -15,6 +16,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 pub use memory::MemoryBackend;
+pub use record::{decode_record, encode_record};
 pub use rocks::{RocksBackend, RocksEnv};
 pub use store::Store;
 

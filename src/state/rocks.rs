@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, ReadOptions, WriteBatch,
-    WriteBufferManager, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, ReadOptions,
+    WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use super::{Backend, Row, StateError, Visit};
@@ -60,8 +60,8 @@ impl RocksBackend {
         options.set_max_background_jobs(2);
         options.set_max_open_files(256);
         options.set_keep_log_file_num(2);
-        let db = DB::open(&options, dir)
-            .map_err(|e| failed(&format!("cannot open {}", dir.display()), &e))?;
+        let db =
+            DB::open(&options, dir).map_err(|e| failed(&format!("cannot open {}", dir.display()), &e))?;
         Ok(RocksBackend { db: Arc::new(db) })
     }
 

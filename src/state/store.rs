@@ -34,7 +34,13 @@ impl Store {
         let mut prefix = BytesMut::with_capacity(name.len() + 1);
         prefix.put_slice(name.as_bytes());
         prefix.put_u8(0);
-        Store { prefix: prefix.freeze(), open: BTreeMap::new(), bulk: Vec::new(), sealed: BTreeMap::new(), backend }
+        Store {
+            prefix: prefix.freeze(),
+            open: BTreeMap::new(),
+            bulk: Vec::new(),
+            sealed: BTreeMap::new(),
+            backend,
+        }
     }
 
     fn full(&self, key: &[u8]) -> Bytes {
@@ -222,7 +228,8 @@ mod tests {
         assert_eq!(all(&store), pairs(&[("b", "1"), ("d", "0"), ("e", "2")]));
         rows.clear();
         store.seal(&mut rows);
-        let keys: Vec<_> = rows.iter().map(|(k, v)| (String::from_utf8_lossy(k).into_owned(), v.is_some())).collect();
+        let keys: Vec<_> =
+            rows.iter().map(|(k, v)| (String::from_utf8_lossy(k).into_owned(), v.is_some())).collect();
         assert_eq!(keys, vec![("n\0a".into(), false), ("n\0e".into(), true)], "f left no trace");
     }
 }

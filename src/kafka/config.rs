@@ -1,0 +1,324 @@
+//! How to reach a Kafka cluster, and the librdkafka settings of each kind of client.
+//!
+//! The settings follow measurements, not defaults: prefetch is bounded (it is per partition), end of partition is
+//! reported (it says "caught up"), offsets are committed by hand only, keys are partitioned as Java does.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::model::Millis;
+
+/// Largest record that a client sends, in bytes: a key of 1 MB and its value pass. The topic's own limit
+/// (`max.message.bytes`, 1 MiB by default) still holds.
+pub const MESSAGE_BYTES_MAX: u32 = 8 * 1024 * 1024;
+
+/// A Kafka cluster.
+#[derive(Clone, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaConfig {
+    /// Bootstrap servers: `host:port`, several separated by commas.
+    pub brokers: String,
+    /// A member of the group that is silent for so long has lost its partitions. Default 10s. Brokers refuse less than
+    /// 6s unless their `group.min.session.timeout.ms` is lower.
+    #[serde(default = "session_timeout")]
+    pub session_timeout: Millis,
+    /// The broker aborts a transaction that is open for so long, so it also bounds how long a crashed instance's open
+    /// transaction hides what others wrote behind it. Default 15s; longer than any checkpoint takes.
+    #[serde(default = "transaction_timeout")]
+    pub transaction_timeout: Millis,
+    /// `plaintext` (default), `ssl`, `sasl_plaintext` or `sasl_ssl`. TLS needs a binary built with feature `ssl`.
+    #[serde(default)]
+    pub security_protocol: Option<SecurityProtocol>,
+    /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`. Default: none.
+    #[serde(default)]
+    pub sasl_mechanism: Option<String>,
+    /// SASL user. Default: none.
+    #[serde(default)]
+    pub sasl_username: Option<String>,
+    /// SASL password; write it as `${KAFKA_PASSWORD}`. Default: none.
+    #[serde(default)]
+    pub sasl_password: Option<String>,
+    /// File with the certificate authority's certificate, PEM. Default: the system's.
+    #[serde(default)]
+    pub ssl_ca: Option<String>,
+    /// Any other librdkafka property, name to text. They win over the settings made here. Default: none.
+    #[serde(default)]
+    pub properties: BTreeMap<String, String>,
+    /// Static membership: the name of this instance in the group. Set at run time (`--instance-id`), not in YAML.
+    #[serde(skip)]
+    pub group_instance_id: Option<String>,
+}
+
+fn session_timeout() -> Millis {
+    Millis::secs(10)
+}
+
+fn transaction_timeout() -> Millis {
+    Millis::secs(15)
+}
+
+/// How connections are protected.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum SecurityProtocol {
+    /// Nothing.
+    Plaintext,
+    /// TLS.
+    Ssl,
+    /// SASL without TLS.
+    SaslPlaintext,
+    /// SASL over TLS.
+    SaslSsl,
+}
+
+/// Where a partition without a committed offset starts.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum OffsetReset {
+    /// At the oldest record that is still there (default).
+    #[default]
+    Earliest,
+    /// At the end: only records from now on.
+    Latest,
+}
+
+/// How the group spreads partitions over its members.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Assignment {
+    /// `cooperative-sticky`: partitions that stay never stop.
+    #[default]
+    CooperativeSticky,
+    /// `range`: the same partition numbers of all topics go to one member (co-partitioning). Eager: every rebalance
+    /// revokes all, then assigns.
+    Range,
+}
+
+impl KafkaConfig {
+    /// A cluster without security and with every default.
+    #[must_use]
+    pub fn new(brokers: impl Into<String>) -> KafkaConfig {
+        KafkaConfig {
+            brokers: brokers.into(),
+            session_timeout: session_timeout(),
+            transaction_timeout: transaction_timeout(),
+            security_protocol: None,
+            sasl_mechanism: None,
+            sasl_username: None,
+            sasl_password: None,
+            ssl_ca: None,
+            properties: BTreeMap::new(),
+            group_instance_id: None,
+        }
+    }
+
+    /// What every client has. Topics are never created by accident, also where the broker would.
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("client.id", "slackwater")
+            .set("reconnect.backoff.ms", "100")
+            .set("reconnect.backoff.max.ms", "1000")
+            .set("socket.keepalive.enable", "true")
+            .set("log.connection.close", "false")
+            .set("allow.auto.create.topics", "false");
+        if let Some(protocol) = self.security_protocol {
+            let name = match protocol {
+                SecurityProtocol::Plaintext => "plaintext",
+                SecurityProtocol::Ssl => "ssl",
+                SecurityProtocol::SaslPlaintext => "sasl_plaintext",
+                SecurityProtocol::SaslSsl => "sasl_ssl",
+            };
+            config.set("security.protocol", name);
+        }
+        let optional = [
+            ("sasl.mechanism", &self.sasl_mechanism),
+            ("sasl.username", &self.sasl_username),
+            ("sasl.password", &self.sasl_password),
+            ("ssl.ca.location", &self.ssl_ca),
+        ];
+        for (name, value) in optional {
+            if let Some(value) = value {
+                config.set(name, value);
+            }
+        }
+        config.set_log_level(RDKafkaLogLevel::Info);
+        config
+    }
+
+    fn with_properties(&self, mut config: ClientConfig) -> ClientConfig {
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        config
+    }
+
+    /// A member of a group. `fetch.wait.max.ms` also bounds how late an end of partition is reported.
+    pub(super) fn consumer(&self, group: &str, assignment: Assignment, reset: OffsetReset) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", "read_committed")
+            .set(
+                "auto.offset.reset",
+                match reset {
+                    OffsetReset::Earliest => "earliest",
+                    OffsetReset::Latest => "latest",
+                },
+            )
+            .set("fetch.wait.max.ms", "100")
+            .set("queued.min.messages", "2000")
+            .set("queued.max.messages.kbytes", "2048")
+            .set("fetch.queue.backoff.ms", "20")
+            .set("topic.metadata.refresh.interval.ms", "5000");
+        // The new group protocol keeps these on the broker and refuses them here.
+        if self.properties.get("group.protocol").is_none_or(|p| p != "consumer") {
+            let session = self.session_timeout.0.max(1);
+            config
+                .set("session.timeout.ms", session.to_string())
+                .set("heartbeat.interval.ms", (session / 10).clamp(100, 3000).to_string())
+                .set(
+                    "partition.assignment.strategy",
+                    match assignment {
+                        Assignment::CooperativeSticky => "cooperative-sticky",
+                        Assignment::Range => "range",
+                    },
+                );
+        }
+        if let Some(id) = &self.group_instance_id {
+            config.set("group.instance.id", id);
+        }
+        self.with_properties(config)
+    }
+
+    /// Without `with_properties`: callers add to it first.
+    fn base_producer(&self) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("partitioner", "murmur2_random")
+            .set("linger.ms", "5")
+            .set("compression.type", "lz4")
+            .set("message.max.bytes", MESSAGE_BYTES_MAX.to_string())
+            .set("queue.buffering.max.messages", "100000")
+            .set("queue.buffering.max.kbytes", "65536")
+            // A topic that does not exist is an error after so long; the default is 30 s.
+            .set("topic.metadata.propagation.max.ms", "5000");
+        config
+    }
+
+    /// The plain idempotent producer.
+    pub(super) fn producer(&self) -> ClientConfig {
+        let mut config = self.base_producer();
+        config.set("message.timeout.ms", "120000");
+        self.with_properties(config)
+    }
+
+    /// A transactional producer.
+    pub(super) fn txn_producer(&self, transactional_id: &str) -> ClientConfig {
+        let timeout = self.transaction_timeout.0.max(1).to_string();
+        let mut config = self.base_producer();
+        config
+            .set("transactional.id", transactional_id)
+            .set("transaction.timeout.ms", &timeout)
+            .set("message.timeout.ms", &timeout);
+        self.with_properties(config)
+    }
+
+    /// Reads one partition of a changelog by absolute offset: never joins, never commits. The big prefetch is worth
+    /// twice the rate. An offset that is gone is an error, not a jump.
+    pub(super) fn restore(&self, group: &str) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "false")
+            .set("isolation.level", "read_committed")
+            .set("auto.offset.reset", "error")
+            .set("fetch.wait.max.ms", "100")
+            .set("queued.min.messages", "100000")
+            .set("queued.max.messages.kbytes", "65536");
+        self.with_properties(config)
+    }
+
+    /// A client that consumes nothing: offsets and metadata asked on a consuming one wait for its idle fetch.
+    pub(super) fn admin_consumer(&self) -> ClientConfig {
+        let mut config = self.client();
+        config.set("isolation.level", "read_committed");
+        self.with_properties(config)
+    }
+
+    /// For the admin calls.
+    pub(super) fn admin(&self) -> ClientConfig {
+        self.with_properties(self.client())
+    }
+}
+
+/// Passwords are not shown, nor are properties that may hold one.
+impl fmt::Debug for KafkaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let properties: BTreeMap<&str, &str> = self
+            .properties
+            .iter()
+            .map(|(name, value)| {
+                let secret =
+                    ["password", "secret", "key", "token", "config"].iter().any(|s| name.contains(s));
+                (name.as_str(), if secret { "***" } else { value.as_str() })
+            })
+            .collect();
+        f.debug_struct("KafkaConfig")
+            .field("brokers", &self.brokers)
+            .field("session_timeout", &self.session_timeout)
+            .field("transaction_timeout", &self.transaction_timeout)
+            .field("security_protocol", &self.security_protocol)
+            .field("sasl_mechanism", &self.sasl_mechanism)
+            .field("sasl_username", &self.sasl_username)
+            .field("sasl_password", &self.sasl_password.as_ref().map(|_| "***"))
+            .field("ssl_ca", &self.ssl_ca)
+            .field("properties", &properties)
+            .field("group_instance_id", &self.group_instance_id)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_win_over_our_settings() {
+        let mut config = KafkaConfig::new("b:1");
+        config.properties.insert("fetch.wait.max.ms".into(), "10".into());
+        let client = config.consumer("g", Assignment::Range, OffsetReset::Latest);
+        assert_eq!(client.get("fetch.wait.max.ms"), Some("10"));
+        assert_eq!(client.get("auto.offset.reset"), Some("latest"));
+        assert_eq!(client.get("partition.assignment.strategy"), Some("range"));
+    }
+
+    #[test]
+    fn the_consumer_protocol_gets_no_classic_settings() {
+        let mut config = KafkaConfig::new("b:1");
+        config.properties.insert("group.protocol".into(), "consumer".into());
+        let client = config.consumer("g", Assignment::default(), OffsetReset::default());
+        assert_eq!(client.get("session.timeout.ms"), None);
+        assert_eq!(client.get("partition.assignment.strategy"), None);
+    }
+
+    #[test]
+    fn debug_shows_no_password() {
+        let mut config = KafkaConfig::new("b:1");
+        config.sasl_password = Some("hunter2".into());
+        config.properties.insert("ssl.key.password".into(), "hunter2".into());
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,279 @@
+//! The few librdkafka calls that the `rdkafka` crate does not wrap, and the only `unsafe` code of this program.
+//!
+//! Each function takes a client that lives at least as long as the call, copies what it reads into owned values and
+//! frees what librdkafka allocated before it returns. Nothing keeps a pointer.
+
+#![expect(
+    unsafe_code,
+    reason = "librdkafka calls without a safe wrapper; one file, each with its SAFETY comment"
+)]
+
+use std::ffi::{CStr, CString, c_int};
+use std::ptr;
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::bindings as rd;
+use rdkafka::client::Client;
+use rdkafka::types::RDKafkaErrorCode;
+
+const NO_ERROR: rd::rd_kafka_resp_err_t = rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+
+fn millis(timeout: Duration) -> c_int {
+    c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX)
+}
+
+/// Waits until no message of the producer is queued or in flight and every delivery report was served. Overrides
+/// linger. The wrapper's own flush costs 100 ms whenever anything is in flight (rdkafka 0.38, 0.39).
+///
+/// True: all done, also where deliveries failed. False: the time was over.
+pub(super) fn flush<C: ClientContext>(client: &Client<C>, timeout: Duration) -> bool {
+    // SAFETY: the pointer is the live client's own, and the call keeps nothing.
+    unsafe { rd::rd_kafka_flush(client.native_ptr(), millis(timeout)) == NO_ERROR }
+}
+
+/// Cuts a partition's queue from the consumer's main queue, so that its records wait until somebody splits the queue
+/// off. Works before the partition is assigned.
+pub(super) fn unforward<C: ClientContext>(client: &Client<C>, topic: &str, partition: i32) {
+    let Ok(topic) = CString::new(topic) else { return };
+    // SAFETY: the client is alive and `topic` outlives the call. The queue is a counted reference, destroyed here;
+    // a null destination is how librdkafka spells "no forwarding".
+    unsafe {
+        let queue = rd::rd_kafka_queue_get_partition(client.native_ptr(), topic.as_ptr(), partition);
+        if !queue.is_null() {
+            rd::rd_kafka_queue_forward(queue, ptr::null_mut());
+            rd::rd_kafka_queue_destroy(queue);
+        }
+    }
+}
+
+/// The offset that the next poll of a partition would start at. It moves over transaction markers and aborted records
+/// by itself; `None` while nothing was read.
+pub(super) fn position<C: ClientContext>(client: &Client<C>, topic: &str, partition: i32) -> Option<i64> {
+    let list = List::new(&[(topic, partition)])?;
+    // SAFETY: client and list are alive; the list has one element, which librdkafka fills in.
+    unsafe {
+        if rd::rd_kafka_position(client.native_ptr(), list.0) != NO_ERROR {
+            return None;
+        }
+    }
+    list.elements().first().map(|e| e.offset).filter(|offset| *offset >= 0)
+}
+
+/// One partition of a list, copied out.
+pub(super) struct Element {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) error: Option<RDKafkaErrorCode>,
+}
+
+/// A native partition list, freed on drop. A list that lives on keeps its client from closing, so none leaves this file.
+struct List(*mut rd::rd_kafka_topic_partition_list_t);
+
+impl List {
+    fn new(partitions: &[(&str, i32)]) -> Option<List> {
+        // SAFETY: the size is a hint only.
+        let list = List(unsafe { rd::rd_kafka_topic_partition_list_new(0) });
+        for (topic, partition) in partitions {
+            let topic = CString::new(*topic).ok()?;
+            // SAFETY: the list is alive and copies the name.
+            unsafe { rd::rd_kafka_topic_partition_list_add(list.0, topic.as_ptr(), *partition) };
+        }
+        Some(list)
+    }
+
+    fn elements(&self) -> Vec<Element> {
+        // SAFETY: the list is alive and is not changed while it is copied.
+        unsafe { elements(self.0) }
+    }
+}
+
+impl Drop for List {
+    fn drop(&mut self) {
+        // SAFETY: created by `new`, destroyed once.
+        unsafe { rd::rd_kafka_topic_partition_list_destroy(self.0) }
+    }
+}
+
+/// SAFETY: `list` is null or points to a list that nobody changes during the call.
+unsafe fn elements(list: *const rd::rd_kafka_topic_partition_list_t) -> Vec<Element> {
+    if list.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: by the caller; `elems` has `cnt` initialised elements with NUL-ended names.
+    unsafe {
+        let count = usize::try_from((*list).cnt).unwrap_or(0);
+        (0..count)
+            .map(|i| {
+                let element = &*(*list).elems.add(i);
+                Element {
+                    topic: CStr::from_ptr(element.topic).to_string_lossy().into_owned(),
+                    partition: element.partition,
+                    offset: element.offset,
+                    error: (element.err != NO_ERROR).then(|| element.err.into()),
+                }
+            })
+            .collect()
+    }
+}
+
+/// Owned native objects of one ListConsumerGroupOffsets call.
+struct Listing {
+    options: *mut rd::rd_kafka_AdminOptions_t,
+    request: *mut rd::rd_kafka_ListConsumerGroupOffsets_t,
+    queue: *mut rd::rd_kafka_queue_t,
+    event: *mut rd::rd_kafka_event_t,
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        // SAFETY: each pointer is null or was created by the matching constructor and is destroyed once; the event,
+        // which the results live in, goes first.
+        unsafe {
+            if !self.event.is_null() {
+                rd::rd_kafka_event_destroy(self.event);
+            }
+            if !self.queue.is_null() {
+                rd::rd_kafka_queue_destroy(self.queue);
+            }
+            if !self.options.is_null() {
+                rd::rd_kafka_AdminOptions_destroy(self.options);
+            }
+            if !self.request.is_null() {
+                rd::rd_kafka_ListConsumerGroupOffsets_destroy(self.request);
+            }
+        }
+    }
+}
+
+/// Why a native call failed.
+pub(super) struct Failure {
+    pub(super) code: RDKafkaErrorCode,
+    pub(super) message: String,
+}
+
+impl Failure {
+    fn new(code: rd::rd_kafka_resp_err_t, message: String) -> Failure {
+        Failure { code: code.into(), message }
+    }
+}
+
+/// Committed offsets of any group without joining it, by `require_stable`: an offset inside an open transaction comes
+/// back as an error of that partition. `None` asks for every partition that has a commit. Offset -1001: no commit.
+pub(super) fn list_group_offsets<C: ClientContext>(
+    client: &Client<C>,
+    group: &str,
+    partitions: Option<&[(&str, i32)]>,
+    timeout: Duration,
+) -> Result<Vec<Element>, Failure> {
+    let invalid = || {
+        Failure::new(
+            rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__INVALID_ARG,
+            "a name with a NUL byte".to_owned(),
+        )
+    };
+    let group = CString::new(group).map_err(|_| invalid())?;
+    let list = match partitions {
+        Some(partitions) => Some(List::new(partitions).ok_or_else(invalid)?),
+        None => None,
+    };
+    let rk = client.native_ptr();
+    // SAFETY: the client is alive during the call, and `Listing` destroys what is created here, also on early return.
+    // The request copies group and list. The results live in the event and are copied before it is destroyed.
+    unsafe {
+        let mut call = Listing {
+            options: rd::rd_kafka_AdminOptions_new(
+                rk,
+                rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS,
+            ),
+            request: rd::rd_kafka_ListConsumerGroupOffsets_new(
+                group.as_ptr(),
+                list.as_ref().map_or(ptr::null(), |l| l.0.cast_const()),
+            ),
+            queue: rd::rd_kafka_queue_new(rk),
+            event: ptr::null_mut(),
+        };
+        let mut text = [0; 256];
+        let set = rd::rd_kafka_AdminOptions_set_request_timeout(
+            call.options,
+            millis(timeout),
+            text.as_mut_ptr(),
+            text.len(),
+        );
+        if set != NO_ERROR {
+            return Err(Failure::new(set, CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned()));
+        }
+        let stable = rd::rd_kafka_AdminOptions_set_require_stable_offsets(call.options, 1);
+        if !stable.is_null() {
+            let failure = error(stable);
+            rd::rd_kafka_error_destroy(stable);
+            return Err(failure);
+        }
+        rd::rd_kafka_ListConsumerGroupOffsets(rk, &mut call.request, 1, call.options, call.queue);
+        call.event = rd::rd_kafka_queue_poll(call.queue, millis(timeout).saturating_add(1000));
+        if call.event.is_null() {
+            let code = rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__TIMED_OUT;
+            return Err(Failure::new(code, "no answer in time".to_owned()));
+        }
+        let code = rd::rd_kafka_event_error(call.event);
+        if code != NO_ERROR {
+            let message = CStr::from_ptr(rd::rd_kafka_event_error_string(call.event));
+            return Err(Failure::new(code, message.to_string_lossy().into_owned()));
+        }
+        let result = rd::rd_kafka_event_ListConsumerGroupOffsets_result(call.event);
+        let mut count = 0;
+        let groups = rd::rd_kafka_ListConsumerGroupOffsets_result_groups(result, &mut count);
+        if groups.is_null() || count == 0 {
+            return Ok(Vec::new());
+        }
+        let group = *groups;
+        let failed = rd::rd_kafka_group_result_error(group);
+        if !failed.is_null() {
+            return Err(error(failed));
+        }
+        Ok(elements(rd::rd_kafka_group_result_partitions(group)))
+    }
+}
+
+/// SAFETY: `e` points to a live error.
+unsafe fn error(e: *const rd::rd_kafka_error_t) -> Failure {
+    // SAFETY: by the caller; the text is copied.
+    unsafe {
+        let message = CStr::from_ptr(rd::rd_kafka_error_string(e)).to_string_lossy().into_owned();
+        Failure::new(rd::rd_kafka_error_code(e), message)
+    }
+}
+
+/// The broker addresses of the mock cluster inside a client, after its group rebalance delay was set to 0.
+pub(super) fn mock_start<C: ClientContext>(client: &Client<C>) -> Option<String> {
+    // SAFETY: the cluster belongs to the client, which is alive; the text is copied.
+    unsafe {
+        let cluster = rd::rd_kafka_handle_mock_cluster(client.native_ptr());
+        if cluster.is_null() {
+            return None;
+        }
+        rd::rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 0);
+        Some(CStr::from_ptr(rd::rd_kafka_mock_cluster_bootstraps(cluster)).to_string_lossy().into_owned())
+    }
+}
+
+/// Creates a topic in the mock cluster inside a client.
+pub(super) fn mock_topic<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    partitions: i32,
+) -> Result<(), RDKafkaErrorCode> {
+    let topic = CString::new(topic).map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
+    // SAFETY: the cluster belongs to the client, which is alive; the name is copied.
+    unsafe {
+        let cluster = rd::rd_kafka_handle_mock_cluster(client.native_ptr());
+        if cluster.is_null() {
+            return Err(RDKafkaErrorCode::InvalidArgument);
+        }
+        match rd::rd_kafka_mock_topic_create(cluster, topic.as_ptr(), partitions, 1) {
+            NO_ERROR => Ok(()),
+            code => Err(code.into()),
+        }
+    }
+}

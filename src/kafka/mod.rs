@@ -1,0 +1,126 @@
+//! Floor 1: Kafka. The only home of `rdkafka`: reading as a member of a group, writing (plain and in transactions),
+//! administration, restoring a changelog, and librdkafka's mock broker for `dev`.
+//!
+//! Called by the runtime's drivers and by `cli`. Types that leave this module are ours: no partition list, message or
+//! native pointer does. Calls that wait for a broker block their thread and say so; only [`Writer::send_all`] is async.
+//!
+//! Invariants:
+//! - Offsets are *next* offsets everywhere: the offset of the last record plus one.
+//! - A broker that cannot be reached is never fatal: clients reconnect by themselves, errors say it meanwhile.
+//! - Nothing here knows tasks, epochs or state; the runtime decides what is committed and when.
+//! - No topic is created unless [`Admin::create_topics`] is called.
+
+mod admin;
+mod config;
+mod ffi;
+mod mock;
+mod reader;
+mod restore;
+mod writer;
+
+use std::fmt;
+use std::sync::Arc;
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::types::RDKafkaErrorCode;
+
+pub use admin::{Admin, AdminError, GroupOffset, TopicSpec};
+pub use config::{Assignment, KafkaConfig, MESSAGE_BYTES_MAX, OffsetReset, SecurityProtocol};
+pub use mock::MockBroker;
+pub use reader::{
+    CommitError, GroupError, GroupEvent, GroupHandle, GroupMetadata, GroupOptions, GroupReader,
+    PartitionReader, Polled, ReadError,
+};
+pub use restore::{Progress, RestoreError, restore};
+pub use writer::{Committed, OutRecord, TxnError, TxnWriter, WriteClass, WriteError, Writer};
+
+/// A partition of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicPartition {
+    /// Topic name.
+    pub topic: Arc<str>,
+    /// Partition number, from 0.
+    pub partition: i32,
+}
+
+impl TopicPartition {
+    /// That partition.
+    #[must_use]
+    pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> TopicPartition {
+        TopicPartition { topic: topic.into(), partition }
+    }
+}
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.topic, self.partition)
+    }
+}
+
+/// What an error of a client is about. Only [`ErrorKind::Fatal`] ends the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// A subscribed topic does not exist. Reported again every few seconds until it does; then it works by itself.
+    UnknownTopic(String),
+    /// A broker or all of them cannot be reached; the client keeps trying.
+    Transport,
+    /// Credentials or permissions.
+    Auth,
+    /// The client is unusable: make a new one (for example another process took this `group.instance.id`).
+    Fatal,
+    /// Anything else.
+    Other,
+}
+
+/// The kind of a librdkafka error that is not about one topic.
+fn kind_of(code: RDKafkaErrorCode) -> ErrorKind {
+    use RDKafkaErrorCode as E;
+    match code {
+        E::AllBrokersDown
+        | E::BrokerTransportFailure
+        | E::Resolve
+        | E::OperationTimedOut
+        | E::RequestTimedOut
+        | E::NetworkException
+        | E::BrokerNotAvailable => ErrorKind::Transport,
+        E::Authentication
+        | E::SSL
+        | E::SaslAuthenticationFailed
+        | E::UnsupportedSASLMechanism
+        | E::TopicAuthorizationFailed
+        | E::GroupAuthorizationFailed
+        | E::ClusterAuthorizationFailed
+        | E::TransactionalIdAuthorizationFailed => ErrorKind::Auth,
+        E::Fatal => ErrorKind::Fatal,
+        _ => ErrorKind::Other,
+    }
+}
+
+/// librdkafka's log lines into ours. It calls many things errors that pass by themselves: nothing is above WARN.
+fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
+    use RDKafkaLogLevel as L;
+    match level {
+        // A setting of producers on a consumer or the other way round: we set both on purpose.
+        _ if facility == "CONFWARN" => {}
+        L::Emerg | L::Alert | L::Critical | L::Error | L::Warning => {
+            tracing::warn!(target: "librdkafka", facility, "{text}");
+        }
+        L::Notice | L::Info => tracing::info!(target: "librdkafka", facility, "{text}"),
+        L::Debug => tracing::debug!(target: "librdkafka", facility, "{text}"),
+    }
+}
+
+/// Context of clients whose errors come back from each call anyway: they are logged, nothing else.
+struct Quiet;
+
+impl rdkafka::ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        log(level, facility, text);
+    }
+
+    fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", %error, "{reason}");
+    }
+}
+
+impl rdkafka::consumer::ConsumerContext for Quiet {}

@@ -1,0 +1,178 @@
+//! Restoring: reads one partition of a changelog between two offsets, as fast as it goes.
+//!
+//! The end is taken once, by [`super::Admin::end_offsets`], after the own transactional ids were taken. The last
+//! offset below it is mostly a transaction marker, which no reader ever sees, so the consumer's position decides, not
+//! the last record. Several partitions are restored by calling this on several threads.
+
+use std::ops::ControlFlow;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::config::KafkaConfig;
+use super::{ErrorKind, Quiet, TopicPartition, ffi, kind_of};
+use crate::state::Row;
+
+/// Rows and bytes of one call of `on_rows`.
+const ROWS_MAX: usize = 4096;
+const BYTES_MAX: usize = 4 * 1024 * 1024;
+/// `on_rows` is called at least so often, so that it can break off.
+const REPORT: Duration = Duration::from_secs(1);
+
+/// How far a restore is, in offsets (compaction makes them more than the rows).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Where it began.
+    pub from: i64,
+    /// The next offset to read.
+    pub next: i64,
+    /// Where it ends.
+    pub end: i64,
+}
+
+/// Why a restore ended early.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum RestoreError {
+    /// Local state is ahead of the changelog: it belongs to another log.
+    #[error("{partition}: local state is at offset {from}, behind the changelog's end {end}")]
+    Ahead {
+        /// The changelog's partition.
+        partition: TopicPartition,
+        /// Where local state is.
+        from: i64,
+        /// Where the changelog ends.
+        end: i64,
+    },
+    /// The changelog does not reach back to `from`: restore from its start.
+    #[error("{partition}: offset {from} is not in the changelog any more")]
+    Gone {
+        /// The changelog's partition.
+        partition: TopicPartition,
+        /// The offset asked for.
+        from: i64,
+    },
+    /// `on_rows` broke off.
+    #[error("stopped")]
+    Stopped,
+    /// The client failed for good.
+    #[error("{partition}: {message}")]
+    Client {
+        /// The changelog's partition.
+        partition: TopicPartition,
+        /// For people.
+        message: String,
+    },
+}
+
+/// Reads `from..end` of a partition and hands its rows over in order, with the offset behind them. Returns that offset
+/// at the end; it is at least `end`. `group` names the group in broker ACLs only: nothing joins, nothing is committed.
+///
+/// Blocks; while brokers are away it waits. `on_rows` is called with no rows about every second, and may break off.
+/// Rows of one call share one buffer: copy what is kept in memory.
+///
+/// # Errors
+/// See [`RestoreError`].
+pub fn restore(
+    config: &KafkaConfig,
+    group: &str,
+    partition: &TopicPartition,
+    from: i64,
+    end: i64,
+    mut on_rows: impl FnMut(&[Row], i64, Progress) -> ControlFlow<()>,
+) -> Result<i64, RestoreError> {
+    if from > end {
+        return Err(RestoreError::Ahead { partition: partition.clone(), from, end });
+    }
+    if from == end {
+        return Ok(from);
+    }
+    let failed =
+        |e: KafkaError| RestoreError::Client { partition: partition.clone(), message: e.to_string() };
+    let consumer: BaseConsumer<Quiet> = config.restore(group).create_with_context(Quiet).map_err(failed)?;
+    let mut list = TopicPartitionList::with_capacity(1);
+    list.add_partition_offset(&partition.topic, partition.partition, Offset::Offset(from)).map_err(failed)?;
+    consumer.assign(&list).map_err(failed)?;
+    drop(list);
+
+    let position =
+        || ffi::position(consumer.client(), &partition.topic, partition.partition).unwrap_or(from).max(from);
+    let mut batch = Batch::default();
+    let mut next = from;
+    let mut reported = Instant::now();
+    while next < end {
+        match consumer.poll(Duration::from_millis(if batch.is_empty() { 10 } else { 0 })) {
+            Some(Ok(message)) => {
+                let full = batch.add(message.key().unwrap_or_default(), message.payload());
+                next = message.offset() + 1;
+                if !full && next < end {
+                    continue;
+                }
+            }
+            None => {}
+            Some(Err(error)) => check(&error, partition, from)?,
+        }
+        // Nothing more is here right now: what lies between may be markers only.
+        next = next.max(position());
+        if !batch.is_empty() || reported.elapsed() > REPORT {
+            reported = Instant::now();
+            if on_rows(&batch.take(), next, Progress { from, next, end }).is_break() {
+                return Err(RestoreError::Stopped);
+            }
+        }
+    }
+    Ok(next)
+}
+
+/// Ends the restore for errors that do not pass by themselves.
+fn check(error: &KafkaError, partition: &TopicPartition, from: i64) -> Result<(), RestoreError> {
+    use RDKafkaErrorCode as E;
+    let code = error.rdkafka_error_code();
+    if matches!(code, Some(E::OffsetOutOfRange | E::AutoOffsetReset)) {
+        return Err(RestoreError::Gone { partition: partition.clone(), from });
+    }
+    let unknown = matches!(code, Some(E::UnknownTopicOrPartition | E::UnknownTopic | E::UnknownPartition));
+    let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_))
+        || code.is_some_and(|c| matches!(kind_of(c), ErrorKind::Auth | ErrorKind::Fatal));
+    if unknown || fatal {
+        return Err(RestoreError::Client { partition: partition.clone(), message: error.to_string() });
+    }
+    tracing::debug!(%error, "restoring goes on");
+    Ok(())
+}
+
+/// Rows whose bytes stand in one buffer.
+#[derive(Default)]
+struct Batch {
+    data: Vec<u8>,
+    spans: Vec<(Range<usize>, Option<Range<usize>>)>,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// Appends a row; true when the batch is full.
+    fn add(&mut self, key: &[u8], value: Option<&[u8]>) -> bool {
+        let mut append = |bytes: &[u8]| {
+            let start = self.data.len();
+            self.data.extend_from_slice(bytes);
+            start..self.data.len()
+        };
+        let span = (append(key), value.map(append));
+        self.spans.push(span);
+        self.spans.len() >= ROWS_MAX || self.data.len() >= BYTES_MAX
+    }
+
+    fn take(&mut self) -> Vec<Row> {
+        let size = self.data.len();
+        let data = Bytes::from(std::mem::replace(&mut self.data, Vec::with_capacity(size)));
+        self.spans.drain(..).map(|(k, v)| (data.slice(k), v.map(|v| data.slice(v)))).collect()
+    }
+}

@@ -1,0 +1,92 @@
+//! `branch`: sends a record to the first output whose condition is true; a record that meets none goes nowhere.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
+use super::{Cx, Operator, OperatorError, Problem};
+use crate::model::{Expr, Record, Scope};
+
+/// Outputs in order, each with its condition: `{ large: .amount > 1000, small: true }`, read as `from: NODE.large`.
+#[derive(Clone, Debug, Default)]
+pub struct BranchConfig(pub Vec<(String, Expr)>);
+
+impl BranchConfig {
+    /// What is wrong with the settings.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        if self.0.is_empty() {
+            let help = "write `branch: { large: .amount > 1000, small: true }`";
+            return vec![("branch".into(), "no output".into(), help.into())];
+        }
+        Vec::new()
+    }
+}
+
+impl<'de> Deserialize<'de> for BranchConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = BranchConfig;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("outputs, each with a condition")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<BranchConfig, A::Error> {
+                let mut out = Vec::new();
+                while let Some(pair) = map.next_entry::<String, Expr>()? {
+                    out.push(pair);
+                }
+                Ok(BranchConfig(out))
+            }
+        }
+        d.deserialize_map(Pairs)
+    }
+}
+
+impl JsonSchema for BranchConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "Branch".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let expr = generator.subschema_for::<Expr>();
+        json_schema!({
+            "description": "Output name: condition. The first that is true takes the record.",
+            "type": "object", "additionalProperties": expr, "minProperties": 1
+        })
+    }
+}
+
+/// See the module.
+pub struct Branch {
+    conditions: Vec<Expr>,
+}
+
+impl Branch {
+    /// A branch with those outputs.
+    #[must_use]
+    pub fn new(config: &BranchConfig) -> Branch {
+        Branch { conditions: config.0.iter().map(|(_, e)| e.clone()).collect() }
+    }
+}
+
+impl Operator for Branch {
+    fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        let mut hit = None;
+        for (port, condition) in self.conditions.iter().enumerate() {
+            match condition.test(&Scope::of(&record)) {
+                Ok(true) => {
+                    hit = u16::try_from(port).ok();
+                    break;
+                }
+                Ok(false) => {}
+                Err(e) => return Err(OperatorError::expression(record, &e)),
+            }
+        }
+        if let Some(port) = hit {
+            cx.forward_to(port, record);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,371 @@
+//! Settings of `enrich`, and how a record becomes a request.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+
+use bytes::Bytes;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, de};
+
+use crate::model::expr::{Step, parse_path};
+use crate::model::{EvalError, Expr, Millis, Scope, Size, Template};
+use crate::operators::HttpRequest;
+use crate::operators::retry::RetryConfig;
+
+/// Calls an HTTP API for each record and puts the answer into the record's value. Calls of different keys run in
+/// parallel, those of one key in order; a call under way at a crash is made again.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EnrichConfig {
+    /// What to call.
+    pub http: HttpConfig,
+    /// Name of a rate limit under `rate_limits`; every attempt pays a token. Default: none.
+    #[serde(default)]
+    pub rate_limit: Option<String>,
+    /// Where the answer goes in the value (`.account`); `.` replaces the value. No default.
+    pub into: FieldPath,
+    /// How failed calls are retried.
+    #[serde(default)]
+    pub retry: RetryConfig,
+    /// Calls of one task that may be under way at a time. Default 128.
+    #[serde(default = "calls_in_flight_max")]
+    pub calls_in_flight_max: NonZeroUsize,
+    /// Calls of one task that may wait or be under way; at this the task takes no more input. Default 10000.
+    #[serde(default = "calls_pending_max")]
+    pub calls_pending_max: NonZeroUsize,
+}
+
+/// One HTTP call: exactly one of `get`, `post`, `put`, `patch` and `delete`.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HttpConfig {
+    /// URL to `GET`. What stands between double braces is percent-encoded.
+    #[serde(default)]
+    pub get: Option<Template>,
+    /// URL to `POST` to.
+    #[serde(default)]
+    pub post: Option<Template>,
+    /// URL to `PUT` to.
+    #[serde(default)]
+    pub put: Option<Template>,
+    /// URL to `PATCH`.
+    #[serde(default)]
+    pub patch: Option<Template>,
+    /// URL to `DELETE`.
+    #[serde(default)]
+    pub delete: Option<Template>,
+    /// Headers by name. Default: `accept: application/json`, and `content-type: application/json` with a body.
+    #[serde(default)]
+    pub headers: BTreeMap<String, Template>,
+    /// Expression whose result is sent as a JSON body. Default: no body.
+    #[serde(default)]
+    pub body: Option<Expr>,
+    /// Time one attempt may take, from sending to the end of the body. Default `5s`.
+    #[serde(default = "timeout")]
+    pub timeout: Millis,
+    /// Clients taken in turn. HTTP/2 keeps one connection per client, so more of them lift its limit of streams;
+    /// HTTP/1.1 opens connections as needed. Default 1.
+    #[serde(default = "connections")]
+    pub connections: NonZeroUsize,
+    /// Largest answer, after decompression; a larger one is refused. Default `1MiB`.
+    #[serde(default = "max_body")]
+    pub max_body: Size,
+}
+
+fn timeout() -> Millis {
+    Millis::secs(5)
+}
+fn max_body() -> Size {
+    Size(1 << 20)
+}
+fn connections() -> NonZeroUsize {
+    NonZeroUsize::MIN
+}
+fn calls_in_flight_max() -> NonZeroUsize {
+    NonZeroUsize::MIN.saturating_add(127)
+}
+fn calls_pending_max() -> NonZeroUsize {
+    NonZeroUsize::MIN.saturating_add(9_999)
+}
+
+/// Settings that contradict each other, in words for whoever wrote them.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+impl EnrichConfig {
+    /// Everything at its default.
+    #[must_use]
+    pub fn new(http: HttpConfig, into: FieldPath) -> EnrichConfig {
+        EnrichConfig {
+            http,
+            rate_limit: None,
+            into,
+            retry: RetryConfig::default(),
+            calls_in_flight_max: calls_in_flight_max(),
+            calls_pending_max: calls_pending_max(),
+        }
+    }
+
+    /// The expressions inside, to be compiled.
+    pub fn exprs_mut(&mut self) -> impl Iterator<Item = &mut Expr> {
+        let http = &mut self.http;
+        let urls = [&mut http.get, &mut http.post, &mut http.put, &mut http.patch, &mut http.delete];
+        let templates = urls.into_iter().flatten().chain(http.headers.values_mut());
+        templates.flat_map(Template::exprs_mut).chain(http.body.as_mut())
+    }
+}
+
+impl HttpConfig {
+    /// `GET` of a URL, everything else at its default.
+    #[must_use]
+    pub fn get(url: Template) -> HttpConfig {
+        HttpConfig {
+            get: Some(url),
+            post: None,
+            put: None,
+            patch: None,
+            delete: None,
+            headers: BTreeMap::new(),
+            body: None,
+            timeout: timeout(),
+            connections: connections(),
+            max_body: max_body(),
+        }
+    }
+
+    /// The method and its URL.
+    ///
+    /// # Errors
+    /// None or more than one is set, a header's name is none, or the time allowed is zero.
+    pub fn checked(&self) -> Result<(&'static str, &Template), ConfigError> {
+        let fail = |text: &str| Err(ConfigError(text.to_owned()));
+        let all = [
+            ("GET", &self.get),
+            ("POST", &self.post),
+            ("PUT", &self.put),
+            ("PATCH", &self.patch),
+            ("DELETE", &self.delete),
+        ];
+        let mut set = all.iter().filter_map(|(method, url)| url.as_ref().map(|u| (*method, u)));
+        let Some(line) = set.next() else {
+            return fail("no URL: write one of `get`, `post`, `put`, `patch` or `delete`");
+        };
+        if set.next().is_some() {
+            return fail("more than one method: keep one of `get`, `post`, `put`, `patch` and `delete`");
+        }
+        if let Some(name) = self.headers.keys().find(|name| !is_token(name)) {
+            return Err(ConfigError(format!("`{name}` is no header name: use letters, digits and `-`")));
+        }
+        if self.timeout <= Millis::ZERO {
+            return fail("`timeout` is zero: write how long an attempt may take, like `5s`");
+        }
+        Ok(line)
+    }
+
+    /// The request for one record.
+    ///
+    /// # Errors
+    /// An expression fails, a URL part is empty or a dot segment (it would call another path), or a header's value
+    /// has a line break.
+    pub fn request(&self, scope: &Scope<'_>) -> Result<HttpRequest, EvalError> {
+        let (method, url) = self.checked().map_err(|e| EvalError(e.0))?;
+        let empty = Cell::new(false);
+        let url = url.render(scope, |part, out| {
+            if part.is_empty() && !out.contains('?') {
+                empty.set(true);
+            }
+            escape(part, out);
+        })?;
+        let path = url.split(['?', '#']).next().unwrap_or_default();
+        if empty.get() || path.split('/').any(|s| s == "." || s == "..") {
+            return Err(EvalError(format!(
+                "`{url}` would call another path: a part of it is empty, `.` or `..`"
+            )));
+        }
+        let mut headers = Vec::with_capacity(self.headers.len() + 2);
+        for (name, value) in &self.headers {
+            let value = value.render(scope, |part, out| out.push_str(part))?;
+            if value.chars().any(|c| c.is_control() && c != '\t') {
+                return Err(EvalError(format!(
+                    "header `{name}` has a line break or another control character"
+                )));
+            }
+            headers.push((name.clone(), value));
+        }
+        let body = match &self.body {
+            Some(body) => Some(Bytes::from(body.eval(scope)?.to_string())),
+            None => None,
+        };
+        let mut default = |name: &str| {
+            if !self.headers.keys().any(|n| n.eq_ignore_ascii_case(name)) {
+                headers.push((name.to_owned(), "application/json".to_owned()));
+            }
+        };
+        default("accept");
+        if body.is_some() {
+            default("content-type");
+        }
+        Ok(HttpRequest { method, url, headers, body, timeout: self.timeout })
+    }
+}
+
+/// A header's name (RFC 9110, 5.6.2).
+fn is_token(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+/// Percent-encodes everything but RFC 3986's unreserved characters: safe in a path segment and in a query.
+fn escape(part: &str, out: &mut String) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in part.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            out.push(char::from(HEX[usize::from(byte >> 4)]));
+            out.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+    }
+}
+
+/// A path of fields in a value: `.account`, `.user.state`, or `.` for the whole value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldPath {
+    text: String,
+    steps: Vec<Step>,
+}
+
+impl FieldPath {
+    /// The path as written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Its fields.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+}
+
+impl FromStr for FieldPath {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let steps = parse_path(text)
+            .filter(|steps| steps.iter().all(|s| matches!(s, Step::Field(_))))
+            .ok_or_else(|| ConfigError(format!("`{text}` is no path of fields: write it like `.account`")))?;
+        Ok(FieldPath { text: text.trim().to_owned(), steps })
+    }
+}
+
+impl<'de> Deserialize<'de> for FieldPath {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for FieldPath {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "FieldPath".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": r"^\.", "examples": [".account"] })
+    }
+}
+
+/// The `http` settings of a test: expressions reach serde as `spec/` hands them over, `[start, end, text]`.
+#[cfg(test)]
+pub(super) fn spelled(mut http: crate::model::Json) -> crate::model::Json {
+    use crate::model::Json;
+    let expr = |at: &mut Json| *at = serde_json::json!([0, 0, at.as_str().unwrap_or_default()]);
+    for (name, at) in http.as_object_mut().into_iter().flatten() {
+        match (name.as_str(), at) {
+            ("get" | "post" | "put" | "patch" | "delete" | "body", at) => expr(at),
+            ("headers", Json::Object(headers)) => headers.values_mut().for_each(expr),
+            _ => {}
+        }
+    }
+    http
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Record, Timestamp, Value};
+    use serde_json::json;
+
+    fn check(url: &str, key: &str, expected: Option<&str>) {
+        let record = Record::new(key.to_owned(), Value::from(json!({"q": "a&b=c d"})), Timestamp(0));
+        let http = HttpConfig::get(Template::new(url, None).expect("is a template"));
+        let got = http.request(&Scope::of(&record)).ok().map(|r| r.url);
+        assert_eq!(got.as_deref(), expected, "{url} with {key}");
+    }
+
+    #[test]
+    fn what_is_substituted_cannot_change_the_url_around_it() {
+        check("http://h/a/{{ key }}", "x1-._~", Some("http://h/a/x1-._~"));
+        check("http://h/a/{{ key }}", "../b?c#d", Some("http://h/a/..%2Fb%3Fc%23d"));
+        check("http://h/a/{{ key }}", "50% ü", Some("http://h/a/50%25%20%C3%BC"));
+        check("http://h/a?q={{ .q }}&k={{ key }}", "", Some("http://h/a?q=a%26b%3Dc%20d&k="));
+        check("http://h/a/{{ key }}", "..", None);
+        check("http://h/a/{{ key }}/b", ".", None);
+        check("http://h/a/{{ key }}", "", None);
+        check("http://h/a/{{ .none }}", "x", None);
+    }
+
+    #[test]
+    fn headers_and_body_are_made_from_the_record() {
+        let record = Record::new("k", Value::from(json!({"n": 1, "bad": "a\r\nb"})), Timestamp(0));
+        let mut http: HttpConfig = serde_json::from_value(spelled(json!({
+            "post": "http://h/", "headers": {"X-Key": "k={{ key }}", "Accept": "text/x"}, "body": "."
+        })))
+        .expect("is a config");
+        let request = http.request(&Scope::of(&record)).expect("renders");
+        assert_eq!(request.method, "POST");
+        assert_eq!(request.body.as_deref(), Some(&br#"{"n":1,"bad":"a\r\nb"}"#[..]));
+        let headers: Vec<_> = request.headers.iter().map(|(n, v)| format!("{n}: {v}")).collect();
+        assert_eq!(headers, ["Accept: text/x", "X-Key: k=k", "content-type: application/json"]);
+        assert_eq!(request.timeout, Millis(5000));
+        http.headers.insert("Bad".into(), Template::new("{{ .bad }}", None).expect("is a template"));
+        assert!(http.request(&Scope::of(&record)).is_err());
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_named() {
+        let check = |config: serde_json::Value, says: &str| {
+            let error = match serde_json::from_value::<HttpConfig>(spelled(config.clone())) {
+                Ok(http) => http.checked().map(|_| ()).expect_err("is refused").0,
+                Err(e) => e.to_string(),
+            };
+            assert!(error.contains(says), "{config}: {error}");
+        };
+        check(json!({}), "no URL");
+        check(json!({"get": "a", "put": "b"}), "more than one method");
+        check(json!({"get": "a", "headers": {"a b": "c"}}), "no header name");
+        check(json!({"get": "a", "timeout": "0s"}), "timeout");
+        check(json!({"get": "a", "connections": 0}), "nonzero");
+        check(json!({"gets": "a"}), "unknown field");
+        for bad in ["account", ".a[0]", "", ".a == 1"] {
+            assert!(bad.parse::<FieldPath>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_expression_is_found_for_compiling() {
+        let mut config: EnrichConfig = serde_json::from_value(json!({
+            "http": spelled(json!({
+                "put": "http://h/{{ .a + 1 }}", "headers": {"x": "{{ .b + 1 }}"}, "body": ".c + 1"
+            })),
+            "into": ".x"
+        }))
+        .expect("is a config");
+        let texts: Vec<_> = config.exprs_mut().map(|e| e.text().to_owned()).collect();
+        assert_eq!(texts, [".a + 1", ".b + 1", ".c + 1"]);
+        assert_eq!((config.calls_in_flight_max.get(), config.calls_pending_max.get()), (128, 10_000));
+    }
+}

@@ -1,0 +1,420 @@
+//! `enrich`: one API call per record, its answer set into the record.
+//!
+//! A record becomes a *pending call* with a sequence number, and a row, so that a crash makes the call again. Calls of
+//! different keys run in parallel up to a bound, one key's calls strictly in order; a record without a key waits for
+//! nobody. Retries wait on the wall clock without a slot. Nothing is passed on unenriched: a record leaves with its
+//! answer or is refused.
+//!
+//! Stream time: records leave in the order of their answers, but the clocks below must not pass what a record still
+//! pending will bring. So a record travels with at most the clock the node had before its oldest pending record, and
+//! when that one has left the clocks below are moved up to the next. What is below sees each record no later, and
+//! timers no earlier, than without the calls.
+//!
+//! Not here: HTTP, rate limits and the circuit breaker (`runtime/`).
+
+mod config;
+mod row;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use config::{ConfigError, EnrichConfig, FieldPath, HttpConfig};
+use row::Arrival;
+
+use super::{Call, CallRequest, Cx, HttpRequest, Load, Operator, OperatorError, Reason, Reject, Reply};
+use crate::model::expr::{Step, set_at};
+use crate::model::{Json, Millis, Record, Scope, Timestamp, Value};
+use crate::state::StateError;
+
+/// How much of an answer's body a refusal quotes, characters.
+const QUOTE_CHARS_MAX: usize = 200;
+
+/// The store of pending calls: sequence number, big-endian -> row.
+const PENDING: usize = 0;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Behind another call of its key.
+    Queued,
+    /// Waits for a slot.
+    Ready,
+    /// With the driver.
+    InFlight,
+    /// Waits for its retry.
+    Waiting,
+}
+
+struct Pending {
+    arrival: Arrival,
+    /// Ready to send, or why it cannot be made (only after the topology was changed under a pending call).
+    request: Result<HttpRequest, Refusal>,
+    attempt: u32,
+    stage: Stage,
+}
+
+#[derive(Clone)]
+struct Refusal {
+    reason: Reason,
+    detail: String,
+}
+
+/// What an answer means.
+enum Verdict {
+    Answer(Json),
+    Retry { detail: String, after: Option<Millis> },
+    Refused(String),
+}
+
+/// The operator. One store: pending calls.
+pub struct Enrich {
+    config: EnrichConfig,
+    pending: BTreeMap<u64, Pending>,
+    /// Per key: its pending calls in order; all but the first are `Queued`.
+    lanes: HashMap<Bytes, VecDeque<u64>>,
+    ready: BTreeSet<u64>,
+    waiting: BTreeSet<(Timestamp, u64)>,
+    unsendable: Vec<u64>,
+    in_flight: usize,
+    bytes: usize,
+    next: u64,
+    /// The node's clock when it was last seen.
+    seen: Timestamp,
+    /// The highest stream time given to the nodes below since the start.
+    sent: Timestamp,
+}
+
+impl Enrich {
+    /// The operator for these settings, with nothing pending.
+    ///
+    /// # Errors
+    /// The settings contradict each other: see [`HttpConfig::checked`].
+    pub fn new(config: EnrichConfig) -> Result<Enrich, ConfigError> {
+        config.http.checked()?;
+        Ok(Enrich {
+            config,
+            pending: BTreeMap::new(),
+            lanes: HashMap::new(),
+            ready: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            unsendable: Vec::new(),
+            in_flight: 0,
+            bytes: 0,
+            next: 0,
+            seen: Timestamp::MIN,
+            sent: Timestamp::MIN,
+        })
+    }
+
+    /// The request for a record that can take the answer.
+    fn prepare(&self, record: &Record) -> Result<HttpRequest, Refusal> {
+        let not_json = |detail: String| Refusal { reason: Reason::NotJson, detail };
+        let path = self.config.into.steps();
+        let value = if path.is_empty() || record.value.is_null() {
+            record.value.clone()
+        } else {
+            let json = record.value.json().map_err(|e| not_json(e.to_string()))?;
+            if !takes(&json, path) {
+                let into = self.config.into.text();
+                return Err(not_json(format!("`{into}` cannot be set: the value there is no JSON object")));
+            }
+            Value::Json(json)
+        };
+        let scope = Scope { value: &value, ..Scope::of(record) };
+        self.config.http.request(&scope).map_err(|e| {
+            let reason =
+                if e.0.starts_with("the value is not JSON") { Reason::NotJson } else { Reason::Expression };
+            Refusal { reason, detail: e.0 }
+        })
+    }
+
+    /// Takes a call into memory, behind those of its key.
+    fn admit(&mut self, seq: u64, arrival: Arrival, request: Result<HttpRequest, Refusal>) {
+        self.bytes += arrival.record.size();
+        let mut stage = Stage::Ready;
+        if let Some(key) = &arrival.record.key {
+            let lane = self.lanes.entry(key.clone()).or_default();
+            if !lane.is_empty() {
+                stage = Stage::Queued;
+            }
+            lane.push_back(seq);
+        }
+        if stage == Stage::Ready {
+            self.ready.insert(seq);
+        }
+        if request.is_err() {
+            self.unsendable.push(seq);
+        }
+        self.pending.insert(seq, Pending { arrival, request, attempt: 0, stage });
+        self.next = self.next.max(seq + 1);
+    }
+
+    /// Starts calls while slots are free, oldest first.
+    fn pump(&mut self, cx: &mut Cx<'_>) {
+        while self.in_flight < self.config.calls_in_flight_max.get() {
+            let Some(seq) = self.ready.pop_first() else { return };
+            let Some(pending) = self.pending.get_mut(&seq) else { continue };
+            let Ok(request) = &pending.request else { continue };
+            pending.attempt += 1;
+            pending.stage = Stage::InFlight;
+            self.in_flight += 1;
+            cx.call(Call {
+                id: seq,
+                attempt: pending.attempt,
+                key: pending.arrival.record.key.clone(),
+                request: CallRequest::Http(request.clone()),
+            });
+        }
+    }
+
+    /// The call is over, whatever came of it: forgets it and lets its key's next one go.
+    fn finish(&mut self, seq: u64, cx: &mut Cx<'_>) -> Option<Pending> {
+        let done = self.pending.remove(&seq)?;
+        cx.store(PENDING).delete(&seq.to_be_bytes());
+        self.bytes = self.bytes.saturating_sub(done.arrival.record.size());
+        self.ready.remove(&seq);
+        if let Some(key) = &done.arrival.record.key
+            && let Some(lane) = self.lanes.get_mut(key)
+        {
+            if lane.front() == Some(&seq) {
+                lane.pop_front();
+            } else {
+                lane.retain(|s| *s != seq);
+            }
+            match lane.front() {
+                None => {
+                    self.lanes.remove(key);
+                }
+                Some(front) => {
+                    if let Some(next) = self.pending.get_mut(front)
+                        && next.stage == Stage::Queued
+                    {
+                        next.stage = Stage::Ready;
+                        self.ready.insert(*front);
+                    }
+                }
+            }
+        }
+        Some(done)
+    }
+
+    /// Sends an enriched record on, with the stream time that what is still pending allows.
+    fn forward(&mut self, arrival: &Arrival, record: Record, cx: &mut Cx<'_>) {
+        let held = match self.pending.first_key_value() {
+            Some((_, oldest)) => oldest.arrival.before.min(arrival.clock),
+            None => arrival.clock,
+        };
+        self.sent = self.sent.max(record.ts.min(held));
+        cx.forward_held(record, held);
+    }
+
+    /// Moves the clocks below as far as the oldest pending record allows.
+    fn catch_up(&mut self, cx: &mut Cx<'_>) {
+        let free = self.pending.first_key_value().map_or(cx.clock, |(_, oldest)| oldest.arrival.before);
+        if free > self.sent {
+            self.sent = free;
+            cx.watermark(free);
+        }
+    }
+
+    fn reject(&mut self, seq: u64, refusal: Refusal, cx: &mut Cx<'_>) {
+        if let Some(done) = self.finish(seq, cx) {
+            cx.reject(Reject {
+                reason: refusal.reason,
+                detail: refusal.detail,
+                record: done.arrival.record,
+                attempts: done.attempt,
+            });
+        }
+    }
+
+    /// Waits for the next attempt, or gives up.
+    fn retry(&mut self, seq: u64, detail: String, after: Option<Millis>, cx: &mut Cx<'_>) {
+        let Some(pending) = self.pending.get_mut(&seq) else { return };
+        let attempt = pending.attempt;
+        if self.config.retry.is_last(attempt) {
+            let detail = format!("gave up after attempt {attempt}: {detail}");
+            return self.reject(seq, Refusal { reason: Reason::Exhausted, detail }, cx);
+        }
+        let own = seq.to_be_bytes();
+        let key = pending.arrival.record.key.as_deref().unwrap_or(&own);
+        let at = cx.now.plus(self.config.retry.delay(key, attempt, after));
+        pending.stage = Stage::Waiting;
+        self.waiting.insert((at, seq));
+    }
+
+    fn answer(&mut self, seq: u64, answer: Json, cx: &mut Cx<'_>) {
+        let Some(done) = self.finish(seq, cx) else { return };
+        match set_answer(&done.arrival.record.value, self.config.into.steps(), answer) {
+            Ok(value) => {
+                let record = Record { value, ..done.arrival.record.clone() };
+                self.forward(&done.arrival, record, cx);
+            }
+            Err(detail) => cx.reject(Reject {
+                reason: Reason::NotJson,
+                detail,
+                record: done.arrival.record,
+                attempts: done.attempt,
+            }),
+        }
+    }
+}
+
+impl Operator for Enrich {
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        let mut rows = Vec::new();
+        cx.store(PENDING).scan(b"", None, &mut |key, row| {
+            rows.push(read_seq(key).and_then(|seq| Ok((seq, row::decode(row)?))));
+            ControlFlow::Continue(())
+        })?;
+        self.seen = cx.clock;
+        for row in rows {
+            let (seq, arrival) = row?;
+            let request = self.prepare(&arrival.record);
+            self.admit(seq, arrival, request);
+        }
+        self.pump(cx);
+        Ok(())
+    }
+
+    fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        let before = self.seen;
+        self.seen = self.seen.max(cx.clock);
+        let request = match self.prepare(&record) {
+            Ok(request) => request,
+            Err(refusal) => return Err(OperatorError::reject(record, refusal.reason, refusal.detail)),
+        };
+        let seq = self.next;
+        let arrival = Arrival { record, before, clock: self.seen };
+        cx.store(PENDING).put_new(&seq.to_be_bytes(), row::encode(&arrival)?);
+        self.admit(seq, arrival, Ok(request));
+        self.pump(cx);
+        Ok(())
+    }
+
+    fn wall_deadline(&self) -> Option<Timestamp> {
+        if !self.unsendable.is_empty() {
+            return Some(Timestamp::MIN);
+        }
+        self.waiting.first().map(|(at, _)| *at)
+    }
+
+    fn on_wall(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        for seq in std::mem::take(&mut self.unsendable) {
+            if let Some(Err(refusal)) = self.pending.get(&seq).map(|p| &p.request) {
+                let refusal = refusal.clone();
+                self.reject(seq, refusal, cx);
+            }
+        }
+        while let Some((at, seq)) = self.waiting.first().copied()
+            && at <= cx.now
+        {
+            self.waiting.pop_first();
+            if let Some(pending) = self.pending.get_mut(&seq) {
+                pending.stage = Stage::Ready;
+                self.ready.insert(seq);
+            }
+        }
+        self.catch_up(cx);
+        self.pump(cx);
+        Ok(())
+    }
+
+    fn on_reply(&mut self, call: u64, reply: Reply, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        // An answer nobody waits for: the call was made again by another life of this task.
+        if self.pending.get(&call).is_none_or(|p| p.stage != Stage::InFlight) {
+            return Ok(());
+        }
+        self.in_flight -= 1;
+        match judge(reply) {
+            Verdict::Answer(json) => self.answer(call, json, cx),
+            Verdict::Retry { detail, after } => self.retry(call, detail, after, cx),
+            Verdict::Refused(detail) => self.reject(call, Refusal { reason: Reason::Refused, detail }, cx),
+        }
+        self.catch_up(cx);
+        self.pump(cx);
+        Ok(())
+    }
+
+    fn on_watermark(&mut self, cx: &mut Cx<'_>) {
+        self.seen = self.seen.max(cx.clock);
+        if self.pending.is_empty() {
+            self.sent = self.sent.max(cx.clock);
+            cx.watermark(cx.clock);
+        }
+    }
+
+    fn load(&self) -> Load {
+        Load {
+            keys: self.lanes.len(),
+            bytes: self.bytes,
+            calls: self.pending.len(),
+            full: self.pending.len() >= self.config.calls_pending_max.get(),
+        }
+    }
+}
+
+fn read_seq(key: &[u8]) -> Result<u64, StateError> {
+    let bytes =
+        key.try_into().map_err(|_| StateError(format!("pending call: key of {} bytes", key.len())))?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+/// Can an answer be set at `path`? The value must be an object, and so must everything on the way that is there.
+fn takes(json: &Json, path: &[Step]) -> bool {
+    let Some((step, rest)) = path.split_first() else { return true };
+    match (step, json) {
+        (Step::Field(name), Json::Object(fields)) => match fields.get(name) {
+            None | Some(Json::Null) => true,
+            Some(inner) => takes(inner, rest),
+        },
+        _ => false,
+    }
+}
+
+/// The value with the answer in it.
+fn set_answer(value: &Value, path: &[Step], answer: Json) -> Result<Value, String> {
+    if path.is_empty() {
+        return Ok(Value::from(answer));
+    }
+    let mut json = Arc::unwrap_or_clone(value.json().map_err(|e| e.to_string())?);
+    set_at(&mut json, path, answer).map_err(|e| e.0)?;
+    Ok(Value::from(json))
+}
+
+/// What an answer means: facts of HTTP, not of any one API.
+fn judge(reply: Reply) -> Verdict {
+    let (status, retry_after, body) = match reply {
+        Reply::Http { status, retry_after, body } => (status, retry_after, body),
+        Reply::Failed { message } => return Verdict::Retry { detail: message, after: None },
+        Reply::Refused { message } => return Verdict::Refused(message),
+        // No sink answers here; an empty answer is what it would be.
+        Reply::Delivered => return Verdict::Answer(Json::Null),
+    };
+    match status {
+        200..=299 if body.is_empty() => Verdict::Answer(Json::Null),
+        200..=299 => match serde_json::from_slice(&body) {
+            Ok(json) => Verdict::Answer(json),
+            Err(e) => {
+                Verdict::Refused(format!("status {status}, but the body is no JSON ({e}): {}", quote(&body)))
+            }
+        },
+        408 | 425 | 429 | 500..=599 => {
+            Verdict::Retry { detail: format!("status {status}: {}", quote(&body)), after: retry_after }
+        }
+        300..=399 => {
+            Verdict::Refused(format!("status {status}: redirects are not followed: {}", quote(&body)))
+        }
+        _ => Verdict::Refused(format!("status {status}: {}", quote(&body))),
+    }
+}
+
+/// The start of a body, for people.
+fn quote(body: &[u8]) -> String {
+    let start = &body[..body.len().min(QUOTE_CHARS_MAX * 4)];
+    String::from_utf8_lossy(start).chars().take(QUOTE_CHARS_MAX).collect()
+}

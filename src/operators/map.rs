@@ -1,0 +1,67 @@
+//! `map` and `flat_map`: new values from old ones. Key, timestamp and headers stay.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Cx, Operator, OperatorError};
+use crate::model::{EvalError, Expr, Json, Record, Scope, Value};
+
+/// The expression of the new value (`map`), or of a list of new values (`flat_map`).
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct MapConfig(pub Expr);
+
+/// One record out for each record in. A result of `null` is a tombstone.
+pub struct Map {
+    value: Expr,
+}
+
+impl Map {
+    /// A map with that expression.
+    #[must_use]
+    pub fn new(config: &MapConfig) -> Map {
+        Map { value: config.0.clone() }
+    }
+}
+
+impl Operator for Map {
+    fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        match self.value.eval(&Scope::of(&record)) {
+            Ok(json) => record.value = Value::from(json),
+            Err(e) => return Err(OperatorError::expression(record, &e)),
+        }
+        cx.forward(record);
+        Ok(())
+    }
+}
+
+/// One record out for each element of the list; an empty list gives none. Anything but a list is an error of the
+/// record.
+pub struct FlatMap {
+    values: Expr,
+}
+
+impl FlatMap {
+    /// A flat map with that expression.
+    #[must_use]
+    pub fn new(config: &MapConfig) -> FlatMap {
+        FlatMap { values: config.0.clone() }
+    }
+}
+
+impl Operator for FlatMap {
+    fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        let items = match self.values.eval(&Scope::of(&record)) {
+            Ok(Json::Array(items)) => items,
+            Ok(other) => {
+                let e = EvalError(format!("`{}` gave {other}, not a list", self.values.text()));
+                return Err(OperatorError::expression(record, &e));
+            }
+            Err(e) => return Err(OperatorError::expression(record, &e)),
+        };
+        for item in items {
+            cx.forward(Record { value: Value::from(item), ..record.clone() });
+        }
+        Ok(())
+    }
+}

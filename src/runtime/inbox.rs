@@ -1,0 +1,137 @@
+//! What reaches a worker thread from others: one queue, in order.
+//!
+//! The queue has no bound of its own: every message answers something that the worker started (a delivery, a call, a
+//! commit) or an assignment, and those are bounded where they start.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
+use std::time::Duration;
+
+use super::task::{Step, Task, TaskId};
+use crate::kafka::PartitionReader;
+use crate::model::Record;
+use crate::operators::Reply;
+use crate::state::Backend;
+
+/// A task of one assignment. What comes back for an earlier generation of the same task is ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Handle {
+    /// The task.
+    pub id: TaskId,
+    /// The assignment, counted up by the worker.
+    pub generation: u64,
+}
+
+/// A message to a worker.
+pub enum Message {
+    /// Partitions of one task arrived, by index of the topic.
+    Assign {
+        /// The task.
+        id: TaskId,
+        /// Its readers.
+        readers: Vec<(usize, PartitionReader)>,
+    },
+    /// Partitions go away. `done` is answered when their tasks are committed and dropped (or at once where `lost`).
+    Revoke {
+        /// The tasks.
+        ids: Vec<TaskId>,
+        /// Already lost: drop without committing.
+        lost: bool,
+        /// Answered once.
+        done: SyncSender<()>,
+    },
+    /// A task was restored.
+    Restored {
+        /// Which.
+        handle: Handle,
+        /// The task with its first effects, or why not.
+        result: Box<Result<Restored, String>>,
+    },
+    /// A call was answered.
+    Reply {
+        /// Task.
+        handle: Handle,
+        /// Node.
+        node: usize,
+        /// Call.
+        call: u64,
+        /// Answer.
+        reply: Reply,
+    },
+    /// Deliveries are durable.
+    Acked {
+        /// Task.
+        handle: Handle,
+        /// Epoch.
+        epoch: u64,
+        /// How many.
+        rows: u32,
+    },
+    /// A sink refused a row.
+    Refused {
+        /// Task.
+        handle: Handle,
+        /// Epoch.
+        epoch: u64,
+        /// Sink node.
+        node: usize,
+        /// The row's record.
+        record: Box<Record>,
+        /// What the sink said.
+        message: String,
+    },
+    /// A checkpoint is committed and applied.
+    Committed(Vec<Handle>),
+    /// A checkpoint was not committed: these tasks go back to their last one.
+    Rewind(Vec<Handle>, String),
+    /// Stop taking input, finish, commit; answered when nothing is left.
+    Drain(SyncSender<()>),
+}
+
+/// A task that may run.
+pub struct Restored {
+    /// The task.
+    pub task: Task,
+    /// Its state.
+    pub backend: Arc<dyn Backend>,
+    /// Calls and deliveries that were pending.
+    pub step: Step,
+    /// Committed next offsets by index of the topic, where the group has one.
+    pub offsets: Vec<(usize, i64)>,
+}
+
+/// The sending side.
+#[derive(Clone)]
+pub struct Inbox(Sender<Message>);
+
+impl Inbox {
+    /// Sends; a worker that is gone takes nothing more, which is right at shutdown.
+    pub fn send(&self, message: Message) {
+        drop(self.0.send(message));
+    }
+}
+
+/// The receiving side.
+pub struct Mail(Receiver<Message>);
+
+impl Mail {
+    /// The next message, if one is there.
+    pub fn try_next(&self) -> Option<Message> {
+        self.0.try_recv().ok()
+    }
+
+    /// Waits at most `wait` for a message.
+    pub fn next(&self, wait: Duration) -> Option<Message> {
+        match self.0.recv_timeout(wait) {
+            Ok(message) => Some(message),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        }
+    }
+}
+
+/// A new inbox.
+#[must_use]
+pub fn inbox() -> (Inbox, Mail) {
+    let (send, receive) = channel();
+    (Inbox(send), Mail(receive))
+}

@@ -1,0 +1,339 @@
+//! Metrics: every name in one place, handles resolved once. Prometheus conventions, prefix `slackwater_`, base units.
+//!
+//! Labels: `topology` on everything, `node`, and `partition` for what an assigned partition holds; never a record's key.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+use super::calls::CallCounters;
+use super::limiter::Limiter;
+use super::task::{Task, TaskId};
+use crate::topology::Topology;
+
+const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// All metrics of a process.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    names: Arc<Vec<String>>,
+    records_in: IntCounterVec,
+    records_out: IntCounterVec,
+    dropped: IntCounterVec,
+    skewed: IntCounterVec,
+    latency: HistogramVec,
+    commit_lag: IntGaugeVec,
+    checkpoint_duration: Histogram,
+    checkpoints_failed: IntCounter,
+    checkpoint_timestamp: GaugeVec,
+    state_keys: IntGaugeVec,
+    state_bytes: IntGaugeVec,
+    restore_remaining: IntGaugeVec,
+    pending_keys: IntGaugeVec,
+    collapsed: IntCounterVec,
+    fired: IntCounterVec,
+    calls: IntCounterVec,
+    calls_in_flight: IntGaugeVec,
+    calls_pending: IntGaugeVec,
+    call_retries: IntCounterVec,
+    limiter_wait: GaugeVec,
+    limiter_share: GaugeVec,
+    sink_batches: IntCounterVec,
+    sink_rows: IntCounterVec,
+    sink_failures: IntCounterVec,
+    sink_write: HistogramVec,
+    tasks: IntGaugeVec,
+    /// Counters of call drivers and limiters, read when scraped: node or limit name, source.
+    scraped: Arc<Mutex<Scraped>>,
+}
+
+#[derive(Default)]
+struct Scraped {
+    calls: Vec<(String, Arc<CallCounters>, BTreeMap<&'static str, u64>)>,
+    limiters: Vec<(String, Arc<Limiter>)>,
+}
+
+impl Metrics {
+    /// The metrics of a topology.
+    ///
+    /// # Errors
+    /// Two metrics of one name: a bug.
+    pub fn new(topology: &Topology) -> Result<Metrics, prometheus::Error> {
+        let labels = [("topology".to_owned(), topology.name.clone())].into_iter().collect();
+        let registry = Registry::new_custom(Some("slackwater".into()), Some(labels))?;
+        let r = &registry;
+        let counter = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+            let c = IntCounterVec::new(Opts::new(name, help), labels)?;
+            r.register(Box::new(c.clone()))?;
+            Ok(c)
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
+            let g = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            r.register(Box::new(g.clone()))?;
+            Ok(g)
+        };
+        let floats = |name: &str, help: &str, labels: &[&str]| -> Result<GaugeVec, prometheus::Error> {
+            let g = GaugeVec::new(Opts::new(name, help), labels)?;
+            r.register(Box::new(g.clone()))?;
+            Ok(g)
+        };
+        let histograms = |name: &str, help: &str, labels: &[&str]| -> Result<HistogramVec, prometheus::Error> {
+            let h = HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels)?;
+            r.register(Box::new(h.clone()))?;
+            Ok(h)
+        };
+        let node: &[&str] = &["node"];
+        let part: &[&str] = &["node", "partition"];
+        let metrics = Metrics {
+            names: Arc::new(topology.nodes.iter().map(|n| n.name.clone()).collect()),
+            records_in: counter("records_in_total", "Records that came into a node.", node)?,
+            records_out: counter("records_out_total", "Records that a node sent on or delivered.", node)?,
+            dropped: counter("records_dropped_total", "Records that were not processed, by reason.", &["node", "reason"])?,
+            skewed: counter("records_skewed_total", "Records stamped further ahead of the wall clock than max_skew.", node)?,
+            latency: histograms("end_to_end_latency_seconds", "From a record's timestamp to its durable row.", node)?,
+            commit_lag: gauge("commit_lag_records", "Records read and not committed yet.", &["topic", "partition"])?,
+            checkpoint_duration: {
+                let opts = HistogramOpts::new("checkpoint_duration_seconds", "Time to commit a checkpoint.");
+                let h = Histogram::with_opts(opts.buckets(SECONDS.to_vec()))?;
+                r.register(Box::new(h.clone()))?;
+                h
+            },
+            checkpoints_failed: {
+                let c = IntCounter::new("checkpoints_failed_total", "Checkpoints that were not committed.")?;
+                r.register(Box::new(c.clone()))?;
+                c
+            },
+            checkpoint_timestamp: floats(
+                "checkpoint_timestamp_seconds",
+                "When the task's last checkpoint was committed, Unix time.",
+                &["partition"],
+            )?,
+            state_keys: gauge("state_keys", "Keys that a node holds in memory.", part)?,
+            state_bytes: gauge("state_bytes", "Bytes that a node holds in memory.", part)?,
+            restore_remaining: gauge("restore_remaining_rows", "Changelog rows still to be read.", &["partition"])?,
+            pending_keys: gauge("debounce_pending_keys", "Keys waiting to go quiet.", part)?,
+            collapsed: counter("debounce_events_collapsed_total", "Events folded into a waiting entry.", node)?,
+            fired: counter("debounce_fired_total", "Entries fired, by reason.", &["node", "reason"])?,
+            calls: counter("calls_total", "Answers to calls, by status.", &["node", "status"])?,
+            calls_in_flight: gauge("calls_in_flight", "Calls sent and not answered.", node)?,
+            calls_pending: gauge("calls_pending", "Calls waiting or sent.", part)?,
+            call_retries: counter("call_retries_total", "Calls made again.", node)?,
+            limiter_wait: floats("limiter_wait_seconds_total", "Time that calls waited for the limiter.", &["limit"])?,
+            limiter_share: floats("limiter_share_ratio", "This instance's share of the limit.", &["limit"])?,
+            sink_batches: counter("sink_batches_total", "Batches written.", node)?,
+            sink_rows: counter("sink_rows_total", "Rows written.", node)?,
+            sink_failures: counter("sink_failures_total", "Batches that were not written, by attempt.", node)?,
+            sink_write: histograms("sink_write_seconds", "Time to write a batch.", node)?,
+            tasks: gauge("tasks", "Tasks of this instance, by state.", &["state"])?,
+            scraped: Arc::default(),
+            registry: registry.clone(),
+        };
+        for name in metrics.names.iter() {
+            metrics.records_in.with_label_values(&[name]);
+            metrics.records_out.with_label_values(&[name]);
+        }
+        Ok(metrics)
+    }
+
+    /// The text that Prometheus reads.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.scrape();
+        let mut out = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+            Ok(()) => String::from_utf8(out).unwrap_or_default(),
+            Err(e) => format!("# {e}\n"),
+        }
+    }
+
+    fn scrape(&self) {
+        // Held by whoever scrapes, for moments.
+        let mut scraped = self.scraped.lock().unwrap_or_else(PoisonError::into_inner);
+        for (node, counters, last) in &mut scraped.calls {
+            for (status, value) in counters.by_status() {
+                let before = last.insert(status, value).unwrap_or(0);
+                self.calls.with_label_values(&[node, status]).inc_by(value.saturating_sub(before));
+            }
+            let in_flight = i64::try_from(counters.in_flight.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+            self.calls_in_flight.with_label_values(&[node]).set(in_flight);
+        }
+        for (name, limiter) in &scraped.limiters {
+            let labels = &[name.as_str()];
+            self.limiter_wait.with_label_values(labels).set(limiter.waited().as_secs_f64());
+            self.limiter_share.with_label_values(labels).set(limiter.share());
+        }
+    }
+
+    /// Watches a call driver's counters.
+    pub fn watch_calls(&self, node: &str, counters: Arc<CallCounters>) {
+        let mut scraped = self.scraped.lock().unwrap_or_else(PoisonError::into_inner);
+        scraped.calls.push((node.to_owned(), counters, BTreeMap::new()));
+    }
+
+    /// Watches a limiter.
+    pub fn watch_limiter(&self, name: &str, limiter: Arc<Limiter>) {
+        let mut scraped = self.scraped.lock().unwrap_or_else(PoisonError::into_inner);
+        scraped.limiters.push((name.to_owned(), limiter));
+    }
+
+    /// For a worker.
+    #[must_use]
+    pub fn worker(&self) -> WorkerMetrics {
+        WorkerMetrics { all: self.clone() }
+    }
+
+    /// For the lanes of a sink.
+    #[must_use]
+    pub fn sink(&self, node: &str) -> SinkMetrics {
+        SinkMetrics {
+            batches: self.sink_batches.with_label_values(&[node]),
+            rows: self.sink_rows.with_label_values(&[node]),
+            failures: self.sink_failures.with_label_values(&[node]),
+            write: self.sink_write.with_label_values(&[node]),
+            latency: self.latency.with_label_values(&[node]),
+        }
+    }
+
+    /// For a commit thread.
+    #[must_use]
+    pub fn checkpoints(&self) -> CheckpointMetrics {
+        CheckpointMetrics { duration: self.checkpoint_duration.clone(), failed: self.checkpoints_failed.clone() }
+    }
+
+    /// Rows that a partition's restore has left.
+    pub fn restoring(&self, partition: i32, remaining: i64) {
+        self.restore_remaining.with_label_values(&[&partition.to_string()]).set(remaining);
+    }
+
+    /// How many tasks are in a state.
+    pub fn set_tasks(&self, state: &str, n: usize) {
+        self.tasks.with_label_values(&[state]).set(i64::try_from(n).unwrap_or(i64::MAX));
+    }
+}
+
+/// What a worker reports.
+#[derive(Clone)]
+pub struct WorkerMetrics {
+    all: Metrics,
+}
+
+impl WorkerMetrics {
+    /// Turns what a task counted since the last time into metrics.
+    pub fn report(&self, id: TaskId, task: &mut Task) {
+        let m = &self.all;
+        let partition = id.partition.to_string();
+        for (node, tally) in task.take_tallies() {
+            let name = [m.names[node].as_str()];
+            m.records_in.with_label_values(&name).inc_by(tally.records_in);
+            m.records_out.with_label_values(&name).inc_by(tally.records_out);
+            for (reason, n) in &tally.dropped {
+                m.dropped.with_label_values(&[name[0], reason.name()]).inc_by(*n);
+            }
+            let some = |counter: &IntCounterVec, labels: &[&str], n: u64| {
+                if n > 0 {
+                    counter.with_label_values(labels).inc_by(n);
+                }
+            };
+            some(&m.skewed, &name, tally.skewed);
+            some(&m.collapsed, &name, tally.collapsed);
+            some(&m.fired, &[name[0], "quiet"], tally.fired_quiet);
+            some(&m.fired, &[name[0], "max_wait"], tally.fired_max_wait);
+            some(&m.call_retries, &name, tally.retries);
+        }
+        for (node, load) in task.loads() {
+            let labels = [m.names[node].as_str(), partition.as_str()];
+            let as_i64 = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+            if load.keys > 0 || load.bytes > 0 {
+                m.state_keys.with_label_values(&labels).set(as_i64(load.keys));
+                m.state_bytes.with_label_values(&labels).set(as_i64(load.bytes));
+            }
+            if load.debounce {
+                m.pending_keys.with_label_values(&labels).set(as_i64(load.keys));
+            }
+            if load.caller {
+                m.calls_pending.with_label_values(&labels).set(as_i64(load.calls));
+            }
+        }
+        for (topic, name) in task.topics().iter().enumerate() {
+            m.commit_lag.with_label_values(&[name, &partition]).set(task.uncommitted(topic));
+        }
+    }
+
+    /// A checkpoint of the task was committed.
+    pub fn committed(&self, id: TaskId, task: &Task) {
+        let seconds = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64();
+        self.all.checkpoint_timestamp.with_label_values(&[&id.partition.to_string()]).set(seconds);
+        let partition = id.partition.to_string();
+        for (topic, name) in task.topics().iter().enumerate() {
+            self.all.commit_lag.with_label_values(&[name, &partition]).set(task.uncommitted(topic));
+        }
+    }
+
+    /// The task is gone: its partition's values go with it.
+    pub fn forget(&self, id: TaskId) {
+        let m = &self.all;
+        let partition = id.partition.to_string();
+        for name in m.names.iter() {
+            for gauge in [&m.state_keys, &m.state_bytes, &m.pending_keys, &m.calls_pending] {
+                // A gauge that was never set is not there to remove.
+                drop(gauge.remove_label_values(&[name, &partition]));
+            }
+        }
+        drop(m.checkpoint_timestamp.remove_label_values(&[&partition]));
+        drop(m.restore_remaining.remove_label_values(&[&partition]));
+    }
+}
+
+/// What a sink's lanes report.
+#[derive(Clone)]
+pub struct SinkMetrics {
+    batches: IntCounter,
+    rows: IntCounter,
+    failures: IntCounter,
+    write: Histogram,
+    latency: Histogram,
+}
+
+impl SinkMetrics {
+    /// A batch was tried.
+    pub fn batch(&self, rows: usize, took: Duration, written: bool) {
+        if written {
+            self.batches.inc();
+            self.rows.inc_by(rows as u64);
+            self.write.observe(took.as_secs_f64());
+        } else {
+            self.failures.inc();
+        }
+    }
+
+    /// A row is durable so long after its record's timestamp.
+    pub fn latency(&self, took: Duration) {
+        self.latency.observe(took.as_secs_f64());
+    }
+}
+
+/// What a commit thread reports.
+#[derive(Clone)]
+pub struct CheckpointMetrics {
+    duration: Histogram,
+    failed: IntCounter,
+}
+
+impl CheckpointMetrics {
+    /// A checkpoint was committed.
+    pub fn done(&self, took: Duration) {
+        self.duration.observe(took.as_secs_f64());
+    }
+
+    /// One was not.
+    pub fn failed(&self) {
+        self.failed.inc();
+    }
+}

@@ -1,0 +1,20 @@
+//! Floor 4: what runs a topology. The task is sans-I/O; the drivers around it do the waiting.
+
+pub mod breaker;
+pub mod calls;
+mod checkpoint;
+mod deliver;
+mod engine;
+pub mod http;
+mod inbox;
+pub mod limiter;
+pub mod metrics;
+mod nodes;
+mod read;
+mod task;
+mod worker;
+
+pub use engine::{Engine, EngineError, EngineOptions, Override, Status};
+pub use task::{
+    DEAD_LETTER, Delivery, Input, Sealed, Step, Task, TaskError, TaskId, applied_positions, is_empty,
+};

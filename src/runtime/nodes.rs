@@ -1,0 +1,207 @@
+//! The two ends of a task's graph as operators: what decodes a record that was read, and what makes a sink's row.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+
+use crate::model::{EvalError, Expr, Json, Millis, Record, Scope, Timestamp, Value, key_text};
+use crate::operators::{Cx, Load, Operator, OperatorError, Reason, Reject, Reply, SinkRow};
+use crate::sinks::SinkConfig;
+use crate::state::{StateError, decode_record, encode_record};
+use crate::topology::{ClockMode, Format, SourceConfig, Time};
+
+/// Decodes: checks that values are JSON, takes key and timestamp from expressions, and keeps one wrong producer clock
+/// from moving everybody's.
+pub(super) struct SourceNode {
+    format: Format,
+    timestamp: Option<Expr>,
+    key: Option<Expr>,
+    skew: Option<Millis>,
+}
+
+impl SourceNode {
+    pub(super) fn new(config: &SourceConfig, time: &Time) -> SourceNode {
+        SourceNode {
+            format: config.format(),
+            timestamp: config.timestamp().cloned(),
+            key: config.key().cloned(),
+            skew: (time.clock == ClockMode::Hybrid).then_some(time.max_skew),
+        }
+    }
+}
+
+impl Operator for SourceNode {
+    fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        if self.format == Format::Json
+            && let Value::Bytes(bytes) = &record.value
+            && let Err(e) = serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
+        {
+            let detail = format!("the value is not JSON: {e}");
+            return Err(OperatorError::reject(record, Reason::NotJson, detail));
+        }
+        if let Some(expr) = &self.key {
+            match expr.eval(&Scope::of(&record)) {
+                Ok(key) => record.key = key_text(&key),
+                Err(e) => return Err(OperatorError::expression(record, &e)),
+            }
+        }
+        if let Some(expr) = &self.timestamp {
+            match expr.eval(&Scope::of(&record)).and_then(|t| milliseconds(&t, expr)) {
+                Ok(ts) => record.ts = ts,
+                Err(e) => return Err(OperatorError::reject(record, Reason::BadTimestamp, e.0)),
+            }
+        }
+        if record.ts.0 < 0 {
+            let detail = format!("the timestamp {} is before 1970", record.ts);
+            return Err(OperatorError::reject(record, Reason::BadTimestamp, detail));
+        }
+        let mut stream = record.ts;
+        if let Some(skew) = self.skew {
+            let latest = cx.now.plus(skew);
+            if stream > latest {
+                cx.tally.skewed += 1;
+                stream = latest;
+            }
+        }
+        cx.forward_held(record, stream);
+        Ok(())
+    }
+}
+
+/// A timestamp from an expression: a number of milliseconds, or RFC 3339 text.
+fn milliseconds(json: &Json, expr: &Expr) -> Result<Timestamp, EvalError> {
+    let parsed = match json {
+        Json::Number(n) => n.as_i64(),
+        Json::String(s) => s.parse().ok().or_else(|| {
+            let format = &time::format_description::well_known::Rfc3339;
+            let at = time::OffsetDateTime::parse(s, format).ok()?;
+            i64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok()
+        }),
+        _ => None,
+    };
+    parsed.map(Timestamp).ok_or_else(|| {
+        EvalError(format!("`{}` gave {json}, neither milliseconds nor RFC 3339 text", expr.text()))
+    })
+}
+
+/// Makes rows. A sink that nothing reads is done with a record when the epoch's deliveries are; one that is read from
+/// keeps the record as a pending delivery in its store until the row is durable, then sends it on.
+pub(super) struct SinkNode {
+    config: SinkConfig,
+    read_from: bool,
+    next: u64,
+    pending: HashMap<u64, Record>,
+    full_at: usize,
+}
+
+impl SinkNode {
+    pub(super) fn new(config: &SinkConfig, read_from: bool) -> SinkNode {
+        SinkNode { config: config.clone(), read_from, next: 0, pending: HashMap::new(), full_at: 10_000 }
+    }
+
+    fn row(&self, record: Record, reply_to: Option<u64>) -> Result<SinkRow, OperatorError> {
+        match self.config.payload(&record) {
+            Ok(payload) => Ok(SinkRow { reply_to, record, payload }),
+            Err(e) => Err(OperatorError::expression(record, &e)),
+        }
+    }
+}
+
+impl Operator for SinkNode {
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        if !self.read_from {
+            return Ok(());
+        }
+        let mut found: Vec<(u64, Record)> = Vec::new();
+        let mut bad = None;
+        cx.store(0).scan(b"", None, &mut |key, value| {
+            let id = <[u8; 8]>::try_from(key).map(u64::from_be_bytes);
+            match (id, decode_record(value)) {
+                (Ok(id), Ok(record)) => found.push((id, record)),
+                (_, Err(e)) => bad = Some(e),
+                (Err(_), _) => bad = Some(StateError("a pending delivery has a key of the wrong length".into())),
+            }
+            if bad.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        if let Some(e) = bad {
+            return Err(e);
+        }
+        for (id, record) in found {
+            self.next = self.next.max(id + 1);
+            match self.row(record.clone(), Some(id)) {
+                Ok(row) => cx.deliver(row),
+                Err(OperatorError::Reject(reject)) => {
+                    cx.store(0).delete(&id.to_be_bytes());
+                    cx.reject(*reject);
+                    continue;
+                }
+                Err(OperatorError::Fatal(e)) => return Err(e),
+            }
+            self.pending.insert(id, record);
+        }
+        Ok(())
+    }
+
+    fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        if !self.read_from {
+            let row = self.row(record, None)?;
+            cx.deliver(row);
+            return Ok(());
+        }
+        let id = self.next;
+        let row = self.row(record.clone(), Some(id))?;
+        self.next += 1;
+        cx.store(0).put_new(&id.to_be_bytes(), encode_record(&record)?);
+        self.pending.insert(id, record);
+        cx.deliver(row);
+        Ok(())
+    }
+
+    fn on_reply(&mut self, call: u64, reply: Reply, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        let Some(record) = self.pending.remove(&call) else { return Ok(()) };
+        cx.store(0).delete(&call.to_be_bytes());
+        match reply {
+            Reply::Refused { message } => {
+                return Err(OperatorError::reject(record, Reason::SinkRefused, message));
+            }
+            Reply::Delivered | Reply::Http { .. } | Reply::Failed { .. } => cx.forward(record),
+        }
+        if self.pending.is_empty() {
+            cx.watermark(cx.clock);
+        }
+        Ok(())
+    }
+
+    fn on_watermark(&mut self, cx: &mut Cx<'_>) {
+        if self.pending.is_empty() {
+            cx.watermark(cx.clock);
+        }
+    }
+
+    fn load(&self) -> Load {
+        Load { calls: self.pending.len(), full: self.pending.len() >= self.full_at, ..Load::default() }
+    }
+}
+
+/// The record that a dead letter carries: the original, with what happened in its headers.
+pub(super) fn dead_letter(reject: &Reject, node: &str, topic: Option<&str>) -> Record {
+    let record = &reject.record;
+    let text = |s: &str| Bytes::from(s.to_owned());
+    let mut headers = record
+        .headers
+        .with("slackwater-error", text(&reject.detail))
+        .with("slackwater-reason", text(reject.reason.name()))
+        .with("slackwater-node", text(node))
+        .with("slackwater-attempts", text(&reject.attempts.to_string()));
+    if record.origin.offset >= 0 {
+        if let Some(topic) = topic {
+            headers = headers.with("slackwater-topic", text(topic));
+        }
+        headers = headers
+            .with("slackwater-partition", text(&record.origin.partition.to_string()))
+            .with("slackwater-offset", text(&record.origin.offset.to_string()));
+    }
+    Record { headers, ..record.clone() }
+}

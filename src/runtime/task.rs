@@ -1,0 +1,753 @@
+//! One task: a sub-topology on one partition. Sans-I/O: inputs go in, effects come out; it never awaits and never reads
+//! a clock.
+//!
+//! Records move through the graph by an explicit work stack, depth first in declared order, so the order of a step's
+//! effects is a fact. Writes go to the open epoch; [`Task::seal`] ends it and processing goes on in the next one. A
+//! delivery belongs to the epoch in which it was made; an epoch may be committed when none of its deliveries is
+//! outstanding. Calls and deliveries that somebody reads from are state, so no epoch waits for them.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::nodes::{SinkNode, SourceNode, dead_letter};
+use crate::model::{Origin, Record, Timestamp};
+use crate::operators::{
+    Call, Cx, Effects, Emit, Load, Operator, OperatorError, Payload, Reason, Reject, Reply, SinkRow, Tally,
+};
+use crate::state::{Backend, META_CLOCKS, META_POSITIONS, META_SHAPE, Row, StateError, Store, codec};
+use crate::topology::{ClockMode, NodeKind, OnFailure, SubTopology, Topology};
+
+/// Which task: sub-topology and partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskId {
+    /// Index of the sub-topology.
+    pub sub: usize,
+    /// Kafka partition.
+    pub partition: i32,
+}
+
+/// Why a task stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// State failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A record could not be processed and the policy is `stop`.
+    #[error("node {node}: {reason}: {detail}{place}")]
+    Rejected {
+        /// Node name.
+        node: String,
+        /// Reason label.
+        reason: &'static str,
+        /// What exactly.
+        detail: String,
+        /// ` (topic t, partition p, offset o)`, or empty.
+        place: String,
+    },
+}
+
+/// What can happen to a task.
+#[derive(Debug)]
+pub enum Input {
+    /// Records of one topic, in offset order. `topic` counts in the sub-topology's list (line sources: 0).
+    Records {
+        /// Index of the topic.
+        topic: usize,
+        /// The records; `origin` says where they were read.
+        records: Vec<Record>,
+    },
+    /// A call was answered.
+    Reply {
+        /// Node that called.
+        node: usize,
+        /// Its call.
+        call: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// `rows` deliveries of an epoch are durable.
+    Acked {
+        /// The epoch they were made in.
+        epoch: u64,
+        /// How many.
+        rows: u32,
+    },
+    /// A sink refused a row for good.
+    Refused {
+        /// The epoch it was made in.
+        epoch: u64,
+        /// The sink's node.
+        node: usize,
+        /// The record of the row.
+        record: Record,
+        /// What the sink said.
+        message: String,
+    },
+    /// Time went by. `caught_up`: every input partition has been read to its end.
+    Clock {
+        /// Does the wall clock move the nodes' clocks?
+        caught_up: bool,
+    },
+}
+
+/// A row for a sink.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    /// The sink's node.
+    pub node: usize,
+    /// The epoch that waits for it. Rows with `reply_to` are answered by [`Input::Reply`] instead.
+    pub epoch: u64,
+    /// What to write.
+    pub row: SinkRow,
+}
+
+/// What a task wants done.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// Rows for sinks, in order.
+    pub deliveries: Vec<Delivery>,
+    /// Calls to make, with their node.
+    pub calls: Vec<(usize, Call)>,
+    /// What was dropped, in order, with its node.
+    pub drops: Vec<(usize, Reason)>,
+}
+
+impl Step {
+    /// Nothing to do?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.deliveries.is_empty() && self.calls.is_empty() && self.drops.is_empty()
+    }
+}
+
+/// A finished epoch: what one checkpoint makes durable.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    /// Its number.
+    pub epoch: u64,
+    /// Changed rows, sorted by key.
+    pub rows: Vec<Row>,
+    /// Next offset to read, by index of the topic; only topics of which something was read.
+    pub positions: Vec<(usize, i64)>,
+}
+
+struct Node {
+    name: Arc<str>,
+    op: Box<dyn Operator>,
+    own: Vec<usize>,
+    clock: Timestamp,
+    /// Stream time by input.
+    seen: Vec<Timestamp>,
+    /// Output port, child, the child's input.
+    children: Vec<(u16, usize, u16)>,
+    tally: Tally,
+}
+
+enum Work {
+    Record { node: usize, input: u16, record: Record, stream: Timestamp, timed: bool },
+    Time { node: usize },
+    Watermark { node: usize, input: u16, stream: Timestamp },
+    Pass { node: usize },
+}
+
+/// See the module.
+pub struct Task {
+    id: TaskId,
+    topics: Vec<Arc<str>>,
+    nodes: Vec<Node>,
+    /// Index in `nodes` by the topology's node index.
+    by_global: BTreeMap<usize, usize>,
+    global: Vec<usize>,
+    /// Sources by topic.
+    sources: Vec<Vec<usize>>,
+    stores: Vec<Store>,
+    positions: Vec<Option<i64>>,
+    committed: Vec<Option<i64>>,
+    sealed_positions: Vec<Option<i64>>,
+    moved: bool,
+    epoch: u64,
+    outstanding: u64,
+    sealed: Option<(u64, u64)>,
+    policy: OnFailure,
+    hybrid: bool,
+    dead_letter: Option<usize>,
+    stack: Vec<Work>,
+    effects: Effects,
+    clocks_saved: Vec<(String, i64)>,
+    shape: String,
+}
+
+/// The node index that stands for the topology's dead-letter topic.
+pub const DEAD_LETTER: usize = usize::MAX;
+
+impl Task {
+    /// A task over its state: reads back what resident operators keep, makes pending calls again. `step` receives
+    /// those calls and deliveries.
+    ///
+    /// # Errors
+    /// State that cannot be read, or that another shape of the topology wrote.
+    pub fn open(
+        topology: &Topology,
+        id: TaskId,
+        backend: &Arc<dyn Backend>,
+        now: Timestamp,
+        step: &mut Step,
+    ) -> Result<Task, TaskError> {
+        let sub = &topology.subs[id.sub];
+        let mut nodes = Vec::new();
+        let mut stores = Vec::new();
+        let by_global: BTreeMap<usize, usize> = sub.nodes.iter().enumerate().map(|(local, g)| (*g, local)).collect();
+        for &g in &sub.nodes {
+            let node = &topology.nodes[g];
+            let children: Vec<(u16, usize, u16)> = topology
+                .readers(g)
+                .filter_map(|(port, reader, input)| Some((port, *by_global.get(&reader)?, input)))
+                .collect();
+            let op: Box<dyn Operator> = match &node.kind {
+                NodeKind::Source(source) => Box::new(SourceNode::new(source, &topology.settings.time)),
+                NodeKind::Operator(config) => config.build(),
+                NodeKind::Sink(sink) => Box::new(SinkNode::new(sink, !children.is_empty())),
+            };
+            stores.push(Store::new(&node.name, Arc::clone(backend)));
+            nodes.push(Node {
+                name: node.name.as_str().into(),
+                op,
+                own: vec![stores.len() - 1],
+                clock: Timestamp::MIN,
+                seen: vec![Timestamp::MIN; node.inputs.len().max(1)],
+                children,
+                tally: Tally::default(),
+            });
+        }
+        let topics: Vec<Arc<str>> = if sub.topics.is_empty() {
+            vec![sub.name.as_str().into()]
+        } else {
+            sub.topics.iter().map(|t| t.as_str().into()).collect()
+        };
+        let sources = topics
+            .iter()
+            .map(|topic| {
+                let reads = |g: &usize| match &topology.nodes[*g].kind {
+                    NodeKind::Source(s) => sub.topics.is_empty() || s.topics().contains(&&**topic),
+                    NodeKind::Operator(_) | NodeKind::Sink(_) => false,
+                };
+                sub.nodes.iter().filter(|g| reads(g)).filter_map(|g| by_global.get(g).copied()).collect()
+            })
+            .collect();
+        let mut task = Task {
+            id,
+            positions: vec![None; topics.len()],
+            committed: vec![None; topics.len()],
+            sealed_positions: Vec::new(),
+            topics,
+            global: sub.nodes.clone(),
+            by_global,
+            nodes,
+            sources,
+            stores,
+            moved: false,
+            epoch: 1,
+            outstanding: 0,
+            sealed: None,
+            policy: topology.settings.errors.policy(),
+            hybrid: topology.settings.time.clock == ClockMode::Hybrid,
+            dead_letter: topology.settings.errors.dead_letter.is_some().then_some(DEAD_LETTER),
+            stack: Vec::new(),
+            effects: Effects::default(),
+            clocks_saved: Vec::new(),
+            shape: shape(topology, sub),
+        };
+        task.check_shape(backend)?;
+        task.read_clocks(backend)?;
+        for n in 0..task.nodes.len() {
+            task.with_op(n, 0, now, |op, cx| op.open(cx).map_err(OperatorError::Fatal), step)?;
+            task.drain(now, step)?;
+        }
+        Ok(task)
+    }
+
+    /// Which task it is.
+    #[must_use]
+    pub fn id(&self) -> TaskId {
+        self.id
+    }
+
+    /// Its input topics, by index.
+    #[must_use]
+    pub fn topics(&self) -> &[Arc<str>] {
+        &self.topics
+    }
+
+    /// The next offset of a topic to read; 0 where nothing was read and no start was set.
+    #[must_use]
+    pub fn position(&self, topic: usize) -> i64 {
+        self.positions[topic].unwrap_or(0)
+    }
+
+    /// Records of a topic that were read and are not committed yet.
+    #[must_use]
+    pub fn uncommitted(&self, topic: usize) -> i64 {
+        let (read, committed) = (self.positions[topic], self.committed[topic]);
+        read.zip(committed).map_or(0, |(r, c)| (r - c).max(0))
+    }
+
+    /// Sets the next offset of a topic: where reading starts.
+    pub fn start_at(&mut self, topic: usize, offset: i64) {
+        self.positions[topic] = Some(offset);
+        self.committed[topic] = Some(offset);
+    }
+
+    /// Feeds one input. Effects are appended to `step`.
+    ///
+    /// # Errors
+    /// The task must stop: its state failed, or a record was refused and the policy is `stop`.
+    pub fn step(&mut self, input: Input, now: Timestamp, step: &mut Step) -> Result<(), TaskError> {
+        match input {
+            Input::Records { topic, records } => {
+                for record in records {
+                    if record.origin.offset >= 0 {
+                        self.positions[topic] = Some(record.origin.offset + 1);
+                    }
+                    self.moved = true;
+                    self.feed(topic, record, now, step)?;
+                }
+                Ok(())
+            }
+            Input::Reply { node, call, reply } => {
+                let Some(&n) = self.by_global.get(&node) else { return Ok(()) };
+                self.with_op(n, 0, now, |op, cx| op.on_reply(call, reply, cx), step)?;
+                self.drain(now, step)
+            }
+            Input::Acked { epoch, rows } => {
+                self.acked(epoch, u64::from(rows));
+                Ok(())
+            }
+            Input::Refused { epoch, node, record, message } => {
+                let reject = Reject { reason: Reason::SinkRefused, detail: message, record, attempts: 1 };
+                let name = self.by_global.get(&node).map_or_else(|| "dead_letter".into(), |n| Arc::clone(&self.nodes[*n].name));
+                let policy = if node == DEAD_LETTER { OnFailure::Stop } else { self.policy };
+                self.reject(reject, &name, node, epoch, policy, step)?;
+                self.acked(epoch, 1);
+                Ok(())
+            }
+            Input::Clock { caught_up } => self.tick(caught_up, now, step),
+        }
+    }
+
+    fn feed(&mut self, topic: usize, record: Record, now: Timestamp, step: &mut Step) -> Result<(), TaskError> {
+        let sources = std::mem::take(&mut self.sources[topic]);
+        for (i, &node) in sources.iter().enumerate() {
+            let record = if i + 1 == sources.len() { None } else { Some(record.clone()) };
+            if let Some(record) = record {
+                self.stack.push(Work::Record { node, input: 0, stream: Timestamp::MIN, record, timed: true });
+                self.drain(now, step)?;
+            }
+        }
+        if let Some(&node) = sources.last() {
+            self.stack.push(Work::Record { node, input: 0, stream: Timestamp::MIN, record, timed: true });
+        }
+        self.sources[topic] = sources;
+        self.drain(now, step)
+    }
+
+    fn tick(&mut self, caught_up: bool, now: Timestamp, step: &mut Step) -> Result<(), TaskError> {
+        for n in 0..self.nodes.len() {
+            if self.nodes[n].op.wall_deadline().is_some_and(|at| at <= now) {
+                self.with_op(n, 0, now, |op, cx| op.on_wall(cx), step)?;
+                self.drain(now, step)?;
+            }
+        }
+        if caught_up && self.hybrid && self.wants_input() {
+            for n in 0..self.nodes.len() {
+                if self.sources.iter().any(|s| s.contains(&n)) {
+                    self.stack.push(Work::Watermark { node: n, input: 0, stream: now });
+                    self.drain(now, step)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes input? A node that is full stops it: the driver leaves the records in Kafka.
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        !self.nodes.iter().any(|n| n.op.load().full)
+    }
+
+    /// The next wall clock time at which [`Input::Clock`] has something to do: retries, and, where the wall clock moves
+    /// the nodes' clocks, their timers. May be early, never late.
+    #[must_use]
+    pub fn next_deadline(&self, caught_up: bool) -> Option<Timestamp> {
+        let wall = self.nodes.iter().filter_map(|n| n.op.wall_deadline()).min();
+        let stream = if caught_up && self.hybrid && self.wants_input() {
+            self.nodes.iter().filter_map(|n| n.op.deadline()).min()
+        } else {
+            None
+        };
+        wall.into_iter().chain(stream).min()
+    }
+
+    /// Deliveries not yet acknowledged.
+    #[must_use]
+    pub fn outstanding(&self) -> u64 {
+        self.outstanding + self.sealed.map_or(0, |(_, n)| n)
+    }
+
+    /// Calls and deliveries that wait for a reply.
+    #[must_use]
+    pub fn pending_calls(&self) -> usize {
+        self.nodes.iter().map(|n| n.op.load().calls).sum()
+    }
+
+    /// What each node holds, with its index in the topology.
+    pub fn loads(&self) -> impl Iterator<Item = (usize, Load)> + '_ {
+        self.nodes.iter().zip(&self.global).map(|(n, g)| (*g, n.op.load()))
+    }
+
+    /// Takes what each node counted since the last time, with its index in the topology.
+    pub fn take_tallies(&mut self) -> impl Iterator<Item = (usize, Tally)> + '_ {
+        self.nodes.iter_mut().zip(&self.global).map(|(n, g)| (*g, std::mem::take(&mut n.tally)))
+    }
+
+    /// Ends the open epoch, unless nothing happened in it or another one is still sealed. The rows may be committed
+    /// when [`Task::is_settled`].
+    ///
+    /// # Errors
+    /// State that cannot be encoded.
+    pub fn seal(&mut self, now: Timestamp) -> Result<Option<Sealed>, TaskError> {
+        if self.sealed.is_some() {
+            return Ok(None);
+        }
+        let mut discard = Step::default();
+        for n in 0..self.nodes.len() {
+            self.with_op(
+                n,
+                0,
+                now,
+                |op, cx| {
+                    op.seal(cx);
+                    Ok(())
+                },
+                &mut discard,
+            )?;
+        }
+        let clean = self.stores.iter().all(Store::is_clean);
+        if clean && !self.moved && self.outstanding == 0 {
+            return Ok(None);
+        }
+        let mut rows = Vec::new();
+        for store in &mut self.stores {
+            store.seal(&mut rows);
+        }
+        let clocks = self.clocks();
+        if clocks != self.clocks_saved {
+            rows.push((Bytes::from_static(META_CLOCKS), Some(codec::encode(1, &clocks)?)));
+            self.clocks_saved = clocks;
+        }
+        rows.push((Bytes::from_static(META_SHAPE), Some(Bytes::from(self.shape.clone()))));
+        let positions: Vec<(usize, i64)> =
+            self.positions.iter().enumerate().filter_map(|(t, p)| Some((t, (*p)?))).collect();
+        let named: Vec<(String, i64)> = positions.iter().map(|(t, p)| (self.topics[*t].to_string(), *p)).collect();
+        rows.push((Bytes::from_static(META_POSITIONS), Some(codec::encode(1, &named)?)));
+        rows.sort_by(|a, b| a.0.cmp(&b.0));
+        let epoch = self.epoch;
+        self.epoch += 1;
+        self.sealed = Some((epoch, self.outstanding));
+        self.sealed_positions.clone_from(&self.positions);
+        self.outstanding = 0;
+        self.moved = false;
+        Ok(Some(Sealed { epoch, rows, positions }))
+    }
+
+    /// Is every delivery of the sealed epoch durable? True when none is sealed.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.sealed.is_none_or(|(_, n)| n == 0)
+    }
+
+    /// The sealed epoch is committed and its rows are in the backend.
+    pub fn applied(&mut self) {
+        debug_assert!(self.is_settled(), "an epoch is applied after it settled");
+        self.sealed = None;
+        self.committed.clone_from(&self.sealed_positions);
+        for store in &mut self.stores {
+            store.applied();
+        }
+    }
+
+    fn acked(&mut self, epoch: u64, rows: u64) {
+        if epoch == self.epoch {
+            debug_assert!(self.outstanding >= rows, "more acks than deliveries");
+            self.outstanding -= rows;
+        } else if let Some((sealed, left)) = &mut self.sealed
+            && *sealed == epoch
+        {
+            debug_assert!(*left >= rows, "more acks than deliveries");
+            *left -= rows;
+        }
+    }
+
+    fn clocks(&self) -> Vec<(String, i64)> {
+        self.nodes
+            .iter()
+            .filter(|n| n.clock > Timestamp::MIN)
+            .map(|n| (n.name.to_string(), n.clock.0))
+            .collect()
+    }
+
+    fn read_clocks(&mut self, backend: &Arc<dyn Backend>) -> Result<(), TaskError> {
+        let Some(bytes) = backend.get(META_CLOCKS)? else { return Ok(()) };
+        let clocks: Vec<(String, i64)> = codec::decode(1, &bytes)?;
+        for (name, clock) in &clocks {
+            if let Some(node) = self.nodes.iter_mut().find(|n| &*n.name == name.as_str()) {
+                node.clock = Timestamp(*clock);
+                node.seen.fill(Timestamp(*clock));
+            }
+        }
+        self.clocks_saved = clocks;
+        Ok(())
+    }
+
+    fn check_shape(&self, backend: &Arc<dyn Backend>) -> Result<(), TaskError> {
+        let Some(bytes) = backend.get(META_SHAPE)? else { return Ok(()) };
+        let old = String::from_utf8_lossy(&bytes).into_owned();
+        let missing: Vec<&str> = old.lines().filter(|line| !self.shape.lines().any(|l| l == *line)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(TaskError::State(StateError(format!(
+            "the state was written by another topology: it has `{}`, which this one has not. Give the topology a new \
+             name, or remove the state with `slackwater reset`",
+            missing.join("`, `")
+        ))))
+    }
+
+    /// Calls into an operator and turns its effects into work and into `step`.
+    fn with_op(
+        &mut self,
+        n: usize,
+        input: u16,
+        now: Timestamp,
+        call: impl FnOnce(&mut dyn Operator, &mut Cx<'_>) -> Result<(), OperatorError>,
+        step: &mut Step,
+    ) -> Result<(), TaskError> {
+        let node = &mut self.nodes[n];
+        let mut cx =
+            Cx::new(now, node.clock, input, &mut self.stores, &node.own, &mut self.effects, &mut node.tally);
+        let result = call(node.op.as_mut(), &mut cx);
+        match result {
+            Ok(()) => {}
+            Err(OperatorError::Reject(reject)) => self.effects.rejects.push(*reject),
+            Err(OperatorError::Fatal(e)) => return Err(TaskError::State(e)),
+        }
+        let global = self.global[n];
+        for reason in self.effects.drops.drain(..) {
+            step.drops.push((global, reason));
+        }
+        for call in self.effects.calls.drain(..) {
+            step.calls.push((global, call));
+        }
+        for row in self.effects.rows.drain(..) {
+            if row.reply_to.is_none() {
+                self.outstanding += 1;
+            }
+            step.deliveries.push(Delivery { node: global, epoch: self.epoch, row });
+        }
+        let rejects = std::mem::take(&mut self.effects.rejects);
+        for reject in rejects {
+            let name = Arc::clone(&self.nodes[n].name);
+            self.nodes[n].tally.drop(reject.reason);
+            let (epoch, policy) = (self.epoch, self.policy);
+            self.reject(reject, &name, global, epoch, policy, step)?;
+        }
+        let emits = std::mem::take(&mut self.effects.emits);
+        self.push_emits(n, emits);
+        Ok(())
+    }
+
+    /// Puts what a node emitted on the stack, so that the first emit to the first child is done first.
+    fn push_emits(&mut self, n: usize, mut emits: Vec<Emit>) {
+        while let Some(emit) = emits.pop() {
+            match emit {
+                Emit::Record { port, record, stream } => {
+                    let mut record = Some(record);
+                    let children = &self.nodes[n].children;
+                    let first = children.iter().position(|(p, _, _)| *p == port);
+                    for (at, &(p, child, input)) in children.iter().enumerate().rev() {
+                        if p != port {
+                            continue;
+                        }
+                        let record = if Some(at) == first { record.take() } else { record.clone() };
+                        if let Some(record) = record {
+                            self.stack.push(Work::Record { node: child, input, record, stream, timed: false });
+                        }
+                    }
+                }
+                Emit::Watermark(stream) => {
+                    for &(_, child, input) in self.nodes[n].children.iter().rev() {
+                        self.stack.push(Work::Watermark { node: child, input, stream });
+                    }
+                }
+            }
+        }
+        // Keep the buffer's capacity for the next call.
+        self.effects.emits = emits;
+    }
+
+    fn due(&self, n: usize) -> bool {
+        let node = &self.nodes[n];
+        node.op.deadline().is_some_and(|at| at <= node.clock)
+    }
+
+    fn drain(&mut self, now: Timestamp, step: &mut Step) -> Result<(), TaskError> {
+        while let Some(work) = self.stack.pop() {
+            match work {
+                Work::Record { node: n, input, record, stream, timed } => {
+                    let node = &mut self.nodes[n];
+                    if !timed {
+                        let seen = &mut node.seen[usize::from(input)];
+                        *seen = stream.max(*seen);
+                        node.clock = stream.max(node.clock);
+                        if node.op.time_first() && self.due(n) {
+                            self.stack.push(Work::Record { node: n, input, record, stream, timed: true });
+                            self.stack.push(Work::Time { node: n });
+                            continue;
+                        }
+                    }
+                    self.nodes[n].tally.records_in += 1;
+                    let base = self.stack.len();
+                    self.with_op(n, input, now, |op, cx| op.on_record(record, cx), step)?;
+                    if self.due(n) {
+                        // After what the record itself caused: below it on the stack.
+                        self.stack.insert(base, Work::Time { node: n });
+                    }
+                }
+                Work::Time { node: n } => {
+                    let before = self.nodes[n].op.deadline();
+                    let base = self.stack.len();
+                    self.with_op(n, 0, now, |op, cx| op.on_time(cx), step)?;
+                    let progress = self.stack.len() > base || self.nodes[n].op.deadline() != before;
+                    if progress && self.due(n) {
+                        self.stack.insert(base, Work::Time { node: n });
+                    }
+                }
+                Work::Watermark { node: n, input, stream } => {
+                    let node = &mut self.nodes[n];
+                    let seen = &mut node.seen[usize::from(input)];
+                    *seen = stream.max(*seen);
+                    let all = node.seen.iter().copied().min().unwrap_or(stream);
+                    if all > node.clock {
+                        node.clock = all;
+                        self.stack.push(Work::Pass { node: n });
+                        if self.due(n) {
+                            self.stack.push(Work::Time { node: n });
+                        }
+                    }
+                }
+                Work::Pass { node: n } => {
+                    self.with_op(
+                        n,
+                        0,
+                        now,
+                        |op, cx| {
+                            op.on_watermark(cx);
+                            Ok(())
+                        },
+                        step,
+                    )?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reject(
+        &mut self,
+        reject: Reject,
+        name: &str,
+        node: usize,
+        epoch: u64,
+        policy: OnFailure,
+        step: &mut Step,
+    ) -> Result<(), TaskError> {
+        let topic = self.topics.get(usize::from(reject.record.origin.topic)).map(|t| &**t);
+        match (policy, self.dead_letter) {
+            (OnFailure::Skip, _) => {
+                step.drops.push((node, reject.reason));
+                Ok(())
+            }
+            (OnFailure::DeadLetter, Some(sink)) => {
+                let record = dead_letter(&reject, name, topic);
+                if epoch == self.epoch {
+                    self.outstanding += 1;
+                } else if let Some((_, left)) = &mut self.sealed {
+                    *left += 1;
+                }
+                let row = SinkRow { reply_to: None, record, payload: Payload::Record };
+                step.deliveries.push(Delivery { node: sink, epoch, row });
+                Ok(())
+            }
+            (OnFailure::Stop | OnFailure::DeadLetter, _) => {
+                let Origin { partition, offset, .. } = reject.record.origin;
+                let place = match topic {
+                    Some(topic) if offset >= 0 => format!(" (topic {topic}, partition {partition}, offset {offset})"),
+                    _ => String::new(),
+                };
+                Err(TaskError::Rejected {
+                    node: name.into(),
+                    reason: reject.reason.name(),
+                    detail: reject.detail,
+                    place,
+                })
+            }
+        }
+    }
+}
+
+/// What of a topology its state depends on: each stateful node with its kind. A line that is gone or changed means that
+/// old state would be orphaned or misread; new lines are new, empty stores.
+fn shape(topology: &Topology, sub: &SubTopology) -> String {
+    let mut lines: Vec<String> = sub
+        .nodes
+        .iter()
+        .filter_map(|g| {
+            let node = &topology.nodes[*g];
+            match &node.kind {
+                NodeKind::Operator(config) if config.is_stateful() => {
+                    Some(format!("{} {}", config.kind_name(), node.name))
+                }
+                NodeKind::Sink(_) if topology.readers(*g).next().is_some() => Some(format!("sink {}", node.name)),
+                _ => None,
+            }
+        })
+        .collect();
+    lines.sort();
+    lines.join("\n")
+}
+
+/// Positions that a backend's last applied checkpoint had reached, by topic.
+///
+/// # Errors
+/// The row cannot be read.
+pub fn applied_positions(backend: &dyn Backend) -> Result<Vec<(String, i64)>, StateError> {
+    match backend.get(META_POSITIONS)? {
+        Some(bytes) => codec::decode(1, &bytes),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Is there any state at all?
+///
+/// # Errors
+/// The backend failed.
+pub fn is_empty(backend: &dyn Backend) -> Result<bool, StateError> {
+    let mut empty = true;
+    backend.scan(b"", &[0xff; 32], &mut |_, _| {
+        empty = false;
+        ControlFlow::Break(())
+    })?;
+    Ok(empty)
+}

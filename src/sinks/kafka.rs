@@ -1,0 +1,114 @@
+//! The `kafka` sink's settings, and what they make of a record. The producer is `kafka/`'s.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::Batch;
+use crate::model::{EvalError, Expr, Headers, Json, Record, Scope, key_text};
+use crate::operators::Payload;
+
+/// Writes records to a Kafka topic.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaSinkConfig {
+    /// The topic.
+    pub topic: String,
+    /// The message's key. Default: the record's key. `null` is no key; what is no text is written as JSON.
+    #[serde(default)]
+    pub key: Option<Expr>,
+    /// The message's value. Default: the record's value. `null` is a tombstone.
+    #[serde(default)]
+    pub value: Option<Expr>,
+    /// Headers set on the message, beside those of the record: name: expression. Default none.
+    #[serde(default)]
+    pub headers: BTreeMap<String, Expr>,
+    /// How records are handed to the producer; the producer gathers messages by itself as well.
+    #[serde(default)]
+    pub batch: Batch,
+}
+
+impl KafkaSinkConfig {
+    /// A sink that writes records as they are.
+    #[must_use]
+    pub fn new(topic: impl Into<String>) -> KafkaSinkConfig {
+        KafkaSinkConfig {
+            topic: topic.into(),
+            key: None,
+            value: None,
+            headers: BTreeMap::new(),
+            batch: Batch::default(),
+        }
+    }
+
+    /// Is a record written as it is?
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.key.is_none() && self.value.is_none() && self.headers.is_empty()
+    }
+
+    /// [`Payload::Record`] for a plain sink, else [`Payload::Texts`]: key, value, then one text per header in the
+    /// order of their names.
+    ///
+    /// # Errors
+    /// An expression fails.
+    pub fn payload(&self, record: &Record) -> Result<Payload, EvalError> {
+        if self.is_plain() {
+            return Ok(Payload::Record);
+        }
+        let scope = Scope::of(record);
+        let mut texts = Vec::with_capacity(2 + self.headers.len());
+        texts.push(match &self.key {
+            Some(expr) => key_text(&expr.eval(&scope)?),
+            None => record.key.clone(),
+        });
+        texts.push(match &self.value {
+            Some(expr) => match expr.eval(&scope)? {
+                Json::Null => None,
+                json => Some(Bytes::from(json.to_string())),
+            },
+            None => record.value.bytes(),
+        });
+        for expr in self.headers.values() {
+            texts.push(key_text(&expr.eval(&scope)?));
+        }
+        Ok(Payload::Texts(texts))
+    }
+
+    /// Key, value and headers of the message for a record and its payload. A header whose expression gave `null` is
+    /// left out.
+    #[must_use]
+    pub fn message(&self, record: &Record, payload: &Payload) -> (Option<Bytes>, Option<Bytes>, Headers) {
+        let Payload::Texts(texts) = payload else {
+            return (record.key.clone(), record.value.bytes(), record.headers.clone());
+        };
+        let text = |n: usize| texts.get(n).cloned().flatten();
+        let set = self.headers.keys().enumerate().filter_map(|(n, name)| Some((name, text(n + 2)?)));
+        let headers = set.fold(record.headers.clone(), |headers, (name, value)| headers.with(name, value));
+        (text(0), text(1), headers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Timestamp, Value};
+    use serde_json::json;
+
+    #[test]
+    fn expressions_change_the_message_and_not_the_record() {
+        let record = Record::new("a", Value::from(json!({"id": 7, "x": null})), Timestamp(0));
+        let mut config = KafkaSinkConfig::new("out");
+        assert_eq!(config.payload(&record), Ok(Payload::Record));
+        config.key = Some(Expr::new(".id", None));
+        config.value = Some(Expr::new(".x", None));
+        config.headers.insert("from".into(), Expr::new("key", None));
+        config.headers.insert("none".into(), Expr::new(".x", None));
+        let payload = config.payload(&record).unwrap();
+        let (key, value, headers) = config.message(&record, &payload);
+        assert_eq!((key, value), (Some(Bytes::from("7")), None));
+        assert_eq!(headers, Headers::default().with("from", "a"));
+    }
+}

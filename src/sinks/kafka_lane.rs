@@ -1,0 +1,45 @@
+//! The `kafka` sink at work: records to a topic through the process's idempotent producer.
+
+use std::sync::Arc;
+
+use super::{KafkaSinkConfig, Sink, SinkError};
+use crate::kafka::{OutRecord, WriteClass, Writer};
+use crate::operators::SinkRow;
+
+/// Writes to one topic. Cheap to clone: the producer is shared.
+#[derive(Clone)]
+pub struct KafkaLane {
+    writer: Arc<Writer>,
+    config: Arc<KafkaSinkConfig>,
+    topic: Arc<str>,
+}
+
+impl KafkaLane {
+    /// A lane that writes with `writer`.
+    #[must_use]
+    pub fn new(writer: Arc<Writer>, config: &KafkaSinkConfig) -> KafkaLane {
+        KafkaLane { writer, topic: config.topic.as_str().into(), config: Arc::new(config.clone()) }
+    }
+
+    /// The message of a row.
+    #[must_use]
+    pub fn message(&self, row: &SinkRow) -> OutRecord {
+        let (key, value, headers) = self.config.message(&row.record, &row.payload);
+        OutRecord { topic: Arc::clone(&self.topic), partition: None, key, value, headers, ts: Some(row.record.ts) }
+    }
+}
+
+impl Sink for KafkaLane {
+    async fn deliver(&mut self, batch: &[SinkRow]) -> Result<(), SinkError> {
+        let records: Vec<OutRecord> = batch.iter().map(|row| self.message(row)).collect();
+        self.writer.send_all(&records).await.map_err(|e| match e.class {
+            WriteClass::Retry => SinkError::Retry { message: e.message, after: None },
+            WriteClass::Refused => SinkError::Refused { message: e.message },
+            WriteClass::UnknownTopic => {
+                let message = format!("the topic `{}` does not exist (yet): {}", self.topic, e.message);
+                SinkError::Retry { message, after: Some(std::time::Duration::from_secs(1)) }
+            }
+            WriteClass::Fatal => SinkError::Config { message: e.message, column: None },
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! What serde's errors become: a cause in the words of a YAML file, then a problem with its place.
+//!
+//! Called by `decode` only.
+
+use std::fmt;
+use std::ops::Range;
+
+use serde::de::{self, Expected, Unexpected};
+
+use super::problem::{Problem, did_you_mean};
+use super::tree::{Kind, Node};
+
+/// A node's identity while it is borrowed.
+pub(super) fn id(node: &Node) -> *const Node {
+    std::ptr::from_ref(node)
+}
+
+/// The error that travels through serde.
+#[derive(Debug)]
+pub(super) struct Fault(pub(super) Cause);
+
+#[derive(Debug)]
+pub(super) enum Cause {
+    /// Has its place: the value to leave out, and the problem (`None`: it follows from one reported before).
+    Placed(*const Node, Option<Problem>),
+    /// Another type was asked for.
+    Type(String),
+    /// A list of this length was not asked for.
+    Length(String),
+    Missing(&'static str),
+    Variant(String, &'static [&'static str]),
+    Custom(String),
+}
+
+impl Cause {
+    /// The problem at a place; `node` is the value found there.
+    pub(super) fn problem(self, span: Range<usize>, node: &Node) -> Problem {
+        match self {
+            Cause::Type(expected) | Cause::Length(expected) => {
+                let problem = Problem::new("wrong-type", format!("expected {expected}, found {node}"))
+                    .at(span, format!("expected {expected}"));
+                match (&node.kind, expected.as_str()) {
+                    (Kind::Int(n), "text") => {
+                        problem.help(format!("with its unit, like `{n}s`, or in quotes: `\"{n}\"`"))
+                    }
+                    (Kind::UInt(_) | Kind::Float(_) | Kind::Bool(_), "text") => {
+                        problem.help("put it in quotes")
+                    }
+                    (Kind::Null, "a map") => problem.help("write `{}` to take the defaults"),
+                    (Kind::Text(t), "a list") => problem.help(format!("write `[{t}]`")),
+                    _ => problem,
+                }
+            }
+            Cause::Missing(name) => Problem::new("missing-field", format!("missing field `{name}`"))
+                .at(span, format!("`{name}` is needed here")),
+            Cause::Variant(name, known) => {
+                let problem = Problem::new("unknown-variant", format!("`{name}` is not known here"))
+                    .at(span, "not known");
+                problem.help(did_you_mean(&name, known))
+            }
+            Cause::Custom(message) => Problem::new("bad-value", message).at(span, "this value"),
+            Cause::Placed(_, Some(problem)) => problem,
+            Cause::Placed(_, None) => Problem::new("bad-value", "this cannot be read").at(span, "this value"),
+        }
+    }
+}
+
+impl Fault {
+    /// Gives the error its place and, where it has no help line, this one; unless it has a place.
+    pub(super) fn placed(self, span: Range<usize>, node: &Node, help: Option<String>) -> Fault {
+        match self.0 {
+            Cause::Placed(..) => self,
+            cause => {
+                let mut problem = cause.problem(span, node);
+                problem.help = problem.help.or(help);
+                Fault(Cause::Placed(id(node), Some(problem)))
+            }
+        }
+    }
+
+    /// The value to leave out and the problem, at `node` where it has no place.
+    pub(super) fn into_parts(self, node: &Node) -> (*const Node, Option<Problem>) {
+        match self.0 {
+            Cause::Placed(at, problem) => (at, problem),
+            cause => (id(node), Some(cause.problem(node.span.clone(), node))),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl de::Error for Fault {
+    fn custom<T: fmt::Display>(message: T) -> Fault {
+        Fault(Cause::Custom(message.to_string()))
+    }
+    fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Fault {
+        Fault(Cause::Type(in_words(expected)))
+    }
+    fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Fault {
+        Fault(Cause::Type(in_words(expected)))
+    }
+    fn invalid_length(_: usize, expected: &dyn Expected) -> Fault {
+        Fault(Cause::Length(in_words(expected)))
+    }
+    fn missing_field(name: &'static str) -> Fault {
+        Fault(Cause::Missing(name))
+    }
+    fn unknown_variant(name: &str, known: &'static [&'static str]) -> Fault {
+        Fault(Cause::Variant(name.to_owned(), known))
+    }
+}
+
+/// What serde expects, in the words of a YAML file.
+pub(super) fn in_words(expected: &dyn Expected) -> String {
+    let text = expected.to_string();
+    match text.as_str() {
+        "a string" | "a borrowed string" | "a character" => "text".into(),
+        "a boolean" => "`true` or `false`".into(),
+        "a sequence" => "a list".into(),
+        "unit" => "nothing".into(),
+        "u8" => "a whole number from 0 to 255".into(),
+        "u16" => "a whole number from 0 to 65535".into(),
+        "u32" => "a whole number from 0 to 4294967295".into(),
+        "u64" | "usize" => "a whole number, 0 or more".into(),
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number".into(),
+        "f32" | "f64" => "a number".into(),
+        t if t.starts_with("struct ") || t.starts_with("enum ") || t == "a map" => "a map".into(),
+        _ => text,
+    }
+}

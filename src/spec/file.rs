@@ -1,0 +1,298 @@
+//! From the text of a topology file to a [`Topology`] and its tests, or to a report of everything wrong with it.
+//!
+//! The file's sections are read one node at a time, so that a problem in one hides none in another; then the nodes go
+//! through the [`TopologyBuilder`], where the checks of the graph are, and its problems are given their places.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde::de::DeserializeOwned;
+
+use super::decode::decode;
+use super::env::{Mode, substitute};
+use super::problem::{Problem, Report, did_you_mean};
+use super::secret::Secrets;
+use super::test_case::TestCase;
+use super::tree::{self, Key, Kind, Node};
+use super::vrl::{VrlCompiler, compile_expr};
+use crate::operators::NodeConfig;
+use crate::sinks::SinkConfig;
+use crate::topology::{GraphProblem, Settings, SourceConfig, Topology, TopologyBuilder};
+
+/// Sections of a topology file.
+pub const SECTIONS: &[&str] = &[
+    "name", "kafka", "rate_limits", "sources", "operators", "sinks", "errors", "time", "state", "guarantee", "tests",
+];
+
+/// A file that was read without a problem.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The topology.
+    pub topology: Topology,
+    /// Its tests.
+    pub tests: Vec<TestCase>,
+    /// Values not to print.
+    pub secrets: Secrets,
+    /// The tree, for places of later problems.
+    places: Places,
+}
+
+/// Where things stand in a file.
+#[derive(Clone, Debug)]
+pub struct Places {
+    file: String,
+    text: String,
+    root: Node,
+}
+
+impl Places {
+    /// The place of a node's field (`from`, `spanner.columns.State`), as deep as the path leads.
+    #[must_use]
+    pub fn of(&self, node: Option<&str>, field: &str) -> Range<usize> {
+        let mut at = &self.root;
+        let mut span = at.span.start..at.span.start;
+        if let Some(name) = node {
+            let found = ["sources", "operators", "sinks"].iter().find_map(|section| {
+                self.root.get(section)?.entries().iter().find(|(key, _)| key.name == name)
+            });
+            if let Some((key, node)) = found {
+                (at, span) = (node, key.span.clone());
+            }
+        }
+        for part in field.split('.').filter(|p| !p.is_empty()) {
+            let Some((_, below)) = at.entries().iter().find(|(key, _)| key.name == part) else { break };
+            at = below;
+            span = below.span.clone();
+        }
+        span
+    }
+
+    /// A report with one problem at a node's field: for what shows only when something is connected.
+    #[must_use]
+    pub fn report(&self, code: &'static str, node: Option<&str>, field: &str, message: &str, help: Option<&str>) -> Report {
+        let mut problem = Problem::new(code, message).at(self.of(node, field), "here");
+        problem.help = help.map(Into::into);
+        self.reports(vec![problem])
+    }
+
+    /// A report of several problems.
+    #[must_use]
+    pub fn reports(&self, problems: Vec<Problem>) -> Report {
+        Report::new(self.file.clone(), self.text.clone(), problems)
+    }
+
+    /// Line of a byte offset, from 1.
+    #[must_use]
+    pub fn line(&self, offset: usize) -> usize {
+        self.text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
+    }
+
+    /// The file's name.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+}
+
+impl Loaded {
+    /// Where things stand in the file.
+    #[must_use]
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+}
+
+/// Reads a topology file.
+///
+/// # Errors
+/// Every problem found, each at its place.
+pub fn load(
+    file: &str,
+    text: &str,
+    mode: Mode,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Box<Report>> {
+    let mut secrets = Secrets::default();
+    let mut problems = Vec::new();
+    let mut root = match tree::parse(text) {
+        Ok(root) => root,
+        Err(problem) => return Err(Box::new(Report::new(file, text, vec![problem]))),
+    };
+    substitute(&mut root, mode, variable, &mut secrets, &mut problems);
+    let places = Places { file: file.into(), text: text.into(), root };
+    let root = &places.root;
+    for (key, _) in root.entries() {
+        if !SECTIONS.contains(&key.name.as_str()) {
+            problems.push(
+                Problem::new("unknown-field", format!("unknown section `{}`", key.name))
+                    .at(key.span.clone(), "not known here")
+                    .help(did_you_mean(&key.name, SECTIONS)),
+            );
+        }
+    }
+    let name = name_of(root, &mut problems);
+    let settings = Settings {
+        kafka: section(root, "kafka", &mut problems),
+        errors: section(root, "errors", &mut problems).unwrap_or_default(),
+        time: section(root, "time", &mut problems).unwrap_or_default(),
+        state: section(root, "state", &mut problems).unwrap_or_default(),
+        guarantee: section(root, "guarantee", &mut problems).unwrap_or_default(),
+        rate_limits: section::<BTreeMap<_, _>>(root, "rate_limits", &mut problems).unwrap_or_default(),
+    };
+    let compiler = VrlCompiler::new();
+    let mut builder = TopologyBuilder::new(name).settings(settings);
+    for (key, node) in entries(root, "sources", &mut problems) {
+        let kinds = ["kafka", "generate", "file", "stdin"];
+        let Some(config) = one_kind(key, node, &kinds, &[], &mut problems) else { continue };
+        let Some(mut config) = decode::<SourceConfig>(&config, &mut problems) else { continue };
+        for expr in config.exprs_mut() {
+            compile_expr(expr, &compiler, &[], &mut problems);
+        }
+        builder = builder.source(&key.name, config);
+    }
+    for (key, node) in entries(root, "operators", &mut problems) {
+        let from = from_of(node, &mut problems);
+        let Some(config) = one_kind(key, node, NodeConfig::KINDS, &["from"], &mut problems) else { continue };
+        let Some(mut config) = decode::<NodeConfig>(&config, &mut problems) else { continue };
+        for (expr, vars) in config.exprs_mut() {
+            compile_expr(expr, &compiler, vars, &mut problems);
+        }
+        builder = builder.operator(&key.name, from, config);
+    }
+    for (key, node) in entries(root, "sinks", &mut problems) {
+        let from = from_of(node, &mut problems);
+        let Some(config) = one_kind(key, node, SinkConfig::KINDS, &["from"], &mut problems) else { continue };
+        let Some(mut config) = decode::<SinkConfig>(&config, &mut problems) else { continue };
+        for expr in config.exprs_mut() {
+            compile_expr(expr, &compiler, &[], &mut problems);
+        }
+        builder = builder.sink(&key.name, from, config);
+    }
+    let tests = TestCase::all(root, &mut problems);
+    let broken = !problems.is_empty();
+    let topology = match builder.build() {
+        Ok(topology) => Some(topology),
+        Err(found) => {
+            problems.extend(found.into_iter().filter(|p| !(broken && follows(p, root))).map(|p| place(&places, p)));
+            None
+        }
+    };
+    match topology {
+        Some(topology) if problems.is_empty() => Ok(Loaded { topology, tests, secrets, places }),
+        _ => Err(Box::new(places.reports(problems).redacted(&secrets))),
+    }
+}
+
+/// A problem of the graph that only follows from a node that could not be read: the node is in the file after all.
+fn follows(problem: &GraphProblem, root: &Node) -> bool {
+    match problem.code {
+        "graph::no_source" => !root.get("sources").is_none_or(|s| s.entries().is_empty()),
+        "graph::from" => {
+            let named = problem.message.split('`').nth(1).unwrap_or_default();
+            let base = named.split('.').next().unwrap_or_default();
+            ["sources", "operators", "sinks"].iter().any(|s| root.get(s).is_some_and(|s| s.get(base).is_some()))
+        }
+        "graph::rate_limit" => root.get("rate_limits").is_some(),
+        _ => false,
+    }
+}
+
+fn place(places: &Places, problem: GraphProblem) -> Problem {
+    let span = places.of(problem.node.as_deref(), &problem.field);
+    let message = match &problem.node {
+        Some(node) => format!("{node}: {}", problem.message),
+        None => problem.message,
+    };
+    let mut out = Problem::new(problem.code, message).at(span, "here");
+    out.help = problem.help;
+    out
+}
+
+fn name_of(root: &Node, problems: &mut Vec<Problem>) -> String {
+    match root.get("name") {
+        Some(node) => decode::<String>(node, problems).unwrap_or_else(|| "unnamed".into()),
+        None => {
+            let start = root.span.start;
+            problems.push(
+                Problem::new("missing-field", "the topology has no `name`")
+                    .at(start..start, "missing here")
+                    .help("write `name: my-topology` first: it is the consumer group and the prefix of internal topics"),
+            );
+            "unnamed".into()
+        }
+    }
+}
+
+fn section<T: DeserializeOwned>(root: &Node, name: &str, problems: &mut Vec<Problem>) -> Option<T> {
+    root.get(name).and_then(|node| decode(node, problems))
+}
+
+fn entries<'a>(root: &'a Node, section: &str, problems: &mut Vec<Problem>) -> &'a [(Key, Node)] {
+    let Some(node) = root.get(section) else { return &[] };
+    if !matches!(node.kind, Kind::Map(_) | Kind::Null) {
+        problems.push(
+            Problem::new("wrong-type", format!("`{section}` is {node}, not a map of nodes"))
+                .at(node.span.clone(), "here")
+                .help(format!("write `{section}:` and under it one line per node, with its name first")),
+        );
+    }
+    node.entries()
+}
+
+fn from_of(node: &Node, problems: &mut Vec<Problem>) -> Vec<String> {
+    match node.get("from") {
+        None => Vec::new(),
+        Some(node @ Node { kind: Kind::List(_), .. }) => decode(node, problems).unwrap_or_default(),
+        Some(node) => decode::<String>(node, problems).into_iter().collect(),
+    }
+}
+
+/// The one key of a node that says what it is, with its settings, as a map of one entry.
+fn one_kind(key: &Key, node: &Node, kinds: &[&str], others: &[&str], problems: &mut Vec<Problem>) -> Option<Node> {
+    let example = format!("write `{}: {{ {}{}: ... }}`", key.name, if others.is_empty() { "" } else { "from: NODE, " }, kinds[0]);
+    if !matches!(node.kind, Kind::Map(_)) {
+        problems.push(
+            Problem::new("wrong-type", format!("`{}` is {node}, not a node", key.name))
+                .at(node.span.clone(), "here")
+                .help(example),
+        );
+        return None;
+    }
+    let mut found: Vec<&(Key, Node)> = Vec::new();
+    let known: Vec<&str> = kinds.iter().chain(others).copied().collect();
+    let mut unknown = false;
+    for entry in node.entries() {
+        let name = entry.0.name.as_str();
+        if kinds.contains(&name) {
+            found.push(entry);
+        } else if !others.contains(&name) {
+            unknown = true;
+            problems.push(
+                Problem::new("unknown-field", format!("`{}` has an unknown field `{name}`", key.name))
+                    .at(entry.0.span.clone(), "not known here")
+                    .help(did_you_mean(name, &known)),
+            );
+        }
+    }
+    match found.as_slice() {
+        [one] => Some(Node::new(node.span.clone(), Kind::Map(vec![(*one).clone()]))),
+        [] => {
+            if !unknown {
+                problems.push(
+                    Problem::new("missing-field", format!("`{}` does not say what it is", key.name))
+                        .at(key.span.clone(), "no kind")
+                        .help(format!("give it one of: {}", kinds.join(", "))),
+                );
+            }
+            None
+        }
+        [_, second, ..] => {
+            problems.push(
+                Problem::new("two-kinds", format!("`{}` is two things at once", key.name))
+                    .at(second.0.span.clone(), "second kind")
+                    .help("make two nodes of it, the second with `from` the first"),
+            );
+            None
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The JSON schema of a topology file, for editors. Made from the config types, so that it cannot lag behind them.
+
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::json;
+
+use super::test_case::TestStep;
+use crate::kafka::KafkaConfig;
+use crate::model::Json;
+use crate::operators::{NodeConfig, RateLimitConfig};
+use crate::sinks::SinkConfig;
+use crate::topology::{Errors, Guarantee, SourceConfig, State, Time};
+
+/// The schema, draft 2020-12.
+#[must_use]
+pub fn schema() -> Json {
+    let mut generator = SchemaGenerator::default();
+    let mut of = |schema: fn(&mut SchemaGenerator) -> schemars::Schema| schema(&mut generator).to_value();
+    fn sub<T: JsonSchema>(generator: &mut SchemaGenerator) -> schemars::Schema {
+        generator.subschema_for::<T>()
+    }
+    let kafka = of(sub::<KafkaConfig>);
+    let errors = of(sub::<Errors>);
+    let time = of(sub::<Time>);
+    let state = of(sub::<State>);
+    let guarantee = of(sub::<Guarantee>);
+    let limit = of(sub::<RateLimitConfig>);
+    let step = of(sub::<TestStep>);
+    let source = of(<SourceConfig as JsonSchema>::json_schema);
+    let operator = with_from(of(<NodeConfig as JsonSchema>::json_schema));
+    let sink = with_from(of(<SinkConfig as JsonSchema>::json_schema));
+    let defs = generator.take_definitions(true);
+    let named = |schema: Json| json!({ "type": "object", "additionalProperties": schema });
+    let test = json!({
+        "type": "object",
+        "required": ["name", "steps"],
+        "additionalProperties": false,
+        "properties": {
+            "name": { "type": "string" },
+            "steps": { "type": "array", "items": { "anyOf": [step, { "enum": ["crash", "checkpoint"] }] } }
+        }
+    });
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "slackwater topology",
+        "type": "object",
+        "required": ["name", "sources"],
+        "additionalProperties": false,
+        "properties": {
+            "name": { "type": "string", "description": "Consumer group and prefix of internal topics." },
+            "kafka": kafka,
+            "rate_limits": named(limit),
+            "sources": named(source),
+            "operators": named(operator),
+            "sinks": named(sink),
+            "errors": errors,
+            "time": time,
+            "state": state,
+            "guarantee": guarantee,
+            "tests": { "type": "array", "items": test }
+        },
+        "$defs": defs
+    })
+}
+
+/// Nodes that read others have `from` beside their kind.
+fn with_from(mut schema: Json) -> Json {
+    let from = json!({
+        "description": "What the node reads: a node, or a list of nodes; `node.output` for a branch.",
+        "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }]
+    });
+    if let Some(kinds) = schema.get_mut("oneOf").and_then(Json::as_array_mut) {
+        for kind in kinds {
+            if let Some(properties) = kind.get_mut("properties").and_then(Json::as_object_mut) {
+                properties.insert("from".into(), from.clone());
+            }
+            if let Some(required) = kind.get_mut("required").and_then(Json::as_array_mut) {
+                required.push("from".into());
+            }
+        }
+    }
+    schema
+}

@@ -1,0 +1,393 @@
+//! `TopologyTestDriver`: the production task on virtual time, in memory.
+//!
+//! One partition per topic. The virtual wall clock starts at 0; a record from the future moves it. A Kafka sink whose
+//! topic is a source of the same topology feeds that source. Everything a driver does is done at once, in a defined
+//! order: the same input gives the same output, byte for byte.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::model::{Json, Millis, Origin, Record, Timestamp};
+use crate::operators::{Call, Reason, Reply};
+use crate::runtime::{DEAD_LETTER, Delivery, Input, Step, Task, TaskError, TaskId};
+use crate::sinks::SinkConfig;
+use crate::state::{Backend, MemoryBackend};
+use crate::topology::{NodeKind, Topology};
+
+use super::{Answer, Mock};
+
+/// Something that came out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// A record or row.
+    Record {
+        /// Node that delivered it; [`DEAD_LETTER`] for the dead-letter topic.
+        node: usize,
+        /// Sink name, or topic of a Kafka sink.
+        to: String,
+        /// Key as shown.
+        key: Json,
+        /// Value as shown.
+        value: Json,
+        /// The record itself.
+        record: Record,
+    },
+    /// A drop.
+    Dropped {
+        /// Node.
+        node: usize,
+        /// Why.
+        reason: Reason,
+    },
+    /// A call.
+    Called {
+        /// Node.
+        node: usize,
+        /// The call.
+        call: Call,
+    },
+}
+
+/// The task failed, as it would have in production.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The task stopped.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// No source reads that topic.
+    #[error("no source reads the topic `{topic}`; the topology reads: {known}")]
+    UnknownTopic {
+        /// As asked for.
+        topic: String,
+        /// What there is.
+        known: String,
+    },
+    /// No node of that name makes calls.
+    #[error("there is no node `{0}` that makes calls")]
+    UnknownNode(String),
+}
+
+struct Slot {
+    task: Task,
+    backend: Arc<MemoryBackend>,
+    /// Committed next offset by topic index.
+    committed: Vec<i64>,
+}
+
+/// See the module.
+pub struct TopologyTestDriver {
+    topology: Arc<Topology>,
+    slots: Vec<Slot>,
+    /// What every topic (or line source, by node name) holds.
+    log: BTreeMap<String, Vec<Record>>,
+    wall: Timestamp,
+    mocks: BTreeMap<usize, Mock>,
+    /// Replies on their way: due time, order, slot, node, call.
+    replies: BTreeMap<(Timestamp, u64), (usize, usize, u64, Reply)>,
+    order: u64,
+    out: Vec<Output>,
+    step: Step,
+}
+
+impl TopologyTestDriver {
+    /// A driver with empty state at time 0.
+    ///
+    /// # Errors
+    /// The task does not start.
+    pub fn new(topology: Arc<Topology>) -> Result<TopologyTestDriver, DriverError> {
+        let mut driver = TopologyTestDriver {
+            topology,
+            slots: Vec::new(),
+            log: BTreeMap::new(),
+            wall: Timestamp(0),
+            mocks: BTreeMap::new(),
+            replies: BTreeMap::new(),
+            order: 0,
+            out: Vec::new(),
+            step: Step::default(),
+        };
+        for sub in 0..driver.topology.subs.len() {
+            let backend = Arc::new(MemoryBackend::default());
+            let slot = driver.open(sub, backend, None)?;
+            driver.slots.push(slot);
+        }
+        Ok(driver)
+    }
+
+    fn open(&mut self, sub: usize, backend: Arc<MemoryBackend>, committed: Option<Vec<i64>>) -> Result<Slot, DriverError> {
+        let id = TaskId { sub, partition: 0 };
+        let dynamic: Arc<dyn Backend> = Arc::clone(&backend) as Arc<dyn Backend>;
+        let mut task = Task::open(&self.topology, id, &dynamic, self.wall, &mut self.step)?;
+        let committed = committed.unwrap_or_else(|| vec![0; task.topics().len()]);
+        for (topic, offset) in committed.iter().enumerate() {
+            task.start_at(topic, *offset);
+        }
+        Ok(Slot { task, backend, committed })
+    }
+
+    /// The virtual wall clock.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.wall
+    }
+
+    /// How the next calls of a node are answered.
+    ///
+    /// # Errors
+    /// There is no such node, or it makes no calls.
+    pub fn on_call(&mut self, node: &str, answer: Answer, times: u64) -> Result<(), DriverError> {
+        let n = self.calling_node(node)?;
+        self.mocks.entry(n).or_default().push(answer, times);
+        Ok(())
+    }
+
+    /// The node of that name, if it makes calls.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn calling_node(&self, node: &str) -> Result<usize, DriverError> {
+        self.topology
+            .node(node)
+            .filter(|n| matches!(&self.topology.nodes[*n].kind, NodeKind::Operator(c) if c.makes_calls()))
+            .ok_or_else(|| DriverError::UnknownNode(node.into()))
+    }
+
+    /// Appends a record to a topic and processes it. A timestamp ahead of the wall clock moves the wall clock first.
+    ///
+    /// # Errors
+    /// No source reads the topic, or the task stopped.
+    pub fn send(&mut self, topic: &str, record: Record) -> Result<(), DriverError> {
+        let known = self.inputs();
+        if !known.iter().any(|k| k == topic) {
+            return Err(DriverError::UnknownTopic { topic: topic.into(), known: known.join(", ") });
+        }
+        if record.ts > self.wall {
+            let to = record.ts;
+            self.advance_to(to)?;
+        }
+        self.append(topic, record);
+        self.settle()
+    }
+
+    /// The topics that can be sent to: topics of Kafka sources, names of other sources.
+    #[must_use]
+    pub fn inputs(&self) -> Vec<String> {
+        self.slots.iter().flat_map(|s| s.task.topics().iter().map(ToString::to_string)).collect()
+    }
+
+    /// The topic that a name stands for: a topic, or a source that reads one.
+    #[must_use]
+    pub fn topic_of(&self, name: &str) -> String {
+        if let Some(n) = self.topology.node(name)
+            && let NodeKind::Source(source) = &self.topology.nodes[n].kind
+            && let Some(topic) = source.topics().first()
+        {
+            return (*topic).to_owned();
+        }
+        name.to_owned()
+    }
+
+    fn append(&mut self, topic: &str, mut record: Record) {
+        let log = self.log.entry(topic.to_owned()).or_default();
+        record.origin =
+            Origin { topic: 0, partition: 0, offset: i64::try_from(log.len()).unwrap_or(i64::MAX) };
+        log.push(record);
+    }
+
+    /// Moves the wall clock on, stopping at every time at which something is due.
+    ///
+    /// # Errors
+    /// The task stopped.
+    pub fn advance(&mut self, by: Millis) -> Result<(), DriverError> {
+        self.advance_to(self.wall.plus(by))
+    }
+
+    fn advance_to(&mut self, target: Timestamp) -> Result<(), DriverError> {
+        loop {
+            let due = self
+                .slots
+                .iter()
+                .filter_map(|s| s.task.next_deadline(true))
+                .chain(self.replies.keys().map(|(at, _)| *at))
+                .filter(|at| *at > self.wall)
+                .min();
+            match due {
+                Some(at) if at < target => self.wall = at,
+                _ => break,
+            }
+            self.settle()?;
+        }
+        self.wall = target.max(self.wall);
+        self.settle()
+    }
+
+    /// Runs until nothing is left to do at this time: records not read yet, replies due, timers due.
+    fn settle(&mut self) -> Result<(), DriverError> {
+        loop {
+            self.perform(None)?;
+            if self.read_one()? || self.reply_one()? {
+                continue;
+            }
+            // Everything read: the sources are caught up, so the wall clock moves the nodes' clocks.
+            let mut busy = false;
+            for slot in 0..self.slots.len() {
+                let wall = self.wall;
+                self.slots[slot].task.step(Input::Clock { caught_up: true }, wall, &mut self.step)?;
+                busy |= !self.step.is_empty();
+                self.perform(Some(slot))?;
+            }
+            if !busy && self.replies.keys().next().is_none_or(|(at, _)| *at > self.wall) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Feeds the record with the lowest timestamp among the heads of one task's topics.
+    fn read_one(&mut self) -> Result<bool, DriverError> {
+        for slot in 0..self.slots.len() {
+            if !self.slots[slot].task.wants_input() {
+                continue;
+            }
+            let task = &self.slots[slot].task;
+            let head = (0..task.topics().len())
+                .filter_map(|t| {
+                    let at = usize::try_from(task.position(t)).ok()?;
+                    let record = self.log.get(&*task.topics()[t])?.get(at)?;
+                    Some((record.ts, t, record))
+                })
+                .min_by_key(|(ts, t, _)| (*ts, *t));
+            let Some((_, topic, record)) = head else { continue };
+            let mut record = record.clone();
+            record.origin.topic = u16::try_from(topic).unwrap_or(u16::MAX);
+            let wall = self.wall;
+            self.slots[slot].task.step(Input::Records { topic, records: vec![record] }, wall, &mut self.step)?;
+            self.perform(Some(slot))?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn reply_one(&mut self) -> Result<bool, DriverError> {
+        let Some((&(at, order), _)) = self.replies.first_key_value() else { return Ok(false) };
+        if at > self.wall {
+            return Ok(false);
+        }
+        if let Some((slot, node, call, reply)) = self.replies.remove(&(at, order)) {
+            let wall = self.wall;
+            self.slots[slot].task.step(Input::Reply { node, call, reply }, wall, &mut self.step)?;
+            self.perform(Some(slot))?;
+        }
+        Ok(true)
+    }
+
+    /// Does what the last step of `slot` wants: rows are durable at once, calls are answered as scripted.
+    fn perform(&mut self, slot: Option<usize>) -> Result<(), DriverError> {
+        let step = std::mem::take(&mut self.step);
+        let Some(slot) = slot else {
+            self.step = step;
+            return Ok(());
+        };
+        for (node, reason) in step.drops {
+            self.out.push(Output::Dropped { node, reason });
+        }
+        for (node, call) in step.calls {
+            let answer = self.mocks.entry(node).or_default().next_answer();
+            let at = self.wall.plus(answer.latency);
+            self.order += 1;
+            self.replies.insert((at, self.order), (slot, node, call.id, answer.reply()));
+            self.out.push(Output::Called { node, call });
+        }
+        for delivery in step.deliveries {
+            self.deliver(slot, delivery)?;
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, slot: usize, delivery: Delivery) -> Result<(), DriverError> {
+        let Delivery { node, epoch, row } = delivery;
+        let topology = Arc::clone(&self.topology);
+        let (to, key, value) = if node == DEAD_LETTER {
+            let topic = topology.settings.errors.dead_letter.as_ref().map_or("", |d| d.topic.as_str());
+            (topic.to_owned(), show_key(&row.record), row.record.value.show())
+        } else if let NodeKind::Sink(sink) = &topology.nodes[node].kind {
+            let (key, value) = sink.show(&row, self.wall);
+            let to = match &**sink {
+                SinkConfig::Kafka(k) => k.topic.clone(),
+                _ => topology.nodes[node].name.clone(),
+            };
+            (to, key, value)
+        } else {
+            return Ok(());
+        };
+        let reply_to = row.reply_to;
+        self.out.push(Output::Record { node, to: to.clone(), key, value, record: row.record.clone() });
+        if topology.source_topics().contains(&to) {
+            self.append(&to, row.record);
+        }
+        match reply_to {
+            None => {
+                let wall = self.wall;
+                self.slots[slot].task.step(Input::Acked { epoch, rows: 1 }, wall, &mut self.step)?;
+            }
+            Some(call) => {
+                self.order += 1;
+                self.replies.insert((self.wall, self.order), (slot, node, call, Reply::Delivered));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a checkpoint of every task.
+    ///
+    /// # Errors
+    /// The task stopped.
+    pub fn checkpoint(&mut self) -> Result<(), DriverError> {
+        for slot in &mut self.slots {
+            let Some(sealed) = slot.task.seal(self.wall)? else { continue };
+            slot.backend.write(&sealed.rows).map_err(TaskError::State)?;
+            for (topic, next) in sealed.positions {
+                slot.committed[topic] = next;
+            }
+            slot.task.applied();
+        }
+        Ok(())
+    }
+
+    /// Drops every task and restores it from its last checkpoint; what was read since is read again.
+    ///
+    /// # Errors
+    /// The task does not start again.
+    pub fn restart(&mut self) -> Result<(), DriverError> {
+        self.replies.clear();
+        for (sub, slot) in std::mem::take(&mut self.slots).into_iter().enumerate() {
+            drop(slot.task);
+            let slot = self.open(sub, slot.backend, Some(slot.committed))?;
+            self.slots.push(slot);
+            self.perform(Some(sub))?;
+        }
+        self.settle()
+    }
+
+    /// What came out since the last time, in order.
+    pub fn take_output(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// The topology under test.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// State of every task, for comparisons.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<Vec<(bytes::Bytes, bytes::Bytes)>> {
+        self.slots.iter().map(|s| s.backend.snapshot()).collect()
+    }
+}
+
+/// A key for people: text, or null.
+#[must_use]
+fn show_key(record: &Record) -> Json {
+    record.key.as_ref().map_or(Json::Null, |k| Json::String(String::from_utf8_lossy(k).into_owned()))
+}

@@ -1,0 +1,179 @@
+//! `slackwater simulate`: JSON lines in, JSON lines out, the production task on virtual time between them.
+
+use std::io::{BufRead, Write};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::{Answer, DriverError, Output, TopologyTestDriver};
+use crate::model::{Json, Millis, Record, Timestamp, Value, key_text};
+use crate::topology::Topology;
+
+/// Why a simulation ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum SimulateError {
+    /// A line that is none of the four forms.
+    #[error("line {line}: {message}")]
+    Line {
+        /// From 1.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// The task stopped.
+    #[error("line {line}: {error}")]
+    Task {
+        /// From 1.
+        line: usize,
+        /// Why.
+        error: DriverError,
+    },
+    /// Input or output failed.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecordLine {
+    topic: String,
+    #[serde(default)]
+    key: Json,
+    #[serde(default)]
+    value: Json,
+    ts: Option<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AdvanceLine {
+    advance_ms: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RestartLine {
+    restart: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CallLine {
+    on_call: String,
+    status: Option<u16>,
+    body: Option<Json>,
+    latency_ms: Option<i64>,
+    times: Option<u64>,
+    retry_after_ms: Option<i64>,
+}
+
+/// Runs `input` through the topology; a checkpoint after every `every` lines.
+///
+/// # Errors
+/// See [`SimulateError`]; what came out before is written.
+pub fn simulate(
+    topology: Arc<Topology>,
+    input: impl BufRead,
+    mut output: impl Write,
+    every: u64,
+) -> Result<(), SimulateError> {
+    let mut driver =
+        TopologyTestDriver::new(topology).map_err(|error| SimulateError::Task { line: 0, error })?;
+    let mut step: u64 = 0;
+    for (n, line) in input.lines().enumerate() {
+        let line = line?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let number = n + 1;
+        let result = one(&mut driver, &line);
+        write_outputs(&mut driver, step, &mut output)?;
+        result.map_err(|e| match e {
+            Failure::Line(message) => SimulateError::Line { line: number, message },
+            Failure::Task(error) => SimulateError::Task { line: number, error },
+        })?;
+        step += 1;
+        if step.is_multiple_of(every.max(1)) {
+            driver.checkpoint().map_err(|error| SimulateError::Task { line: number, error })?;
+        }
+    }
+    output.flush()?;
+    Ok(())
+}
+
+enum Failure {
+    Line(String),
+    Task(DriverError),
+}
+
+impl From<DriverError> for Failure {
+    fn from(error: DriverError) -> Self {
+        Failure::Task(error)
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(json: Json) -> Result<T, Failure> {
+    serde_json::from_value(json).map_err(|e| Failure::Line(e.to_string()))
+}
+
+fn one(driver: &mut TopologyTestDriver, line: &str) -> Result<(), Failure> {
+    let json: Json = serde_json::from_str(line).map_err(|e| Failure::Line(format!("no JSON: {e}")))?;
+    if json.get("advance_ms").is_some() {
+        let line: AdvanceLine = read(json)?;
+        if line.advance_ms < 0 {
+            return Err(Failure::Line("`advance_ms` is negative: time does not go back".into()));
+        }
+        driver.advance(Millis(line.advance_ms))?;
+    } else if json.get("restart").is_some() {
+        let line: RestartLine = read(json)?;
+        if line.restart {
+            driver.restart()?;
+        }
+    } else if json.get("on_call").is_some() {
+        let line: CallLine = read(json)?;
+        let default = Answer::default();
+        let answer = Answer {
+            status: line.status.unwrap_or(default.status),
+            body: line.body.unwrap_or(default.body),
+            latency: Millis(line.latency_ms.unwrap_or(0).max(0)),
+            retry_after: line.retry_after_ms.map(Millis),
+        };
+        driver.on_call(&line.on_call, answer, line.times.unwrap_or(1))?;
+    } else if json.get("topic").is_some() {
+        let line: RecordLine = read(json)?;
+        let value =
+            if line.value.is_null() { Value::Null } else { Value::Bytes(Bytes::from(line.value.to_string())) };
+        let ts = line.ts.map_or(driver.now(), Timestamp);
+        let record = Record { key: key_text(&line.key), value, ts, ..Record::default() };
+        let topic = driver.topic_of(&line.topic);
+        driver.send(&topic, record)?;
+    } else {
+        let forms = "`topic`, `advance_ms`, `restart` or `on_call`";
+        return Err(Failure::Line(format!("the line has none of {forms}")));
+    }
+    Ok(())
+}
+
+fn write_outputs(driver: &mut TopologyTestDriver, step: u64, output: &mut impl Write) -> std::io::Result<()> {
+    for out in driver.take_output() {
+        let node = |n: usize| driver.topology().nodes.get(n).map_or("dead_letter", |n| n.name.as_str());
+        let line = match out {
+            Output::Record { to, key, value, record, .. } => {
+                let mut line =
+                    serde_json::json!({ "step": step, "to": to, "key": key, "value": value, "ts": record.ts.0 });
+                if let Some(window) = record.window {
+                    line["window"] = serde_json::json!([window.start.0, window.end.0]);
+                }
+                line
+            }
+            Output::Dropped { reason, .. } => serde_json::json!({ "step": step, "dropped": reason.name() }),
+            Output::Called { node: n, call } => {
+                let key = call.key.map_or(Json::Null, |k| Json::String(String::from_utf8_lossy(&k).into_owned()));
+                serde_json::json!({ "step": step, "call": node(n), "key": key, "attempt": call.attempt })
+            }
+        };
+        writeln!(output, "{line}")?;
+    }
+    output.flush()
+}

@@ -1,0 +1,329 @@
+//! The Rust DSL, and the one place where a graph is checked. The YAML is compiled into calls of this builder.
+
+use super::{Input, Node, NodeKind, Settings, SourceConfig, Topology, sub};
+use crate::operators::NodeConfig;
+use crate::sinks::SinkConfig;
+
+/// Something wrong with a graph.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{message}{}", self.node.as_ref().map(|n| format!("{n}: ")).unwrap_or_default(), self.help.as_ref().map(|h| format!(" ({h})")).unwrap_or_default())]
+pub struct GraphProblem {
+    /// Stable code, `graph::...`.
+    pub code: &'static str,
+    /// The node it is about; `None` for the topology itself.
+    pub node: Option<String>,
+    /// The field of the node, as a path such as `from` or `debounce.quiet`; empty for the node itself.
+    pub field: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead.
+    pub help: Option<String>,
+}
+
+/// Builds a [`Topology`] from Rust.
+///
+/// ```
+/// use slackwater::model::{Expr, Millis};
+/// use slackwater::operators::{DebounceConfig, FilterConfig, NodeConfig};
+/// use slackwater::sinks::{BlackholeConfig, SinkConfig};
+/// use slackwater::topology::{KafkaSource, SourceConfig, TopologyBuilder};
+///
+/// let topology = TopologyBuilder::new("clicks")
+///     .source("clicks", SourceConfig::Kafka(KafkaSource { topic: Some("clicks".into()), ..Default::default() }))
+///     .operator("real", ["clicks"], NodeConfig::Filter(FilterConfig(Expr::native("not a bot", |scope| {
+///         let value = scope.value.json().map_err(|e| slackwater::model::EvalError(e.to_string()))?;
+///         Ok((value["bot"] != true).into())
+///     }))))
+///     .operator("settled", ["real"], NodeConfig::Debounce(DebounceConfig::quiet(Millis::secs(30))))
+///     .sink("out", ["settled"], SinkConfig::Blackhole(BlackholeConfig::default()))
+///     .build()
+///     .expect("the graph is sound");
+/// assert_eq!(topology.subs.len(), 1);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct TopologyBuilder {
+    name: String,
+    settings: Settings,
+    nodes: Vec<(String, NodeKind, Vec<String>)>,
+}
+
+impl TopologyBuilder {
+    /// A topology of that name: the consumer group and the prefix of internal topics.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> TopologyBuilder {
+        TopologyBuilder { name: name.into(), ..TopologyBuilder::default() }
+    }
+
+    /// Sets everything that is no node.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> TopologyBuilder {
+        self.settings = settings;
+        self
+    }
+
+    /// Adds a source.
+    #[must_use]
+    pub fn source(mut self, name: impl Into<String>, config: SourceConfig) -> TopologyBuilder {
+        self.nodes.push((name.into(), NodeKind::Source(config), Vec::new()));
+        self
+    }
+
+    /// Adds an operator that reads the nodes named in `from` (`node` or `node.port`).
+    #[must_use]
+    pub fn operator<S: Into<String>>(
+        mut self,
+        name: impl Into<String>,
+        from: impl IntoIterator<Item = S>,
+        config: NodeConfig,
+    ) -> TopologyBuilder {
+        let from = from.into_iter().map(Into::into).collect();
+        self.nodes.push((name.into(), NodeKind::Operator(Box::new(config)), from));
+        self
+    }
+
+    /// Adds a sink that reads the nodes named in `from`.
+    #[must_use]
+    pub fn sink<S: Into<String>>(
+        mut self,
+        name: impl Into<String>,
+        from: impl IntoIterator<Item = S>,
+        config: SinkConfig,
+    ) -> TopologyBuilder {
+        let from = from.into_iter().map(Into::into).collect();
+        self.nodes.push((name.into(), NodeKind::Sink(Box::new(config)), from));
+        self
+    }
+
+    /// Checks the graph.
+    ///
+    /// # Errors
+    /// Every problem found, in the order of the nodes.
+    pub fn build(self) -> Result<Topology, Vec<GraphProblem>> {
+        let mut problems = Vec::new();
+        check_name(&self.name, None, &mut problems);
+        let names: Vec<&str> = self.nodes.iter().map(|(n, _, _)| n.as_str()).collect();
+        for (n, (name, kind, _)) in self.nodes.iter().enumerate() {
+            check_name(name, Some(name), &mut problems);
+            if names[..n].contains(&name.as_str()) {
+                problems.push(problem("graph::duplicate", name, "", "another node has this name", None));
+            }
+            check_settings(name, kind, &self.settings, &mut problems);
+        }
+        if !self.nodes.iter().any(|(_, kind, _)| matches!(kind, NodeKind::Source(_))) {
+            problems.push(GraphProblem {
+                code: "graph::no_source",
+                node: None,
+                field: "sources".into(),
+                message: "the topology has no source".into(),
+                help: Some("add one under `sources`, for example `orders: { kafka: { topic: orders } }`".into()),
+            });
+        }
+        let mut inputs: Vec<Vec<Input>> = Vec::new();
+        for (name, kind, from) in &self.nodes {
+            inputs.push(resolve(name, kind, from, &self.nodes, &mut problems));
+        }
+        if problems.is_empty() {
+            check_cycles(&names, &inputs, &mut problems);
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let nodes: Vec<Node> = self
+            .nodes
+            .into_iter()
+            .zip(inputs)
+            .map(|((name, kind, _), inputs)| Node { name, kind, inputs })
+            .collect();
+        let subs = sub::cut(&nodes);
+        Ok(Topology { name: self.name, settings: self.settings, nodes, subs })
+    }
+}
+
+fn problem(code: &'static str, node: &str, field: &str, message: &str, help: Option<String>) -> GraphProblem {
+    GraphProblem { code, node: Some(node.into()), field: field.into(), message: message.into(), help }
+}
+
+/// Names become topic names, file names and metric labels: letters, digits, `-`, `_`, at most 100.
+fn check_name(name: &str, node: Option<&str>, problems: &mut Vec<GraphProblem>) {
+    let good = !name.is_empty()
+        && name.len() <= 100
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    if !good {
+        problems.push(GraphProblem {
+            code: "graph::name",
+            node: node.map(Into::into),
+            field: if node.is_none() { "name".into() } else { String::new() },
+            message: format!("`{name}` is no name"),
+            help: Some("names have 1 to 100 letters, digits, `-` or `_`".into()),
+        });
+    }
+}
+
+fn check_settings(name: &str, kind: &NodeKind, settings: &Settings, problems: &mut Vec<GraphProblem>) {
+    match kind {
+        NodeKind::Source(SourceConfig::Kafka(k)) => match (&k.topic, &k.topics) {
+            (Some(_), Some(_)) => problems.push(problem(
+                "graph::source",
+                name,
+                "kafka",
+                "both `topic` and `topics` are set",
+                Some("keep one of them".into()),
+            )),
+            (None, topics) if topics.as_ref().is_none_or(Vec::is_empty) => problems.push(problem(
+                "graph::source",
+                name,
+                "kafka",
+                "no topic",
+                Some("write `kafka: { topic: NAME }`".into()),
+            )),
+            _ => {}
+        },
+        NodeKind::Source(_) => {}
+        NodeKind::Operator(config) => {
+            for (field, message, help) in config.check() {
+                problems.push(problem("graph::setting", name, &field, &message, Some(help)));
+            }
+            if let Some(limit) = config.rate_limit()
+                && !settings.rate_limits.contains_key(limit)
+            {
+                let known: Vec<&str> = settings.rate_limits.keys().map(String::as_str).collect();
+                problems.push(problem(
+                    "graph::rate_limit",
+                    name,
+                    &format!("{}.rate_limit", config.kind_name()),
+                    &format!("there is no rate limit `{limit}`"),
+                    Some(if known.is_empty() {
+                        format!("add `rate_limits: {{ {limit}: {{ limit: 100/s }} }}`")
+                    } else {
+                        suggest(limit, &known)
+                    }),
+                ));
+            }
+        }
+        NodeKind::Sink(config) => {
+            for (field, message, help) in config.check() {
+                problems.push(problem("graph::setting", name, &field, &message, Some(help)));
+            }
+        }
+    }
+}
+
+/// "did you mean", or the list of what there is.
+fn suggest(name: &str, known: &[&str]) -> String {
+    let near = known
+        .iter()
+        .map(|k| (strsim::damerau_levenshtein(name, k), *k))
+        .filter(|(d, k)| *d <= 1 + k.len() / 3)
+        .min();
+    match near {
+        Some((_, k)) => format!("did you mean `{k}`?"),
+        None => format!("known here: {}", known.join(", ")),
+    }
+}
+
+fn resolve(
+    name: &str,
+    kind: &NodeKind,
+    from: &[String],
+    nodes: &[(String, NodeKind, Vec<String>)],
+    problems: &mut Vec<GraphProblem>,
+) -> Vec<Input> {
+    if matches!(kind, NodeKind::Source(_)) {
+        return Vec::new();
+    }
+    if from.is_empty() {
+        problems.push(problem(
+            "graph::from",
+            name,
+            "",
+            "the node reads nothing",
+            Some("add `from: NODE`".into()),
+        ));
+    }
+    let mut inputs = Vec::new();
+    for text in from {
+        let whole = nodes.iter().position(|(n, _, _)| n == text);
+        let found = match (whole, text.rsplit_once('.')) {
+            (Some(node), _) => Some((node, "")),
+            (None, Some((node, port))) => nodes.iter().position(|(n, _, _)| n == node).map(|n| (n, port)),
+            (None, None) => None,
+        };
+        let Some((node, port)) = found else {
+            let known: Vec<&str> = nodes.iter().map(|(n, _, _)| n.as_str()).filter(|n| *n != name).collect();
+            problems.push(problem(
+                "graph::from",
+                name,
+                "from",
+                &format!("there is no node `{text}`"),
+                Some(suggest(text, &known)),
+            ));
+            continue;
+        };
+        let ports = match &nodes[node].1 {
+            NodeKind::Operator(config) => config.ports(),
+            NodeKind::Source(_) | NodeKind::Sink(_) => Vec::new(),
+        };
+        let port = match (ports.as_slice(), port) {
+            ([], "") => Some(0),
+            ([], _) => None,
+            (ports, port) => ports.iter().position(|p| p == port),
+        };
+        match port.and_then(|p| u16::try_from(p).ok()) {
+            Some(port) => inputs.push(Input { node, port }),
+            None => {
+                let base = &nodes[node].0;
+                let known: Vec<String> = ports.iter().map(|p| format!("{base}.{p}")).collect();
+                let known: Vec<&str> = known.iter().map(String::as_str).collect();
+                let (message, help) = if ports.is_empty() {
+                    (format!("`{base}` has no outputs of its own"), format!("write `from: {base}`"))
+                } else {
+                    (format!("`{base}` has no output `{text}`"), suggest(text, &known))
+                };
+                problems.push(problem("graph::from", name, "from", &message, Some(help)));
+            }
+        }
+    }
+    if let NodeKind::Operator(config) = kind
+        && let Some((count, help)) = config.input_count()
+        && inputs.len() == from.len()
+        && !count.contains(&inputs.len())
+    {
+        problems.push(problem("graph::from", name, "from", "wrong number of inputs", Some(help.into())));
+    }
+    inputs
+}
+
+fn check_cycles(names: &[&str], inputs: &[Vec<Input>], problems: &mut Vec<GraphProblem>) {
+    // Nodes whose inputs are all settled are settled; what never settles is in a cycle or below one.
+    let mut settled = vec![false; names.len()];
+    let mut moved = true;
+    while moved {
+        moved = false;
+        for n in 0..names.len() {
+            if !settled[n] && inputs[n].iter().all(|i| settled[i.node]) {
+                settled[n] = true;
+                moved = true;
+            }
+        }
+    }
+    let Some(start) = settled.iter().position(|s| !s) else { return };
+    let mut path = vec![start];
+    let mut at = start;
+    loop {
+        let Some(next) = inputs[at].iter().map(|i| i.node).find(|n| !settled[*n]) else { return };
+        if let Some(from) = path.iter().position(|n| *n == next) {
+            let mut ring: Vec<&str> = path[from..].iter().rev().map(|n| names[*n]).collect();
+            ring.push(ring[0]);
+            problems.push(problem(
+                "graph::cycle",
+                names[path[from]],
+                "from",
+                &format!("the nodes read each other in a circle: {}", ring.join(" -> ")),
+                Some("let one of them read from somewhere else, or put a topic between them".into()),
+            ));
+            return;
+        }
+        path.push(next);
+        at = next;
+    }
+}

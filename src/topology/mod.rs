@@ -1,0 +1,121 @@
+//! Floor 3: the topology. What the YAML is compiled into and what the Rust DSL builds; every check of the graph exists
+//! once, here.
+//!
+//! A [`Topology`] is a list of nodes in declared order, each with its inputs, cut into sub-topologies: sets of nodes
+//! that are connected without a topic between them. A task is one sub-topology on one partition.
+
+mod builder;
+mod describe;
+mod settings;
+mod source;
+mod sub;
+
+pub use builder::{GraphProblem, TopologyBuilder};
+pub use settings::{Changelog, ClockMode, DeadLetter, Errors, Guarantee, OnFailure, State, Time};
+pub use source::{FileSource, Format, Generate, KafkaSource, Lines, SourceConfig};
+pub use sub::SubTopology;
+
+use std::collections::BTreeMap;
+
+use crate::operators::{NodeConfig, RateLimitConfig};
+use crate::sinks::SinkConfig;
+
+/// Everything in a topology that is no node.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// How to reach Kafka; `None` in a topology without Kafka.
+    pub kafka: Option<crate::kafka::KafkaConfig>,
+    /// What becomes of bad records.
+    pub errors: Errors,
+    /// Clocks.
+    pub time: Time,
+    /// State and checkpoints.
+    pub state: State,
+    /// What Kafka sinks promise.
+    pub guarantee: Guarantee,
+    /// Named rate limits.
+    pub rate_limits: BTreeMap<String, RateLimitConfig>,
+}
+
+/// What a node is.
+#[derive(Clone, Debug)]
+pub enum NodeKind {
+    /// Records come from here.
+    Source(SourceConfig),
+    /// Something happens to them. Boxed: some settings are large.
+    Operator(Box<NodeConfig>),
+    /// They leave here.
+    Sink(Box<SinkConfig>),
+}
+
+/// One node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Unique in the topology; identity of its state.
+    pub name: String,
+    /// What it is.
+    pub kind: NodeKind,
+    /// What it reads, in the order of `from`.
+    pub inputs: Vec<Input>,
+}
+
+/// One `from`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// Index of the node it reads.
+    pub node: usize,
+    /// That node's output port (`branch`), 0 else.
+    pub port: u16,
+}
+
+/// A checked topology.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    /// Consumer group and prefix of internal topics.
+    pub name: String,
+    /// Everything that is no node.
+    pub settings: Settings,
+    /// Nodes in declared order: sources, operators, sinks.
+    pub nodes: Vec<Node>,
+    /// Sets of nodes that run together.
+    pub subs: Vec<SubTopology>,
+}
+
+impl Topology {
+    /// The node of that name.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<usize> {
+        self.nodes.iter().position(|n| n.name == name)
+    }
+
+    /// Who reads node `n`: port, node and that node's input number, in declared order.
+    pub fn readers(&self, n: usize) -> impl Iterator<Item = (u16, usize, u16)> + '_ {
+        self.nodes.iter().enumerate().flat_map(move |(reader, node)| {
+            node.inputs.iter().enumerate().filter(move |(_, input)| input.node == n).map(move |(i, input)| {
+                (input.port, reader, u16::try_from(i).unwrap_or(u16::MAX))
+            })
+        })
+    }
+
+    /// Does node `n` write rows of a table?
+    #[must_use]
+    pub fn is_table_sink(&self, n: usize) -> bool {
+        matches!(self.nodes.get(n).map(|n| &n.kind), Some(NodeKind::Sink(s)) if s.columns().is_some())
+    }
+
+    /// All Kafka topics that sources read, without repeats, in declared order.
+    #[must_use]
+    pub fn source_topics(&self) -> Vec<String> {
+        let mut out: Vec<String> = Vec::new();
+        for node in &self.nodes {
+            if let NodeKind::Source(source) = &node.kind {
+                for topic in source.topics() {
+                    if !out.iter().any(|t| t == topic) {
+                        out.push(topic.to_owned());
+                    }
+                }
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,140 @@
+//! Settings of a whole topology: everything in the file that is no node.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::model::{Millis, Size};
+
+/// What becomes of a record that a node cannot process.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Errors {
+    /// Where such records go, with the error, node, attempts and origin in their headers.
+    pub dead_letter: Option<DeadLetter>,
+    /// `dead_letter`, `stop` or `skip` (drop and count). Default: `dead_letter` where one is set, else `stop`.
+    pub on_failure: Option<OnFailure>,
+}
+
+impl Errors {
+    /// The policy in force.
+    #[must_use]
+    pub fn policy(&self) -> OnFailure {
+        let default = if self.dead_letter.is_some() { OnFailure::DeadLetter } else { OnFailure::Stop };
+        self.on_failure.unwrap_or(default)
+    }
+}
+
+/// The dead-letter topic.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct DeadLetter {
+    /// Kafka topic; made with one partition if it does not exist.
+    pub topic: String,
+}
+
+/// See [`Errors::on_failure`].
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// To the dead-letter topic, with its error.
+    DeadLetter,
+    /// The task stops at the record.
+    Stop,
+    /// Dropped and counted.
+    Skip,
+}
+
+/// What moves the nodes' clocks.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Time {
+    /// `hybrid` (default): record timestamps, and the wall clock too when a source is caught up. `stream`: record
+    /// timestamps alone, as Kafka Streams.
+    #[serde(default)]
+    pub clock: ClockMode,
+    /// How far ahead of the wall clock a record's timestamp may move a clock (hybrid only). Default 1s.
+    #[serde(default = "Time::default_skew")]
+    pub max_skew: Millis,
+}
+
+impl Time {
+    fn default_skew() -> Millis {
+        Millis::secs(1)
+    }
+}
+
+impl Default for Time {
+    fn default() -> Self {
+        Time { clock: ClockMode::Hybrid, max_skew: Time::default_skew() }
+    }
+}
+
+/// See [`Time::clock`].
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum ClockMode {
+    /// Record timestamps, and the wall clock when caught up.
+    #[default]
+    Hybrid,
+    /// Record timestamps alone.
+    Stream,
+}
+
+/// Where state is kept and how often it is made durable.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// `on` (default): every checkpoint writes state and offsets in one Kafka transaction.
+    #[serde(default)]
+    pub changelog: Changelog,
+    /// Time between checkpoints. Default 1s.
+    #[serde(default = "State::default_checkpoint")]
+    pub checkpoint: Millis,
+    /// Memory for RocksDB's blocks, all tasks of a process together. Default 64MiB.
+    #[serde(default = "State::default_cache")]
+    pub cache: Size,
+    /// Replicas of internal topics. Default: the broker's default.
+    pub replication: Option<i32>,
+}
+
+impl State {
+    fn default_checkpoint() -> Millis {
+        Millis::secs(1)
+    }
+    fn default_cache() -> Size {
+        Size(64 << 20)
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        State {
+            changelog: Changelog::On,
+            checkpoint: State::default_checkpoint(),
+            cache: State::default_cache(),
+            replication: None,
+        }
+    }
+}
+
+/// See [`State::changelog`].
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Changelog {
+    /// State is in a compacted topic.
+    #[default]
+    On,
+    /// No changelog: committed offsets are the low watermark, state is rebuilt by replay.
+    Off,
+}
+
+/// What Kafka sinks promise.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Guarantee {
+    /// Written at least once, before the offsets are committed.
+    #[default]
+    AtLeastOnce,
+    /// Written in the checkpoint's transaction.
+    ExactlyOnce,
+}

@@ -1,0 +1,163 @@
+//! Sources: where records come from.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::model::{Expr, Rate};
+
+/// A source's settings; its kind is the key that holds them in YAML.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceConfig {
+    /// A Kafka topic, read as a member of the topology's consumer group.
+    Kafka(KafkaSource),
+    /// Made-up records, for tries and load tests.
+    Generate(Generate),
+    /// Lines of a file, one record each.
+    File(FileSource),
+    /// Lines of standard input, one record each.
+    Stdin(Lines),
+}
+
+/// A Kafka source.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaSource {
+    /// The topic to read. Either this or `topics`.
+    pub topic: Option<String>,
+    /// Several topics, read as one.
+    pub topics: Option<Vec<String>>,
+    /// `json` (default): a value that is not JSON is refused here. `bytes`: values are taken as they are.
+    #[serde(default)]
+    pub format: Format,
+    /// The record's time in milliseconds, where it is not the Kafka timestamp: an expression such as `.created_at`.
+    pub timestamp: Option<Expr>,
+}
+
+/// What values are.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// JSON; checked as it comes in, parsed when a field is asked for.
+    #[default]
+    Json,
+    /// Anything.
+    Bytes,
+}
+
+/// Made-up records.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Generate {
+    /// Records a second. Default 10/s.
+    #[serde(default = "Generate::default_rate")]
+    pub rate: Rate,
+    /// Number of different keys, `key-0` and up, in turn. Default 100.
+    #[serde(default = "Generate::default_keys")]
+    pub keys: u64,
+    /// Stop after so many records; without it, never.
+    pub count: Option<u64>,
+}
+
+impl Generate {
+    fn default_rate() -> Rate {
+        Rate { per_second: 10.0 }
+    }
+    fn default_keys() -> u64 {
+        100
+    }
+}
+
+/// Lines of a file.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct FileSource {
+    /// Path of the file.
+    pub path: String,
+    /// The record's key: an expression over the line's JSON. Without it, no key.
+    pub key: Option<Expr>,
+    /// `json` (default) or `bytes`.
+    #[serde(default)]
+    pub format: Format,
+    /// The record's time in milliseconds; default: when the line was read.
+    pub timestamp: Option<Expr>,
+}
+
+/// Lines of standard input.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Lines {
+    /// The record's key: an expression over the line's JSON. Without it, no key.
+    pub key: Option<Expr>,
+    /// `json` (default) or `bytes`.
+    #[serde(default)]
+    pub format: Format,
+    /// The record's time in milliseconds; default: when the line was read.
+    pub timestamp: Option<Expr>,
+}
+
+impl SourceConfig {
+    /// The topics that a Kafka source reads; the node's name stands for others.
+    #[must_use]
+    pub fn topics(&self) -> Vec<&str> {
+        match self {
+            SourceConfig::Kafka(k) => {
+                k.topic.iter().map(String::as_str).chain(k.topics.iter().flatten().map(String::as_str)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// What values are.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        match self {
+            SourceConfig::Kafka(k) => k.format,
+            SourceConfig::File(f) => f.format,
+            SourceConfig::Stdin(l) => l.format,
+            SourceConfig::Generate(_) => Format::Json,
+        }
+    }
+
+    /// The timestamp expression.
+    #[must_use]
+    pub fn timestamp(&self) -> Option<&Expr> {
+        match self {
+            SourceConfig::Kafka(k) => k.timestamp.as_ref(),
+            SourceConfig::File(f) => f.timestamp.as_ref(),
+            SourceConfig::Stdin(l) => l.timestamp.as_ref(),
+            SourceConfig::Generate(_) => None,
+        }
+    }
+
+    /// The key expression of line sources.
+    #[must_use]
+    pub fn key(&self) -> Option<&Expr> {
+        match self {
+            SourceConfig::File(f) => f.key.as_ref(),
+            SourceConfig::Stdin(l) => l.key.as_ref(),
+            SourceConfig::Kafka(_) | SourceConfig::Generate(_) => None,
+        }
+    }
+
+    /// The expressions inside, to be compiled.
+    pub fn exprs_mut(&mut self) -> Vec<&mut Expr> {
+        match self {
+            SourceConfig::Kafka(k) => k.timestamp.iter_mut().collect(),
+            SourceConfig::File(f) => f.key.iter_mut().chain(f.timestamp.iter_mut()).collect(),
+            SourceConfig::Stdin(l) => l.key.iter_mut().chain(l.timestamp.iter_mut()).collect(),
+            SourceConfig::Generate(_) => Vec::new(),
+        }
+    }
+
+    /// For graphs: `kafka user-changes`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match self {
+            SourceConfig::Kafka(_) => format!("kafka {}", self.topics().join(", ")),
+            SourceConfig::Generate(g) => format!("generate {}", g.rate),
+            SourceConfig::File(f) => format!("file {}", f.path),
+            SourceConfig::Stdin(_) => "stdin".into(),
+        }
+    }
+}
