@@ -1,10 +1,12 @@
 //! What one event costs in debounce's pending table, beside what an ordinary program would do.
 //!
 //! ```text
-//! CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo bench --profile dev --bench debounce [-- --keys 1000000 --events 5000000 --rho 3]
+//! P=profile.dev.package.slackwater
+//! cargo bench --profile dev --bench debounce --config $P.opt-level=3 --config $P.debug-assertions=false \
+//!     --config $P.overflow-checks=false --config $P.codegen-units=1 [-- --keys 1000000 --events 5000000 --rho 3]
 //! ```
 //!
-//! (The development profile already builds every dependency optimised; this builds ours at level 3 without building
+//! (The development profile already builds every dependency optimised; this builds ours as a release without building
 //! them again. Plain `cargo bench` works as well and takes long the first time.)
 //!
 //! Workload: keys drawn uniformly, 20-byte keys, 128-byte values, quiet 30 s, max_wait 60 s, `rho` events per key and
@@ -24,7 +26,9 @@ use std::thread;
 
 use bytes::Bytes;
 use cpu_time::{ProcessTime, ThreadTime};
-use rocksdb::{DB, DBCompressionType, IngestExternalFileOptions, Options, SstFileWriter, WriteBatch, WriteOptions};
+use rocksdb::{
+    DB, DBCompressionType, IngestExternalFileOptions, Options, SstFileWriter, WriteBatch, WriteOptions,
+};
 use slackwater::operators::debounce::{DirtyBatch, Keep, PendingTable, Rule};
 
 #[global_allocator]
@@ -75,10 +79,12 @@ impl Feed {
         self.bytes.resize(BATCH * (KEY + VALUE), b'v');
         self.times.clear();
         for event in self.bytes.chunks_mut(KEY + VALUE).take(n) {
-            self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            self.seed =
+                self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             Feed::key(((u128::from(self.seed) * u128::from(self.keys)) >> 64) as u64, event);
             event[KEY..KEY + 8].copy_from_slice(&self.made.to_le_bytes());
-            self.times.push(i64::try_from(self.made * QUIET.unsigned_abs() / (self.keys * self.rho)).unwrap_or(0));
+            self.times
+                .push(i64::try_from(self.made * QUIET.unsigned_abs() / (self.keys * self.rho)).unwrap_or(0));
             self.made += 1;
         }
     }
@@ -253,7 +259,8 @@ fn table(args: Args, warm: bool) -> Result<Figures, Error> {
         || Ok(table.borrow().len()),
     )?;
     let table = table.into_inner();
-    figures.notes = format!("{} pending, {} B/key by its own count", table.len(), table.bytes() / table.len().max(1));
+    figures.notes =
+        format!("{} pending, {} B/key by its own count", table.len(), table.bytes() / table.len().max(1));
     Ok(figures)
 }
 
@@ -282,25 +289,26 @@ fn durable(args: Args, ingest: bool) -> Result<Figures, Error> {
         give_back.send(DirtyBatch::new())?;
     }
     let path = dir.path().to_owned();
-    let writer = thread::Builder::new().name("writer".into()).spawn(move || -> Result<(f64, f64), Error> {
-        let db = DB::open(&options(), path.join("db"))?;
-        let (mut rows, mut cpu) = (0.0, 0.0);
-        for (n, mut batch) in jobs.into_iter().enumerate() {
-            let start = ThreadTime::now();
-            batch.sort();
-            if ingest {
-                write_sst(&db, &path.join(format!("{n}.sst")), &batch)?;
-            } else {
-                write_batch(&db, &batch)?;
+    let writer =
+        thread::Builder::new().name("writer".into()).spawn(move || -> Result<(f64, f64), Error> {
+            let db = DB::open(&options(), path.join("db"))?;
+            let (mut rows, mut cpu) = (0.0, 0.0);
+            for (n, mut batch) in jobs.into_iter().enumerate() {
+                let start = ThreadTime::now();
+                batch.sort();
+                if ingest {
+                    write_sst(&db, &path.join(format!("{n}.sst")), &batch)?;
+                } else {
+                    write_batch(&db, &batch)?;
+                }
+                cpu += spent(start);
+                rows += batch.len() as f64;
+                if give_back.send(batch).is_err() {
+                    break;
+                }
             }
-            cpu += spent(start);
-            rows += batch.len() as f64;
-            if give_back.send(batch).is_err() {
-                break;
-            }
-        }
-        Ok((rows, cpu))
-    })?;
+            Ok((rows, cpu))
+        })?;
     let mut out = Vec::new();
     let mut pauses = Vec::new();
     let mut seen = 0usize;
@@ -325,10 +333,10 @@ fn durable(args: Args, ingest: bool) -> Result<Figures, Error> {
     let (rows, cpu) = writer.join().map_err(|_| "the writer panicked")??;
     let last = pauses.split_off(pauses.len().min(3));
     let pause = median(last.iter().map(|p| p.0).collect());
-    let most = last.iter().map(|p| p.1).max().unwrap_or(0);
+    let copied = median(last.iter().map(|p| p.1 as f64).collect());
     figures.notes = format!(
         "a checkpoint's copy {pause:.0} ms for {:.2} M rows; writer {:.2} us/row",
-        most as f64 / 1e6,
+        copied / 1e6,
         cpu / rows / 1000.0
     );
     Ok(figures)
@@ -419,7 +427,12 @@ fn rocks(args: Args) -> Result<Figures, Error> {
         hot.push(thread / events);
         all.push((process.elapsed().as_secs_f64() * 1e9 - feeding) / events);
     }
-    Ok(Figures { hot: median(hot), all: median(all), rss: 0.0, notes: format!("{events} events, keys loaded before") })
+    Ok(Figures {
+        hot: median(hot),
+        all: median(all),
+        rss: 0.0,
+        notes: format!("{events} events, keys loaded before"),
+    })
 }
 
 const VARIANTS: [(&str, &str); 6] = [
@@ -450,7 +463,10 @@ fn all(args: Args) -> Result<(), Error> {
         args.keys, args.rho, args.events
     );
     println!("{:<42} {:>9} {:>8} {:>11} {:>9} {:>9}", "", "M ev/s", "ns/ev", "M ev/s", "ns/ev", "RSS B");
-    println!("{:<42} {:>9} {:>8} {:>11} {:>9} {:>9}", "", "thread", "thread", "all threads", "all", "per key");
+    println!(
+        "{:<42} {:>9} {:>8} {:>11} {:>9} {:>9}",
+        "", "thread", "thread", "all threads", "all", "per key"
+    );
     let mut found: HashMap<&str, Arc<Figures>> = HashMap::new();
     for (name, title) in VARIANTS {
         let out = Command::new(std::env::current_exe()?)
@@ -505,9 +521,7 @@ fn main() -> ExitCode {
     }
     let result = match &variant {
         None => all(args),
-        Some(name) => {
-            run(name, args).map(|f| println!("{:.2} {:.2} {:.1} {}", f.hot, f.all, f.rss, f.notes))
-        }
+        Some(name) => run(name, args).map(|f| println!("{:.2} {:.2} {:.1} {}", f.hot, f.all, f.rss, f.notes)),
     };
     if let Err(error) = result {
         eprintln!("{error}");

@@ -26,7 +26,10 @@ const CLASSES: usize = 96;
 const SPARE_MIN: usize = 2;
 
 /// Truncates to the low 32 bits.
-#[expect(clippy::cast_possible_truncation, reason = "the callers have bounded the number, or want its low half")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the callers have bounded the number, or want its low half"
+)]
 pub(super) const fn low32(n: u64) -> u32 {
     n as u32
 }

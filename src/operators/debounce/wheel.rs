@@ -127,6 +127,12 @@ impl Wheel {
         }
     }
 
+    /// Is the time known?
+    #[inline]
+    pub(super) fn is_started(&self) -> bool {
+        self.tick.is_some()
+    }
+
     /// Arms an entry. It must not be armed already.
     pub(super) fn arm(&mut self, handle: u32, deadline: i64) {
         let Some(now) = self.tick else {
@@ -246,11 +252,25 @@ mod tests {
     #[test]
     fn every_timer_comes_at_its_millisecond_and_no_later() {
         for start in [0, 1_700_000_000_000, -5_000_000] {
-            let deadlines: Vec<_> =
-                [0, 1, 63, 64, 65, 30_000, 65_535, 65_536, 65_600, 131_072, HOUR, 5 * HOUR, 100 * HOUR, 5000 * HOUR]
-                    .iter()
-                    .map(|d| start + d)
-                    .collect();
+            let deadlines: Vec<_> = [
+                0,
+                1,
+                63,
+                64,
+                65,
+                30_000,
+                65_535,
+                65_536,
+                65_600,
+                131_072,
+                HOUR,
+                5 * HOUR,
+                100 * HOUR,
+                5000 * HOUR,
+            ]
+            .iter()
+            .map(|d| start + d)
+            .collect();
             let far = start + 6000 * HOUR;
             check(start, &deadlines, &[far]);
             check(start, &deadlines, &[start + 64, start + 29_999, start + 30_000, start + 4 * HOUR, far]);
