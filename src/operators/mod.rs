@@ -32,7 +32,7 @@ pub use merge::MergeConfig;
 pub use rate_limit::{RateLimitConfig, RateScope};
 pub use registry::NodeConfig;
 
-use crate::model::{EvalError, Millis, Record, Timestamp};
+use crate::model::{EvalError, Record, Timestamp};
 use crate::state::{StateError, Store};
 
 /// Something wrong with settings: field (path inside the node), message, help.
@@ -418,13 +418,4 @@ impl<'a> Cx<'a> {
     pub fn reject(&mut self, reject: Reject) {
         self.effects.rejects.push(reject);
     }
-}
-
-/// Retry timing that every caller shares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Backoff {
-    /// First delay.
-    pub base: Millis,
-    /// Largest delay.
-    pub max: Millis,
 }

@@ -114,7 +114,7 @@ impl NodeConfig {
             NodeConfig::Branch(c) => c.0.iter_mut().map(|(_, e)| (e, &[] as &[&str])).collect(),
             NodeConfig::Merge(_) => Vec::new(),
             NodeConfig::Debounce(c) => c.exprs_mut(),
-            NodeConfig::Enrich(c) => c.exprs_mut(),
+            NodeConfig::Enrich(c) => c.exprs_mut().map(|e| (e, &[] as &[&str])).collect(),
         }
     }
 

@@ -44,7 +44,7 @@ pub struct Metrics {
     calls_pending: IntGaugeVec,
     call_retries: IntCounterVec,
     limiter_wait: GaugeVec,
-    limiter_share: GaugeVec,
+    limiter_used: GaugeVec,
     sink_batches: IntCounterVec,
     sink_rows: IntCounterVec,
     sink_failures: IntCounterVec,
@@ -126,7 +126,11 @@ impl Metrics {
             calls_pending: gauge("calls_pending", "Calls waiting or sent.", part)?,
             call_retries: counter("call_retries_total", "Calls made again.", node)?,
             limiter_wait: floats("limiter_wait_seconds_total", "Time that calls waited for the limiter.", &["limit"])?,
-            limiter_share: floats("limiter_share_ratio", "This instance's share of the limit.", &["limit"])?,
+            limiter_used: floats(
+                "limiter_used_ratio",
+                "Calls in the last second, as a part of what this instance may make.",
+                &["limit"],
+            )?,
             sink_batches: counter("sink_batches_total", "Batches written.", node)?,
             sink_rows: counter("sink_rows_total", "Rows written.", node)?,
             sink_failures: counter("sink_failures_total", "Batches that were not written, by attempt.", node)?,
@@ -166,8 +170,9 @@ impl Metrics {
         }
         for (name, limiter) in &scraped.limiters {
             let labels = &[name.as_str()];
-            self.limiter_wait.with_label_values(labels).set(limiter.waited().as_secs_f64());
-            self.limiter_share.with_label_values(labels).set(limiter.share());
+            let stats = limiter.stats();
+            self.limiter_wait.with_label_values(labels).set(stats.waited.as_secs_f64());
+            self.limiter_used.with_label_values(labels).set(stats.used_share);
         }
     }
 

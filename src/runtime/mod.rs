@@ -10,7 +10,9 @@ mod inbox;
 pub mod limiter;
 pub mod metrics;
 mod nodes;
+pub mod pacer;
 mod read;
+mod restore;
 mod task;
 mod worker;
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use super::calls::{CallDriver, CallJob};
+use super::calls::{CallDriver, Job};
 use super::checkpoint::{Committer, Part};
 use super::deliver::{CHUNK, Parcel, SinkDriver};
 use super::inbox::{Handle, Inbox, Mail, Message, Restored};
@@ -29,7 +29,7 @@ const IDLE: Duration = Duration::from_millis(2);
 const REPORT: Duration = Duration::from_millis(250);
 
 /// Where calls of one node go.
-pub type Calls = CallDriver<(Handle, Inbox)>;
+pub type Calls = CallDriver<(Handle, usize, Inbox)>;
 
 /// What a worker needs of the rest of the process.
 pub struct Outside {
@@ -105,7 +105,7 @@ pub struct Worker {
     generation: u64,
     /// Rows by sink node and lane, not handed on yet.
     rows: BTreeMap<(usize, usize), Vec<Parcel>>,
-    calls: VecDeque<(usize, CallJob<(Handle, Inbox)>)>,
+    calls: VecDeque<(usize, Job<(Handle, usize, Inbox)>)>,
     step: Step,
     records: Vec<Record>,
     reported: Instant,
@@ -237,7 +237,7 @@ impl Worker {
     fn take_step(&mut self, handle: Handle) {
         self.step.drops.clear();
         for (node, call) in self.step.calls.drain(..) {
-            let job = CallJob { ticket: (handle, self.inbox.clone()), call };
+            let job = Job { ticket: (handle, node, self.inbox.clone()), call };
             self.calls.push_back((node, job));
         }
         for delivery in self.step.deliveries.drain(..) {

@@ -21,9 +21,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use blackhole::BlackholeConfig;
+pub use file::{FileConfig, StdoutConfig};
 pub use kafka::KafkaSinkConfig;
 pub use kafka_lane::KafkaLane;
+pub use memory::TableSink;
 pub use registry::{SinkConfig, SinkConnection, SinkLane, likely_key};
+pub use spanner::SpannerConfig;
 
 use crate::model::{Millis, Size};
 use crate::operators::SinkRow;

@@ -67,24 +67,6 @@ impl SinkConfig {
         }
     }
 
-    /// What is wrong with the settings themselves: field, message, help.
-    #[must_use]
-    pub fn check(&self) -> Vec<Problem> {
-        let Some(columns) = self.columns() else { return Vec::new() };
-        let field = format!("{}.columns", self.kind_name());
-        let reads = |(_, column): &(String, Column)| {
-            matches!(column, Column::Expr(e) if e.text().contains(['.', '%']) || e.text().contains("key") || e.text().contains("timestamp"))
-        };
-        if columns.0.is_empty() {
-            return vec![(field, "the sink has no columns".into(), "write `columns: { Id: key, ... }`".into())];
-        }
-        if !columns.0.iter().any(reads) {
-            let message = "the sink has no key: no column comes from the record, so every record is the same row";
-            return vec![(field, message.into(), "give the primary key's column the record's key: `Id: key`".into())];
-        }
-        Vec::new()
-    }
-
     /// What a graph shows.
     #[must_use]
     pub fn label(&self) -> String {
@@ -119,6 +101,42 @@ impl SinkConfig {
             }
             SinkConfig::Stdout(_) | SinkConfig::File(_) | SinkConfig::Blackhole(_) => Vec::new(),
         }
+    }
+
+    /// What is wrong with the settings themselves: field, message, help. What only a server knows is found when the
+    /// sink connects.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = match self {
+            SinkConfig::Spanner(c) => c.check(),
+            SinkConfig::Kafka(c) if c.topic.is_empty() => {
+                vec![("topic".into(), "the topic has no name".into(), "write `topic: name`".into())]
+            }
+            _ => Vec::new(),
+        };
+        let reads = |(_, column): &(String, Column)| {
+            let text = match column {
+                Column::Expr(e) => e.text(),
+                Column::CommitTimestamp => "",
+            };
+            text.contains(['.', '%']) || text.contains("key") || text.contains("timestamp")
+        };
+        if let Some(columns) = self.columns().filter(|c| !c.0.is_empty())
+            && !columns.0.iter().any(reads)
+        {
+            let message =
+                "the sink has no key: no column comes from the record, so every record is the same row";
+            let help = "give the primary key's column the record's key: `Id: key`";
+            problems.push(("columns".into(), message.into(), help.into()));
+        }
+        if self.batch().max_rows == 0 {
+            let help = "write a number from 1 on; the default is 500";
+            problems.push(("batch.max_rows".into(), "a batch of no rows writes nothing".into(), help.into()));
+        }
+        for (field, ..) in &mut problems {
+            *field = format!("{}.{field}", self.kind_name());
+        }
+        problems
     }
 
     /// What is written of a record. Called inside the task: pure.
@@ -304,6 +322,20 @@ mod tests {
     }
 
     #[test]
+    fn settings_that_cannot_work_are_named_all_at_once() {
+        let mut sink = spanner();
+        assert_eq!(sink.check(), []);
+        let SinkConfig::Spanner(config) = &mut sink else { panic!("is spanner") };
+        (config.max_in_flight, config.max_cells, config.batch.max_rows) = (0, 0, 0);
+        config.columns.0.clear();
+        let fields: Vec<_> = sink.check().into_iter().map(|(field, ..)| field).collect();
+        assert_eq!(
+            fields,
+            ["columns", "max_in_flight", "max_cells", "batch.max_rows"].map(|f| format!("spanner.{f}"))
+        );
+    }
+
+    #[test]
     fn settings_are_read_by_kind() {
         let read = |json: Json| serde_json::from_value::<SinkConfig>(json);
         // As `spec/` hands them over: start, end, text.
@@ -325,7 +357,9 @@ mod tests {
             (json!({"file": {"path": "/tmp/x"}}), "file /tmp/x"),
             (json!({"blackhole": {}}), "blackhole"),
         ] {
-            assert_eq!(read(json).unwrap().label(), label);
+            let sink = read(json).unwrap();
+            assert_eq!(sink.label(), label);
+            assert!(SinkConfig::KINDS.contains(&sink.kind_name()) && sink.check().is_empty());
         }
     }
 }

@@ -139,7 +139,7 @@ pub fn load(
         guarantee: section(root, "guarantee", &mut problems).unwrap_or_default(),
         rate_limits: section::<BTreeMap<_, _>>(root, "rate_limits", &mut problems).unwrap_or_default(),
     };
-    let compiler = VrlCompiler::new();
+    let compiler = VrlCompiler::new(text);
     let mut builder = TopologyBuilder::new(name).settings(settings);
     for (key, node) in entries(root, "sources", &mut problems) {
         let kinds = ["kafka", "generate", "file", "stdin"];

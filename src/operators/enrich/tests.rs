@@ -391,3 +391,98 @@ fn clocks_below_wait_for_the_oldest_pending_record() {
     b.watermark(500);
     b.expect(&["clock 500"]);
 }
+
+/// Random schedules of records, answers, time, checkpoints and crashes. Whatever comes: each record leaves once, one
+/// key's in order, and no record meets clocks below that have passed what the node's clock was before it came.
+#[test]
+fn random_schedules_keep_order_and_time() {
+    for seed in 0..300u64 {
+        let mut state = seed;
+        let mut random = move |n: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % n
+        };
+        let mut b = Bench::new(json!({"calls_in_flight_max": 3}));
+        // (sent, out, calls under way, clock below), and the same at the last checkpoint.
+        let mut world: (Vec<(u64, i64, i64)>, Vec<String>, Vec<u64>, i64) = Default::default();
+        let mut saved = (world.clone(), b.clock, b.now);
+        for step in 0..400 {
+            let draining = step >= 300;
+            match random(20) {
+                0..=5 if !draining => {
+                    let (key, ts) = (random(4), b.clock.0 + i64::try_from(random(30)).expect("small") - 10);
+                    world.0.push((key, ts, b.clock.0));
+                    b.send_value(Some(&key.to_string()), Value::from(json!({"n": world.0.len() - 1})), ts);
+                }
+                6 if !draining => b.watermark(b.clock.0 + 5),
+                7 => b.advance_to(b.now.0 + 500),
+                8 => {
+                    b.checkpoint();
+                    saved = (world.clone(), b.clock, b.now);
+                }
+                9 if !draining => {
+                    world = saved.0.clone();
+                    world.2.clear();
+                    (b.clock, b.now) = (saved.1, saved.2);
+                    b.log.clear();
+                    b.crash();
+                }
+                _ if !world.2.is_empty() => {
+                    let at = usize::try_from(random(world.2.len() as u64)).expect("small");
+                    let call = world.2.swap_remove(at);
+                    b.reply(call, if random(4) == 0 { status(503, None) } else { ok("1") });
+                }
+                _ => b.advance_to(b.now.0 + 10_000),
+            }
+            for line in std::mem::take(&mut b.log) {
+                let words: Vec<_> = line.split(' ').collect();
+                match words[0] {
+                    "crash" => {}
+                    "call" => world.2.push(words[1].parse().expect("is an id")),
+                    "clock" => world.3 = world.3.max(words[1].parse().expect("is a time")),
+                    _ => {
+                        let n = line
+                            .split(['{', ':', ','])
+                            .nth(2)
+                            .expect("has n")
+                            .parse::<usize>()
+                            .expect("is n");
+                        let (_, _, before) = world.0[n];
+                        assert!(
+                            world.3 <= before,
+                            "seed {seed} step {step}: {line} meets {}, before {before}",
+                            world.3
+                        );
+                        let stream = line.split('@').next_back().expect("has a time");
+                        world.3 = world.3.max(stream.parse().expect("is a time"));
+                        world.1.push(format!("{n}"));
+                    }
+                }
+            }
+        }
+        while let Some(call) = world.2.pop() {
+            b.reply(call, ok("1"));
+            b.advance_to(b.now.0 + 10_000);
+            for line in std::mem::take(&mut b.log) {
+                match line.split_once(' ') {
+                    Some(("call", rest)) => {
+                        world
+                            .2
+                            .push(rest.split(' ').next().and_then(|id| id.parse().ok()).expect("is an id"));
+                    }
+                    Some(("clock", at)) => world.3 = world.3.max(at.parse().expect("is a time")),
+                    _ => world.1.push(line.split(['{', ':', ',']).nth(2).expect("has n").to_owned()),
+                }
+            }
+        }
+        assert_eq!(b.node.load(), Load::default(), "seed {seed}: all answered");
+        for key in 0..4 {
+            let of_key = |n: usize| world.0[n].0 == key;
+            let sent: Vec<usize> = (0..world.0.len()).filter(|n| of_key(*n)).collect();
+            let out: Vec<usize> =
+                world.1.iter().map(|n| n.parse().expect("is n")).filter(|n| of_key(*n)).collect();
+            assert_eq!(sent, out, "seed {seed} key {key}");
+        }
+        assert_eq!(world.3, b.clock.0, "seed {seed}: the clocks below have caught up");
+    }
+}

@@ -60,6 +60,9 @@ const SESSIONS_LOST_MAX: u32 = 3;
 /// Logins refused in a row before the sink gives up: the first may be a token that ran out.
 const LOGINS_REFUSED_MAX: u32 = 3;
 
+/// The most commits under way at a time.
+const COMMITS_MAX: usize = 100;
+
 /// gRPC channels, 100 sessions each.
 const CHANNELS: usize = 4;
 
@@ -147,6 +150,29 @@ impl SpannerConfig {
         20_000
     }
 
+    /// Settings that cannot work: field, message, help. The database's name is looked at when connecting: where nothing
+    /// is connected, it may be unset.
+    #[must_use]
+    pub fn check(&self) -> Vec<(String, String, String)> {
+        let mut problems = Vec::new();
+        let mut add = |field: &str, message: &str, help: &str| {
+            problems.push((field.to_owned(), message.to_owned(), help.to_owned()));
+        };
+        if self.table.is_empty() {
+            add("table", "the table has no name", "write `table: Name`");
+        }
+        if self.columns.0.is_empty() {
+            add("columns", "the sink has no columns", "write `columns: { Id: key, ... }`");
+        }
+        if !(1..=COMMITS_MAX).contains(&self.max_in_flight) {
+            add("max_in_flight", "not from 1 to 100", "the default is 4");
+        }
+        if self.max_cells == 0 {
+            add("max_cells", "a commit of no cells writes nothing", "the default is 20000");
+        }
+        problems
+    }
+
     /// The emulator to use, if any: the setting, then the environment.
     pub fn emulator(&self, env: &(dyn Fn(&str) -> Option<String> + Sync)) -> Option<String> {
         self.emulator.clone().or_else(|| env(EMULATOR_HOST)).filter(|host| !host.is_empty())
@@ -186,9 +212,8 @@ impl Spanner {
     ) -> Result<Spanner, SinkError> {
         let emulator = config.emulator(env);
         let max_in_flight = if emulator.is_some() { 1 } else { config.max_in_flight };
-        if max_in_flight == 0 || max_in_flight > 100 || config.max_cells == 0 {
-            let message = "`max_in_flight` is 1 to 100 and `max_cells` at least 1".to_owned();
-            return Err(SinkError::Config { message, column: None });
+        if let Some((field, message, help)) = config.check().into_iter().next() {
+            return Err(SinkError::Config { message: format!("`{field}`: {message}: {help}"), column: None });
         }
         if emulator.is_some() && config.max_in_flight > 1 {
             tracing::info!(table = config.table, "one commit at a time: the Spanner emulator runs no more");

@@ -159,12 +159,6 @@ impl Plan {
             };
             return Err(fault(None, format!("{} has no table `{at}`: {hint}", config.database)));
         }
-        if config.columns.0.is_empty() {
-            return Err(fault(
-                None,
-                format!("no columns to write to table `{at}`: write `columns: {{ Name: expression }}`"),
-            ));
-        }
         let mut columns = Vec::new();
         for (name, column) in &config.columns.0 {
             let Some(found) = table.columns.iter().find(|c| c.name == *name) else {
@@ -393,7 +387,6 @@ mod tests {
         check(&at, &table, Some(("Seen", "allow_commit_timestamp = true")));
         let at = [("AccountId", "key"), ("State", "commit_timestamp()")];
         check(&at, &table, Some(("State", "is JSON and takes no")));
-        check(&[], &table, Some(("", "no columns")));
         let mut strict = accounts();
         strict.columns[1].nullable = false;
         check(&[("AccountId", "key")], &strict, Some(("State", "NOT NULL")));

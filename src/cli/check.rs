@@ -1,0 +1,149 @@
+//! `check`: everything wrong with a file, at once.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::{BAD_FILE, Exit, UNAVAILABLE, read_file};
+use crate::kafka::Admin;
+use crate::operators::NodeConfig;
+use crate::sinks::{SinkConfig, SinkConnection, SinkError};
+use crate::spec::{Loaded, Mode, Report, load};
+use crate::topology::NodeKind;
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Topology files.
+    #[arg(required = true)]
+    topologies: Vec<PathBuf>,
+    /// How problems are printed.
+    #[arg(long, default_value = "text")]
+    format: CheckFormat,
+    /// Try the brokers, databases and APIs too.
+    #[arg(long)]
+    connect: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CheckFormat {
+    /// For people, on standard error.
+    Text,
+    /// A list of problems, on standard output.
+    Json,
+}
+
+pub(super) fn check(args: &CheckArgs) -> Result<(), Exit> {
+    let mut all = Vec::new();
+    let mut code = None;
+    for path in &args.topologies {
+        let text = read_file(path)?;
+        let variable = |name: &str| std::env::var(name).ok();
+        let loaded = load(&path.display().to_string(), &text, Mode::Required, &variable);
+        let (report, bad) = match loaded {
+            Err(report) => (Some(*report), BAD_FILE),
+            Ok(loaded) if args.connect => connect(&loaded)?,
+            Ok(_) => (None, BAD_FILE),
+        };
+        match report {
+            Some(report) => {
+                code = code.max(Some(bad));
+                if args.format == CheckFormat::Text {
+                    eprintln!("{}", report.render(super::colours()).trim_end());
+                }
+                all.extend(report.to_json().as_array().cloned().unwrap_or_default());
+            }
+            None if args.format == CheckFormat::Text => println!("{}: ok", path.display()),
+            None => {}
+        }
+    }
+    if args.format == CheckFormat::Json {
+        println!("{}", serde_json::Value::Array(all));
+    }
+    code.map_or(Ok(()), |code| Err(Exit::quiet(code)))
+}
+
+/// Tries every server once.
+fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
+    let topology = &loaded.topology;
+    let places = loaded.places();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(|e| Exit::failed(e.to_string()))?;
+    let mut problems: Vec<(Report, u8)> = Vec::new();
+    if let Some(kafka) = &topology.settings.kafka {
+        let topics = topology.source_topics();
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        match Admin::open(kafka, Duration::from_secs(5)).and_then(|admin| admin.topics(&names)) {
+            Ok(found) => {
+                for (topic, count) in found {
+                    if count.is_none() {
+                        let node = topology.nodes.iter().find(
+                            |n| matches!(&n.kind, NodeKind::Source(s) if s.topics().contains(&topic.as_str())),
+                        );
+                        let message = format!("the topic `{topic}` does not exist");
+                        let help = "create it, or correct its name";
+                        let report = places.report(
+                            "connect::topic",
+                            node.map(|n| n.name.as_str()),
+                            "kafka.topic",
+                            &message,
+                            Some(help),
+                        );
+                        problems.push((report, BAD_FILE));
+                    }
+                }
+            }
+            Err(e) => {
+                let report = places.report("connect::kafka", None, "kafka.brokers", &e.to_string(), None);
+                problems.push((report, UNAVAILABLE));
+            }
+        }
+    }
+    for node in &topology.nodes {
+        match &node.kind {
+            NodeKind::Sink(sink) if !matches!(**sink, SinkConfig::Kafka(_)) => {
+                let env = |name: &str| std::env::var(name).ok();
+                let attempt = async {
+                    tokio::time::timeout(Duration::from_secs(15), SinkConnection::connect(sink, &env, None)).await
+                };
+                let kind = sink.kind_name();
+                let (message, field, code) = match runtime.block_on(attempt) {
+                    Ok(Ok(_)) => continue,
+                    Ok(Err(SinkError::Config { message, column })) => {
+                        (message, column.map_or(kind.to_owned(), |c| format!("{kind}.columns.{c}")), BAD_FILE)
+                    }
+                    Ok(Err(e)) => (e.to_string(), kind.to_owned(), UNAVAILABLE),
+                    Err(_) => ("no answer in 15 s".into(), kind.to_owned(), UNAVAILABLE),
+                };
+                problems.push((places.report("connect::sink", Some(&node.name), &field, &message, None), code));
+            }
+            NodeKind::Operator(config) => {
+                let NodeConfig::Enrich(enrich) = &**config else { continue };
+                let Some(host) = enrich.http.host() else { continue };
+                if let Err(e) = runtime.block_on(reach(&host)) {
+                    let message = format!("cannot reach {host}: {e}");
+                    let report = places.report("connect::api", Some(&node.name), "enrich.http", &message, None);
+                    problems.push((report, UNAVAILABLE));
+                }
+            }
+            NodeKind::Sink(_) | NodeKind::Source(_) => {}
+        }
+    }
+    let code = problems.iter().map(|(_, code)| *code).max().unwrap_or(BAD_FILE);
+    let list: Vec<_> = problems.iter().flat_map(|(report, _)| report.problems().to_vec()).collect();
+    let report = (!list.is_empty()).then(|| places.reports(list).redacted(&loaded.secrets));
+    Ok((report, code))
+}
+
+/// Opens a TCP connection, no more: a request might change something.
+async fn reach(host: &str) -> Result<(), String> {
+    match tokio::time::timeout(Duration::from_secs(5), tokio::net::TcpStream::connect(host)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(e)) => Err(e.to_string()),
+        Err(_) => Err("no answer in 5 s".into()),
+    }
+}

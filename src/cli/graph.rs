@@ -1,0 +1,41 @@
+//! `graph` and `schema`: pictures and descriptions, no servers.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{Exit, load_file};
+use crate::spec::Mode;
+
+/// Arguments of `graph`.
+#[derive(Debug, Args)]
+pub struct GraphArgs {
+    /// Topology file.
+    topology: PathBuf,
+    /// What to print.
+    #[arg(long, default_value = "mermaid")]
+    format: GraphFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum GraphFormat {
+    /// A mermaid flowchart, as GitHub shows it.
+    Mermaid,
+    /// A Graphviz digraph: `| dot -Tsvg`.
+    Dot,
+}
+
+pub(super) fn graph(args: &GraphArgs) -> Result<(), Exit> {
+    let loaded = load_file(&args.topology, Mode::Lenient)?;
+    match args.format {
+        GraphFormat::Mermaid => print!("{}", loaded.topology.mermaid()),
+        GraphFormat::Dot => print!("{}", loaded.topology.dot()),
+    }
+    Ok(())
+}
+
+pub(super) fn schema() -> Result<(), Exit> {
+    let text = serde_json::to_string_pretty(&crate::spec::schema()).map_err(|e| Exit::failed(e.to_string()))?;
+    println!("{text}");
+    Ok(())
+}

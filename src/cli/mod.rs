@@ -1,0 +1,137 @@
+//! The command line: clap types here, one file per command.
+//!
+//! Exit codes: 0 done or stopped by a signal, 1 failed while running, 2 bad arguments, 69 a needed server never
+//! answered (`check --connect`), 78 bad topology file.
+
+mod check;
+mod graph;
+mod run;
+mod simulate;
+mod test;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::spec::{Loaded, Mode, Report, load};
+
+/// Exit code: failed while running.
+pub const FAILED: u8 = 1;
+/// Exit code: a needed server never answered.
+pub const UNAVAILABLE: u8 = 69;
+/// Exit code: bad topology file.
+pub const BAD_FILE: u8 = 78;
+
+/// A stateful stream processor: a topology in YAML, state in RocksDB, truth in Kafka.
+#[derive(Debug, Parser)]
+#[command(name = "slackwater", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines look.
+    #[arg(long, global = true, env = "SLACKWATER_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a topology against its real servers.
+    Run(run::RunArgs),
+    /// Report everything wrong with a topology file.
+    Check(check::CheckArgs),
+    /// Run the tests inside a topology file, on virtual time, without servers.
+    Test(test::TestArgs),
+    /// Feed JSON lines through the production task on virtual time and print what comes out.
+    Simulate(simulate::SimulateArgs),
+    /// Print the topology as a picture.
+    Graph(graph::GraphArgs),
+    /// Print the JSON schema of topology files, for editors.
+    Schema,
+}
+
+/// Parses the arguments and runs the command.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logs(cli.log_format);
+    // gcloud-spanner panics on TLS when two crypto providers are compiled in and none is chosen.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was installed already");
+    }
+    let code = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::check(&args),
+        Command::Test(args) => test::test(&args),
+        Command::Simulate(args) => simulate::simulate(&args),
+        Command::Graph(args) => graph::graph(&args),
+        Command::Schema => graph::schema(),
+    };
+    match code {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            if let Some(message) = exit.message {
+                eprintln!("{message}");
+            }
+            ExitCode::from(exit.code)
+        }
+    }
+}
+
+/// How a command ended, if not well.
+#[derive(Debug)]
+pub struct Exit {
+    code: u8,
+    message: Option<String>,
+}
+
+impl Exit {
+    fn failed(message: impl Into<String>) -> Exit {
+        Exit { code: FAILED, message: Some(format!("error: {}", message.into())) }
+    }
+
+    fn bad_file(report: &Report) -> Exit {
+        Exit { code: BAD_FILE, message: Some(report.render(colours()).trim_end().to_owned()) }
+    }
+
+    fn quiet(code: u8) -> Exit {
+        Exit { code, message: None }
+    }
+}
+
+fn colours() -> bool {
+    use std::io::IsTerminal;
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+fn start_logs(format: LogFormat) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("SLACKWATER_LOG").unwrap_or_else(|_| EnvFilter::new("info,librdkafka=error"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second call (in tests) keeps the first.
+    match format {
+        LogFormat::Text => drop(logs.with_target(false).try_init()),
+        LogFormat::Json => drop(logs.json().flatten_event(true).try_init()),
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, Exit> {
+    std::fs::read_to_string(path).map_err(|e| {
+        let code = if e.kind() == std::io::ErrorKind::NotFound { 2 } else { FAILED };
+        Exit { code, message: Some(format!("error: cannot read {}: {e}", path.display())) }
+    })
+}
+
+fn load_file(path: &PathBuf, mode: Mode) -> Result<Loaded, Exit> {
+    let text = read_file(path)?;
+    let variable = |name: &str| std::env::var(name).ok();
+    load(&path.display().to_string(), &text, mode, &variable).map_err(|report| Exit::bad_file(&report))
+}

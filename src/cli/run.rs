@@ -1,0 +1,114 @@
+//! `run`: a topology against its real servers, until a signal.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio_util::sync::CancellationToken;
+
+use super::{BAD_FILE, Exit, load_file};
+use crate::gateway::AdminServer;
+use crate::model::Millis;
+use crate::runtime::{Engine, EngineError, EngineOptions, Override};
+use crate::spec::{Loaded, Mode};
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Topology file.
+    topology: PathBuf,
+    /// Where state lives. Default: ./state/NAME.
+    #[arg(long, env = "SLACKWATER_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Address of /metrics, /live, /ready and the web page; port 0 takes a free one and says which.
+    #[arg(long, env = "SLACKWATER_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
+    admin: String,
+    /// Worker threads. Default: one per core.
+    #[arg(long, env = "SLACKWATER_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+    /// Name of this instance in the consumer group (static membership): a restart keeps its partitions.
+    #[arg(long, env = "SLACKWATER_INSTANCE_ID", value_name = "NAME")]
+    instance_id: Option<String>,
+    /// How long a stop may take before what is left is abandoned to the next start.
+    #[arg(long, env = "SLACKWATER_STOP_DEADLINE", value_name = "TIME", default_value = "30s")]
+    stop_deadline: Millis,
+}
+
+pub(super) fn run(args: &RunArgs) -> Result<(), Exit> {
+    let loaded = load_file(&args.topology, Mode::Required)?;
+    let options = EngineOptions {
+        state_dir: args.state_dir.clone().unwrap_or_else(|| PathBuf::from("state").join(&loaded.topology.name)),
+        workers: args.workers.map_or_else(cores, usize::from),
+        instance_id: args.instance_id.clone(),
+        stop_deadline: args.stop_deadline.duration(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("tokio")
+        .build()
+        .map_err(|e| Exit::failed(e.to_string()))?;
+    let result = runtime.block_on(serve(&loaded, options, &args.admin));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+async fn serve(loaded: &Loaded, options: EngineOptions, admin: &str) -> Result<(), Exit> {
+    let stop = CancellationToken::new();
+    on_signals(&stop).map_err(|e| Exit::failed(e.to_string()))?;
+    let topology = Arc::new(loaded.topology.clone());
+    let exit = |e: EngineError| exit(loaded, e);
+    let shared = Engine::shared(&topology).map_err(exit)?;
+    let server = AdminServer::start(admin, Arc::clone(&topology), Arc::clone(&shared), stop.clone())
+        .await
+        .map_err(|e| Exit::failed(e.to_string()))?;
+    tracing::info!(topology = topology.name, admin = %server.address, state = %options.state_dir.display(), "starting");
+    let engine = match Engine::start(Arc::clone(&topology), options, Override::default(), shared, &stop).await {
+        Ok(engine) => engine,
+        Err(EngineError::Stopped) => return Ok(()),
+        Err(e) => return Err(exit(e)),
+    };
+    engine.run(&stop).await;
+    engine.stop().await.map_err(exit)?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn exit(loaded: &Loaded, error: EngineError) -> Exit {
+    match error {
+        EngineError::Config { node, field, message } => {
+            let report = loaded.places().report("connect::config", node.as_deref(), &field, &message, None);
+            Exit { code: BAD_FILE, ..Exit::bad_file(&report.redacted(&loaded.secrets)) }
+        }
+        EngineError::Failed(message) => Exit::failed(message),
+        EngineError::Stopped => Exit::quiet(0),
+    }
+}
+
+/// The first SIGINT or SIGTERM stops in order, the second at once.
+pub(super) fn on_signals(stop: &CancellationToken) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        for n in 0.. {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if n == 0 {
+                tracing::info!("signal: stopping in order; a second one stops at once");
+                stop.cancel();
+            } else {
+                tracing::warn!("second signal: stopping at once; the last checkpoint is the truth");
+                std::process::exit(1);
+            }
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! `test`: the tests inside a topology file.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::{Exit, FAILED, load_file};
+use crate::spec::Mode;
+use crate::testing::run_test;
+
+/// Arguments of `test`.
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Topology files.
+    #[arg(required = true)]
+    topologies: Vec<PathBuf>,
+}
+
+pub(super) fn test(args: &TestArgs) -> Result<(), Exit> {
+    let (mut passed, mut failed) = (0, 0);
+    for path in &args.topologies {
+        let loaded = load_file(path, Mode::Lenient)?;
+        let places = loaded.places().clone();
+        let topology = Arc::new(loaded.topology);
+        for test in &loaded.tests {
+            match run_test(&topology, test) {
+                Ok(()) => {
+                    passed += 1;
+                    println!("ok      {}", test.name);
+                }
+                Err(failure) => {
+                    failed += 1;
+                    println!("FAILED  {}", test.name);
+                    println!("        {}:{}: {}", places.file(), places.line(failure.place.start), failure.message);
+                }
+            }
+        }
+    }
+    println!("{passed} passed, {failed} failed");
+    if failed > 0 {
+        return Err(Exit::quiet(FAILED));
+    }
+    if passed == 0 {
+        return Err(Exit::failed("no test was run: add `tests:` to the file"));
+    }
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! Floor 5: HTTP. The admin server: `/metrics`, `/live`, `/ready`, `/topology`.
+
+mod admin;
+
+pub use admin::{AdminError, AdminServer};

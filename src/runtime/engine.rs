@@ -1,0 +1,853 @@
+//! The engine: starts everything a topology needs, routes the group's events to the workers, and stops it all in order.
+//!
+//! Order of a start: sinks are connected (a table that does not fit ends it here), topics are looked up (and waited
+//! for), internal topics are made, workers start, then the group is joined. Order of a stop: workers take no more
+//! input, finish and commit, then the group is left, then the sinks' lanes end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle as TokioHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::calls::{CallCounters, CallDriver, CallParts};
+use super::checkpoint::{CommitMode, Committer};
+use super::deliver::{Fatal, SinkDriver};
+use super::http::HttpCaller;
+use super::inbox::{Handle, Inbox, Message, inbox};
+use super::limiter::Limiter;
+use super::metrics::Metrics;
+use super::read::TaskReader;
+use super::restore::Restorer;
+use super::task::{DEAD_LETTER, TaskId};
+use super::worker::{Outside, TaskStatus, Worker};
+use crate::kafka::{
+    Admin, Assignment, ErrorKind, GroupEvent, GroupOptions, GroupReader, KafkaConfig, PartitionReader,
+    TopicPartition, TopicSpec, TxnWriter, Writer,
+};
+use crate::model::{Clock, SystemClock};
+use crate::operators::{NodeConfig, RateScope, Reply};
+use crate::sinks::{Batch, KafkaSinkConfig, SinkConnection, SinkError};
+use crate::state::RocksEnv;
+use crate::topology::{Changelog, NodeKind, Topology};
+
+/// Between tries of a server that does not answer.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What differs from one instance to the next.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Where state lives.
+    pub state_dir: PathBuf,
+    /// Worker threads.
+    pub workers: usize,
+    /// Static membership.
+    pub instance_id: Option<String>,
+    /// How long a stop may take.
+    pub stop_deadline: Duration,
+}
+
+/// Stand-ins for `dev`: sinks by node, and commits without transactions.
+#[derive(Clone, Default)]
+pub struct Override {
+    /// Connections used in place of the configured ones.
+    pub sinks: BTreeMap<usize, SinkConnection>,
+    /// Commit offsets by the consumer, without changelog: the broker has no transactions.
+    pub plain_commits: bool,
+}
+
+/// Why a topology does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The file does not fit what is there: exit code 78.
+    #[error("{message}")]
+    Config {
+        /// Node it is about.
+        node: Option<String>,
+        /// Field of the node.
+        field: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// It failed while running: exit code 1.
+    #[error("{0}")]
+    Failed(String),
+    /// Stopped by a signal before it ran.
+    #[error("stopped")]
+    Stopped,
+}
+
+/// What `/ready` and the logs say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// What is being waited for, if anything; empty once the group was joined.
+    pub waiting: Vec<String>,
+    /// Tasks by state.
+    pub tasks: BTreeMap<TaskId, &'static str>,
+    /// An assignment has come (it may be empty), or none is needed.
+    pub joined: bool,
+}
+
+impl Status {
+    /// Everything assigned runs?
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.joined && self.waiting.is_empty() && self.tasks.values().all(|s| *s == "running")
+    }
+}
+
+/// A running topology.
+pub struct Engine {
+    topology: Arc<Topology>,
+    options: EngineOptions,
+    shared: Arc<Shared>,
+    inboxes: Vec<Inbox>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    reader: Option<GroupReader>,
+    lanes: TaskTracker,
+    lanes_stop: CancellationToken,
+    calls_stop: CancellationToken,
+    _lock: std::fs::File,
+}
+
+/// What the threads share: each field says who else holds it.
+pub struct Shared {
+    /// The worker threads, the poller, the admin server; for moments.
+    status: Mutex<Status>,
+    /// First error of any thread; ends the process.
+    failure: Mutex<Option<EngineError>>,
+    /// Cancelled when `failure` is set.
+    failed: CancellationToken,
+    /// All metrics.
+    pub metrics: Metrics,
+}
+
+impl Shared {
+    fn status_mut(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy of the status.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status_mut().clone()
+    }
+
+    fn fail(&self, error: EngineError) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if failure.is_none() {
+            *failure = Some(error);
+        }
+        self.failed.cancel();
+    }
+
+    fn wait_for(&self, what: &str) {
+        let mut status = self.status_mut();
+        if status.waiting != [what] {
+            tracing::warn!(what, "waiting");
+            status.waiting = vec![what.to_owned()];
+        }
+    }
+
+    fn go_on(&self) {
+        self.status_mut().waiting.clear();
+    }
+}
+
+impl Engine {
+    /// What `/ready`, `/metrics` and the live view read.
+    ///
+    /// # Errors
+    /// The metrics cannot be made.
+    pub fn shared(topology: &Topology) -> Result<Arc<Shared>, EngineError> {
+        let metrics = Metrics::new(topology).map_err(|e| EngineError::Failed(format!("metrics: {e}")))?;
+        Ok(Arc::new(Shared {
+            status: Mutex::default(),
+            failure: Mutex::default(),
+            failed: CancellationToken::new(),
+            metrics,
+        }))
+    }
+
+    /// Starts a topology. Waits for servers that do not answer, until `stop`.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    pub async fn start(
+        topology: Arc<Topology>,
+        options: EngineOptions,
+        stand_ins: Override,
+        shared: Arc<Shared>,
+        stop: &CancellationToken,
+    ) -> Result<Engine, EngineError> {
+        let lock = lock_state(&options.state_dir)?;
+        let lanes = TaskTracker::new();
+        let lanes_stop = CancellationToken::new();
+        let calls_stop = CancellationToken::new();
+        let kafka = topology.settings.kafka.clone().map(|mut k| {
+            k.group_instance_id.clone_from(&options.instance_id);
+            k
+        });
+        let writer = match &kafka {
+            Some(config) => Some(Arc::new(Writer::open(config).map_err(|e| EngineError::Failed(e.to_string()))?)),
+            None => None,
+        };
+        let sinks = connect(&topology, &stand_ins, writer.as_ref(), &shared, &lanes, &lanes_stop, stop).await?;
+        let limiters = limiters(&topology, &shared);
+        let topics = topology.source_topics();
+        let plan = match (&kafka, topics.is_empty()) {
+            (Some(config), false) => {
+                let admin = open_admin(config).await?;
+                let counts = wait_topics(&admin, &topics, &shared, stop).await?;
+                let plan = Plan::new(&topology, counts, stand_ins.plain_commits)?;
+                make_topics(&admin, &topology, &plan, &shared, stop, stand_ins.plain_commits).await?;
+                Some((admin, plan))
+            }
+            (None, false) => {
+                return Err(EngineError::Config {
+                    node: None,
+                    field: "kafka".into(),
+                    message: "a kafka source needs `kafka: { brokers: \"localhost:9092\" }`".into(),
+                });
+            }
+            (_, true) => None,
+        };
+        let mut engine = Engine {
+            inboxes: Vec::new(),
+            threads: Vec::new(),
+            reader: None,
+            lanes,
+            lanes_stop,
+            calls_stop,
+            _lock: lock,
+            topology,
+            options,
+            shared,
+        };
+        engine.start_workers(kafka, plan, sinks, limiters)?;
+        Ok(engine)
+    }
+
+    fn start_workers(
+        &mut self,
+        kafka: Option<KafkaConfig>,
+        plan: Option<(Arc<Admin>, Plan)>,
+        sinks: BTreeMap<usize, SinkDriver>,
+        limiters: BTreeMap<String, Arc<Limiter>>,
+    ) -> Result<(), EngineError> {
+        let topology = Arc::clone(&self.topology);
+        let tokio = TokioHandle::current();
+        let workers = self.options.workers.max(1);
+        let mails: Vec<_> = (0..workers).map(|_| inbox()).collect();
+        self.inboxes = mails.iter().map(|(inbox, _)| inbox.clone()).collect();
+        let (admin, plan) = plan.map_or((None, Plan::local(&topology)), |(a, p)| (Some(a), p));
+        let plan = Arc::new(plan);
+        if let (Some(config), false) = (&kafka, plan.counts.is_empty()) {
+            let router = Router {
+                plan: Arc::clone(&plan),
+                inboxes: self.inboxes.clone(),
+                shared: Arc::clone(&self.shared),
+                shares: Mutex::default(),
+                limiters: cluster_limiters(&topology, &limiters),
+            };
+            let names: Vec<&str> = plan.topics.iter().map(|t| &**t).collect();
+            let mut options = GroupOptions::new(topology.name.clone(), &names);
+            if topology.subs.iter().any(|s| s.topics.len() > 1) {
+                // A task reads partition p of several topics: they must come together.
+                options.assignment = Assignment::Range;
+            }
+            let reader = GroupReader::open(config, &options, move |event| router.event(event))
+                .map_err(|e| EngineError::Failed(e.to_string()))?;
+            self.reader = Some(reader);
+        } else {
+            self.shared.status_mut().joined = true;
+        }
+        let restorer = Restorer::new(
+            Arc::clone(&topology),
+            kafka.clone(),
+            admin,
+            Arc::clone(&plan.changelogs),
+            self.options.state_dir.clone(),
+            RocksEnv::new(topology.settings.state.cache.bytes(), topology.settings.state.cache.bytes()),
+            self.shared.metrics.clone(),
+            tokio.clone(),
+        );
+        for (n, (inbox, mail)) in mails.into_iter().enumerate() {
+            let mode = match (&kafka, plan.counts.is_empty()) {
+                (Some(config), false) if plan.transactions => {
+                    // Unique per instance and worker; whoever has the id ends what another left open.
+                    let instance = self.options.instance_id.clone().unwrap_or_else(random_id);
+                    let id = format!("{}-{instance}-{n}", topology.name);
+                    let (config, failed) = (config.clone(), self.shared.failed.clone());
+                    CommitMode::Transaction(Box::new(move || open_writer(&config, &id, &failed)))
+                }
+                (Some(_), false) => CommitMode::Offsets,
+                _ => CommitMode::Local,
+            };
+            let committer = Committer::start(
+                &format!("commit-{n}"),
+                mode,
+                self.reader.as_ref().map(GroupReader::handle),
+                inbox.clone(),
+                self.shared.metrics.checkpoints(),
+            )
+            .map_err(|e| EngineError::Failed(e.to_string()))?;
+            let outside = Outside {
+                sinks: sinks.clone(),
+                calls: self.calls(&tokio, &limiters)?,
+                restore: restorer.handle(),
+                changelogs: plan.changelogs.to_vec(),
+                checkpoint: topology.settings.state.checkpoint.duration(),
+                failed: {
+                    let shared = Arc::clone(&self.shared);
+                    let topology = Arc::clone(&topology);
+                    Box::new(move |id, message| {
+                        let name = &topology.subs[id.sub].name;
+                        let message = format!("task {name}-{}: {message}", id.partition);
+                        shared.fail(EngineError::Failed(message));
+                    })
+                },
+                status: {
+                    let shared = Arc::clone(&self.shared);
+                    Box::new(move |id, status| set_status(&shared, id, status))
+                },
+            };
+            let mut worker = Worker::new(mail, inbox, outside, committer, self.shared.metrics.worker());
+            if n == 0 {
+                self.add_local_sources(&mut worker)?;
+            }
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{n}"))
+                .spawn(move || worker.run())
+                .map_err(|e| EngineError::Failed(e.to_string()))?;
+            self.threads.push(thread);
+        }
+        Ok(())
+    }
+
+    /// Sources that are no topics: one task each, partition 0, on the first worker.
+    fn add_local_sources(&self, worker: &mut Worker) -> Result<(), EngineError> {
+        for (sub, part) in self.topology.subs.iter().enumerate() {
+            if !part.topics.is_empty() {
+                continue;
+            }
+            let mut readers = Vec::new();
+            for &n in &part.nodes {
+                let NodeKind::Source(source) = &self.topology.nodes[n].kind else { continue };
+                let opened = TaskReader::open(source, SystemClock.now()).map_err(|e| EngineError::Config {
+                    node: Some(self.topology.nodes[n].name.clone()),
+                    field: "file.path".into(),
+                    message: format!("cannot read {}: {e}", source.label()),
+                })?;
+                readers.extend(opened.map(|r| (0, r)));
+            }
+            if !readers.is_empty() {
+                worker.add(TaskId { sub, partition: 0 }, readers);
+            }
+        }
+        Ok(())
+    }
+
+    fn calls(
+        &self,
+        tokio: &TokioHandle,
+        limiters: &BTreeMap<String, Arc<Limiter>>,
+    ) -> Result<BTreeMap<usize, CallDriver<(Handle, usize, Inbox)>>, EngineError> {
+        let mut out = BTreeMap::new();
+        for (n, node) in self.topology.nodes.iter().enumerate() {
+            let NodeKind::Operator(config) = &node.kind else { continue };
+            let NodeConfig::Enrich(enrich) = &**config else { continue };
+            let counters = Arc::new(CallCounters::default());
+            self.shared.metrics.watch_calls(&node.name, Arc::clone(&counters));
+            let in_flight_max = enrich.calls_in_flight_max.get();
+            let caller = HttpCaller::new(&enrich.http, in_flight_max, Arc::new(SystemClock))
+                .map_err(|e| EngineError::Failed(e.to_string()))?;
+            let parts = CallParts {
+                node: node.name.clone(),
+                limiter: enrich.rate_limit.as_ref().and_then(|l| limiters.get(l)).map(Arc::clone),
+                caller,
+                in_flight_max,
+                counters,
+                cancel: self.calls_stop.clone(),
+            };
+            let reply = |(handle, node, inbox): (Handle, usize, Inbox), call: u64, reply: Reply| {
+                inbox.send(Message::Reply { handle, node, call, reply });
+            };
+            out.insert(n, CallDriver::spawn(tokio, parts, reply));
+        }
+        Ok(out)
+    }
+
+    /// Waits until `stop`, until every source has ended, or until something fails.
+    pub async fn run(&self, stop: &CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.shared.failed.cancelled() => {}
+        }
+    }
+
+    /// Stops in order: input, tasks, group, lanes. Names what still runs, every 5 s.
+    ///
+    /// # Errors
+    /// What had failed, if anything.
+    pub async fn stop(mut self) -> Result<(), EngineError> {
+        tracing::info!("stopping: no more input; finishing what is under way");
+        let deadline = tokio::time::Instant::now() + self.options.stop_deadline;
+        let failed = self.shared.failed.is_cancelled();
+        let mut dones = Vec::new();
+        for inbox in &self.inboxes {
+            let (send, receive) = sync_channel(1);
+            inbox.send(Message::Drain(send));
+            dones.push(receive);
+        }
+        let mut said = tokio::time::Instant::now();
+        // After a failure nothing may settle any more; the checkpoint that was is the truth.
+        while !failed && !dones.is_empty() {
+            dones.retain(|done| matches!(done.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)));
+            if tokio::time::Instant::now() > deadline {
+                let left: Vec<String> = self.shared.status().tasks.keys().map(|id| self.task_name(*id)).collect();
+                tracing::warn!(tasks = left.join(", "), "stopped before these tasks had committed; they will go on from their last checkpoint");
+                break;
+            }
+            if said.elapsed() > Duration::from_secs(5) {
+                said = tokio::time::Instant::now();
+                let left: Vec<String> = self.shared.status().tasks.keys().map(|id| self.task_name(*id)).collect();
+                tracing::info!(tasks = left.join(", "), "still running");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let drained = dones.is_empty();
+        self.calls_stop.cancel();
+        if let Some(reader) = self.reader.take() {
+            // Leaving blocks while the broker is told; nothing is left to commit.
+            let closed = tokio::task::spawn_blocking(move || reader.close());
+            drop(tokio::time::timeout(Duration::from_secs(5), closed).await);
+        }
+        self.lanes_stop.cancel();
+        self.lanes.close();
+        drop(tokio::time::timeout(Duration::from_secs(2), self.lanes.wait()).await);
+        if drained {
+            for thread in self.threads.drain(..) {
+                if thread.join().is_err() {
+                    return Err(EngineError::Failed("a worker thread panicked".into()));
+                }
+            }
+        }
+        let failure = self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn task_name(&self, id: TaskId) -> String {
+        format!("{}-{}", self.topology.subs[id.sub].name, id.partition)
+    }
+}
+
+fn set_status(shared: &Shared, id: TaskId, status: TaskStatus) {
+    let mut now = shared.status_mut();
+    match status {
+        TaskStatus::Restoring => now.tasks.insert(id, "restoring"),
+        TaskStatus::Running => now.tasks.insert(id, "running"),
+        TaskStatus::Gone => now.tasks.remove(&id),
+    };
+    for state in ["restoring", "running"] {
+        shared.metrics.set_tasks(state, now.tasks.values().filter(|s| **s == state).count());
+    }
+}
+
+fn random_id() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
+/// One process per state directory.
+fn lock_state(dir: &Path) -> Result<std::fs::File, EngineError> {
+    let failed = |e: std::io::Error| EngineError::Failed(format!("state directory {}: {e}", dir.display()));
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    let file = std::fs::File::create(dir.join("LOCK")).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(EngineError::Failed(format!(
+            "another process uses the state directory {}: give this one its own with --state-dir",
+            dir.display()
+        ))),
+        Err(std::fs::TryLockError::Error(e)) => Err(failed(e)),
+    }
+}
+
+async fn pause(stop: &CancellationToken, shared: &Shared) -> Result<(), EngineError> {
+    tokio::select! {
+        () = stop.cancelled() => Err(EngineError::Stopped),
+        () = shared.failed.cancelled() => Err(EngineError::Stopped),
+        () = tokio::time::sleep(AGAIN) => Ok(()),
+    }
+}
+
+async fn connect(
+    topology: &Topology,
+    stand_ins: &Override,
+    writer: Option<&Arc<Writer>>,
+    shared: &Arc<Shared>,
+    tracker: &TaskTracker,
+    lanes_stop: &CancellationToken,
+    stop: &CancellationToken,
+) -> Result<BTreeMap<usize, SinkDriver>, EngineError> {
+    let names: Arc<Vec<String>> = Arc::new(topology.nodes.iter().map(|n| n.name.clone()).collect());
+    let fatal: Fatal = {
+        let (shared, names) = (Arc::clone(shared), Arc::clone(&names));
+        Arc::new(move |node, error| {
+            let name = names.get(node).map_or("dead_letter", String::as_str);
+            shared.fail(EngineError::Failed(format!("sink {name}: {error}")));
+        })
+    };
+    let mut out = BTreeMap::new();
+    for (n, node) in topology.nodes.iter().enumerate() {
+        let NodeKind::Sink(config) = &node.kind else { continue };
+        let connection = match stand_ins.sinks.get(&n) {
+            Some(connection) => connection.clone(),
+            None => loop {
+                let env = |name: &str| std::env::var(name).ok();
+                match SinkConnection::connect(config, &env, writer).await {
+                    Ok(connection) => break connection,
+                    Err(SinkError::Config { message, column }) => {
+                        let kind = config.kind_name();
+                        let field = column.map_or_else(|| kind.to_owned(), |c| format!("{kind}.columns.{c}"));
+                        return Err(EngineError::Config { node: Some(node.name.clone()), field, message });
+                    }
+                    Err(SinkError::Retry { message, .. } | SinkError::Refused { message }) => {
+                        shared.wait_for(&format!("sink {}: {message}", node.name));
+                        pause(stop, shared).await?;
+                    }
+                }
+            },
+        };
+        let lanes = (0..connection.lanes().max(1)).map(|_| connection.lane()).collect();
+        let metrics = shared.metrics.sink(&node.name);
+        out.insert(n, SinkDriver::start(n, lanes, &config.batch(), &metrics, &fatal, tracker, lanes_stop));
+    }
+    if let (Some(dead_letter), Some(writer)) = (&topology.settings.errors.dead_letter, writer) {
+        let config = KafkaSinkConfig::new(dead_letter.topic.clone());
+        let lane = SinkConnection::Kafka(crate::sinks::KafkaLane::new(Arc::clone(writer), &config)).lane();
+        let metrics = shared.metrics.sink("dead_letter");
+        let driver = SinkDriver::start(
+            DEAD_LETTER,
+            vec![lane],
+            &Batch::default(),
+            &metrics,
+            &fatal,
+            tracker,
+            lanes_stop,
+        );
+        out.insert(DEAD_LETTER, driver);
+    }
+    shared.go_on();
+    Ok(out)
+}
+
+fn limiters(topology: &Topology, shared: &Shared) -> BTreeMap<String, Arc<Limiter>> {
+    topology
+        .settings
+        .rate_limits
+        .iter()
+        .map(|(name, config)| {
+            let limiter = Arc::new(Limiter::new(config));
+            if topology.source_topics().is_empty() {
+                // Nobody to share with.
+                limiter.set_share(1.0);
+            }
+            shared.metrics.watch_limiter(name, Arc::clone(&limiter));
+            (name.clone(), limiter)
+        })
+        .collect()
+}
+
+async fn open_admin(config: &KafkaConfig) -> Result<Arc<Admin>, EngineError> {
+    let config = config.clone();
+    blocking(move || Admin::open(&config, Duration::from_secs(5)))
+        .await
+        .map(Arc::new)
+        .map_err(|e| EngineError::Failed(e.to_string()))
+}
+
+async fn blocking<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
+    f: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, String> {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// Partition counts of the source topics; waits for topics that do not exist and brokers that do not answer.
+async fn wait_topics(
+    admin: &Arc<Admin>,
+    topics: &[String],
+    shared: &Shared,
+    stop: &CancellationToken,
+) -> Result<BTreeMap<String, i32>, EngineError> {
+    loop {
+        let (asked, names) = (Arc::clone(admin), topics.to_vec());
+        let found = blocking(move || asked.topics(&names.iter().map(String::as_str).collect::<Vec<_>>())).await;
+        match found {
+            Ok(found) => {
+                let missing: Vec<&str> =
+                    found.iter().filter(|(_, n)| n.is_none()).map(|(name, _)| name.as_str()).collect();
+                if missing.is_empty() {
+                    shared.go_on();
+                    return Ok(found.into_iter().filter_map(|(name, n)| Some((name, n?))).collect());
+                }
+                let what = format!(
+                    "the topic `{}` does not exist: create it, or correct its name under `sources`",
+                    missing.join("`, `")
+                );
+                shared.wait_for(&what);
+            }
+            Err(message) => shared.wait_for(&message),
+        }
+        pause(stop, shared).await?;
+    }
+}
+
+/// What was found out about the topics, and what follows for the tasks.
+struct Plan {
+    /// The group's topics, in the order in which records count them.
+    topics: Vec<Arc<str>>,
+    /// Partitions by topic.
+    counts: BTreeMap<String, i32>,
+    /// Sub-topology and index in it, by topic.
+    places: BTreeMap<String, (usize, usize)>,
+    /// Changelog by sub-topology.
+    changelogs: Arc<Vec<Option<Arc<str>>>>,
+    transactions: bool,
+}
+
+impl Plan {
+    fn local(topology: &Topology) -> Plan {
+        Plan {
+            topics: Vec::new(),
+            counts: BTreeMap::new(),
+            places: BTreeMap::new(),
+            changelogs: Arc::new(vec![None; topology.subs.len()]),
+            transactions: false,
+        }
+    }
+
+    fn new(topology: &Topology, counts: BTreeMap<String, i32>, plain: bool) -> Result<Plan, EngineError> {
+        let on = topology.settings.state.changelog == Changelog::On && !plain;
+        let mut places = BTreeMap::new();
+        let mut changelogs = Vec::new();
+        for (sub, part) in topology.subs.iter().enumerate() {
+            for (at, topic) in part.topics.iter().enumerate() {
+                places.insert(topic.clone(), (sub, at));
+            }
+            let sizes: BTreeSet<i32> = part.topics.iter().filter_map(|t| counts.get(t)).copied().collect();
+            if sizes.len() > 1 {
+                let list: Vec<String> =
+                    part.topics.iter().map(|t| format!("`{t}` has {}", counts.get(t).copied().unwrap_or(0))).collect();
+                return Err(EngineError::Config {
+                    node: Some(part.name.clone()),
+                    field: String::new(),
+                    message: format!(
+                        "topics that are read together need the same number of partitions: {}",
+                        list.join(", ")
+                    ),
+                });
+            }
+            let keeps = on && part.stateful && !part.topics.is_empty();
+            changelogs.push(keeps.then(|| format!("{}-{}-changelog", topology.name, part.name).as_str().into()));
+        }
+        Ok(Plan {
+            topics: topology.source_topics().iter().map(|t| t.as_str().into()).collect(),
+            transactions: changelogs.iter().any(Option::is_some),
+            counts,
+            places,
+            changelogs: Arc::new(changelogs),
+        })
+    }
+
+    fn task(&self, partition: &TopicPartition) -> Option<(TaskId, usize)> {
+        let (sub, at) = self.places.get(&*partition.topic)?;
+        Some((TaskId { sub: *sub, partition: partition.partition }, *at))
+    }
+}
+
+/// Makes changelogs and the dead-letter topic where they are missing; a changelog of another size is an error.
+async fn make_topics(
+    admin: &Arc<Admin>,
+    topology: &Topology,
+    plan: &Plan,
+    shared: &Shared,
+    stop: &CancellationToken,
+    plain: bool,
+) -> Result<(), EngineError> {
+    let replication = topology.settings.state.replication.unwrap_or(-1);
+    let mut specs: Vec<(TopicSpec, Option<String>)> = Vec::new();
+    for (sub, changelog) in plan.changelogs.iter().enumerate() {
+        let (Some(name), Some(source)) = (changelog, topology.subs[sub].topics.first()) else { continue };
+        let partitions = plan.counts.get(source).copied().unwrap_or(1);
+        let mut spec = TopicSpec::new(&**name, partitions).with("cleanup.policy", "compact");
+        spec.replication = replication;
+        specs.push((spec, Some(source.clone())));
+    }
+    if let (Some(dead_letter), false) = (&topology.settings.errors.dead_letter, plain) {
+        let mut spec = TopicSpec::new(dead_letter.topic.clone(), 1);
+        spec.replication = replication;
+        specs.push((spec, None));
+    }
+    if specs.is_empty() {
+        return Ok(());
+    }
+    loop {
+        let asked = Arc::clone(admin);
+        let wanted = specs.clone();
+        let found = blocking(move || {
+            let names: Vec<&str> = wanted.iter().map(|(s, _)| s.name.as_str()).collect();
+            let found = asked.topics(&names)?;
+            let missing: Vec<TopicSpec> = wanted
+                .iter()
+                .filter(|(s, _)| found.iter().any(|(name, n)| *name == s.name && n.is_none()))
+                .map(|(s, _)| s.clone())
+                .collect();
+            asked.create_topics(&missing).map(|()| found)
+        })
+        .await;
+        match found {
+            Ok(found) => {
+                for (spec, source) in &specs {
+                    let have = found.iter().find(|(name, _)| *name == spec.name).and_then(|(_, n)| *n);
+                    if let (Some(have), Some(source)) = (have, source)
+                        && have != spec.partitions
+                    {
+                        return Err(EngineError::Failed(format!(
+                            "the changelog `{}` has {have} partitions and the topic `{source}` has {}: state belongs to \
+                             a partition, so they must be equal. Start under a new name, or remove the state with \
+                             `slackwater reset`",
+                            spec.name, spec.partitions
+                        )));
+                    }
+                }
+                shared.go_on();
+                return Ok(());
+            }
+            Err(message) => {
+                shared.wait_for(&message);
+                pause(stop, shared).await?;
+            }
+        }
+    }
+}
+
+fn open_writer(config: &KafkaConfig, id: &str, failed: &CancellationToken) -> Result<TxnWriter, String> {
+    loop {
+        match TxnWriter::open(config, id, Duration::from_secs(30)) {
+            Ok(writer) => return Ok(writer),
+            Err(e) if failed.is_cancelled() => return Err(e.to_string()),
+            Err(crate::kafka::TxnError::Retriable(message)) => tracing::warn!(message, "no transactions yet"),
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+}
+
+/// Limiters that are shared by partitions, with the sub-topology whose partitions count.
+fn cluster_limiters(topology: &Topology, limiters: &BTreeMap<String, Arc<Limiter>>) -> Vec<(Arc<Limiter>, usize)> {
+    let mut out = Vec::new();
+    for (name, limiter) in limiters {
+        let shared = topology.settings.rate_limits.get(name).is_some_and(|l| l.scope == RateScope::Cluster);
+        let user = topology.nodes.iter().position(
+            |n| matches!(&n.kind, NodeKind::Operator(c) if c.rate_limit() == Some(name.as_str())),
+        );
+        let sub = user.and_then(|n| topology.subs.iter().position(|s| s.nodes.contains(&n)));
+        if let (true, Some(sub)) = (shared, sub) {
+            out.push((Arc::clone(limiter), sub));
+        }
+    }
+    out
+}
+
+/// Routes the group's events to the workers. Runs on the poller's thread.
+struct Router {
+    plan: Arc<Plan>,
+    inboxes: Vec<Inbox>,
+    shared: Arc<Shared>,
+    /// Tasks that are ours. Only the poller touches it; the mutex makes the closure shareable.
+    shares: Mutex<BTreeSet<TaskId>>,
+    limiters: Vec<(Arc<Limiter>, usize)>,
+}
+
+impl Router {
+    fn inbox(&self, id: TaskId) -> &Inbox {
+        let n = self.inboxes.len();
+        let at = usize::try_from(id.partition).unwrap_or(0).wrapping_add(id.sub) % n;
+        &self.inboxes[at]
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "partition counts are small")]
+    fn share(&self) {
+        let ours = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        for (limiter, sub) in &self.limiters {
+            let all = self
+                .plan
+                .places
+                .iter()
+                .filter(|(_, (s, _))| s == sub)
+                .filter_map(|(topic, _)| self.plan.counts.get(topic))
+                .max()
+                .copied()
+                .unwrap_or(1);
+            let mine = ours.iter().filter(|id| id.sub == *sub).count();
+            limiter.set_share(mine as f64 / f64::from(all.max(1)));
+        }
+    }
+
+    fn event(&self, event: GroupEvent) {
+        match event {
+            GroupEvent::Assigned { partitions, .. } => {
+                let mut tasks: BTreeMap<TaskId, Vec<(usize, PartitionReader)>> = BTreeMap::new();
+                for (partition, reader) in partitions {
+                    if let Some((id, at)) = self.plan.task(&partition) {
+                        tasks.entry(id).or_default().push((at, reader));
+                    }
+                }
+                tracing::info!(tasks = tasks.len(), "partitions assigned");
+                self.shared.status_mut().joined = true;
+                self.shares.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks.keys().copied());
+                self.share();
+                for (id, readers) in tasks {
+                    self.inbox(id).send(Message::Assign { id, readers });
+                }
+            }
+            GroupEvent::Revoked { partitions, lost, done } => {
+                let ids: BTreeSet<TaskId> = partitions.iter().filter_map(|p| Some(self.plan.task(p)?.0)).collect();
+                tracing::info!(tasks = ids.len(), lost, "partitions revoked");
+                let mut waits = Vec::new();
+                for inbox_at in 0..self.inboxes.len() {
+                    let here: Vec<TaskId> =
+                        ids.iter().filter(|id| std::ptr::eq(self.inbox(**id), &raw const self.inboxes[inbox_at])).copied().collect();
+                    if !here.is_empty() {
+                        let (send, receive) = sync_channel(1);
+                        self.inboxes[inbox_at].send(Message::Revoke { ids: here, lost, done: send });
+                        waits.push(receive);
+                    }
+                }
+                // Their calls stop with them: lower the share before anybody else may raise theirs.
+                self.shares.lock().unwrap_or_else(PoisonError::into_inner).retain(|id| !ids.contains(id));
+                self.share();
+                std::thread::spawn(move || {
+                    for wait in waits {
+                        // Disconnected: the worker is gone, and so are its tasks.
+                        drop(wait.recv());
+                    }
+                    drop(done.send(()));
+                });
+            }
+            GroupEvent::Idle => self.shared.status_mut().joined = true,
+            GroupEvent::Error(error) => match error.kind {
+                ErrorKind::Fatal => self.shared.fail(EngineError::Failed(format!("Kafka: {error}"))),
+                _ => tracing::warn!(kind = ?error.kind, %error, "Kafka"),
+            },
+            GroupEvent::Committed { .. } | GroupEvent::Closed => {}
+        }
+    }
+}
