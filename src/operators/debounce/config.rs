@@ -1,0 +1,183 @@
+//! Settings of `debounce`.
+
+use std::num::NonZeroU32;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::table::Rule;
+use crate::model::{Expr, Millis};
+use crate::operators::Problem;
+
+/// Gathers the events of each key and sends one record when the key has gone quiet. Give `quiet` or `settle`.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DebounceConfig {
+    /// Fires when the key had no event for this long, counted from its last one. No default: this or `settle`.
+    #[serde(default)]
+    pub quiet: Option<Millis>,
+    /// Fires this long after the key's first event, whatever comes after. No default: this or `quiet`.
+    #[serde(default)]
+    pub settle: Option<Millis>,
+    /// With `quiet`: fires at the latest this long after the key's first event. Default: none, a key that never goes
+    /// quiet never fires.
+    #[serde(default)]
+    pub max_wait: Option<Millis>,
+    /// What becomes of the values: `last` (default), `first`, `all` (a list of them), or `{ merge: EXPRESSION }`,
+    /// which gives the new value from `acc`, the value so far, and `.`, the event's; the first event's is taken as it
+    /// is.
+    #[serde(default)]
+    pub keep: KeepConfig,
+    /// With `keep: all`: events in one list; at this, further events of the key are refused until it has fired.
+    /// Default 1000.
+    #[serde(default)]
+    pub max_items: Option<NonZeroU32>,
+}
+
+/// What becomes of the values of a key's events.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KeepConfig {
+    /// The last event's value.
+    #[default]
+    Last,
+    /// The first event's value.
+    First,
+    /// A list of all values, in order. Each must be JSON.
+    All,
+    /// The result of this expression over `acc`, the value so far, and `.`, the event's value.
+    Merge(Expr),
+}
+
+impl DebounceConfig {
+    /// Events in one list, where `max_items` is not given.
+    pub const MAX_ITEMS: u32 = 1000;
+
+    /// `quiet` alone; the rest as by default. For the Rust DSL.
+    #[must_use]
+    pub fn quiet(quiet: Millis) -> DebounceConfig {
+        DebounceConfig {
+            quiet: Some(quiet),
+            settle: None,
+            max_wait: None,
+            keep: KeepConfig::Last,
+            max_items: None,
+        }
+    }
+
+    /// What is wrong with the settings: field, message, help.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut problem = |field: &str, message: &str, help: &str| {
+            problems.push((format!("debounce{field}"), message.to_owned(), help.to_owned()));
+        };
+        match (self.quiet, self.settle) {
+            (None, None) => {
+                problem(
+                    "",
+                    "nothing says when it fires",
+                    "write `debounce: { quiet: 30s }` or `debounce: { settle: 30s }`",
+                );
+            }
+            (Some(_), Some(_)) => problem(
+                ".settle",
+                "`quiet` and `settle` exclude each other",
+                "keep `quiet` to wait until the key has gone quiet, `settle` to wait a fixed time",
+            ),
+            _ => {}
+        }
+        for (field, span) in [(".quiet", self.quiet), (".settle", self.settle)] {
+            if span.is_some_and(|s| s <= Millis::ZERO) {
+                problem(field, "it must be longer than nothing", "write a time such as `30s`");
+            }
+        }
+        if let Some(max_wait) = self.max_wait {
+            if self.settle.is_some() {
+                problem(
+                    ".max_wait",
+                    "`settle` has no `max_wait`: it fires at a fixed time",
+                    "remove `max_wait`",
+                );
+            } else if let Some(quiet) = self.quiet.filter(|quiet| max_wait < *quiet) {
+                problem(
+                    ".max_wait",
+                    "it is shorter than `quiet`",
+                    &format!("write {quiet} or more, or `settle: {max_wait}` if that is what you want"),
+                );
+            }
+        }
+        if self.max_items.is_some() && self.keep != KeepConfig::All {
+            problem(".max_items", "only `keep: all` has items", "remove `max_items`, or write `keep: all`");
+        }
+        problems
+    }
+
+    /// The expressions, each with the names it may use besides the record's.
+    pub fn exprs_mut(&mut self) -> Vec<(&mut Expr, &'static [&'static str])> {
+        match &mut self.keep {
+            KeepConfig::Merge(expr) => vec![(expr, &["acc"])],
+            KeepConfig::Last | KeepConfig::First | KeepConfig::All => Vec::new(),
+        }
+    }
+
+    /// For graphs: `30s, at most 5m`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match (self.quiet, self.settle, self.max_wait) {
+            (Some(quiet), _, Some(max_wait)) => format!("{quiet}, at most {max_wait}"),
+            (Some(quiet), _, None) => quiet.to_string(),
+            (None, Some(settle), _) => format!("settle {settle}"),
+            (None, None, _) => String::new(),
+        }
+    }
+
+    pub(super) fn rule(&self) -> Rule {
+        match (self.settle, self.quiet) {
+            (Some(settle), _) => Rule::Settle { settle: settle.0 },
+            (None, quiet) => {
+                Rule::Quiet { quiet: quiet.unwrap_or_default().0, max_wait: self.max_wait.map(|wait| wait.0) }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(json: serde_json::Value, want: &[&str]) -> DebounceConfig {
+        let config: DebounceConfig = serde_json::from_value(json).unwrap();
+        let got: Vec<_> = config.check().into_iter().map(|(field, ..)| field).collect();
+        assert_eq!(got, want, "{config:?}");
+        config
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_named() {
+        use serde_json::json;
+        check(json!({ "quiet": "30s" }), &[]);
+        check(json!({ "quiet": "30s", "max_wait": "30s", "keep": "all", "max_items": 5 }), &[]);
+        let mut merge = check(json!({ "settle": "30s", "keep": "first" }), &[]);
+        assert!(merge.exprs_mut().is_empty());
+        merge.keep = KeepConfig::Merge(Expr::new(".a", None));
+        assert_eq!(merge.exprs_mut()[0].1, ["acc"]);
+        check(json!({}), &["debounce"]);
+        check(json!({ "quiet": "30s", "settle": "30s" }), &["debounce.settle"]);
+        check(json!({ "quiet": "0s" }), &["debounce.quiet"]);
+        check(json!({ "quiet": "30s", "max_wait": "20s" }), &["debounce.max_wait"]);
+        check(json!({ "settle": "30s", "max_wait": "50s" }), &["debounce.max_wait"]);
+        check(json!({ "quiet": "30s", "max_items": 5 }), &["debounce.max_items"]);
+        for bad in [json!({ "quiet": "30s", "wait": 1 }), json!({ "quiet": "30s", "keep": "most" })] {
+            assert!(serde_json::from_value::<DebounceConfig>(bad).is_err());
+        }
+    }
+
+    #[test]
+    fn labels_are_short() {
+        use serde_json::json;
+        assert_eq!(check(json!({ "quiet": "30s", "max_wait": "5m" }), &[]).label(), "30s, at most 5m");
+        assert_eq!(check(json!({ "settle": "90s" }), &[]).label(), "settle 90s");
+        assert_eq!(DebounceConfig::quiet(Millis::secs(1)).label(), "1s");
+    }
+}

@@ -1,0 +1,235 @@
+//! `debounce`: gathers the events of each key and sends one record when the key has gone quiet.
+//!
+//! An event counts from its own timestamp or from the node's clock, whichever is later, so the late events of a burst
+//! are collapsed like any others. What is due at a record's time fires before the record is taken: an event that comes
+//! exactly `quiet` after the last one begins a new entry. The record that is sent carries its deadline as timestamp
+//! and, as headers in decimal text, how many events it stands for and the first and last event's own timestamps.
+//!
+//! [`PendingTable`] is the resident state: an index, inline blocks and a lazy timer wheel, about 230 bytes per pending
+//! key of 20 + 128 bytes. It is read from the store when the task opens and never after; when an epoch ends, what
+//! changed goes to the store as sorted rows. Deadlines are computed from the rows, so no timer is stored.
+//!
+//! Invariants: what fires, and in which order, depends on the input alone, by (deadline, key bytes), never on hashes,
+//! memory or restarts. Nothing is dropped: an event is folded or refused.
+
+mod batch;
+mod config;
+mod entry;
+mod headers;
+mod index;
+pub mod row;
+mod slab;
+mod table;
+#[cfg(test)]
+mod table_tests;
+#[cfg(test)]
+mod tests;
+mod wheel;
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+pub use batch::DirtyBatch;
+pub use config::{DebounceConfig, KeepConfig};
+pub use row::{Row, RowError};
+pub use table::{Fired, Keep, Pending, PendingTable, Reason as FireReason, Rule, Upserted};
+
+use super::{Cx, Load, Operator, OperatorError, Reason};
+use crate::model::{EvalError, Headers, Json, Record, Scope, Timestamp, Value};
+use crate::state::StateError;
+
+/// Header of a fired record: how many events it stands for.
+pub const HEADER_COUNT: &str = "slackwater-count";
+/// Header of a fired record: the first event's own timestamp, milliseconds.
+pub const HEADER_FIRST: &str = "slackwater-first";
+/// Header of a fired record: the last event's own timestamp, milliseconds.
+pub const HEADER_LAST: &str = "slackwater-last";
+
+/// Entries fired by one call of `on_time`: bounds what is between the nodes.
+const FIRE_MAX: usize = 1024;
+
+/// The store of pending entries: key -> row.
+const PENDING: usize = 0;
+
+/// See the module. One store: the pending entries.
+pub struct Debounce {
+    keep: KeepConfig,
+    items_max: u32,
+    table: PendingTable,
+    /// Kept for their memory.
+    extra: Vec<u8>,
+    value: Vec<u8>,
+}
+
+/// Why a value cannot be folded.
+enum Unfit {
+    NotJson(String),
+    Expression(EvalError),
+    Full,
+}
+
+impl Debounce {
+    /// The operator with nothing pending.
+    #[must_use]
+    pub fn new(config: &DebounceConfig) -> Debounce {
+        Debounce {
+            keep: config.keep.clone(),
+            items_max: config.max_items.map_or(DebounceConfig::MAX_ITEMS, Into::into),
+            table: PendingTable::new(config.rule()),
+            extra: Vec::new(),
+            value: Vec::new(),
+        }
+    }
+
+    /// Puts the value to store into `self.value`, unless it is stored as it came. Says how to store it.
+    fn fold(&mut self, key: &[u8], record: &Record) -> Result<(Keep, Option<Bytes>), Unfit> {
+        match &self.keep {
+            KeepConfig::Last => Ok((Keep::Last, record.value.bytes())),
+            KeepConfig::First => Ok((Keep::First, record.value.bytes())),
+            KeepConfig::All => {
+                // The list without its brackets: appending copies only the new item.
+                let pending = self.table.get(key);
+                if pending.is_some_and(|p| p.row.count >= self.items_max) {
+                    return Err(Unfit::Full);
+                }
+                self.value.clear();
+                if pending.is_some() {
+                    self.value.push(b',');
+                }
+                match &record.value {
+                    Value::Null => self.value.extend_from_slice(b"null"),
+                    Value::Json(json) => self.value.extend_from_slice(json.to_string().as_bytes()),
+                    Value::Bytes(bytes) => {
+                        serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
+                            .map_err(|e| Unfit::NotJson(e.to_string()))?;
+                        self.value.extend_from_slice(bytes);
+                    }
+                }
+                Ok((Keep::Append, Some(Bytes::copy_from_slice(&self.value))))
+            }
+            KeepConfig::Merge(merge) => {
+                let Some(pending) = self.table.get(key) else {
+                    return Ok((Keep::Last, record.value.bytes()));
+                };
+                let acc: Json = match pending.row.value {
+                    Some(bytes) => serde_json::from_slice(bytes)
+                        .map_err(|e| Unfit::NotJson(format!("the value so far: {e}")))?,
+                    None => Json::Null,
+                };
+                let vars = [("acc", &acc)];
+                let merged = merge.eval(&Scope::of(record).with(&vars)).map_err(Unfit::Expression)?;
+                Ok((Keep::Last, Value::from(merged).bytes()))
+            }
+        }
+    }
+
+    /// The record that a fired entry becomes.
+    fn record(list: bool, fired: &Fired<'_>) -> Result<Record, StateError> {
+        let row = &fired.row;
+        let mut headers = headers::decode(row.extra)?;
+        for (name, number) in
+            [(HEADER_COUNT, i64::from(row.count)), (HEADER_FIRST, row.first_ts), (HEADER_LAST, row.last_ts)]
+        {
+            headers.retain(|(n, _)| n != name);
+            headers.push((name.to_owned(), Bytes::from(number.to_string())));
+        }
+        let value = match row.value {
+            None => Value::Null,
+            Some(items) if list => {
+                let mut text = Vec::with_capacity(items.len() + 2);
+                text.push(b'[');
+                text.extend_from_slice(items);
+                text.push(b']');
+                Value::Bytes(Bytes::from(text))
+            }
+            Some(value) => Value::Bytes(Bytes::copy_from_slice(value)),
+        };
+        Ok(Record {
+            key: Some(Bytes::copy_from_slice(fired.key)),
+            value,
+            ts: Timestamp(fired.deadline),
+            headers: Headers::new(headers),
+            ..Record::default()
+        })
+    }
+}
+
+impl Operator for Debounce {
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        let table = &mut self.table;
+        let mut failed = None;
+        cx.store(PENDING).scan(b"", None, &mut |key, row| match table.insert_row(key, row) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failed = Some(StateError(format!("key {:?}: {error}", String::from_utf8_lossy(key))));
+                ControlFlow::Break(())
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        let Some(key) = record.key.clone() else {
+            return Err(OperatorError::reject(
+                record,
+                Reason::NullKey,
+                "debounce waits for each key by itself",
+            ));
+        };
+        self.table.start(cx.clock.0);
+        let (keep, value) = match self.fold(&key, &record) {
+            Ok(folded) => folded,
+            Err(Unfit::NotJson(e)) => {
+                let detail = format!("the value is not JSON: {e}");
+                return Err(OperatorError::reject(record, Reason::NotJson, detail));
+            }
+            Err(Unfit::Expression(e)) => return Err(OperatorError::expression(record, &e)),
+            Err(Unfit::Full) => {
+                let detail = format!("the key's list has {} items, as many as it may", self.items_max);
+                return Err(OperatorError::reject(record, Reason::Full, detail));
+            }
+        };
+        self.extra.clear();
+        headers::encode(&record.headers, &mut self.extra);
+        let counted = record.ts.max(cx.clock);
+        let done = self.table.upsert(&key, counted.0, record.ts.0, value.as_deref(), &self.extra, keep);
+        if !done.created {
+            cx.tally.collapsed += 1;
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Timestamp> {
+        self.table.next_deadline().map(Timestamp)
+    }
+
+    fn time_first(&self) -> bool {
+        true
+    }
+
+    fn on_time(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        let list = self.keep == KeepConfig::All;
+        let mut failed = None;
+        self.table.pop_due(cx.clock.0, FIRE_MAX, |fired| match Debounce::record(list, &fired) {
+            Ok(record) => {
+                match fired.reason {
+                    FireReason::MaxWait => cx.tally.fired_max_wait += 1,
+                    FireReason::Quiet | FireReason::Settle | FireReason::Taken => cx.tally.fired_quiet += 1,
+                }
+                cx.forward(record);
+            }
+            Err(error) => failed = Some(error),
+        });
+        failed.map_or(Ok(()), |error| Err(OperatorError::Fatal(error)))
+    }
+
+    fn seal(&mut self, cx: &mut Cx<'_>) {
+        let store = cx.store(PENDING);
+        self.table.drain_dirty(|key, row| store.push_bulk(key, row.map(Bytes::copy_from_slice)));
+    }
+
+    fn load(&self) -> Load {
+        Load { keys: self.table.len(), bytes: self.table.bytes(), debounce: true, ..Load::default() }
+    }
+}

@@ -1,0 +1,512 @@
+//! The pending entries of one debounce node on one partition, in memory.
+//!
+//! Called by the debounce operator on the task's thread; no I/O, no clock, no allocation per entry. An entry is one
+//! block: a fixed header, the key, and the value. The block never moves while the entry lives, so that the index and the
+//! wheel may hold its handle without ever being told; a value that outgrows its block goes to a second one.
+//!
+//! Invariants:
+//! - exactly one live timer per block, so a block is freed only when its timer comes; an entry taken out before that
+//!   leaves its block behind as a husk until then;
+//! - an entry's deadline never moves back (`first` is fixed, `last` only grows): a lazy timer is never late;
+//! - what is due fires by (deadline, key bytes), whatever the hash seed, the memory layout or the number of restarts.
+//!
+//! Deliberately absent: spilling to disk (10 % over memory costs ten times; see the design) and any knowledge of records.
+
+use std::hint::black_box;
+
+use ahash::RandomState;
+
+use super::batch::DirtyBatch;
+use super::entry::{Big, DIRTY, FLAGS, HUSK, Head, PERSISTED, Payload, Store, i64_at};
+use super::index::Index;
+use super::row::{Row, RowError};
+use super::slab::Slab;
+use super::wheel::Wheel;
+
+/// When an entry fires. Times in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// `quiet` after the last event, at the latest `max_wait` after the first.
+    Quiet {
+        /// Milliseconds without an event.
+        quiet: i64,
+        /// Milliseconds after the first event; `None` waits for quiet however long it takes.
+        max_wait: Option<i64>,
+    },
+    /// `settle` after the first event, whatever comes after.
+    Settle {
+        /// Milliseconds after the first event.
+        settle: i64,
+    },
+}
+
+impl Rule {
+    /// The deadline of an entry whose events count from `first` to `last`.
+    #[must_use]
+    pub fn deadline(self, first: i64, last: i64) -> i64 {
+        match self {
+            Rule::Quiet { quiet, max_wait } => {
+                let quiet = last.saturating_add(quiet);
+                max_wait.map_or(quiet, |wait| quiet.min(first.saturating_add(wait)))
+            }
+            Rule::Settle { settle } => first.saturating_add(settle),
+        }
+    }
+
+    fn reason(self, last: i64, deadline: i64) -> Reason {
+        match self {
+            Rule::Quiet { quiet, .. } if last.saturating_add(quiet) == deadline => Reason::Quiet,
+            Rule::Quiet { .. } => Reason::MaxWait,
+            Rule::Settle { .. } => Reason::Settle,
+        }
+    }
+}
+
+/// Why an entry left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// No event for `quiet`.
+    Quiet,
+    /// `max_wait` after its first event.
+    MaxWait,
+    /// `settle` after its first event.
+    Settle,
+    /// Taken out by [`PendingTable::take`], before its deadline.
+    Taken,
+}
+
+/// What an event does to the value of an entry that is already there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// The entry keeps its value.
+    First,
+    /// The event's value replaces it (also for merges: read with [`PendingTable::get`], store the result).
+    Last,
+    /// The event's bytes are appended to the value.
+    Append,
+}
+
+/// What an upsert did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upserted {
+    /// The key was not pending.
+    pub created: bool,
+    /// Events in the entry now.
+    pub count: u32,
+}
+
+/// A pending entry, as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending<'a> {
+    /// When it fires if nothing more comes.
+    pub deadline: i64,
+    /// Counts, times, extra bytes and value.
+    pub row: Row<'a>,
+}
+
+/// An entry that fires. The slices live until the callback returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fired<'a> {
+    /// Its key.
+    pub key: &'a [u8],
+    /// Its deadline, at or before the time it was asked for.
+    pub deadline: i64,
+    /// Why now.
+    pub reason: Reason,
+    /// Counts, times, extra bytes and value.
+    pub row: Row<'a>,
+}
+
+/// The pending entries of one node on one partition.
+#[derive(Debug)]
+pub struct PendingTable {
+    rule: Rule,
+    hasher: RandomState,
+    index: Index,
+    store: Store,
+    wheel: Wheel,
+    /// Entries of `due_at` with their keys' hashes, by key descending: what is due and not yet fired.
+    due: Vec<(u32, u64)>,
+    due_at: i64,
+    /// Entries to look at, kept for its memory.
+    look: Vec<u32>,
+    len: usize,
+    husks: usize,
+    dirty: usize,
+    /// Keys that the last checkpoint has and that are gone, with their lengths.
+    removed: Vec<u8>,
+}
+
+impl PendingTable {
+    /// An empty table.
+    #[must_use]
+    pub fn new(rule: Rule) -> PendingTable {
+        PendingTable {
+            rule,
+            hasher: RandomState::new(),
+            index: Index::new(),
+            store: Store { slab: Slab::new(), big: Big::default() },
+            wheel: Wheel::new(),
+            due: Vec::new(),
+            due_at: i64::MAX,
+            look: Vec::new(),
+            len: 0,
+            husks: 0,
+            dirty: 0,
+            removed: Vec::new(),
+        }
+    }
+
+    /// Keys pending.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Nothing pending?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Entries changed since the last checkpoint.
+    #[must_use]
+    pub fn dirty(&self) -> usize {
+        self.dirty
+    }
+
+    /// Bytes of memory in use, about what the table adds to the process's resident memory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.store.slab.bytes()
+            + self.store.big.bytes()
+            + self.index.bytes()
+            + self.wheel.bytes(self.len + self.husks)
+            + self.removed.capacity()
+    }
+
+    #[inline]
+    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
+        self.index.find(hash, |handle| self.store.key_is(handle, key))
+    }
+
+    /// The entry of a key.
+    #[must_use]
+    pub fn get(&self, key: &[u8]) -> Option<Pending<'_>> {
+        let handle = self.find(self.hasher.hash_one(key), key)?;
+        let head = self.store.head(handle);
+        Some(Pending {
+            deadline: self.rule.deadline(head.first, head.last),
+            row: self.store.row(handle, &head),
+        })
+    }
+
+    /// Reads what upserts of these keys will need, so that the cache misses of many keys overlap. Optional; worth it
+    /// for groups of 16 to 64 keys when the table is larger than the caches.
+    pub fn warm<'k>(&self, keys: impl IntoIterator<Item = &'k [u8]>) {
+        const GROUP: usize = 64;
+        let (mut hashes, mut slots, mut handles) = ([0; GROUP], [0; GROUP], [0; GROUP]);
+        let mut keys = keys.into_iter();
+        loop {
+            // Each loop does nothing but independent reads, so that the processor runs far ahead of the slow ones.
+            let mut n = 0;
+            for (hash, key) in hashes.iter_mut().zip(&mut keys) {
+                *hash = self.hasher.hash_one(key);
+                n += 1;
+            }
+            for (slot, hash) in slots.iter_mut().zip(&hashes[..n]) {
+                *slot = self.index.home_slot(*hash);
+            }
+            let mut known = 0;
+            for (slot, hash) in slots.iter().zip(&hashes[..n]) {
+                if let Some(handle) = self.index.guess(*hash, *slot) {
+                    handles[known] = handle;
+                    known += 1;
+                }
+            }
+            let mut sum = 0;
+            for handle in &handles[..known] {
+                sum += u64::from(self.store.slab.block(*handle)[0]);
+            }
+            for handle in &handles[..known] {
+                let block = self.store.slab.block(*handle);
+                for line in [64, 128, 192] {
+                    sum += u64::from(block.get(line).copied().unwrap_or(0));
+                }
+            }
+            black_box(sum);
+            if n < GROUP {
+                return;
+            }
+        }
+    }
+
+    /// Folds one event into the key's entry, or makes one. `counted` is the time that the event counts from (the later
+    /// of its own timestamp and the node's clock), `ts` its own timestamp. `extra` is stored as it is when the entry is
+    /// made and when `keep` is [`Keep::Last`].
+    pub fn upsert(
+        &mut self,
+        key: &[u8],
+        counted: i64,
+        ts: i64,
+        value: Option<&[u8]>,
+        extra: &[u8],
+        keep: Keep,
+    ) -> Upserted {
+        let hash = self.hasher.hash_one(key);
+        let Some(handle) = self.find(hash, key) else {
+            let row =
+                Row { count: 1, first: counted, last: counted, first_ts: ts, last_ts: ts, extra, value };
+            self.create(hash, key, &row, DIRTY);
+            return Upserted { created: true, count: 1 };
+        };
+        let mut head = self.store.head(handle);
+        head.count = head.count.saturating_add(1);
+        head.last = head.last.max(counted);
+        head.last_ts = ts;
+        match keep {
+            Keep::First => {}
+            Keep::Last => self.store.replace(handle, &mut head, Payload { extra, value }),
+            Keep::Append => self.store.append(handle, &mut head, value.unwrap_or_default()),
+        }
+        if !head.is(DIRTY) {
+            head.flags |= DIRTY;
+            self.dirty += 1;
+            self.store.slab.set_dirty(handle);
+        }
+        head.store(self.store.slab.block_mut(handle));
+        Upserted { created: false, count: head.count }
+    }
+
+    fn create(&mut self, hash: u64, key: &[u8], row: &Row<'_>, flags: u8) {
+        let mut head = Head {
+            first: row.first,
+            last: row.last,
+            first_ts: row.first_ts,
+            last_ts: row.last_ts,
+            count: row.count,
+            key_len: 0,
+            len: 0,
+            second: 0,
+            flags,
+        };
+        let handle = self.store.create(&mut head, key, Payload { extra: row.extra, value: row.value });
+        if flags & DIRTY != 0 {
+            self.dirty += 1;
+            self.store.slab.set_dirty(handle);
+        }
+        self.index.insert(hash, handle);
+        self.wheel.arm(handle, self.rule.deadline(row.first, row.last));
+        self.len += 1;
+    }
+
+    /// Tells the time for the first time, so that entries find their place in the wheel as they come; nothing if it is
+    /// known already.
+    pub fn start(&mut self, clock: i64) {
+        if !self.wheel.is_started() {
+            self.wheel.advance(clock, &mut self.look);
+            self.rearm();
+        }
+    }
+
+    /// No entry is due before this; it may be early, never late. `None` when nothing is pending.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<i64> {
+        let left = if self.due.is_empty() { i64::MAX } else { self.due_at };
+        (self.len > 0).then(|| self.wheel.next().min(left))
+    }
+
+    /// Fires what is due at `clock`, at most `max` entries, by (deadline, key bytes). Returns how many; fewer than
+    /// `max` means that nothing more is due.
+    pub fn pop_due(&mut self, clock: i64, max: usize, mut fire: impl FnMut(Fired<'_>)) -> usize {
+        self.wheel.advance(clock, &mut self.look);
+        if !self.look.is_empty() {
+            self.rearm();
+        }
+        let mut fired = 0;
+        while fired < max {
+            match (self.wheel.peek().filter(|(at, _)| *at <= clock), self.due.is_empty()) {
+                (None, true) => {
+                    self.wheel.relax();
+                    self.due.shrink_to(16 * 1024);
+                    break;
+                }
+                (Some((at, _)), true) => {
+                    self.take_tie(at);
+                    continue;
+                }
+                // Something came in before, or level with, what was left over.
+                (Some((at, _)), false) if at <= self.due_at => {
+                    for (handle, _) in self.due.drain(..) {
+                        self.wheel.arm(handle, self.due_at);
+                    }
+                    continue;
+                }
+                (_, false) if self.due_at > clock => break,
+                (_, false) => {}
+            }
+            let Some((handle, hash)) = self.due.pop() else { continue };
+            let head = self.store.head(handle);
+            let deadline = self.rule.deadline(head.first, head.last);
+            if head.is(HUSK) {
+                self.bury(handle);
+            } else if deadline != self.due_at {
+                self.wheel.arm(handle, deadline);
+            } else {
+                let key = self.store.key(handle, &head);
+                let reason = self.rule.reason(head.last, deadline);
+                fire(Fired { key, deadline, reason, row: self.store.row(handle, &head) });
+                self.remove(hash, handle, &head);
+                self.store.slab.free(handle);
+                fired += 1;
+            }
+        }
+        fired
+    }
+
+    /// Arms again what the wheel handed over, by the deadline of now.
+    fn rearm(&mut self) {
+        let mut look = std::mem::take(&mut self.look);
+        let mut heads = [(0, 0); 32];
+        for group in look.chunks(heads.len()) {
+            // All reads first: their cache misses overlap.
+            for (head, handle) in heads.iter_mut().zip(group) {
+                let block = self.store.slab.block(*handle);
+                *head = (i64_at(block, 0), i64_at(block, 8));
+            }
+            for ((first, last), handle) in heads.iter().zip(group) {
+                self.wheel.arm(*handle, self.rule.deadline(*first, *last));
+            }
+        }
+        look.clear();
+        // One jump over everything must not keep its memory for ever.
+        look.shrink_to(64 * 1024);
+        self.look = look;
+    }
+
+    /// Moves the entries that are really due at `at` from the wheel to `due`, by key.
+    fn take_tie(&mut self, at: i64) {
+        self.due_at = at;
+        while let Some((_, handle)) = self.wheel.peek().filter(|(deadline, _)| *deadline == at) {
+            self.wheel.pop();
+            let head = self.store.head(handle);
+            let deadline = self.rule.deadline(head.first, head.last);
+            if head.is(HUSK) {
+                self.bury(handle);
+            } else if deadline == at {
+                self.due.push((handle, self.hasher.hash_one(self.store.key(handle, &head))));
+            } else {
+                self.wheel.arm(handle, deadline);
+            }
+        }
+        let store = &self.store;
+        let key = |handle: u32| store.key(handle, &store.head(handle));
+        if self.due.len() > 1 {
+            self.due.sort_unstable_by(|a, b| key(b.0).cmp(key(a.0)));
+        }
+        // What firing will read, all at once.
+        let mut sum = 0;
+        for (handle, hash) in &self.due {
+            let payload = store.slab.block(*handle);
+            sum ^= self.index.home_slot(*hash) ^ u64::from(payload.get(128).copied().unwrap_or(0));
+        }
+        black_box(sum);
+    }
+
+    /// Takes a key's entry out before its deadline (its `deadline` is then that of now). `None` if it is not pending.
+    pub fn take<T>(&mut self, key: &[u8], taken: impl FnOnce(Fired<'_>) -> T) -> Option<T> {
+        let hash = self.hasher.hash_one(key);
+        let handle = self.find(hash, key)?;
+        let head = self.store.head(handle);
+        let result = taken(Fired {
+            key: self.store.key(handle, &head),
+            deadline: self.rule.deadline(head.first, head.last),
+            reason: Reason::Taken,
+            row: self.store.row(handle, &head),
+        });
+        self.remove(hash, handle, &head);
+        // The husk keeps its times: its timer finds the deadline as it was.
+        let block = self.store.slab.block_mut(handle);
+        block[FLAGS] = HUSK;
+        self.store.slab.clear_dirty(handle);
+        self.husks += 1;
+        Some(result)
+    }
+
+    /// Removes the entry from everything but its block and its timer.
+    fn remove(&mut self, hash: u64, handle: u32, head: &Head) {
+        self.index.remove(hash, handle);
+        if head.is(PERSISTED) {
+            let key = self.store.key(handle, head);
+            self.removed.extend_from_slice(&head.key_len.to_le_bytes());
+            self.removed.extend_from_slice(key);
+        }
+        if head.is(DIRTY) {
+            self.dirty -= 1;
+        }
+        self.store.free_rest(head);
+        self.len -= 1;
+    }
+
+    /// Frees a husk whose timer has come.
+    fn bury(&mut self, handle: u32) {
+        self.store.slab.free(handle);
+        self.husks -= 1;
+    }
+
+    /// Copies everything that changed since the last call into `batch` (emptied first), unsorted, and takes it for
+    /// persisted: the batch must be made durable, or the table dropped. An entry made and fired between two calls
+    /// is in neither.
+    pub fn drain_into(&mut self, batch: &mut DirtyBatch) {
+        batch.clear();
+        let mut cursor = (0, 0);
+        let mut group = Vec::with_capacity(64);
+        while self.store.slab.next_dirty(&mut cursor, &mut group) {
+            for handle in group.drain(..) {
+                let head = self.store.head(handle);
+                let row = self.store.row(handle, &head);
+                batch.push(self.store.key(handle, &head), |out| row.encode(out));
+                self.store.slab.block_mut(handle)[FLAGS] = head.flags & !DIRTY | PERSISTED;
+            }
+        }
+        self.dirty = 0;
+        let mut rest = self.removed.as_slice();
+        while let Some((len, after)) = rest.split_first_chunk::<4>() {
+            let (key, after) = after.split_at(u32::from_le_bytes(*len) as usize);
+            batch.push_tombstone(key);
+            rest = after;
+        }
+        self.removed.clear();
+        self.removed.shrink_to(64 * 1024);
+    }
+
+    /// [`PendingTable::drain_into`] with everything done here: `f` gets keys in order, each with its row, or `None`
+    /// where the key is gone.
+    pub fn drain_dirty(&mut self, mut f: impl FnMut(&[u8], Option<&[u8]>)) {
+        let mut batch = DirtyBatch::new();
+        self.drain_into(&mut batch);
+        batch.sort();
+        for (key, row) in batch.iter() {
+            f(key, row);
+        }
+    }
+
+    /// Puts back a row of a checkpoint. It is not dirty; a row of the same key that is there already is replaced.
+    ///
+    /// # Errors
+    /// The row's bytes are damaged or of another version; nothing has changed then.
+    pub fn insert_row(&mut self, key: &[u8], row: &[u8]) -> Result<(), RowError> {
+        let row = Row::decode(row)?;
+        self.remove_row(key);
+        self.create(self.hasher.hash_one(key), key, &row, PERSISTED);
+        Ok(())
+    }
+
+    /// Takes back a row of a checkpoint: the next one has its tombstone (when a changelog is replayed).
+    pub fn remove_row(&mut self, key: &[u8]) {
+        let removed = self.removed.len();
+        self.take(key, |_| ());
+        // The checkpoint being restored says so itself.
+        self.removed.truncate(removed);
+    }
+}
