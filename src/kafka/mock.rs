@@ -63,3 +63,60 @@ impl MockBroker {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::kafka::{
+        Admin, GroupEvent, GroupOffset, GroupOptions, GroupReader, OutRecord, TopicPartition, Writer,
+    };
+    use crate::model::Headers;
+
+    #[test]
+    fn what_is_written_is_read_and_committed() {
+        let broker = MockBroker::start().unwrap();
+        broker.create_topic("t", 2).unwrap();
+        assert!(broker.create_topic("t", 2).is_err());
+        let config = broker.config();
+        let record = |partition: i32| OutRecord {
+            topic: "t".into(),
+            partition: Some(partition),
+            key: Some("k".into()),
+            value: None,
+            headers: Headers::default(),
+            ts: None,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let writer = Writer::open(&config).unwrap();
+        runtime.block_on(writer.send_all(&[record(0), record(1), record(1)])).unwrap();
+
+        let started = Instant::now();
+        let (to, events) = sync_channel(16);
+        let reader = GroupReader::open(&config, &GroupOptions::new("g", &["t"]), move |e| drop(to.send(e)));
+        let reader = reader.unwrap();
+        let Ok(GroupEvent::Assigned { mut partitions, .. }) = events.recv_timeout(Duration::from_secs(10))
+        else {
+            panic!("assigned first")
+        };
+        assert!(started.elapsed() < Duration::from_secs(2), "no rebalance delay");
+        let mut records = Vec::new();
+        while !partitions.iter().all(|(_, reader)| reader.caught_up()) {
+            assert!(started.elapsed() < Duration::from_secs(20), "the end is reported");
+            for (_, reader) in &mut partitions {
+                reader.poll_batch(10, &mut records).unwrap();
+            }
+        }
+        assert_eq!(records.len(), 3);
+        let p = TopicPartition::new("t", 1);
+        reader.handle().commit(&[(p.clone(), 2)]).unwrap();
+        let admin = Admin::open(&config, Duration::from_secs(5)).unwrap();
+        assert_eq!(admin.committed("g", std::slice::from_ref(&p)).unwrap(), [GroupOffset::At(2)]);
+        assert_eq!(admin.end_offsets(&[p]).unwrap(), [2]);
+        drop(partitions);
+        drop(events);
+        reader.close();
+    }
+}

@@ -95,13 +95,6 @@ pub enum GroupEvent {
     },
     /// Member of the group without any partition: there are more members than partitions.
     Idle,
-    /// The result of [`GroupHandle::commit_async`].
-    Committed {
-        /// Next offsets.
-        offsets: Vec<(TopicPartition, i64)>,
-        /// Whether the broker has them.
-        result: Result<(), CommitError>,
-    },
     /// Something is wrong. The reader goes on, except after [`ErrorKind::Fatal`].
     Error(GroupError),
     /// The last event: the member has left, its thread ends.
@@ -310,24 +303,6 @@ impl ConsumerContext for Context {
             Rebalance::Error(_) => {}
         }
     }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let list = offsets.elements();
-        // The partition's own error is the one that says why.
-        let result = result
-            .and_then(|()| list.iter().try_for_each(|e| e.error()))
-            .map_err(|error| CommitError::new(&error));
-        let offsets = list
-            .iter()
-            .filter_map(|e| match e.offset() {
-                Offset::Offset(offset) => {
-                    Some((TopicPartition::new(self.topic(e.topic()), e.partition()), offset))
-                }
-                _ => None,
-            })
-            .collect();
-        (self.on_event)(GroupEvent::Committed { offsets, result });
-    }
 }
 
 /// A member of a consumer group. Dropping it leaves the group and joins its thread.
@@ -421,24 +396,12 @@ impl GroupHandle {
         self.consumer.upgrade()?.group_metadata().map(GroupMetadata)
     }
 
-    /// Commits next offsets and waits for the broker (1-15 ms). Only partitions that are ours: the broker does not
-    /// check that.
+    /// Commits next offsets and waits for the broker (1-15 ms; longer while it is away). Only partitions that are ours:
+    /// the broker does not check that.
     ///
     /// # Errors
     /// See [`CommitError`].
     pub fn commit(&self, offsets: &[(TopicPartition, i64)]) -> Result<(), CommitError> {
-        self.commit_in(offsets, CommitMode::Sync)
-    }
-
-    /// Starts a commit; [`GroupEvent::Committed`] follows.
-    ///
-    /// # Errors
-    /// It could not be started.
-    pub fn commit_async(&self, offsets: &[(TopicPartition, i64)]) -> Result<(), CommitError> {
-        self.commit_in(offsets, CommitMode::Async)
-    }
-
-    fn commit_in(&self, offsets: &[(TopicPartition, i64)], mode: CommitMode) -> Result<(), CommitError> {
         if offsets.is_empty() {
             return Ok(());
         }
@@ -447,7 +410,22 @@ impl GroupHandle {
             return Err(CommitError { rebalanced: true, retriable: false, message });
         };
         let list = offset_list(offsets).map_err(|e| CommitError::new(&e))?;
-        consumer.commit(&list, mode).map_err(|e| CommitError::new(&e))
+        consumer.commit(&list, CommitMode::Sync).map_err(|e| CommitError::new(&e))
+    }
+
+    /// [`GroupHandle::commit`] on one of tokio's blocking threads. (librdkafka's own asynchronous commit keeps its
+    /// result to itself when events are polled, as `rdkafka` does.)
+    ///
+    /// # Errors
+    /// See [`CommitError`].
+    pub async fn commit_async(&self, offsets: Vec<(TopicPartition, i64)>) -> Result<(), CommitError> {
+        let handle = self.clone();
+        match tokio::task::spawn_blocking(move || handle.commit(&offsets)).await {
+            Ok(result) => result,
+            Err(error) => {
+                Err(CommitError { rebalanced: false, retriable: false, message: error.to_string() })
+            }
+        }
     }
 }
 

@@ -22,6 +22,9 @@ use super::reader::{GroupMetadata, offset_list};
 use super::{TopicPartition, ffi, log};
 use crate::model::{Headers, Timestamp};
 
+/// How long to wait for room in a full queue, at most, before trying again.
+const ROOM_AGAIN: Duration = Duration::from_millis(10);
+
 /// A record to write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OutRecord {
@@ -188,7 +191,7 @@ impl Writer {
     }
 
     /// Writes records in order; resolves when all are acked by all in-sync replicas. Waits where the producer's queue
-    /// is full. Dropping the future leaves what was sent already on its way.
+    /// is full. Dropping the future leaves what was sent already on its way. Needs a tokio runtime with time.
     ///
     /// # Errors
     /// See [`WriteError`]. A record is given up after 2 min without an answer (`message.timeout.ms`).
@@ -248,7 +251,8 @@ impl Writer {
             if code != RDKafkaErrorCode::QueueFull {
                 return Err(code);
             }
-            room.await;
+            // librdkafka counts a record until after its report, so the last report may come too early.
+            drop(tokio::time::timeout(ROOM_AGAIN, room).await);
         }
     }
 }
