@@ -22,7 +22,7 @@ use slackwater::sinks::columns::Columns;
 use slackwater::sinks::spanner::{Operation, Spanner, SpannerConfig, create_database, statements};
 use slackwater::sinks::{Sink, SinkError};
 
-const ACCOUNTS: &str = include_str!("../topology/accounts.sql");
+const ACCOUNTS: &str = include_str!("../topology/account-sync.sql");
 const ACCOUNT_COLUMNS: [(&str, &str); 3] =
     [("AccountId", "key"), ("State", "."), ("UpdatedAt", "commit_timestamp()")];
 

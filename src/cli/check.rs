@@ -108,7 +108,8 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
             NodeKind::Sink(sink) if !matches!(**sink, SinkConfig::Kafka(_)) => {
                 let env = |name: &str| std::env::var(name).ok();
                 let attempt = async {
-                    tokio::time::timeout(Duration::from_secs(15), SinkConnection::connect(sink, &env, None)).await
+                    tokio::time::timeout(Duration::from_secs(15), SinkConnection::connect(sink, &env, None))
+                        .await
                 };
                 let kind = sink.kind_name();
                 let (message, field, code) = match runtime.block_on(attempt) {
@@ -119,14 +120,16 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
                     Ok(Err(e)) => (e.to_string(), kind.to_owned(), UNAVAILABLE),
                     Err(_) => ("no answer in 15 s".into(), kind.to_owned(), UNAVAILABLE),
                 };
-                problems.push((places.report("connect::sink", Some(&node.name), &field, &message, None), code));
+                problems
+                    .push((places.report("connect::sink", Some(&node.name), &field, &message, None), code));
             }
             NodeKind::Operator(config) => {
                 let NodeConfig::Enrich(enrich) = &**config else { continue };
                 let Some(host) = enrich.http.host() else { continue };
                 if let Err(e) = runtime.block_on(reach(&host)) {
                     let message = format!("cannot reach {host}: {e}");
-                    let report = places.report("connect::api", Some(&node.name), "enrich.http", &message, None);
+                    let report =
+                        places.report("connect::api", Some(&node.name), "enrich.http", &message, None);
                     problems.push((report, UNAVAILABLE));
                 }
             }

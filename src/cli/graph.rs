@@ -35,7 +35,8 @@ pub(super) fn graph(args: &GraphArgs) -> Result<(), Exit> {
 }
 
 pub(super) fn schema() -> Result<(), Exit> {
-    let text = serde_json::to_string_pretty(&crate::spec::schema()).map_err(|e| Exit::failed(e.to_string()))?;
+    let text =
+        serde_json::to_string_pretty(&crate::spec::schema()).map_err(|e| Exit::failed(e.to_string()))?;
     println!("{text}");
     Ok(())
 }

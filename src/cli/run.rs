@@ -38,7 +38,10 @@ pub struct RunArgs {
 pub(super) fn run(args: &RunArgs) -> Result<(), Exit> {
     let loaded = load_file(&args.topology, Mode::Required)?;
     let options = EngineOptions {
-        state_dir: args.state_dir.clone().unwrap_or_else(|| PathBuf::from("state").join(&loaded.topology.name)),
+        state_dir: args
+            .state_dir
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("state").join(&loaded.topology.name)),
         workers: args.workers.map_or_else(cores, usize::from),
         instance_id: args.instance_id.clone(),
         stop_deadline: args.stop_deadline.duration(),
@@ -67,7 +70,8 @@ async fn serve(loaded: &Loaded, options: EngineOptions, admin: &str) -> Result<(
         .await
         .map_err(|e| Exit::failed(e.to_string()))?;
     tracing::info!(topology = topology.name, admin = %server.address, state = %options.state_dir.display(), "starting");
-    let engine = match Engine::start(Arc::clone(&topology), options, Override::default(), shared, &stop).await {
+    let engine = match Engine::start(Arc::clone(&topology), options, Override::default(), shared, &stop).await
+    {
         Ok(engine) => engine,
         Err(EngineError::Stopped) => return Ok(()),
         Err(e) => return Err(exit(e)),

@@ -32,7 +32,12 @@ pub(super) fn test(args: &TestArgs) -> Result<(), Exit> {
                 Err(failure) => {
                     failed += 1;
                     println!("FAILED  {}", test.name);
-                    println!("        {}:{}: {}", places.file(), places.line(failure.place.start), failure.message);
+                    println!(
+                        "        {}:{}: {}",
+                        places.file(),
+                        places.line(failure.place.start),
+                        failure.message
+                    );
                 }
             }
         }

@@ -16,7 +16,9 @@ use crate::topology::Topology;
 
 /// The admin port could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} for the admin server: {source}. Give another address with --admin (port 0 takes a free one)")]
+#[error(
+    "cannot listen on {address} for the admin server: {source}. Give another address with --admin (port 0 takes a free one)"
+)]
 pub struct AdminError {
     /// As asked for.
     pub address: String,
@@ -75,7 +77,9 @@ async fn ready(State(served): State<Arc<Served>>) -> Response {
     let tasks: serde_json::Map<String, serde_json::Value> = status
         .tasks
         .iter()
-        .map(|(id, state)| (format!("{}-{}", served.topology.subs[id.sub].name, id.partition), (*state).into()))
+        .map(|(id, state)| {
+            (format!("{}-{}", served.topology.subs[id.sub].name, id.partition), (*state).into())
+        })
         .collect();
     let ready = status.is_ready();
     let body = serde_json::json!({ "ready": ready, "waiting_for": status.waiting, "joined": status.joined, "tasks": tasks });
@@ -93,13 +97,23 @@ async fn page(State(served): State<Arc<Served>>) -> Html<String> {
     let rows: String = status
         .tasks
         .iter()
-        .map(|(id, s)| format!("<tr><td>{}-{}</td><td>{s}</td></tr>", escape(&served.topology.subs[id.sub].name), id.partition))
+        .map(|(id, s)| {
+            format!(
+                "<tr><td>{}-{}</td><td>{s}</td></tr>",
+                escape(&served.topology.subs[id.sub].name),
+                id.partition
+            )
+        })
         .collect();
     Html(format!(
         "<!doctype html><title>{name}</title><h1>{name}</h1><p>{state}</p><table>{rows}</table><pre>{graph}</pre>\
          <p><a href=/metrics>metrics</a> <a href=/ready>ready</a> <a href=/live>live</a></p>",
         name = escape(&served.topology.name),
-        state = if status.is_ready() { "ready".into() } else { escape(&format!("not ready: {:?}", status.waiting)) },
+        state = if status.is_ready() {
+            "ready".into()
+        } else {
+            escape(&format!("not ready: {:?}", status.waiting))
+        },
         graph = escape(&served.topology.mermaid()),
     ))
 }

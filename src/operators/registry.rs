@@ -63,7 +63,9 @@ impl NodeConfig {
             NodeConfig::Branch(c) => Box::new(Branch::new(c)),
             NodeConfig::Merge(_) => Box::new(Merge),
             NodeConfig::Debounce(c) => Box::new(Debounce::new(c)),
-            NodeConfig::Enrich(c) => Box::new(Enrich::new((**c).clone()).expect("the builder has checked the settings")),
+            NodeConfig::Enrich(c) => {
+                Box::new(Enrich::new((**c).clone()).expect("the builder has checked the settings"))
+            }
         }
     }
 
@@ -125,7 +127,9 @@ impl NodeConfig {
             NodeConfig::Debounce(c) => c.check(),
             NodeConfig::Enrich(c) => c.check(),
             NodeConfig::Branch(c) => c.check(),
-            NodeConfig::Filter(_) | NodeConfig::Map(_) | NodeConfig::FlatMap(_) | NodeConfig::Merge(_) => Vec::new(),
+            NodeConfig::Filter(_) | NodeConfig::Map(_) | NodeConfig::FlatMap(_) | NodeConfig::Merge(_) => {
+                Vec::new()
+            }
         }
     }
 

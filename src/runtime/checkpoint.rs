@@ -76,9 +76,8 @@ impl Committer {
     pub fn submit(&self, parts: Vec<Part>) -> Result<(), Vec<Part>> {
         match &self.jobs {
             Some(jobs) => jobs.try_send(parts).map_err(|e| match e {
-                std::sync::mpsc::TrySendError::Full(parts) | std::sync::mpsc::TrySendError::Disconnected(parts) => {
-                    parts
-                }
+                std::sync::mpsc::TrySendError::Full(parts)
+                | std::sync::mpsc::TrySendError::Disconnected(parts) => parts,
             }),
             None => Err(parts),
         }
@@ -115,7 +114,7 @@ impl Run {
                 Err(message) => {
                     self.metrics.failed();
                     tracing::warn!(message, "checkpoint not committed; its tasks go back to the last one");
-                    self.inbox.send(Message::Rewind(handles, message));
+                    self.inbox.send(Message::Rewind(handles));
                 }
             }
         }
@@ -125,7 +124,9 @@ impl Run {
         let mut offsets: Vec<(TopicPartition, i64)> = Vec::new();
         for part in &parts {
             let partition = part.handle.id.partition;
-            offsets.extend(part.offsets.iter().map(|(t, next)| (TopicPartition::new(Arc::clone(t), partition), *next)));
+            offsets.extend(
+                part.offsets.iter().map(|(t, next)| (TopicPartition::new(Arc::clone(t), partition), *next)),
+            );
         }
         match &mut self.mode {
             CommitMode::Local => {

@@ -77,12 +77,6 @@ impl SinkDriver {
         SinkDriver { lanes, hasher: ahash::RandomState::with_seeds(1, 2, 3, 4) }
     }
 
-    /// How many lanes.
-    #[must_use]
-    pub fn lanes(&self) -> usize {
-        self.lanes.len()
-    }
-
     /// The lane of a row: by its key, so that a key's rows keep their order.
     #[must_use]
     pub fn lane_of(&self, row: &SinkRow) -> usize {
@@ -192,7 +186,13 @@ impl Lane {
                 Err(SinkError::Retry { message, after }) => {
                     let delay = after.unwrap_or_else(|| backoff(attempt));
                     if attempt.is_multiple_of(8) {
-                        tracing::warn!(node = self.node, attempt, rows = rows.len(), message, "sink: will try again");
+                        tracing::warn!(
+                            node = self.node,
+                            attempt,
+                            rows = rows.len(),
+                            message,
+                            "sink: will try again"
+                        );
                     }
                     attempt = attempt.saturating_add(1);
                     parts.push(part);
@@ -245,8 +245,16 @@ fn refuse(parcels: Vec<Parcel>, message: &str) {
     for parcel in parcels {
         let Parcel { handle, inbox, epoch, node, row } = parcel;
         inbox.send(match row.reply_to {
-            Some(call) => Message::Reply { handle, node, call, reply: Reply::Refused { message: message.into() } },
-            None => Message::Refused { handle, epoch, node, record: Box::new(row.record), message: message.into() },
+            Some(call) => {
+                Message::Reply { handle, node, call, reply: Reply::Refused { message: message.into() } }
+            }
+            None => Message::Refused {
+                handle,
+                epoch,
+                node,
+                record: Box::new(row.record),
+                message: message.into(),
+            },
         });
     }
 }

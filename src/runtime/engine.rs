@@ -193,10 +193,13 @@ impl Engine {
             k
         });
         let writer = match &kafka {
-            Some(config) => Some(Arc::new(Writer::open(config).map_err(|e| EngineError::Failed(e.to_string()))?)),
+            Some(config) => {
+                Some(Arc::new(Writer::open(config).map_err(|e| EngineError::Failed(e.to_string()))?))
+            }
             None => None,
         };
-        let sinks = connect(&topology, &stand_ins, writer.as_ref(), &shared, &lanes, &lanes_stop, stop).await?;
+        let sinks =
+            connect(&topology, &stand_ins, writer.as_ref(), &shared, &lanes, &lanes_stop, stop).await?;
         let limiters = limiters(&topology, &shared);
         let topics = topology.source_topics();
         let plan = match (&kafka, topics.is_empty()) {
@@ -338,11 +341,12 @@ impl Engine {
             let mut readers = Vec::new();
             for &n in &part.nodes {
                 let NodeKind::Source(source) = &self.topology.nodes[n].kind else { continue };
-                let opened = TaskReader::open(source, SystemClock.now()).map_err(|e| EngineError::Config {
-                    node: Some(self.topology.nodes[n].name.clone()),
-                    field: "file.path".into(),
-                    message: format!("cannot read {}: {e}", source.label()),
-                })?;
+                let opened =
+                    TaskReader::open(source, SystemClock.now()).map_err(|e| EngineError::Config {
+                        node: Some(self.topology.nodes[n].name.clone()),
+                        field: "file.path".into(),
+                        message: format!("cannot read {}: {e}", source.label()),
+                    })?;
                 readers.extend(opened.map(|r| (0, r)));
             }
             if !readers.is_empty() {
@@ -409,13 +413,18 @@ impl Engine {
         while !failed && !dones.is_empty() {
             dones.retain(|done| matches!(done.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)));
             if tokio::time::Instant::now() > deadline {
-                let left: Vec<String> = self.shared.status().tasks.keys().map(|id| self.task_name(*id)).collect();
-                tracing::warn!(tasks = left.join(", "), "stopped before these tasks had committed; they will go on from their last checkpoint");
+                let left: Vec<String> =
+                    self.shared.status().tasks.keys().map(|id| self.task_name(*id)).collect();
+                tracing::warn!(
+                    tasks = left.join(", "),
+                    "stopped before these tasks had committed; they will go on from their last checkpoint"
+                );
                 break;
             }
             if said.elapsed() > Duration::from_secs(5) {
                 said = tokio::time::Instant::now();
-                let left: Vec<String> = self.shared.status().tasks.keys().map(|id| self.task_name(*id)).collect();
+                let left: Vec<String> =
+                    self.shared.status().tasks.keys().map(|id| self.task_name(*id)).collect();
                 tracing::info!(tasks = left.join(", "), "still running");
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -589,7 +598,8 @@ async fn wait_topics(
 ) -> Result<BTreeMap<String, i32>, EngineError> {
     loop {
         let (asked, names) = (Arc::clone(admin), topics.to_vec());
-        let found = blocking(move || asked.topics(&names.iter().map(String::as_str).collect::<Vec<_>>())).await;
+        let found =
+            blocking(move || asked.topics(&names.iter().map(String::as_str).collect::<Vec<_>>())).await;
         match found {
             Ok(found) => {
                 let missing: Vec<&str> =
@@ -644,8 +654,11 @@ impl Plan {
             }
             let sizes: BTreeSet<i32> = part.topics.iter().filter_map(|t| counts.get(t)).copied().collect();
             if sizes.len() > 1 {
-                let list: Vec<String> =
-                    part.topics.iter().map(|t| format!("`{t}` has {}", counts.get(t).copied().unwrap_or(0))).collect();
+                let list: Vec<String> = part
+                    .topics
+                    .iter()
+                    .map(|t| format!("`{t}` has {}", counts.get(t).copied().unwrap_or(0)))
+                    .collect();
                 return Err(EngineError::Config {
                     node: Some(part.name.clone()),
                     field: String::new(),
@@ -656,7 +669,8 @@ impl Plan {
                 });
             }
             let keeps = on && part.stateful && !part.topics.is_empty();
-            changelogs.push(keeps.then(|| format!("{}-{}-changelog", topology.name, part.name).as_str().into()));
+            changelogs
+                .push(keeps.then(|| format!("{}-{}-changelog", topology.name, part.name).as_str().into()));
         }
         Ok(Plan {
             topics: topology.source_topics().iter().map(|t| t.as_str().into()).collect(),
@@ -751,13 +765,17 @@ fn open_writer(config: &KafkaConfig, id: &str, failed: &CancellationToken) -> Re
 }
 
 /// Limiters that are shared by partitions, with the sub-topology whose partitions count.
-fn cluster_limiters(topology: &Topology, limiters: &BTreeMap<String, Arc<Limiter>>) -> Vec<(Arc<Limiter>, usize)> {
+fn cluster_limiters(
+    topology: &Topology,
+    limiters: &BTreeMap<String, Arc<Limiter>>,
+) -> Vec<(Arc<Limiter>, usize)> {
     let mut out = Vec::new();
     for (name, limiter) in limiters {
         let shared = topology.settings.rate_limits.get(name).is_some_and(|l| l.scope == RateScope::Cluster);
-        let user = topology.nodes.iter().position(
-            |n| matches!(&n.kind, NodeKind::Operator(c) if c.rate_limit() == Some(name.as_str())),
-        );
+        let user = topology
+            .nodes
+            .iter()
+            .position(|n| matches!(&n.kind, NodeKind::Operator(c) if c.rate_limit() == Some(name.as_str())));
         let sub = user.and_then(|n| topology.subs.iter().position(|s| s.nodes.contains(&n)));
         if let (true, Some(sub)) = (shared, sub) {
             out.push((Arc::clone(limiter), sub));
@@ -819,12 +837,16 @@ impl Router {
                 }
             }
             GroupEvent::Revoked { partitions, lost, done } => {
-                let ids: BTreeSet<TaskId> = partitions.iter().filter_map(|p| Some(self.plan.task(p)?.0)).collect();
+                let ids: BTreeSet<TaskId> =
+                    partitions.iter().filter_map(|p| Some(self.plan.task(p)?.0)).collect();
                 tracing::info!(tasks = ids.len(), lost, "partitions revoked");
                 let mut waits = Vec::new();
                 for inbox_at in 0..self.inboxes.len() {
-                    let here: Vec<TaskId> =
-                        ids.iter().filter(|id| std::ptr::eq(self.inbox(**id), &raw const self.inboxes[inbox_at])).copied().collect();
+                    let here: Vec<TaskId> = ids
+                        .iter()
+                        .filter(|id| std::ptr::eq(self.inbox(**id), &raw const self.inboxes[inbox_at]))
+                        .copied()
+                        .collect();
                     if !here.is_empty() {
                         let (send, receive) = sync_channel(1);
                         self.inboxes[inbox_at].send(Message::Revoke { ids: here, lost, done: send });
@@ -837,9 +859,9 @@ impl Router {
                 std::thread::spawn(move || {
                     for wait in waits {
                         // Disconnected: the worker is gone, and so are its tasks.
-                        drop(wait.recv());
+                        wait.recv().unwrap_or_default();
                     }
-                    drop(done.send(()));
+                    done.send(()).unwrap_or_default();
                 });
             }
             GroupEvent::Idle => self.shared.status_mut().joined = true,
@@ -847,7 +869,7 @@ impl Router {
                 ErrorKind::Fatal => self.shared.fail(EngineError::Failed(format!("Kafka: {error}"))),
                 _ => tracing::warn!(kind = ?error.kind, %error, "Kafka"),
             },
-            GroupEvent::Committed { .. } | GroupEvent::Closed => {}
+            GroupEvent::Closed => {}
         }
     }
 }

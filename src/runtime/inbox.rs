@@ -83,7 +83,7 @@ pub enum Message {
     /// A checkpoint is committed and applied.
     Committed(Vec<Handle>),
     /// A checkpoint was not committed: these tasks go back to their last one.
-    Rewind(Vec<Handle>, String),
+    Rewind(Vec<Handle>),
     /// Stop taking input, finish, commit; answered when nothing is left.
     Drain(SyncSender<()>),
 }

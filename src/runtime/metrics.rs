@@ -17,7 +17,8 @@ use super::limiter::Limiter;
 use super::task::{Task, TaskId};
 use crate::topology::Topology;
 
-const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+const SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// All metrics of a process.
 #[derive(Clone)]
@@ -84,21 +85,38 @@ impl Metrics {
             r.register(Box::new(g.clone()))?;
             Ok(g)
         };
-        let histograms = |name: &str, help: &str, labels: &[&str]| -> Result<HistogramVec, prometheus::Error> {
-            let h = HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels)?;
-            r.register(Box::new(h.clone()))?;
-            Ok(h)
-        };
+        let histograms =
+            |name: &str, help: &str, labels: &[&str]| -> Result<HistogramVec, prometheus::Error> {
+                let h = HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels)?;
+                r.register(Box::new(h.clone()))?;
+                Ok(h)
+            };
         let node: &[&str] = &["node"];
         let part: &[&str] = &["node", "partition"];
         let metrics = Metrics {
             names: Arc::new(topology.nodes.iter().map(|n| n.name.clone()).collect()),
             records_in: counter("records_in_total", "Records that came into a node.", node)?,
             records_out: counter("records_out_total", "Records that a node sent on or delivered.", node)?,
-            dropped: counter("records_dropped_total", "Records that were not processed, by reason.", &["node", "reason"])?,
-            skewed: counter("records_skewed_total", "Records stamped further ahead of the wall clock than max_skew.", node)?,
-            latency: histograms("end_to_end_latency_seconds", "From a record's timestamp to its durable row.", node)?,
-            commit_lag: gauge("commit_lag_records", "Records read and not committed yet.", &["topic", "partition"])?,
+            dropped: counter(
+                "records_dropped_total",
+                "Records that were not processed, by reason.",
+                &["node", "reason"],
+            )?,
+            skewed: counter(
+                "records_skewed_total",
+                "Records stamped further ahead of the wall clock than max_skew.",
+                node,
+            )?,
+            latency: histograms(
+                "end_to_end_latency_seconds",
+                "From a record's timestamp to its durable row.",
+                node,
+            )?,
+            commit_lag: gauge(
+                "commit_lag_records",
+                "Records read and not committed yet.",
+                &["topic", "partition"],
+            )?,
             checkpoint_duration: {
                 let opts = HistogramOpts::new("checkpoint_duration_seconds", "Time to commit a checkpoint.");
                 let h = Histogram::with_opts(opts.buckets(SECONDS.to_vec()))?;
@@ -117,15 +135,27 @@ impl Metrics {
             )?,
             state_keys: gauge("state_keys", "Keys that a node holds in memory.", part)?,
             state_bytes: gauge("state_bytes", "Bytes that a node holds in memory.", part)?,
-            restore_remaining: gauge("restore_remaining_rows", "Changelog rows still to be read.", &["partition"])?,
+            restore_remaining: gauge(
+                "restore_remaining_rows",
+                "Changelog rows still to be read.",
+                &["partition"],
+            )?,
             pending_keys: gauge("debounce_pending_keys", "Keys waiting to go quiet.", part)?,
-            collapsed: counter("debounce_events_collapsed_total", "Events folded into a waiting entry.", node)?,
+            collapsed: counter(
+                "debounce_events_collapsed_total",
+                "Events folded into a waiting entry.",
+                node,
+            )?,
             fired: counter("debounce_fired_total", "Entries fired, by reason.", &["node", "reason"])?,
             calls: counter("calls_total", "Answers to calls, by status.", &["node", "status"])?,
             calls_in_flight: gauge("calls_in_flight", "Calls sent and not answered.", node)?,
             calls_pending: gauge("calls_pending", "Calls waiting or sent.", part)?,
             call_retries: counter("call_retries_total", "Calls made again.", node)?,
-            limiter_wait: floats("limiter_wait_seconds_total", "Time that calls waited for the limiter.", &["limit"])?,
+            limiter_wait: floats(
+                "limiter_wait_seconds_total",
+                "Time that calls waited for the limiter.",
+                &["limit"],
+            )?,
             limiter_used: floats(
                 "limiter_used_ratio",
                 "Calls in the last second, as a part of what this instance may make.",
@@ -133,7 +163,11 @@ impl Metrics {
             )?,
             sink_batches: counter("sink_batches_total", "Batches written.", node)?,
             sink_rows: counter("sink_rows_total", "Rows written.", node)?,
-            sink_failures: counter("sink_failures_total", "Batches that were not written, by attempt.", node)?,
+            sink_failures: counter(
+                "sink_failures_total",
+                "Batches that were not written, by attempt.",
+                node,
+            )?,
             sink_write: histograms("sink_write_seconds", "Time to write a batch.", node)?,
             tasks: gauge("tasks", "Tasks of this instance, by state.", &["state"])?,
             scraped: Arc::default(),
@@ -209,7 +243,10 @@ impl Metrics {
     /// For a commit thread.
     #[must_use]
     pub fn checkpoints(&self) -> CheckpointMetrics {
-        CheckpointMetrics { duration: self.checkpoint_duration.clone(), failed: self.checkpoints_failed.clone() }
+        CheckpointMetrics {
+            duration: self.checkpoint_duration.clone(),
+            failed: self.checkpoints_failed.clone(),
+        }
     }
 
     /// Rows that a partition's restore has left.
@@ -277,7 +314,10 @@ impl WorkerMetrics {
         self.all.checkpoint_timestamp.with_label_values(&[&id.partition.to_string()]).set(seconds);
         let partition = id.partition.to_string();
         for (topic, name) in task.topics().iter().enumerate() {
-            self.all.commit_lag.with_label_values(&[&**name, partition.as_str()]).set(task.uncommitted(topic));
+            self.all
+                .commit_lag
+                .with_label_values(&[&**name, partition.as_str()])
+                .set(task.uncommitted(topic));
         }
     }
 

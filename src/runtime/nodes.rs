@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-
 use crate::model::{EvalError, Expr, Json, Millis, Record, Scope, Timestamp, Value, key_text};
 use crate::operators::{Cx, Load, Operator, OperatorError, Reason, Reject, Reply, SinkRow};
 use crate::sinks::SinkConfig;
@@ -121,7 +120,9 @@ impl Operator for SinkNode {
             match (id, decode_record(value)) {
                 (Ok(id), Ok(record)) => found.push((id, record)),
                 (_, Err(e)) => bad = Some(e),
-                (Err(_), _) => bad = Some(StateError("a pending delivery has a key of the wrong length".into())),
+                (Err(_), _) => {
+                    bad = Some(StateError("a pending delivery has a key of the wrong length".into()))
+                }
             }
             if bad.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;

@@ -36,7 +36,9 @@ impl TaskReader {
                 let file = File::open(&f.path)?;
                 Some(TaskReader::Lines(LineReader::start(BufReader::new(file))?))
             }
-            SourceConfig::Stdin(_) => Some(TaskReader::Lines(LineReader::start(BufReader::new(std::io::stdin()))?)),
+            SourceConfig::Stdin(_) => {
+                Some(TaskReader::Lines(LineReader::start(BufReader::new(std::io::stdin()))?))
+            }
         })
     }
 
@@ -46,7 +48,9 @@ impl TaskReader {
     /// The source cannot be read now; the next poll may work.
     pub fn poll_batch(&mut self, max: usize, now: Timestamp, out: &mut Vec<Record>) -> Result<usize, String> {
         match self {
-            TaskReader::Kafka(reader) => reader.poll_batch(max, out).map(|p| p.records).map_err(|e| e.to_string()),
+            TaskReader::Kafka(reader) => {
+                reader.poll_batch(max, out).map(|p| p.records).map_err(|e| e.to_string())
+            }
             TaskReader::Lines(reader) => Ok(reader.poll(max, now, out)),
             TaskReader::Made(maker) => Ok(maker.poll(max, now, out)),
         }
@@ -59,16 +63,6 @@ impl TaskReader {
             TaskReader::Kafka(reader) => reader.caught_up(),
             TaskReader::Lines(reader) => reader.ended,
             TaskReader::Made(_) => true,
-        }
-    }
-
-    /// Has it ended for good?
-    #[must_use]
-    pub fn ended(&self) -> bool {
-        match self {
-            TaskReader::Kafka(_) => false,
-            TaskReader::Lines(reader) => reader.ended,
-            TaskReader::Made(maker) => maker.left == Some(0),
         }
     }
 
@@ -175,7 +169,12 @@ impl Maker {
         }
     }
 
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a count of records due")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a count of records due"
+    )]
     fn poll(&mut self, max: usize, now: Timestamp, out: &mut Vec<Record>) -> usize {
         let due = (now.since(self.start).0 as f64 / 1000.0 * self.per_second) as u64;
         let mut n = 0;
@@ -184,7 +183,11 @@ impl Maker {
                 key: Some(Bytes::from(format!("key-{}", self.made % self.keys))),
                 value: Value::Bytes(Bytes::from(format!("{{\"n\":{}}}", self.made))),
                 ts: now,
-                origin: Origin { topic: 0, partition: 0, offset: i64::try_from(self.made).unwrap_or(i64::MAX) },
+                origin: Origin {
+                    topic: 0,
+                    partition: 0,
+                    offset: i64::try_from(self.made).unwrap_or(i64::MAX),
+                },
                 ..Record::default()
             });
             self.made += 1;

@@ -87,7 +87,8 @@ impl Parts {
         };
         let backend: Arc<dyn Backend> = backend;
         let mut step = Step::default();
-        let task = Task::open(&self.topology, id, &backend, SystemClock.now(), &mut step).map_err(|e| e.to_string())?;
+        let task = Task::open(&self.topology, id, &backend, SystemClock.now(), &mut step)
+            .map_err(|e| e.to_string())?;
         let offsets = self.offsets(&sub.topics, id.partition);
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(task = format!("{}-{}", sub.name, id.partition), rows, ms, "restored");
@@ -115,8 +116,10 @@ impl Parts {
             None => 0,
         };
         let group = format!("{}-restore", self.topology.name);
-        let end = patiently(|| admin.end_offsets(std::slice::from_ref(partition)))?.first().copied().unwrap_or(0);
-        let first = patiently(|| admin.start_offsets(std::slice::from_ref(partition)))?.first().copied().unwrap_or(0);
+        let end =
+            patiently(|| admin.end_offsets(std::slice::from_ref(partition)))?.first().copied().unwrap_or(0);
+        let first =
+            patiently(|| admin.start_offsets(std::slice::from_ref(partition)))?.first().copied().unwrap_or(0);
         let mut total = 0u64;
         let mut failure: Option<StateError> = None;
         let mut logged = Instant::now();

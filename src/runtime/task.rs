@@ -199,7 +199,8 @@ impl Task {
         let sub = &topology.subs[id.sub];
         let mut nodes = Vec::new();
         let mut stores = Vec::new();
-        let by_global: BTreeMap<usize, usize> = sub.nodes.iter().enumerate().map(|(local, g)| (*g, local)).collect();
+        let by_global: BTreeMap<usize, usize> =
+            sub.nodes.iter().enumerate().map(|(local, g)| (*g, local)).collect();
         for &g in &sub.nodes {
             let node = &topology.nodes[g];
             let children: Vec<(u16, usize, u16)> = topology
@@ -327,7 +328,10 @@ impl Task {
             }
             Input::Refused { epoch, node, record, message } => {
                 let reject = Reject { reason: Reason::SinkRefused, detail: message, record, attempts: 1 };
-                let name = self.by_global.get(&node).map_or_else(|| "dead_letter".into(), |n| Arc::clone(&self.nodes[*n].name));
+                let name = self
+                    .by_global
+                    .get(&node)
+                    .map_or_else(|| "dead_letter".into(), |n| Arc::clone(&self.nodes[*n].name));
                 let policy = if node == DEAD_LETTER { OnFailure::Stop } else { self.policy };
                 self.reject(reject, &name, node, epoch, policy, step)?;
                 self.acked(epoch, 1);
@@ -337,7 +341,13 @@ impl Task {
         }
     }
 
-    fn feed(&mut self, topic: usize, record: Record, now: Timestamp, step: &mut Step) -> Result<(), TaskError> {
+    fn feed(
+        &mut self,
+        topic: usize,
+        record: Record,
+        now: Timestamp,
+        step: &mut Step,
+    ) -> Result<(), TaskError> {
         let sources = std::mem::take(&mut self.sources[topic]);
         for (i, &node) in sources.iter().enumerate() {
             let record = if i + 1 == sources.len() { None } else { Some(record.clone()) };
@@ -450,7 +460,8 @@ impl Task {
         rows.push((Bytes::from_static(META_SHAPE), Some(Bytes::from(self.shape.clone()))));
         let positions: Vec<(usize, i64)> =
             self.positions.iter().enumerate().filter_map(|(t, p)| Some((t, (*p)?))).collect();
-        let named: Vec<(String, i64)> = positions.iter().map(|(t, p)| (self.topics[*t].to_string(), *p)).collect();
+        let named: Vec<(String, i64)> =
+            positions.iter().map(|(t, p)| (self.topics[*t].to_string(), *p)).collect();
         rows.push((Bytes::from_static(META_POSITIONS), Some(codec::encode(1, &named)?)));
         rows.sort_by(|a, b| a.0.cmp(&b.0));
         let epoch = self.epoch;
@@ -582,7 +593,13 @@ impl Task {
                         }
                         let record = if Some(at) == first { record.take() } else { record.clone() };
                         if let Some(record) = record {
-                            self.stack.push(Work::Record { node: child, input, record, stream, timed: false });
+                            self.stack.push(Work::Record {
+                                node: child,
+                                input,
+                                record,
+                                stream,
+                                timed: false,
+                            });
                         }
                     }
                 }
@@ -693,7 +710,9 @@ impl Task {
             (OnFailure::Stop | OnFailure::DeadLetter, _) => {
                 let Origin { partition, offset, .. } = reject.record.origin;
                 let place = match topic {
-                    Some(topic) if offset >= 0 => format!(" (topic {topic}, partition {partition}, offset {offset})"),
+                    Some(topic) if offset >= 0 => {
+                        format!(" (topic {topic}, partition {partition}, offset {offset})")
+                    }
                     _ => String::new(),
                 };
                 Err(TaskError::Rejected {
@@ -719,7 +738,9 @@ fn shape(topology: &Topology, sub: &SubTopology) -> String {
                 NodeKind::Operator(config) if config.is_stateful() => {
                     Some(format!("{} {}", config.kind_name(), node.name))
                 }
-                NodeKind::Sink(_) if topology.readers(*g).next().is_some() => Some(format!("sink {}", node.name)),
+                NodeKind::Sink(_) if topology.readers(*g).next().is_some() => {
+                    Some(format!("sink {}", node.name))
+                }
                 _ => None,
             }
         })

@@ -114,7 +114,13 @@ pub struct Worker {
 impl Worker {
     /// A worker without tasks.
     #[must_use]
-    pub fn new(mail: Mail, inbox: Inbox, outside: Outside, committer: Committer, metrics: WorkerMetrics) -> Worker {
+    pub fn new(
+        mail: Mail,
+        inbox: Inbox,
+        outside: Outside,
+        committer: Committer,
+        metrics: WorkerMetrics,
+    ) -> Worker {
         Worker {
             mail,
             inbox,
@@ -140,7 +146,7 @@ impl Worker {
             if let Some(done) = self.drain.take_if(|_| self.slots.is_empty()) {
                 self.report();
                 self.committer.join();
-                drop(done.send(()));
+                done.send(()).unwrap_or_default();
                 return;
             }
             if !busy && let Some(message) = self.mail.next(IDLE) {
@@ -203,7 +209,8 @@ impl Worker {
             }
         }
         let caught_up = slot.readers.iter().all(|(_, r)| r.caught_up());
-        if failure.is_none() && running.task.next_deadline(caught_up && !slot.leaving).is_some_and(|at| at <= now)
+        if failure.is_none()
+            && running.task.next_deadline(caught_up && !slot.leaving).is_some_and(|at| at <= now)
             || caught_up && !slot.leaving
         {
             let input = Input::Clock { caught_up: caught_up && !slot.leaving && room };
@@ -314,7 +321,8 @@ impl Worker {
         }
         if let Err(parts) = self.committer.submit(parts) {
             for part in parts {
-                if let Some(Slot { phase: Phase::Running(running), .. }) = self.slots.get_mut(&part.handle.id) {
+                if let Some(Slot { phase: Phase::Running(running), .. }) = self.slots.get_mut(&part.handle.id)
+                {
                     running.sealed = Some(part.sealed);
                     running.committing = false;
                 }
@@ -331,7 +339,9 @@ impl Worker {
                 slot.leaving
                     && match &slot.phase {
                         Phase::Restoring => true,
-                        Phase::Running(r) => slot.last && r.sealed.is_none() && !r.committing && r.task.outstanding() == 0,
+                        Phase::Running(r) => {
+                            slot.last && r.sealed.is_none() && !r.committing && r.task.outstanding() == 0
+                        }
                     }
             })
             .map(|(id, _)| *id)
@@ -343,7 +353,7 @@ impl Worker {
         self.leaves.retain(|leave| {
             let waits = leave.ids.iter().any(|id| slots.contains_key(id));
             if !waits {
-                drop(leave.done.try_send(()));
+                leave.done.try_send(()).unwrap_or_default();
             }
             waits
         });
@@ -410,7 +420,7 @@ impl Worker {
                     }
                 }
             }
-            Message::Rewind(handles, _) => {
+            Message::Rewind(handles) => {
                 for handle in handles {
                     self.rewind(handle);
                 }
@@ -439,7 +449,14 @@ impl Worker {
             all.extend(old.readers);
         }
         (self.outside.status)(id, TaskStatus::Restoring);
-        let slot = Slot { handle, readers: all, phase: Phase::Restoring, leaving: false, last: false, rewound: false };
+        let slot = Slot {
+            handle,
+            readers: all,
+            phase: Phase::Restoring,
+            leaving: false,
+            last: false,
+            rewound: false,
+        };
         self.slots.insert(id, slot);
         (self.outside.restore)(handle, self.inbox.clone());
     }

@@ -25,7 +25,14 @@ impl KafkaLane {
     #[must_use]
     pub fn message(&self, row: &SinkRow) -> OutRecord {
         let (key, value, headers) = self.config.message(&row.record, &row.payload);
-        OutRecord { topic: Arc::clone(&self.topic), partition: None, key, value, headers, ts: Some(row.record.ts) }
+        OutRecord {
+            topic: Arc::clone(&self.topic),
+            partition: None,
+            key,
+            value,
+            headers,
+            ts: Some(row.record.ts),
+        }
     }
 }
 

@@ -21,7 +21,17 @@ use crate::topology::{GraphProblem, Settings, SourceConfig, Topology, TopologyBu
 
 /// Sections of a topology file.
 pub const SECTIONS: &[&str] = &[
-    "name", "kafka", "rate_limits", "sources", "operators", "sinks", "errors", "time", "state", "guarantee", "tests",
+    "name",
+    "kafka",
+    "rate_limits",
+    "sources",
+    "operators",
+    "sinks",
+    "errors",
+    "time",
+    "state",
+    "guarantee",
+    "tests",
 ];
 
 /// A file that was read without a problem.
@@ -69,7 +79,14 @@ impl Places {
 
     /// A report with one problem at a node's field: for what shows only when something is connected.
     #[must_use]
-    pub fn report(&self, code: &'static str, node: Option<&str>, field: &str, message: &str, help: Option<&str>) -> Report {
+    pub fn report(
+        &self,
+        code: &'static str,
+        node: Option<&str>,
+        field: &str,
+        message: &str,
+        help: Option<&str>,
+    ) -> Report {
         let mut problem = Problem::new(code, message).at(self.of(node, field), "here");
         problem.help = help.map(Into::into);
         self.reports(vec![problem])
@@ -173,7 +190,9 @@ pub fn load(
     let topology = match builder.build() {
         Ok(topology) => Some(topology),
         Err(found) => {
-            problems.extend(found.into_iter().filter(|p| !(broken && follows(p, root))).map(|p| place(&places, p)));
+            problems.extend(
+                found.into_iter().filter(|p| !(broken && follows(p, root))).map(|p| place(&places, p)),
+            );
             None
         }
     };
@@ -190,7 +209,9 @@ fn follows(problem: &GraphProblem, root: &Node) -> bool {
         "graph::from" => {
             let named = problem.message.split('`').nth(1).unwrap_or_default();
             let base = named.split('.').next().unwrap_or_default();
-            ["sources", "operators", "sinks"].iter().any(|s| root.get(s).is_some_and(|s| s.get(base).is_some()))
+            ["sources", "operators", "sinks"]
+                .iter()
+                .any(|s| root.get(s).is_some_and(|s| s.get(base).is_some()))
         }
         "graph::rate_limit" => root.get("rate_limits").is_some(),
         _ => false,
@@ -248,8 +269,19 @@ fn from_of(node: &Node, problems: &mut Vec<Problem>) -> Vec<String> {
 }
 
 /// The one key of a node that says what it is, with its settings, as a map of one entry.
-fn one_kind(key: &Key, node: &Node, kinds: &[&str], others: &[&str], problems: &mut Vec<Problem>) -> Option<Node> {
-    let example = format!("write `{}: {{ {}{}: ... }}`", key.name, if others.is_empty() { "" } else { "from: NODE, " }, kinds[0]);
+fn one_kind(
+    key: &Key,
+    node: &Node,
+    kinds: &[&str],
+    others: &[&str],
+    problems: &mut Vec<Problem>,
+) -> Option<Node> {
+    let example = format!(
+        "write `{}: {{ {}{}: ... }}`",
+        key.name,
+        if others.is_empty() { "" } else { "from: NODE, " },
+        kinds[0]
+    );
     if !matches!(node.kind, Kind::Map(_)) {
         problems.push(
             Problem::new("wrong-type", format!("`{}` is {node}, not a node", key.name))

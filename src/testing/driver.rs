@@ -114,7 +114,12 @@ impl TopologyTestDriver {
         Ok(driver)
     }
 
-    fn open(&mut self, sub: usize, backend: Arc<MemoryBackend>, committed: Option<Vec<i64>>) -> Result<Slot, DriverError> {
+    fn open(
+        &mut self,
+        sub: usize,
+        backend: Arc<MemoryBackend>,
+        committed: Option<Vec<i64>>,
+    ) -> Result<Slot, DriverError> {
         let id = TaskId { sub, partition: 0 };
         let dynamic: Arc<dyn Backend> = Arc::clone(&backend) as Arc<dyn Backend>;
         let mut task = Task::open(&self.topology, id, &dynamic, self.wall, &mut self.step)?;
@@ -260,7 +265,11 @@ impl TopologyTestDriver {
             let mut record = record.clone();
             record.origin.topic = u16::try_from(topic).unwrap_or(u16::MAX);
             let wall = self.wall;
-            self.slots[slot].task.step(Input::Records { topic, records: vec![record] }, wall, &mut self.step)?;
+            self.slots[slot].task.step(
+                Input::Records { topic, records: vec![record] },
+                wall,
+                &mut self.step,
+            )?;
             self.perform(Some(slot))?;
             return Ok(true);
         }

@@ -22,7 +22,12 @@ pub struct Answer {
 
 impl Default for Answer {
     fn default() -> Self {
-        Answer { status: 200, body: Json::Object(serde_json::Map::new()), latency: Millis::ZERO, retry_after: None }
+        Answer {
+            status: 200,
+            body: Json::Object(serde_json::Map::new()),
+            latency: Millis::ZERO,
+            retry_after: None,
+        }
     }
 }
 

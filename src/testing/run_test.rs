@@ -55,7 +55,10 @@ pub fn run_test(topology: &Arc<Topology>, test: &TestCase) -> Result<(), TestFai
             for (name, what) in expected {
                 if !known.contains(name.as_str()) {
                     let list = known.iter().copied().collect::<Vec<_>>().join(", ");
-                    return Err(fail(place, format!("there is no node or topic `{name}`; there are: {list}")));
+                    return Err(fail(
+                        place,
+                        format!("there is no node or topic `{name}`; there are: {list}"),
+                    ));
                 }
                 let got = seen.remove(name).unwrap_or_default();
                 compare(name, what, &got).map_err(|message| fail(place, message))?;
@@ -118,21 +121,24 @@ fn gather(driver: &mut TopologyTestDriver, seen: &mut BTreeMap<String, Seen>) {
         };
         match output {
             Output::Record { node, to, key, value, record } => {
-                let shown = driver.topology().is_table_sink(node).then(|| value.clone()).unwrap_or_else(|| {
-                    let mut shown = serde_json::json!({ "key": key, "value": value, "ts": record.ts.0 });
-                    if let Some(w) = record.window {
-                        shown["window"] = serde_json::json!([w.start.0, w.end.0]);
-                    }
-                    if !record.headers.is_empty() {
-                        shown["headers"] = record
-                            .headers
-                            .iter()
-                            .map(|(n, v)| (n.to_owned(), Json::String(String::from_utf8_lossy(v).into_owned())))
-                            .collect::<serde_json::Map<_, _>>()
-                            .into();
-                    }
-                    shown
-                });
+                let shown =
+                    driver.topology().is_table_sink(node).then(|| value.clone()).unwrap_or_else(|| {
+                        let mut shown = serde_json::json!({ "key": key, "value": value, "ts": record.ts.0 });
+                        if let Some(w) = record.window {
+                            shown["window"] = serde_json::json!([w.start.0, w.end.0]);
+                        }
+                        if !record.headers.is_empty() {
+                            shown["headers"] = record
+                                .headers
+                                .iter()
+                                .map(|(n, v)| {
+                                    (n.to_owned(), Json::String(String::from_utf8_lossy(v).into_owned()))
+                                })
+                                .collect::<serde_json::Map<_, _>>()
+                                .into();
+                        }
+                        shown
+                    });
                 let name = name_of(node);
                 if name != to {
                     seen.entry(to).or_default().records.push(shown.clone());
@@ -172,7 +178,11 @@ fn compare(name: &str, expected: &Json, got: &Seen) -> Result<(), String> {
                     "records" => Json::from(got.records.len()),
                     "dropped" if want.is_number() => Json::from(got.dropped.values().sum::<u64>()),
                     "dropped" => serde_json::json!(got.dropped),
-                    other => return Err(format!("{name}: `{other}` cannot be expected: calls, records or dropped can")),
+                    other => {
+                        return Err(format!(
+                            "{name}: `{other}` cannot be expected: calls, records or dropped can"
+                        ));
+                    }
                 };
                 if !matches(want, &have) {
                     return Err(format!("{name}: {field} is {have}, expected {want}"));
@@ -180,7 +190,9 @@ fn compare(name: &str, expected: &Json, got: &Seen) -> Result<(), String> {
             }
             Ok(())
         }
-        other => Err(format!("{name}: expected {other}: write a list of records, or a map such as {{ calls: 1 }}")),
+        other => {
+            Err(format!("{name}: expected {other}: write a list of records, or a map such as {{ calls: 1 }}"))
+        }
     }
 }
 

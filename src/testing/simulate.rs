@@ -142,8 +142,11 @@ fn one(driver: &mut TopologyTestDriver, line: &str) -> Result<(), Failure> {
         driver.on_call(&line.on_call, answer, line.times.unwrap_or(1))?;
     } else if json.get("topic").is_some() {
         let line: RecordLine = read(json)?;
-        let value =
-            if line.value.is_null() { Value::Null } else { Value::Bytes(Bytes::from(line.value.to_string())) };
+        let value = if line.value.is_null() {
+            Value::Null
+        } else {
+            Value::Bytes(Bytes::from(line.value.to_string()))
+        };
         let ts = line.ts.map_or(driver.now(), Timestamp);
         let record = Record { key: key_text(&line.key), value, ts, ..Record::default() };
         let topic = driver.topic_of(&line.topic);
@@ -160,8 +163,7 @@ fn write_outputs(driver: &mut TopologyTestDriver, step: u64, output: &mut impl W
         let node = |n: usize| driver.topology().nodes.get(n).map_or("dead_letter", |n| n.name.as_str());
         let line = match out {
             Output::Record { to, key, value, record, .. } => {
-                let mut line =
-                    serde_json::json!({ "step": step, "to": to, "key": key, "value": value, "ts": record.ts.0 });
+                let mut line = serde_json::json!({ "step": step, "to": to, "key": key, "value": value, "ts": record.ts.0 });
                 if let Some(window) = record.window {
                     line["window"] = serde_json::json!([window.start.0, window.end.0]);
                 }
@@ -169,7 +171,8 @@ fn write_outputs(driver: &mut TopologyTestDriver, step: u64, output: &mut impl W
             }
             Output::Dropped { reason, .. } => serde_json::json!({ "step": step, "dropped": reason.name() }),
             Output::Called { node: n, call } => {
-                let key = call.key.map_or(Json::Null, |k| Json::String(String::from_utf8_lossy(&k).into_owned()));
+                let key =
+                    call.key.map_or(Json::Null, |k| Json::String(String::from_utf8_lossy(&k).into_owned()));
                 serde_json::json!({ "step": step, "call": node(n), "key": key, "attempt": call.attempt })
             }
         };

@@ -115,7 +115,9 @@ impl TopologyBuilder {
                 node: None,
                 field: "sources".into(),
                 message: "the topology has no source".into(),
-                help: Some("add one under `sources`, for example `orders: { kafka: { topic: orders } }`".into()),
+                help: Some(
+                    "add one under `sources`, for example `orders: { kafka: { topic: orders } }`".into(),
+                ),
             });
         }
         let mut inputs: Vec<Vec<Input>> = Vec::new();

@@ -49,7 +49,8 @@ impl Topology {
     /// A Graphviz digraph.
     #[must_use]
     pub fn dot(&self) -> String {
-        let mut out = format!("digraph {:?} {{\n  rankdir=LR;\n  node [fontname=\"sans-serif\"];\n", self.name);
+        let mut out =
+            format!("digraph {:?} {{\n  rankdir=LR;\n  node [fontname=\"sans-serif\"];\n", self.name);
         for (n, node) in self.nodes.iter().enumerate() {
             let shape = match node.kind {
                 NodeKind::Source(_) => "oval",

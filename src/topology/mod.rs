@@ -91,9 +91,11 @@ impl Topology {
     /// Who reads node `n`: port, node and that node's input number, in declared order.
     pub fn readers(&self, n: usize) -> impl Iterator<Item = (u16, usize, u16)> + '_ {
         self.nodes.iter().enumerate().flat_map(move |(reader, node)| {
-            node.inputs.iter().enumerate().filter(move |(_, input)| input.node == n).map(move |(i, input)| {
-                (input.port, reader, u16::try_from(i).unwrap_or(u16::MAX))
-            })
+            node.inputs
+                .iter()
+                .enumerate()
+                .filter(move |(_, input)| input.node == n)
+                .map(move |(i, input)| (input.port, reader, u16::try_from(i).unwrap_or(u16::MAX)))
         })
     }
 

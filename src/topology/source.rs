@@ -101,9 +101,12 @@ impl SourceConfig {
     #[must_use]
     pub fn topics(&self) -> Vec<&str> {
         match self {
-            SourceConfig::Kafka(k) => {
-                k.topic.iter().map(String::as_str).chain(k.topics.iter().flatten().map(String::as_str)).collect()
-            }
+            SourceConfig::Kafka(k) => k
+                .topic
+                .iter()
+                .map(String::as_str)
+                .chain(k.topics.iter().flatten().map(String::as_str))
+                .collect(),
             _ => Vec::new(),
         }
     }

@@ -49,8 +49,12 @@ pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
         let at = match subs.iter().position(|(of, _)| of == g) {
             Some(at) => at,
             None => {
-                let sub =
-                    SubTopology { name: nodes[n].name.clone(), nodes: Vec::new(), topics: Vec::new(), stateful: false };
+                let sub = SubTopology {
+                    name: nodes[n].name.clone(),
+                    nodes: Vec::new(),
+                    topics: Vec::new(),
+                    stateful: false,
+                };
                 subs.push((*g, sub));
                 subs.len() - 1
             }

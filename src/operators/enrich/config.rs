@@ -11,8 +11,8 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::model::expr::{Step, parse_path};
 use crate::model::{EvalError, Expr, Millis, Scope, Size, Template};
-use crate::operators::HttpRequest;
 use crate::operators::retry::RetryConfig;
+use crate::operators::{HttpRequest, Problem};
 
 /// Calls an HTTP API for each record and puts the answer into the record's value. Calls of different keys run in
 /// parallel, those of one key in order; a call under way at a crash is made again.
@@ -125,7 +125,8 @@ impl EnrichConfig {
         match self.http.checked() {
             Ok(_) => Vec::new(),
             Err(ConfigError(text)) => {
-                let (message, help) = text.split_once(": ").unwrap_or((&text, "see the reference of `enrich`"));
+                let (message, help) =
+                    text.split_once(": ").unwrap_or((&text, "see the reference of `enrich`"));
                 vec![("enrich.http".into(), message.into(), help.into())]
             }
         }

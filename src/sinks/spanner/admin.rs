@@ -130,7 +130,7 @@ mod tests {
             statements(sql),
             ["CREATE TABLE A (\n  X INT64,\n) PRIMARY KEY (X)", "CREATE INDEX B ON A (X)"]
         );
-        assert_eq!(statements(include_str!("../../../topology/accounts.sql")).len(), 1);
+        assert_eq!(statements(include_str!("../../../topology/account-sync.sql")).len(), 1);
     }
 
     #[test]
