@@ -190,20 +190,37 @@ async fn answer(State(api): State<Arc<ApiState>>, UrlPath(id): UrlPath<String>) 
     if mood.missing.contains(&id) {
         return (StatusCode::NOT_FOUND, "no such account").into_response();
     }
-    {
-        let mut in_flight = api.in_flight.lock().unwrap();
-        let n = in_flight.entry(id.clone()).or_default();
-        *n += 1;
-        if *n > 1 {
-            api.overlaps.fetch_add(1, Ordering::SeqCst);
-        }
-    }
+    let busy = Busy::new(&api, &id);
     let version = api.accounts.lock().unwrap().get(&id).copied().unwrap_or(0);
     if mood.latency_ms > 0 {
         tokio::time::sleep(Duration::from_millis(mood.latency_ms)).await;
     }
-    *api.in_flight.lock().unwrap().entry(id.clone()).or_default() -= 1;
+    drop(busy);
     axum::Json(json!({ "account": id, "version": version })).into_response()
+}
+
+/// One call of an account under way; ends also when the caller is gone and the handler is dropped.
+struct Busy {
+    api: Arc<ApiState>,
+    id: String,
+}
+
+impl Busy {
+    fn new(api: &Arc<ApiState>, id: &str) -> Busy {
+        let mut in_flight = api.in_flight.lock().unwrap();
+        let n = in_flight.entry(id.to_owned()).or_default();
+        *n += 1;
+        if *n > 1 {
+            api.overlaps.fetch_add(1, Ordering::SeqCst);
+        }
+        Busy { api: Arc::clone(api), id: id.to_owned() }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        *self.api.in_flight.lock().unwrap().entry(self.id.clone()).or_default() -= 1;
+    }
 }
 
 /// A topic, a database, an API and a topology file of one test.
@@ -588,6 +605,25 @@ impl OwnServer {
         let text = String::from_utf8(out.stdout).unwrap();
         let address = text.lines().find_map(|l| l.split_once('=')).unwrap().1.trim().to_owned();
         OwnServer { script, dir, address }
+    }
+
+    pub fn spanner() -> OwnServer {
+        // `spanner.sh` would only print a running one.
+        OwnServer::start("spanner.sh")
+    }
+
+    fn pid(&self) -> String {
+        let name = if self.script.ends_with("kafka.sh") { "kafka.pid" } else { "spanner.pid" };
+        std::fs::read_to_string(self.dir.path().join(name)).unwrap().trim().to_owned()
+    }
+
+    /// SIGSTOP: connections stay open and nothing answers.
+    pub fn freeze(&self) {
+        assert!(Command::new("kill").args(["-STOP", &self.pid()]).status().unwrap().success());
+    }
+
+    pub fn thaw(&self) {
+        assert!(Command::new("kill").args(["-CONT", &self.pid()]).status().unwrap().success());
     }
 
     pub fn act(&self, verb: &str) {
