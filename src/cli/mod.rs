@@ -9,7 +9,7 @@ mod run;
 mod simulate;
 mod test;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -131,7 +131,7 @@ fn read_file(path: &Path) -> Result<String, Exit> {
     })
 }
 
-fn load_file(path: &PathBuf, mode: Mode) -> Result<Loaded, Exit> {
+fn load_file(path: &Path, mode: Mode) -> Result<Loaded, Exit> {
     let text = read_file(path)?;
     let variable = |name: &str| std::env::var(name).ok();
     load(&path.display().to_string(), &text, mode, &variable).map_err(|report| Exit::bad_file(&report))

@@ -18,13 +18,13 @@ use super::calls::{CallCounters, CallDriver, CallParts};
 use super::checkpoint::{CommitMode, Committer};
 use super::deliver::{Fatal, SinkDriver};
 use super::http::HttpCaller;
-use super::inbox::{Handle, Inbox, Message, inbox};
+use super::inbox::{Inbox, Message, inbox};
 use super::limiter::Limiter;
 use super::metrics::Metrics;
 use super::read::TaskReader;
 use super::restore::Restorer;
 use super::task::{DEAD_LETTER, TaskId};
-use super::worker::{Outside, TaskStatus, Worker};
+use super::worker::{Calls, Outside, TaskStatus, Ticket, Worker};
 use crate::kafka::{
     Admin, Assignment, ErrorKind, GroupEvent, GroupOptions, GroupReader, KafkaConfig, PartitionReader,
     TopicPartition, TopicSpec, TxnWriter, Writer,
@@ -360,7 +360,7 @@ impl Engine {
         &self,
         tokio: &TokioHandle,
         limiters: &BTreeMap<String, Arc<Limiter>>,
-    ) -> Result<BTreeMap<usize, CallDriver<(Handle, usize, Inbox)>>, EngineError> {
+    ) -> Result<BTreeMap<usize, Calls>, EngineError> {
         let mut out = BTreeMap::new();
         for (n, node) in self.topology.nodes.iter().enumerate() {
             let NodeKind::Operator(config) = &node.kind else { continue };
@@ -378,7 +378,7 @@ impl Engine {
                 counters,
                 cancel: self.calls_stop.clone(),
             };
-            let reply = |(handle, node, inbox): (Handle, usize, Inbox), call: u64, reply: Reply| {
+            let reply = |(handle, node, inbox): Ticket, call: u64, reply: Reply| {
                 inbox.send(Message::Reply { handle, node, call, reply });
             };
             out.insert(n, CallDriver::spawn(tokio, parts, reply));
