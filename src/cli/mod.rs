@@ -63,6 +63,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logs(cli.log_format);
+    end_on_panic();
     // gcloud-spanner panics on TLS when two crypto providers are compiled in and none is chosen.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider was installed already");
@@ -110,6 +111,16 @@ impl Exit {
 fn colours() -> bool {
     use std::io::IsTerminal;
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+/// A panic is a bug, and half a topology must not go on: its report names the thread, then the process ends, whichever
+/// thread it was.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::exit(FAILED.into());
+    }));
 }
 
 fn start_logs(format: LogFormat) {
