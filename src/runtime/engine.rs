@@ -18,13 +18,13 @@ use super::calls::{CallCounters, CallDriver, CallParts};
 use super::checkpoint::{CommitMode, Committer};
 use super::deliver::{Fatal, SinkDriver};
 use super::http::HttpCaller;
-use super::inbox::{Handle, Inbox, Message, inbox};
+use super::inbox::{Inbox, Message, inbox};
 use super::limiter::Limiter;
 use super::metrics::Metrics;
 use super::read::TaskReader;
 use super::restore::Restorer;
 use super::task::{DEAD_LETTER, TaskId};
-use super::worker::{Outside, TaskStatus, Worker};
+use super::worker::{Calls, Outside, TaskStatus, Ticket, Worker};
 use crate::kafka::{
     Admin, Assignment, ErrorKind, GroupEvent, GroupOptions, GroupReader, KafkaConfig, PartitionReader,
     TopicPartition, TopicSpec, TxnWriter, Writer,
@@ -184,6 +184,15 @@ impl Engine {
         shared: Arc<Shared>,
         stop: &CancellationToken,
     ) -> Result<Engine, EngineError> {
+        if let Some(problem) = topology.missing_kafka().into_iter().next() {
+            // A dead letter without a writer would never be acknowledged.
+            let help = problem.help.unwrap_or_default();
+            return Err(EngineError::Config {
+                node: problem.node,
+                field: problem.field,
+                message: format!("{}: {help}", problem.message),
+            });
+        }
         let lock = lock_state(&options.state_dir)?;
         let lanes = TaskTracker::new();
         let lanes_stop = CancellationToken::new();
@@ -210,14 +219,8 @@ impl Engine {
                 make_topics(&admin, &topology, &plan, &shared, stop, stand_ins.plain_commits).await?;
                 Some((admin, plan))
             }
-            (None, false) => {
-                return Err(EngineError::Config {
-                    node: None,
-                    field: "kafka".into(),
-                    message: "a kafka source needs `kafka: { brokers: \"localhost:9092\" }`".into(),
-                });
-            }
-            (_, true) => None,
+            // Topics without Kafka were refused above.
+            (None, false) | (_, true) => None,
         };
         let mut engine = Engine {
             inboxes: Vec::new(),
@@ -360,7 +363,7 @@ impl Engine {
         &self,
         tokio: &TokioHandle,
         limiters: &BTreeMap<String, Arc<Limiter>>,
-    ) -> Result<BTreeMap<usize, CallDriver<(Handle, usize, Inbox)>>, EngineError> {
+    ) -> Result<BTreeMap<usize, Calls>, EngineError> {
         let mut out = BTreeMap::new();
         for (n, node) in self.topology.nodes.iter().enumerate() {
             let NodeKind::Operator(config) = &node.kind else { continue };
@@ -378,7 +381,7 @@ impl Engine {
                 counters,
                 cancel: self.calls_stop.clone(),
             };
-            let reply = |(handle, node, inbox): (Handle, usize, Inbox), call: u64, reply: Reply| {
+            let reply = |(handle, node, inbox): Ticket, call: u64, reply: Reply| {
                 inbox.send(Message::Reply { handle, node, call, reply });
             };
             out.insert(n, CallDriver::spawn(tokio, parts, reply));
@@ -386,7 +389,8 @@ impl Engine {
         Ok(out)
     }
 
-    /// Waits until `stop`, until every source has ended, or until something fails.
+    /// Waits until `stop`, or until something fails. A source that has ended (a file, a count) ends nothing: what its
+    /// records began may still be waiting.
     pub async fn run(&self, stop: &CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -777,8 +781,11 @@ fn cluster_limiters(
             .iter()
             .position(|n| matches!(&n.kind, NodeKind::Operator(c) if c.rate_limit() == Some(name.as_str())));
         let sub = user.and_then(|n| topology.subs.iter().position(|s| s.nodes.contains(&n)));
-        if let (true, Some(sub)) = (shared, sub) {
-            out.push((Arc::clone(limiter), sub));
+        match (shared, sub) {
+            // Lines and made-up records have no partitions: nobody to share with.
+            (true, Some(sub)) if topology.subs[sub].topics.is_empty() => limiter.set_share(1.0),
+            (true, Some(sub)) => out.push((Arc::clone(limiter), sub)),
+            _ => {}
         }
     }
     out
