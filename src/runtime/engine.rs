@@ -31,9 +31,9 @@ use crate::kafka::{
 };
 use crate::model::{Clock, SystemClock};
 use crate::operators::{NodeConfig, RateScope, Reply};
-use crate::sinks::{Batch, KafkaSinkConfig, SinkConnection, SinkError};
+use crate::sinks::{Batch, KafkaLane, KafkaSinkConfig, SinkConfig, SinkConnection, SinkError};
 use crate::state::RocksEnv;
-use crate::topology::{Changelog, NodeKind, Topology};
+use crate::topology::{Changelog, Guarantee, NodeKind, Topology};
 
 /// Between tries of a server that does not answer.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -234,7 +234,7 @@ impl Engine {
             options,
             shared,
         };
-        engine.start_workers(kafka, plan, sinks, limiters)?;
+        engine.start_workers(kafka, plan, sinks, limiters, writer.as_ref())?;
         Ok(engine)
     }
 
@@ -244,6 +244,7 @@ impl Engine {
         plan: Option<(Arc<Admin>, Plan)>,
         sinks: BTreeMap<usize, SinkDriver>,
         limiters: BTreeMap<String, Arc<Limiter>>,
+        writer: Option<&Arc<Writer>>,
     ) -> Result<(), EngineError> {
         let topology = Arc::clone(&self.topology);
         let tokio = TokioHandle::current();
@@ -272,11 +273,18 @@ impl Engine {
         } else {
             self.shared.status_mut().joined = true;
         }
+        let transactional = match writer {
+            Some(writer) if plan.transactions && topology.settings.guarantee == Guarantee::ExactlyOnce => {
+                kafka_lanes(&topology, writer)
+            }
+            _ => BTreeMap::new(),
+        };
         let restorer = Restorer::new(
             Arc::clone(&topology),
             kafka.clone(),
             admin,
             Arc::clone(&plan.changelogs),
+            transactional.keys().copied().collect(),
             self.options.state_dir.clone(),
             RocksEnv::new(topology.settings.state.cache.bytes(), topology.settings.state.cache.bytes()),
             self.shared.metrics.clone(),
@@ -306,6 +314,7 @@ impl Engine {
                 sinks: sinks.clone(),
                 calls: self.calls(&tokio, &limiters)?,
                 restore: restorer.handle(),
+                transactional: transactional.clone(),
                 changelogs: plan.changelogs.to_vec(),
                 checkpoint: topology.settings.state.checkpoint.duration(),
                 failed: {
@@ -559,6 +568,22 @@ async fn connect(
     Ok(out)
 }
 
+/// How rows of Kafka sinks become records, the dead letter's included; for sinks that write in the transaction.
+fn kafka_lanes(topology: &Topology, writer: &Arc<Writer>) -> BTreeMap<usize, KafkaLane> {
+    let sinks = topology.nodes.iter().enumerate().filter_map(|(n, node)| match &node.kind {
+        NodeKind::Sink(sink) => match &**sink {
+            SinkConfig::Kafka(config) => Some((n, KafkaLane::new(Arc::clone(writer), config))),
+            _ => None,
+        },
+        NodeKind::Source(_) | NodeKind::Operator(_) => None,
+    });
+    let dead_letter =
+        topology.settings.errors.dead_letter.iter().map(|d| {
+            (DEAD_LETTER, KafkaLane::new(Arc::clone(writer), &KafkaSinkConfig::new(d.topic.clone())))
+        });
+    sinks.chain(dead_letter).collect()
+}
+
 fn limiters(topology: &Topology, shared: &Shared) -> BTreeMap<String, Arc<Limiter>> {
     topology
         .settings
@@ -678,7 +703,9 @@ impl Plan {
         }
         Ok(Plan {
             topics: topology.source_topics().iter().map(|t| t.as_str().into()).collect(),
-            transactions: changelogs.iter().any(Option::is_some),
+            transactions: !plain
+                && (changelogs.iter().any(Option::is_some)
+                    || topology.settings.guarantee == Guarantee::ExactlyOnce),
             counts,
             places,
             changelogs: Arc::new(changelogs),
