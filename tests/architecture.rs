@@ -124,7 +124,7 @@ fn homes(path: &str, text: &str) -> Vec<String> {
     for line in text.lines().map(str::trim).filter(|l| !l.starts_with("//") && *l != DERIVES) {
         for (name, homes) in HOMES.iter().filter(|(name, _)| names_crate(line, name)) {
             let home = |h: &&str| if h.ends_with(".rs") { path == *h } else { path.starts_with(*h) };
-            if !homes.iter().any(|h| home(h)) {
+            if !homes.iter().any(home) {
                 wrong.push(format!("src/{path} uses `{name}`, whose home is {}: {line}", homes.join(", ")));
             }
         }
