@@ -105,7 +105,9 @@ impl TopologyBuilder {
         for (n, (name, kind, _)) in self.nodes.iter().enumerate() {
             check_name(name, Some(name), &mut problems);
             if names[..n].contains(&name.as_str()) {
-                problems.push(problem("graph::duplicate", name, "", "another node has this name", None));
+                let help = "a name is what `from`, topics and state know a node by: give one of them another";
+                let message = "another node has this name already";
+                problems.push(problem("graph::duplicate", name, "", message, Some(help.into())));
             }
             check_settings(name, kind, &self.settings, &mut problems);
         }
@@ -261,7 +263,10 @@ fn suggest(name: &str, known: &[&str]) -> String {
         .min();
     match near {
         Some((_, k)) => format!("did you mean `{k}`?"),
-        None => format!("known here: {}", known.join(", ")),
+        None if known.is_empty() => "there is nothing else to read from".into(),
+        None => {
+            format!("known here: {}", known.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", "))
+        }
     }
 }
 
@@ -320,6 +325,9 @@ fn resolve(
                 let known: Vec<&str> = known.iter().map(String::as_str).collect();
                 let (message, help) = if ports.is_empty() {
                     (format!("`{base}` has no outputs of its own"), format!("write `from: {base}`"))
+                } else if text == base {
+                    let all: Vec<String> = known.iter().map(|k| format!("`{k}`")).collect();
+                    (format!("`{base}` has several outputs"), format!("name one: {}", all.join(", ")))
                 } else {
                     (format!("`{base}` has no output `{text}`"), suggest(text, &known))
                 };
@@ -356,8 +364,9 @@ fn check_cycles(names: &[&str], inputs: &[Vec<Input>], problems: &mut Vec<GraphP
     loop {
         let Some(next) = inputs[at].iter().map(|i| i.node).find(|n| !settled[*n]) else { return };
         if let Some(from) = path.iter().position(|n| *n == next) {
-            let mut ring: Vec<&str> = path[from..].iter().rev().map(|n| names[*n]).collect();
-            ring.push(ring[0]);
+            // The path goes against the records.
+            let mut ring = vec![names[path[from]]];
+            ring.extend(path[from..].iter().rev().map(|n| names[*n]));
             problems.push(problem(
                 "graph::cycle",
                 names[path[from]],
