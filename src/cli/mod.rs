@@ -130,7 +130,7 @@ fn start_logs(format: LogFormat) {
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call (in tests) keeps the first.
     match format {
-        LogFormat::Text => drop(logs.with_target(false).try_init()),
+        LogFormat::Text => drop(logs.with_target(false).with_ansi(colours()).try_init()),
         LogFormat::Json => drop(logs.json().flatten_event(true).try_init()),
     }
 }

@@ -16,7 +16,7 @@ use super::calls::CallCounters;
 use super::limiter::Limiter;
 use super::task::{Task, TaskId};
 use crate::model::{Clock, SystemClock};
-use crate::topology::{SubTopology, Topology};
+use crate::topology::{Node, NodeKind, SubTopology, Topology};
 
 const SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -26,6 +26,8 @@ const SECONDS: &[f64] =
 pub struct Metrics {
     registry: Registry,
     names: Arc<Vec<String>>,
+    /// Does the node of that index keep state?
+    stateful: Arc<Vec<bool>>,
     /// Name and topics of each sub-topology, as its tasks name them.
     subs: Arc<Vec<(String, Vec<String>)>>,
     records_in: IntCounterVec,
@@ -98,6 +100,10 @@ impl Metrics {
         let part: &[&str] = &["node", "partition"];
         let metrics = Metrics {
             names: Arc::new(topology.nodes.iter().map(|n| n.name.clone()).collect()),
+            stateful: {
+                let keeps = |n: &Node| matches!(&n.kind, NodeKind::Operator(config) if config.is_stateful());
+                Arc::new(topology.nodes.iter().map(keeps).collect())
+            },
             subs: {
                 let topics = |s: &SubTopology| match s.topics.as_slice() {
                     [] => vec![s.name.clone()],
@@ -297,7 +303,7 @@ impl WorkerMetrics {
         for (node, load) in task.loads() {
             let labels = [m.names[node].as_str(), partition.as_str()];
             let as_i64 = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-            if load.keys > 0 || load.bytes > 0 {
+            if m.stateful[node] {
                 m.state_keys.with_label_values(&labels).set(as_i64(load.keys));
                 m.state_bytes.with_label_values(&labels).set(as_i64(load.bytes));
             }
