@@ -96,7 +96,7 @@ impl Status {
     /// Everything assigned runs?
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.joined && self.waiting.is_empty() && self.tasks.values().all(|s| *s == "running")
+        self.joined && self.waiting.is_empty() && self.tasks.values().all(|s| matches!(*s, "running" | "ended"))
     }
 }
 
@@ -122,6 +122,8 @@ pub struct Shared {
     failure: Mutex<Option<EngineError>>,
     /// Cancelled when `failure` is set.
     failed: CancellationToken,
+    /// Cancelled when every source has ended and everything is done.
+    ended: CancellationToken,
     /// All metrics.
     pub metrics: Metrics,
 }
@@ -169,6 +171,7 @@ impl Engine {
             status: Mutex::default(),
             failure: Mutex::default(),
             failed: CancellationToken::new(),
+            ended: CancellationToken::new(),
             metrics,
         }))
     }
@@ -404,6 +407,7 @@ impl Engine {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.shared.failed.cancelled() => {}
+            () = self.shared.ended.cancelled() => tracing::info!("every source has ended and everything is done"),
         }
     }
 
@@ -473,8 +477,13 @@ fn set_status(shared: &Shared, id: TaskId, status: TaskStatus) {
     match status {
         TaskStatus::Restoring => now.tasks.insert(id, "restoring"),
         TaskStatus::Running => now.tasks.insert(id, "running"),
+        TaskStatus::Ended => now.tasks.insert(id, "ended"),
         TaskStatus::Gone => now.tasks.remove(&id),
     };
+    if !now.tasks.is_empty() && now.tasks.values().all(|s| *s == "ended") {
+        // Kafka's partitions never end, so all sources are files or made up.
+        shared.ended.cancel();
+    }
     for state in ["restoring", "running"] {
         shared.metrics.set_tasks(state, now.tasks.values().filter(|s| **s == state).count());
     }

@@ -64,6 +64,8 @@ pub enum TaskStatus {
     Restoring,
     /// Running.
     Running,
+    /// Its sources have ended and nothing is left to do.
+    Ended,
     /// Not here any more.
     Gone,
 }
@@ -88,6 +90,8 @@ struct Slot {
     phase: Phase,
     /// Revoked or draining: no input; committed once more, then dropped.
     leaving: bool,
+    /// [`TaskStatus::Ended`] was told.
+    ended: bool,
     /// An epoch was sealed after `leaving`: when it is applied, the slot may go.
     last: bool,
     /// The readers are ahead of the last checkpoint and must go back to it.
@@ -240,6 +244,14 @@ impl Worker {
             }
         }
         let handle = slot.handle;
+        if !slot.ended && !slot.leaving && !slot.readers.is_empty() && slot.readers.iter().all(|(_, r)| r.ended()) {
+            let task = &running.task;
+            let idle = task.next_deadline(true).is_none() && task.pending_calls() == 0 && task.outstanding() == 0;
+            if idle && failure.is_none() && self.step.is_empty() {
+                slot.ended = true;
+                (self.outside.status)(id, TaskStatus::Ended);
+            }
+        }
         busy |= !self.step.is_empty();
         self.take_step(handle);
         if let Some(e) = failure {
@@ -466,6 +478,7 @@ impl Worker {
             readers: all,
             phase: Phase::Restoring,
             leaving: false,
+            ended: false,
             last: false,
             rewound: false,
         };
