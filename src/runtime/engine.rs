@@ -96,7 +96,9 @@ impl Status {
     /// Everything assigned runs?
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.joined && self.waiting.is_empty() && self.tasks.values().all(|s| matches!(*s, "running" | "ended"))
+        self.joined
+            && self.waiting.is_empty()
+            && self.tasks.values().all(|s| matches!(*s, "running" | "ended"))
     }
 }
 

@@ -5,6 +5,7 @@
 //! overlay becomes one sorted list of rows, which goes to the changelog and then, in one write, to the [`Backend`].
 //! Nothing here knows Kafka: the changelog's rows are the same rows.
 
+pub mod changelog;
 pub mod codec;
 mod memory;
 mod record;
