@@ -31,9 +31,9 @@ use crate::kafka::{
 };
 use crate::model::{Clock, SystemClock};
 use crate::operators::{NodeConfig, RateScope, Reply};
-use crate::sinks::{Batch, KafkaSinkConfig, SinkConnection, SinkError};
+use crate::sinks::{Batch, KafkaLane, KafkaSinkConfig, SinkConfig, SinkConnection, SinkError};
 use crate::state::RocksEnv;
-use crate::topology::{Changelog, NodeKind, Topology};
+use crate::topology::{Changelog, Guarantee, NodeKind, Topology};
 
 /// Between tries of a server that does not answer.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -96,7 +96,9 @@ impl Status {
     /// Everything assigned runs?
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.joined && self.waiting.is_empty() && self.tasks.values().all(|s| *s == "running")
+        self.joined
+            && self.waiting.is_empty()
+            && self.tasks.values().all(|s| matches!(*s, "running" | "ended"))
     }
 }
 
@@ -122,6 +124,8 @@ pub struct Shared {
     failure: Mutex<Option<EngineError>>,
     /// Cancelled when `failure` is set.
     failed: CancellationToken,
+    /// Cancelled when every source has ended and everything is done.
+    ended: CancellationToken,
     /// All metrics.
     pub metrics: Metrics,
 }
@@ -169,6 +173,7 @@ impl Engine {
             status: Mutex::default(),
             failure: Mutex::default(),
             failed: CancellationToken::new(),
+            ended: CancellationToken::new(),
             metrics,
         }))
     }
@@ -234,7 +239,7 @@ impl Engine {
             options,
             shared,
         };
-        engine.start_workers(kafka, plan, sinks, limiters)?;
+        engine.start_workers(kafka, plan, sinks, limiters, writer.as_ref())?;
         Ok(engine)
     }
 
@@ -244,6 +249,7 @@ impl Engine {
         plan: Option<(Arc<Admin>, Plan)>,
         sinks: BTreeMap<usize, SinkDriver>,
         limiters: BTreeMap<String, Arc<Limiter>>,
+        writer: Option<&Arc<Writer>>,
     ) -> Result<(), EngineError> {
         let topology = Arc::clone(&self.topology);
         let tokio = TokioHandle::current();
@@ -270,11 +276,18 @@ impl Engine {
                 .map_err(|e| EngineError::Failed(e.to_string()))?;
             self.reader = Some(reader);
         }
+        let transactional = match writer {
+            Some(writer) if plan.transactions && topology.settings.guarantee == Guarantee::ExactlyOnce => {
+                kafka_lanes(&topology, writer)
+            }
+            _ => BTreeMap::new(),
+        };
         let restorer = Restorer::new(
             Arc::clone(&topology),
             kafka.clone(),
             admin,
             Arc::clone(&plan.changelogs),
+            transactional.keys().copied().collect(),
             self.options.state_dir.clone(),
             RocksEnv::new(topology.settings.state.cache.bytes(), topology.settings.state.cache.bytes()),
             self.shared.metrics.clone(),
@@ -304,6 +317,7 @@ impl Engine {
                 sinks: sinks.clone(),
                 calls: self.calls(&tokio, &limiters)?,
                 restore: restorer.handle(),
+                transactional: transactional.clone(),
                 changelogs: plan.changelogs.to_vec(),
                 checkpoint: topology.settings.state.checkpoint.duration(),
                 failed: {
@@ -397,6 +411,7 @@ impl Engine {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.shared.failed.cancelled() => {}
+            () = self.shared.ended.cancelled() => tracing::info!("every source has ended and everything is done"),
         }
     }
 
@@ -466,8 +481,13 @@ fn set_status(shared: &Shared, id: TaskId, status: TaskStatus) {
     match status {
         TaskStatus::Restoring => now.tasks.insert(id, "restoring"),
         TaskStatus::Running => now.tasks.insert(id, "running"),
+        TaskStatus::Ended => now.tasks.insert(id, "ended"),
         TaskStatus::Gone => now.tasks.remove(&id),
     };
+    if !now.tasks.is_empty() && now.tasks.values().all(|s| *s == "ended") {
+        // Kafka's partitions never end, so all sources are files or made up.
+        shared.ended.cancel();
+    }
     for state in ["restoring", "running"] {
         shared.metrics.set_tasks(state, now.tasks.values().filter(|s| **s == state).count());
     }
@@ -559,6 +579,22 @@ async fn connect(
     }
     shared.go_on();
     Ok(out)
+}
+
+/// How rows of Kafka sinks become records, the dead letter's included; for sinks that write in the transaction.
+fn kafka_lanes(topology: &Topology, writer: &Arc<Writer>) -> BTreeMap<usize, KafkaLane> {
+    let sinks = topology.nodes.iter().enumerate().filter_map(|(n, node)| match &node.kind {
+        NodeKind::Sink(sink) => match &**sink {
+            SinkConfig::Kafka(config) => Some((n, KafkaLane::new(Arc::clone(writer), config))),
+            _ => None,
+        },
+        NodeKind::Source(_) | NodeKind::Operator(_) => None,
+    });
+    let dead_letter =
+        topology.settings.errors.dead_letter.iter().map(|d| {
+            (DEAD_LETTER, KafkaLane::new(Arc::clone(writer), &KafkaSinkConfig::new(d.topic.clone())))
+        });
+    sinks.chain(dead_letter).collect()
 }
 
 fn limiters(topology: &Topology, shared: &Shared) -> BTreeMap<String, Arc<Limiter>> {
@@ -680,7 +716,9 @@ impl Plan {
         }
         Ok(Plan {
             topics: topology.source_topics().iter().map(|t| t.as_str().into()).collect(),
-            transactions: changelogs.iter().any(Option::is_some),
+            transactions: !plain
+                && (changelogs.iter().any(Option::is_some)
+                    || topology.settings.guarantee == Guarantee::ExactlyOnce),
             counts,
             places,
             changelogs: Arc::new(changelogs),

@@ -213,36 +213,44 @@ fn check_settings(name: &str, kind: &NodeKind, settings: &Settings, problems: &m
     }
 }
 
-/// Settings that promise what this version does not keep: refused rather than ignored.
+/// Settings that promise more than the nodes can keep.
 fn check_promises(
     settings: &Settings,
     nodes: &[(String, NodeKind, Vec<String>)],
     problems: &mut Vec<GraphProblem>,
 ) {
-    let mut refuse = |field: &str, message: &str, help: &str| {
-        problems.push(GraphProblem {
-            code: "graph::not_yet",
-            node: None,
-            field: field.into(),
-            message: message.into(),
-            help: Some(help.into()),
-        });
-    };
     if settings.guarantee == Guarantee::ExactlyOnce {
-        refuse(
-            "guarantee",
-            "`exactly_once` is not there yet: Kafka sinks write at least once",
-            "remove it; state and offsets are exactly once without it",
-        );
+        for (name, kind, _) in nodes {
+            let reads_from = |from: &Vec<String>| from.iter().any(|f| f == name);
+            if let NodeKind::Sink(sink) = kind
+                && sink.topic().is_some()
+                && nodes.iter().any(|(_, _, from)| reads_from(from))
+            {
+                problems.push(problem(
+                    "graph::exactly_once",
+                    name,
+                    "",
+                    "with `guarantee: exactly_once` a kafka sink cannot be read from: its records are there only when \
+                     the checkpoint is",
+                    Some("let the next node read what the sink reads, or the sink's topic".into()),
+                ));
+            }
+        }
     }
-    let keeps_state = |kind: &NodeKind| matches!(kind, NodeKind::Operator(config) if config.is_stateful());
-    if settings.state.changelog == Changelog::Off && nodes.iter().any(|(_, kind, _)| keeps_state(kind)) {
-        refuse(
-            "state.changelog",
-            "`changelog: off` is not there yet for nodes with state: an instance that takes over a partition would \
-             start without it",
-            "remove it; the changelog's topic is made by itself",
-        );
+    if settings.state.changelog == Changelog::Off {
+        for (name, kind, _) in nodes {
+            if let NodeKind::Operator(config) = kind
+                && let Some(help) = config.unbounded()
+            {
+                problems.push(problem(
+                    "graph::changelog",
+                    name,
+                    config.kind_name(),
+                    "its state has no bounded life, and `state: { changelog: off }` rebuilds state by reading again",
+                    Some(help.into()),
+                ));
+            }
+        }
     }
 }
 
