@@ -1,5 +1,7 @@
 //! account-sync end to end: real Kafka, the real Spanner emulator, the real binary, a real HTTP API, and bad days.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
 mod common;
 
 use std::time::{Duration, Instant};
