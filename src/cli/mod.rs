@@ -10,7 +10,7 @@ mod run;
 mod simulate;
 mod test;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -68,6 +68,7 @@ pub fn main() -> ExitCode {
     if !matches!(cli.command, Command::Dev(_)) {
         start_logs(cli.log_format, "info,librdkafka=error", std::io::stderr);
     }
+    end_on_panic();
     // gcloud-spanner panics on TLS when two crypto providers are compiled in and none is chosen.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider was installed already");
@@ -118,6 +119,16 @@ fn colours() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
+/// A panic is a bug, and half a topology must not go on: its report names the thread, then the process ends, whichever
+/// thread it was.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::exit(FAILED.into());
+    }));
+}
+
 /// `default` is what is logged unless `SLACKWATER_LOG` says otherwise.
 fn start_logs<W>(format: LogFormat, default: &str, writer: W)
 where
@@ -125,10 +136,10 @@ where
 {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("SLACKWATER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours()).with_writer(writer);
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // A second call (in tests) keeps the first.
     match format {
-        LogFormat::Text => drop(logs.with_target(false).try_init()),
+        LogFormat::Text => drop(logs.with_target(false).with_ansi(colours()).try_init()),
         LogFormat::Json => drop(logs.json().flatten_event(true).try_init()),
     }
 }
@@ -140,7 +151,7 @@ fn read_file(path: &Path) -> Result<String, Exit> {
     })
 }
 
-fn load_file(path: &PathBuf, mode: Mode) -> Result<Loaded, Exit> {
+fn load_file(path: &Path, mode: Mode) -> Result<Loaded, Exit> {
     let text = read_file(path)?;
     let variable = |name: &str| std::env::var(name).ok();
     load(&path.display().to_string(), &text, mode, &variable).map_err(|report| Exit::bad_file(&report))

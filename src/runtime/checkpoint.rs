@@ -9,14 +9,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::inbox::{Handle, Inbox, Message};
 use super::metrics::CheckpointMetrics;
 use super::task::Sealed;
 use crate::kafka::{GroupHandle, OutRecord, TopicPartition, TxnError, TxnWriter};
 use crate::model::Headers;
-use crate::state::{Backend, META_CHANGELOG, Row, codec};
+use crate::state::{Backend, changelog};
 
 /// How long one commit may take before it counts as failed.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -29,6 +27,8 @@ pub struct Part {
     pub sealed: Sealed,
     /// Its state.
     pub backend: Arc<dyn Backend>,
+    /// Records of Kafka sinks that are part of the transaction.
+    pub outputs: Vec<OutRecord>,
     /// Where its rows go; `None` without a changelog.
     pub changelog: Option<Arc<str>>,
     /// Topic and next offset; empty for sources without offsets.
@@ -63,7 +63,8 @@ impl Committer {
         inbox: Inbox,
         metrics: CheckpointMetrics,
     ) -> std::io::Result<Committer> {
-        let (send, receive) = sync_channel(2);
+        // A task has one checkpoint under way, so this is never full but with thousands of tasks.
+        let (send, receive) = sync_channel(1024);
         let mut run = Run { mode, writer: None, group, inbox, metrics };
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || run.all(&receive))?;
         Ok(Committer { jobs: Some(send), thread: Some(thread) })
@@ -106,6 +107,8 @@ impl Run {
         while let Ok(parts) = jobs.recv() {
             let started = Instant::now();
             let handles: Vec<Handle> = parts.iter().map(|p| p.handle).collect();
+            let mut parts = parts;
+            parts.iter_mut().for_each(|p| p.sealed.finish());
             match self.commit(parts) {
                 Ok(()) => {
                     self.metrics.done(started.elapsed());
@@ -182,6 +185,9 @@ fn transact(
 ) -> Result<Vec<(TopicPartition, i64)>, TxnError> {
     writer.begin()?;
     for part in parts {
+        for record in &part.outputs {
+            writer.send(record)?;
+        }
         let Some(topic) = &part.changelog else { continue };
         for (key, value) in &part.sealed.rows {
             writer.send(&OutRecord {
@@ -201,15 +207,13 @@ fn transact(
 
 /// Writes a committed epoch's rows and the changelog offset that they reach, in one batch.
 fn apply(part: &Part, ends: &[(TopicPartition, i64)]) -> Result<(), String> {
-    let mut rows: Vec<Row> = Vec::with_capacity(part.sealed.rows.len() + 1);
-    if let Some(topic) = &part.changelog
-        && let Some((_, next)) =
-            ends.iter().find(|(at, _)| at.topic == *topic && at.partition == part.handle.id.partition)
-    {
-        let value = codec::encode(1, next).map_err(|e| e.to_string())?;
-        rows.push((Bytes::from_static(META_CHANGELOG), Some(value)));
-    }
-    rows.extend(part.sealed.rows.iter().cloned());
-    rows.sort_by(|a, b| a.0.cmp(&b.0));
-    part.backend.write(&rows).map_err(|e| e.to_string())
+    let partition = part.handle.id.partition;
+    let end = part.changelog.as_ref().and_then(|topic| {
+        ends.iter().find(|(at, _)| at.topic == *topic && at.partition == partition).map(|(_, next)| *next)
+    });
+    let written = match end {
+        Some(next) => changelog::batch(&part.sealed.rows, next).and_then(|rows| part.backend.write(&rows)),
+        None => part.backend.write(&part.sealed.rows),
+    };
+    written.map_err(|e| e.to_string())
 }

@@ -18,22 +18,22 @@ use super::calls::{CallCounters, CallDriver, CallParts};
 use super::checkpoint::{CommitMode, Committer};
 use super::deliver::{Fatal, SinkDriver};
 use super::http::HttpCaller;
-use super::inbox::{Handle, Inbox, Message, inbox};
+use super::inbox::{Inbox, Message, inbox};
 use super::limiter::Limiter;
 use super::metrics::Metrics;
 use super::read::TaskReader;
 use super::restore::Restorer;
 use super::task::{DEAD_LETTER, TaskId};
-use super::worker::{Outside, TaskStatus, Worker};
+use super::worker::{Calls, Outside, TaskStatus, Ticket, Worker};
 use crate::kafka::{
     Admin, Assignment, ErrorKind, GroupEvent, GroupOptions, GroupReader, KafkaConfig, PartitionReader,
     TopicPartition, TopicSpec, TxnWriter, Writer,
 };
 use crate::model::{Clock, SystemClock};
 use crate::operators::{NodeConfig, RateScope, Reply};
-use crate::sinks::{Batch, KafkaSinkConfig, SinkConnection, SinkError};
+use crate::sinks::{Batch, KafkaLane, KafkaSinkConfig, SinkConfig, SinkConnection, SinkError};
 use crate::state::RocksEnv;
-use crate::topology::{Changelog, NodeKind, Topology};
+use crate::topology::{Changelog, Guarantee, NodeKind, Topology};
 
 /// Between tries of a server that does not answer.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -96,7 +96,9 @@ impl Status {
     /// Everything assigned runs?
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.joined && self.waiting.is_empty() && self.tasks.values().all(|s| *s == "running")
+        self.joined
+            && self.waiting.is_empty()
+            && self.tasks.values().all(|s| matches!(*s, "running" | "ended"))
     }
 }
 
@@ -122,6 +124,8 @@ pub struct Shared {
     failure: Mutex<Option<EngineError>>,
     /// Cancelled when `failure` is set.
     failed: CancellationToken,
+    /// Cancelled when every source has ended and everything is done.
+    ended: CancellationToken,
     /// All metrics.
     pub metrics: Metrics,
 }
@@ -169,6 +173,7 @@ impl Engine {
             status: Mutex::default(),
             failure: Mutex::default(),
             failed: CancellationToken::new(),
+            ended: CancellationToken::new(),
             metrics,
         }))
     }
@@ -184,6 +189,15 @@ impl Engine {
         shared: Arc<Shared>,
         stop: &CancellationToken,
     ) -> Result<Engine, EngineError> {
+        if let Some(problem) = topology.missing_kafka().into_iter().next() {
+            // A dead letter without a writer would never be acknowledged.
+            let help = problem.help.unwrap_or_default();
+            return Err(EngineError::Config {
+                node: problem.node,
+                field: problem.field,
+                message: format!("{}: {help}", problem.message),
+            });
+        }
         let lock = lock_state(&options.state_dir)?;
         let lanes = TaskTracker::new();
         let lanes_stop = CancellationToken::new();
@@ -210,14 +224,8 @@ impl Engine {
                 make_topics(&admin, &topology, &plan, &shared, stop, stand_ins.plain_commits).await?;
                 Some((admin, plan))
             }
-            (None, false) => {
-                return Err(EngineError::Config {
-                    node: None,
-                    field: "kafka".into(),
-                    message: "a kafka source needs `kafka: { brokers: \"localhost:9092\" }`".into(),
-                });
-            }
-            (_, true) => None,
+            // Topics without Kafka were refused above.
+            (None, false) | (_, true) => None,
         };
         let mut engine = Engine {
             inboxes: Vec::new(),
@@ -231,7 +239,7 @@ impl Engine {
             options,
             shared,
         };
-        engine.start_workers(kafka, plan, sinks, limiters)?;
+        engine.start_workers(kafka, plan, sinks, limiters, writer.as_ref())?;
         Ok(engine)
     }
 
@@ -241,6 +249,7 @@ impl Engine {
         plan: Option<(Arc<Admin>, Plan)>,
         sinks: BTreeMap<usize, SinkDriver>,
         limiters: BTreeMap<String, Arc<Limiter>>,
+        writer: Option<&Arc<Writer>>,
     ) -> Result<(), EngineError> {
         let topology = Arc::clone(&self.topology);
         let tokio = TokioHandle::current();
@@ -269,11 +278,18 @@ impl Engine {
         } else {
             self.shared.status_mut().joined = true;
         }
+        let transactional = match writer {
+            Some(writer) if plan.transactions && topology.settings.guarantee == Guarantee::ExactlyOnce => {
+                kafka_lanes(&topology, writer)
+            }
+            _ => BTreeMap::new(),
+        };
         let restorer = Restorer::new(
             Arc::clone(&topology),
             kafka.clone(),
             admin,
             Arc::clone(&plan.changelogs),
+            transactional.keys().copied().collect(),
             self.options.state_dir.clone(),
             RocksEnv::new(topology.settings.state.cache.bytes(), topology.settings.state.cache.bytes()),
             self.shared.metrics.clone(),
@@ -303,6 +319,7 @@ impl Engine {
                 sinks: sinks.clone(),
                 calls: self.calls(&tokio, &limiters)?,
                 restore: restorer.handle(),
+                transactional: transactional.clone(),
                 changelogs: plan.changelogs.to_vec(),
                 checkpoint: topology.settings.state.checkpoint.duration(),
                 failed: {
@@ -360,7 +377,7 @@ impl Engine {
         &self,
         tokio: &TokioHandle,
         limiters: &BTreeMap<String, Arc<Limiter>>,
-    ) -> Result<BTreeMap<usize, CallDriver<(Handle, usize, Inbox)>>, EngineError> {
+    ) -> Result<BTreeMap<usize, Calls>, EngineError> {
         let mut out = BTreeMap::new();
         for (n, node) in self.topology.nodes.iter().enumerate() {
             let NodeKind::Operator(config) = &node.kind else { continue };
@@ -378,7 +395,7 @@ impl Engine {
                 counters,
                 cancel: self.calls_stop.clone(),
             };
-            let reply = |(handle, node, inbox): (Handle, usize, Inbox), call: u64, reply: Reply| {
+            let reply = |(handle, node, inbox): Ticket, call: u64, reply: Reply| {
                 inbox.send(Message::Reply { handle, node, call, reply });
             };
             out.insert(n, CallDriver::spawn(tokio, parts, reply));
@@ -386,11 +403,13 @@ impl Engine {
         Ok(out)
     }
 
-    /// Waits until `stop`, until every source has ended, or until something fails.
+    /// Waits until `stop`, or until something fails. A source that has ended (a file, a count) ends nothing: what its
+    /// records began may still be waiting.
     pub async fn run(&self, stop: &CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.shared.failed.cancelled() => {}
+            () = self.shared.ended.cancelled() => tracing::info!("every source has ended and everything is done"),
         }
     }
 
@@ -460,8 +479,13 @@ fn set_status(shared: &Shared, id: TaskId, status: TaskStatus) {
     match status {
         TaskStatus::Restoring => now.tasks.insert(id, "restoring"),
         TaskStatus::Running => now.tasks.insert(id, "running"),
+        TaskStatus::Ended => now.tasks.insert(id, "ended"),
         TaskStatus::Gone => now.tasks.remove(&id),
     };
+    if !now.tasks.is_empty() && now.tasks.values().all(|s| *s == "ended") {
+        // Kafka's partitions never end, so all sources are files or made up.
+        shared.ended.cancel();
+    }
     for state in ["restoring", "running"] {
         shared.metrics.set_tasks(state, now.tasks.values().filter(|s| **s == state).count());
     }
@@ -553,6 +577,22 @@ async fn connect(
     }
     shared.go_on();
     Ok(out)
+}
+
+/// How rows of Kafka sinks become records, the dead letter's included; for sinks that write in the transaction.
+fn kafka_lanes(topology: &Topology, writer: &Arc<Writer>) -> BTreeMap<usize, KafkaLane> {
+    let sinks = topology.nodes.iter().enumerate().filter_map(|(n, node)| match &node.kind {
+        NodeKind::Sink(sink) => match &**sink {
+            SinkConfig::Kafka(config) => Some((n, KafkaLane::new(Arc::clone(writer), config))),
+            _ => None,
+        },
+        NodeKind::Source(_) | NodeKind::Operator(_) => None,
+    });
+    let dead_letter =
+        topology.settings.errors.dead_letter.iter().map(|d| {
+            (DEAD_LETTER, KafkaLane::new(Arc::clone(writer), &KafkaSinkConfig::new(d.topic.clone())))
+        });
+    sinks.chain(dead_letter).collect()
 }
 
 fn limiters(topology: &Topology, shared: &Shared) -> BTreeMap<String, Arc<Limiter>> {
@@ -674,7 +714,9 @@ impl Plan {
         }
         Ok(Plan {
             topics: topology.source_topics().iter().map(|t| t.as_str().into()).collect(),
-            transactions: changelogs.iter().any(Option::is_some),
+            transactions: !plain
+                && (changelogs.iter().any(Option::is_some)
+                    || topology.settings.guarantee == Guarantee::ExactlyOnce),
             counts,
             places,
             changelogs: Arc::new(changelogs),
@@ -777,8 +819,11 @@ fn cluster_limiters(
             .iter()
             .position(|n| matches!(&n.kind, NodeKind::Operator(c) if c.rate_limit() == Some(name.as_str())));
         let sub = user.and_then(|n| topology.subs.iter().position(|s| s.nodes.contains(&n)));
-        if let (true, Some(sub)) = (shared, sub) {
-            out.push((Arc::clone(limiter), sub));
+        match (shared, sub) {
+            // Lines and made-up records have no partitions: nobody to share with.
+            (true, Some(sub)) if topology.subs[sub].topics.is_empty() => limiter.set_share(1.0),
+            (true, Some(sub)) => out.push((Arc::clone(limiter), sub)),
+            _ => {}
         }
     }
     out

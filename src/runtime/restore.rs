@@ -7,17 +7,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::runtime::Handle as TokioHandle;
 use tokio::sync::Semaphore;
 
 use super::inbox::{Handle, Inbox, Message, Restored};
 use super::metrics::Metrics;
-use super::task::{Step, Task};
+use super::task::{Step, Task, TaskId};
 use crate::kafka::{Admin, GroupOffset, KafkaConfig, RestoreError, TopicPartition, restore};
 use crate::model::{Clock, SystemClock};
-use crate::state::{Backend, META_CHANGELOG, RocksBackend, RocksEnv, Row, StateError, codec};
-use crate::topology::Topology;
+use crate::state::{Backend, MemoryBackend, RocksBackend, RocksEnv, Row, StateError, changelog};
+use crate::topology::{Changelog, Topology};
 
 /// Tasks restored at a time.
 const AT_ONCE: usize = 4;
@@ -31,6 +30,7 @@ struct Parts {
     kafka: Option<KafkaConfig>,
     admin: Option<Arc<Admin>>,
     changelogs: Arc<Vec<Option<Arc<str>>>>,
+    transactional: Vec<usize>,
     dir: PathBuf,
     env: RocksEnv,
     metrics: Metrics,
@@ -45,13 +45,25 @@ impl Restorer {
         kafka: Option<KafkaConfig>,
         admin: Option<Arc<Admin>>,
         changelogs: Arc<Vec<Option<Arc<str>>>>,
+        transactional: Vec<usize>,
         dir: PathBuf,
         env: RocksEnv,
         metrics: Metrics,
         tokio: TokioHandle,
     ) -> Restorer {
         let room = Arc::new(Semaphore::new(AT_ONCE));
-        Restorer(Arc::new(Parts { topology, kafka, admin, changelogs, dir, env, metrics, tokio, room }))
+        Restorer(Arc::new(Parts {
+            topology,
+            kafka,
+            admin,
+            changelogs,
+            transactional,
+            dir,
+            env,
+            metrics,
+            tokio,
+            room,
+        }))
     }
 
     /// For a worker: starts a restore whose result comes as a message.
@@ -80,15 +92,21 @@ impl Parts {
         let id = handle.id;
         let sub = &self.topology.subs[id.sub];
         let dir = self.dir.join(format!("{}-{}", sub.name, id.partition));
-        let backend = self.open(&dir)?;
-        let rows = match &self.changelogs[id.sub] {
-            Some(topic) => self.catch_up(&backend, &TopicPartition::new(Arc::clone(topic), id.partition))?,
-            None => 0,
+        let mut rows = 0;
+        let backend: Arc<dyn Backend> = if self.topology.settings.state.changelog == Changelog::Off {
+            // State is what the replay from the low watermark makes of it: old rows would be counted twice.
+            Arc::new(MemoryBackend::default())
+        } else {
+            let backend = self.open(&dir)?;
+            if let Some(topic) = &self.changelogs[id.sub] {
+                rows = self.catch_up(id, &backend, topic)?;
+            }
+            backend
         };
-        let backend: Arc<dyn Backend> = backend;
         let mut step = Step::default();
-        let task = Task::open(&self.topology, id, &backend, SystemClock.now(), &mut step)
+        let mut task = Task::open(&self.topology, id, &backend, SystemClock.now(), &mut step)
             .map_err(|e| e.to_string())?;
+        task.set_transactional(self.transactional.clone());
         let offsets = self.offsets(&sub.topics, id.partition);
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(task = format!("{}-{}", sub.name, id.partition), rows, ms, "restored");
@@ -109,12 +127,10 @@ impl Parts {
     }
 
     /// Brings local rows up to the end of the changelog.
-    fn catch_up(&self, backend: &Arc<RocksBackend>, partition: &TopicPartition) -> Result<u64, String> {
+    fn catch_up(&self, id: TaskId, backend: &Arc<RocksBackend>, topic: &Arc<str>) -> Result<u64, String> {
         let (Some(admin), Some(kafka)) = (&self.admin, &self.kafka) else { return Ok(0) };
-        let from: i64 = match backend.get(META_CHANGELOG).map_err(|e| e.to_string())? {
-            Some(bytes) => codec::decode(1, &bytes).map_err(|e| e.to_string())?,
-            None => 0,
-        };
+        let from = changelog::position(&**backend).map_err(|e| e.to_string())?;
+        let partition = &TopicPartition::new(Arc::clone(topic), id.partition);
         let group = format!("{}-restore", self.topology.name);
         let end =
             patiently(|| admin.end_offsets(std::slice::from_ref(partition)))?.first().copied().unwrap_or(0);
@@ -124,12 +140,12 @@ impl Parts {
         let mut failure: Option<StateError> = None;
         let mut logged = Instant::now();
         let mut on_rows = |rows: &[Row], next: i64, progress: crate::kafka::Progress| {
-            self.metrics.restoring(partition.partition, progress.end - next);
+            self.metrics.restoring(id, progress.end - next);
             if logged.elapsed() > Duration::from_secs(2) {
                 logged = Instant::now();
                 tracing::info!(%partition, next, end = progress.end, "restoring");
             }
-            match write(backend, rows, next) {
+            match changelog::batch(rows, next).and_then(|rows| backend.write(&rows)) {
                 Ok(()) => {
                     total += rows.len() as u64;
                     ControlFlow::Continue(())
@@ -141,7 +157,7 @@ impl Parts {
             }
         };
         let result = restore(kafka, &group, partition, from.max(first), end, &mut on_rows);
-        self.metrics.restoring(partition.partition, 0);
+        self.metrics.restoring(id, 0);
         match (result, failure) {
             (_, Some(e)) => Err(e.to_string()),
             (Err(e @ RestoreError::Ahead { .. }), None) => Err(format!(
@@ -150,7 +166,9 @@ impl Parts {
             )),
             (Err(e), None) => Err(e.to_string()),
             (Ok(next), None) => {
-                write(backend, &[], next).map_err(|e| e.to_string())?;
+                changelog::batch(&[], next)
+                    .and_then(|rows| backend.write(&rows))
+                    .map_err(|e| e.to_string())?;
                 Ok(total)
             }
         }
@@ -177,12 +195,6 @@ impl Parts {
             })
             .collect()
     }
-}
-
-fn write(backend: &Arc<RocksBackend>, rows: &[Row], next: i64) -> Result<(), StateError> {
-    let mut all: Vec<Row> = rows.to_vec();
-    all.push((Bytes::from_static(META_CHANGELOG), Some(codec::encode(1, &next)?)));
-    backend.write(&all)
 }
 
 /// Tries for as long as a broker may be away.

@@ -9,27 +9,33 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
+use super::assigned::{Assigned, Rewound};
 use super::calls::{CallDriver, Job};
 use super::checkpoint::{Committer, Part};
 use super::deliver::{CHUNK, Parcel, SinkDriver};
 use super::inbox::{Handle, Inbox, Mail, Message, Restored};
 use super::metrics::WorkerMetrics;
 use super::read::TaskReader;
-use super::task::{Input, Sealed, Step, Task, TaskError, TaskId};
+use super::task::{Input, Step, Task, TaskError, TaskId};
 use crate::model::{Clock, Record, SystemClock, Timestamp};
-use crate::state::Backend;
+use crate::sinks::KafkaLane;
 
 /// Records taken from one partition in one visit.
 const VISIT: usize = 256;
 /// Rows and calls that wait to be handed on; above it no input is taken.
 const BACKLOG_MAX: usize = 8192;
+/// Rows gathered for one transaction; the epoch is sealed early then, and at twice as many no input is taken.
+const GATHERED_MAX: usize = 20_000;
 /// How long an idle worker waits for a message before it polls again.
 const IDLE: Duration = Duration::from_millis(2);
 /// How often counters become metrics.
 const REPORT: Duration = Duration::from_millis(250);
 
+/// Where the answer to a call belongs: task, node, worker.
+pub type Ticket = (Handle, usize, Inbox);
+
 /// Where calls of one node go.
-pub type Calls = CallDriver<(Handle, usize, Inbox)>;
+pub type Calls = CallDriver<Ticket>;
 
 /// What a worker needs of the rest of the process.
 pub struct Outside {
@@ -39,6 +45,8 @@ pub struct Outside {
     pub calls: BTreeMap<usize, Calls>,
     /// Starts restoring a task; the answer comes through the inbox.
     pub restore: Box<dyn Fn(Handle, Inbox) + Send>,
+    /// Sinks whose records go into the checkpoint's transaction.
+    pub transactional: BTreeMap<usize, KafkaLane>,
     /// Changelog topic of each sub-topology, where there is one.
     pub changelogs: Vec<Option<Arc<str>>>,
     /// Time between checkpoints.
@@ -56,34 +64,20 @@ pub enum TaskStatus {
     Restoring,
     /// Running.
     Running,
+    /// Its sources have ended and nothing is left to do.
+    Ended,
     /// Not here any more.
     Gone,
 }
 
-enum Phase {
-    /// Waits for [`Message::Restored`].
-    Restoring,
-    Running(Box<Running>),
-}
-
-struct Running {
-    task: Task,
-    backend: Arc<dyn Backend>,
-    sealed: Option<Sealed>,
-    committing: bool,
-    sealed_at: Instant,
-}
-
 struct Slot {
-    handle: Handle,
+    assigned: Assigned,
     readers: Vec<(usize, TaskReader)>,
-    phase: Phase,
-    /// Revoked or draining: no input; committed once more, then dropped.
-    leaving: bool,
-    /// An epoch was sealed after `leaving`: when it is applied, the slot may go.
-    last: bool,
-    /// The readers are ahead of the last checkpoint and must go back to it.
-    rewound: bool,
+    /// Topics whose offsets the group commits. Kept when the readers are dropped: the last checkpoint has offsets too.
+    commits: Vec<usize>,
+    sealed_at: Instant,
+    /// [`TaskStatus::Ended`] was told.
+    ended: bool,
 }
 
 /// Waiting for tasks to leave.
@@ -105,10 +99,71 @@ pub struct Worker {
     generation: u64,
     /// Rows by sink node and lane, not handed on yet.
     rows: BTreeMap<(usize, usize), Vec<Parcel>>,
-    calls: VecDeque<(usize, Job<(Handle, usize, Inbox)>)>,
+    calls: VecDeque<(usize, Job<Ticket>)>,
     step: Step,
     records: Vec<Record>,
     reported: Instant,
+}
+
+impl Slot {
+    /// Reads, lets time pass, seals. True if anything happened.
+    fn turn(
+        &mut self,
+        room: bool,
+        checkpoint: Duration,
+        now: Timestamp,
+        records: &mut Vec<Record>,
+        step: &mut Step,
+    ) -> Result<bool, TaskError> {
+        let mut busy = false;
+        for (topic, reader) in &mut self.readers {
+            if !room || !self.assigned.takes_input() {
+                break;
+            }
+            let Some(task) = self.assigned.task_mut() else { break };
+            if task.gathered() >= 2 * GATHERED_MAX {
+                break;
+            }
+            match reader.poll_batch(VISIT, now, records) {
+                Ok(0) => {}
+                Ok(_) => {
+                    busy = true;
+                    for record in records.iter_mut() {
+                        record.origin.topic = u16::try_from(*topic).unwrap_or(u16::MAX);
+                    }
+                    let records = std::mem::take(records);
+                    task.step(Input::Records { topic: *topic, records }, now, step)?;
+                }
+                Err(e) => {
+                    records.clear();
+                    let task = self.assigned.handle().id;
+                    tracing::warn!(?task, error = e, "cannot read a partition");
+                }
+            }
+        }
+        let caught_up = !self.assigned.is_leaving() && self.readers.iter().all(|(_, r)| r.caught_up());
+        let Some(task) = self.assigned.task_mut() else { return Ok(false) };
+        if caught_up || task.next_deadline(false).is_some_and(|at| at <= now) {
+            task.step(Input::Clock { caught_up: caught_up && room }, now, step)?;
+        }
+        let full = task.gathered() >= GATHERED_MAX;
+        let due = (full || self.sealed_at.elapsed() >= checkpoint) && !self.assigned.is_checkpointing();
+        busy |= self.assigned.seal(due, now)?;
+        if due {
+            self.sealed_at = Instant::now();
+        }
+        Ok(busy)
+    }
+
+    /// Have all its sources ended, with nothing left to do?
+    fn has_ended(&self) -> bool {
+        let Some(task) = self.assigned.task() else { return false };
+        !self.readers.is_empty()
+            && self.readers.iter().all(|(_, r)| r.ended())
+            && task.next_deadline(true).is_none()
+            && task.pending_calls() == 0
+            && task.outstanding() == 0
+    }
 }
 
 impl Worker {
@@ -179,62 +234,15 @@ impl Worker {
     fn visit(&mut self, id: TaskId, now: Timestamp) -> bool {
         let room = self.calls.len() + self.rows.values().map(Vec::len).sum::<usize>() < BACKLOG_MAX;
         let Some(slot) = self.slots.get_mut(&id) else { return false };
-        let Phase::Running(running) = &mut slot.phase else { return false };
-        let mut busy = false;
-        let mut failure = None;
-        if room && !slot.leaving {
-            for (topic, reader) in &mut slot.readers {
-                if !running.task.wants_input() {
-                    break;
-                }
-                match reader.poll_batch(VISIT, now, &mut self.records) {
-                    Ok(0) => {}
-                    Ok(_) => {
-                        busy = true;
-                        for record in &mut self.records {
-                            record.origin.topic = u16::try_from(*topic).unwrap_or(u16::MAX);
-                        }
-                        let records = std::mem::take(&mut self.records);
-                        let input = Input::Records { topic: *topic, records };
-                        if let Err(e) = running.task.step(input, now, &mut self.step) {
-                            failure = Some(e);
-                            break;
-                        }
-                    }
-                    Err(e) => {
-                        self.records.clear();
-                        tracing::warn!(task = ?id, error = e, "cannot read a partition");
-                    }
-                }
-            }
+        let handle = slot.assigned.handle();
+        let result = slot.turn(room, self.outside.checkpoint, now, &mut self.records, &mut self.step);
+        let busy = !self.step.is_empty() || matches!(result, Ok(true));
+        if !busy && !slot.ended && slot.has_ended() {
+            slot.ended = true;
+            (self.outside.status)(id, TaskStatus::Ended);
         }
-        let caught_up = slot.readers.iter().all(|(_, r)| r.caught_up());
-        if failure.is_none()
-            && running.task.next_deadline(caught_up && !slot.leaving).is_some_and(|at| at <= now)
-            || caught_up && !slot.leaving
-        {
-            let input = Input::Clock { caught_up: caught_up && !slot.leaving && room };
-            failure = running.task.step(input, now, &mut self.step).err();
-        }
-        if failure.is_none()
-            && running.sealed.is_none()
-            && (running.sealed_at.elapsed() >= self.outside.checkpoint || slot.leaving && !slot.last)
-        {
-            running.sealed_at = Instant::now();
-            match running.task.seal(now) {
-                Ok(Some(sealed)) => {
-                    running.sealed = Some(sealed);
-                    slot.last = slot.leaving;
-                    busy = true;
-                }
-                Ok(None) => slot.last = slot.leaving,
-                Err(e) => failure = Some(e),
-            }
-        }
-        let handle = slot.handle;
-        busy |= !self.step.is_empty();
         self.take_step(handle);
-        if let Some(e) = failure {
+        if let Err(e) = result {
             self.stop_task(id, &e);
         }
         busy
@@ -293,38 +301,26 @@ impl Worker {
     fn commit(&mut self) {
         let mut parts = Vec::new();
         for slot in self.slots.values_mut() {
-            let Phase::Running(running) = &mut slot.phase else { continue };
-            if running.committing || !running.task.is_settled() {
-                continue;
-            }
-            if let Some(sealed) = running.sealed.take() {
-                let topics = running.task.topics();
-                let offsets = slot.readers.iter().filter(|(_, r)| r.has_offsets());
-                let offsets = offsets
-                    .filter_map(|(t, _)| {
-                        let next = sealed.positions.iter().find(|(topic, _)| topic == t)?.1;
-                        Some((Arc::clone(&topics[*t]), next))
-                    })
-                    .collect();
-                running.committing = true;
-                parts.push(Part {
-                    handle: slot.handle,
-                    sealed,
-                    backend: Arc::clone(&running.backend),
-                    changelog: self.outside.changelogs[slot.handle.id.sub].clone(),
-                    offsets,
-                });
-            }
+            let Some((sealed, backend)) = slot.assigned.take_settled() else { continue };
+            let handle = slot.assigned.handle();
+            let topics = slot.assigned.task().map(Task::topics).unwrap_or_default();
+            let next =
+                |topic: usize| sealed.positions.iter().find(|(t, _)| *t == topic).map(|(_, next)| *next);
+            let offsets =
+                slot.commits.iter().filter_map(|t| Some((Arc::clone(&topics[*t]), next(*t)?))).collect();
+            let changelog = self.outside.changelogs[handle.id.sub].clone();
+            let lanes = &self.outside.transactional;
+            let outputs = sealed.outputs.iter();
+            let outputs = outputs.filter_map(|(node, row)| Some(lanes.get(node)?.message(row))).collect();
+            parts.push(Part { handle, sealed, outputs, backend, changelog, offsets });
         }
         if parts.is_empty() {
             return;
         }
         if let Err(parts) = self.committer.submit(parts) {
             for part in parts {
-                if let Some(Slot { phase: Phase::Running(running), .. }) = self.slots.get_mut(&part.handle.id)
-                {
-                    running.sealed = Some(part.sealed);
-                    running.committing = false;
+                if let Some(slot) = self.slots.get_mut(&part.handle.id) {
+                    slot.assigned.put_back(part.sealed);
                 }
             }
         }
@@ -332,20 +328,8 @@ impl Worker {
 
     /// Drops the tasks that have left, and answers who waits for it.
     fn settle_leaves(&mut self) {
-        let gone: Vec<TaskId> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| {
-                slot.leaving
-                    && match &slot.phase {
-                        Phase::Restoring => true,
-                        Phase::Running(r) => {
-                            slot.last && r.sealed.is_none() && !r.committing && r.task.outstanding() == 0
-                        }
-                    }
-            })
-            .map(|(id, _)| *id)
-            .collect();
+        let gone: Vec<TaskId> =
+            self.slots.iter().filter(|(_, slot)| slot.assigned.may_go()).map(|(id, _)| *id).collect();
         for id in gone {
             self.remove(id);
         }
@@ -361,7 +345,7 @@ impl Worker {
 
     fn remove(&mut self, id: TaskId) {
         if let Some(slot) = self.slots.remove(&id) {
-            self.forget(slot.handle);
+            self.forget(slot.assigned.handle());
             (self.outside.status)(id, TaskStatus::Gone);
             self.metrics.forget(id);
         }
@@ -394,7 +378,7 @@ impl Worker {
                     if lost {
                         self.remove(*id);
                     } else if let Some(slot) = self.slots.get_mut(id) {
-                        slot.leaving = true;
+                        slot.assigned.leave();
                         slot.readers.clear();
                     }
                 }
@@ -411,12 +395,10 @@ impl Worker {
             Message::Committed(handles) => {
                 for handle in handles {
                     if let Some(slot) = self.slots.get_mut(&handle.id)
-                        && slot.handle == handle
-                        && let Phase::Running(running) = &mut slot.phase
+                        && slot.assigned.applied(handle)
+                        && let Some(task) = slot.assigned.task()
                     {
-                        running.committing = false;
-                        running.task.applied();
-                        self.metrics.committed(handle.id, &running.task);
+                        self.metrics.committed(handle.id, task);
                     }
                 }
             }
@@ -428,7 +410,7 @@ impl Worker {
             Message::Drain(done) => {
                 self.drain = Some(done);
                 for slot in self.slots.values_mut() {
-                    slot.leaving = true;
+                    slot.assigned.leave();
                 }
             }
         }
@@ -444,48 +426,52 @@ impl Worker {
     pub fn add(&mut self, id: TaskId, readers: Vec<(usize, TaskReader)>) {
         let handle = self.next_handle(id);
         let mut all = readers;
+        let mut ahead = false;
         if let Some(old) = self.slots.remove(&id) {
-            self.forget(old.handle);
+            self.forget(old.assigned.handle());
+            // It starts again from its last checkpoint: what its readers have read since must be read again.
+            ahead = true;
+            all.retain(|(topic, _)| old.readers.iter().all(|(t, _)| t != topic));
             all.extend(old.readers);
         }
         (self.outside.status)(id, TaskStatus::Restoring);
-        let slot = Slot {
-            handle,
-            readers: all,
-            phase: Phase::Restoring,
-            leaving: false,
-            last: false,
-            rewound: false,
-        };
+        let commits = all.iter().filter(|(_, r)| r.has_offsets()).map(|(topic, _)| *topic).collect();
+        let assigned = Assigned::new(handle, ahead);
+        let slot = Slot { assigned, readers: all, commits, sealed_at: Instant::now(), ended: false };
         self.slots.insert(id, slot);
         (self.outside.restore)(handle, self.inbox.clone());
     }
 
     fn restored(&mut self, handle: Handle, result: Result<Restored, String>) {
         let Some(slot) = self.slots.get_mut(&handle.id) else { return };
-        if slot.handle != handle {
+        if slot.assigned.handle() != handle {
             return;
         }
         match result {
             Ok(Restored { mut task, backend, step, offsets }) => {
-                for (topic, reader) in &mut slot.readers {
-                    let known = offsets.iter().find(|(t, _)| t == topic).map(|(_, offset)| *offset);
-                    let Some(start) = known.or(reader.start_offset()) else { continue };
-                    task.start_at(*topic, start);
-                    if slot.rewound
-                        && let Err(e) = reader.rewind(start)
-                    {
-                        tracing::warn!(task = ?handle.id, error = e, "cannot go back to the last checkpoint");
+                let starts: Vec<Option<i64>> = slot
+                    .readers
+                    .iter()
+                    .map(|(topic, reader)| {
+                        let known = offsets.iter().find(|(t, _)| t == topic).map(|(_, offset)| *offset);
+                        known.or(reader.start_offset())
+                    })
+                    .collect();
+                for ((topic, _), start) in slot.readers.iter().zip(&starts) {
+                    if let Some(start) = start {
+                        task.start_at(*topic, *start);
                     }
                 }
-                slot.rewound = false;
-                slot.phase = Phase::Running(Box::new(Running {
-                    task,
-                    backend,
-                    sealed: None,
-                    committing: false,
-                    sealed_at: Instant::now(),
-                }));
+                if slot.assigned.restored(task, backend) {
+                    for ((_, reader), start) in slot.readers.iter_mut().zip(&starts) {
+                        if let Some(start) = start
+                            && let Err(e) = reader.rewind(*start)
+                        {
+                            tracing::warn!(task = ?handle.id, error = e, "cannot go back to the last checkpoint");
+                        }
+                    }
+                }
+                slot.sealed_at = Instant::now();
                 (self.outside.status)(handle.id, TaskStatus::Running);
                 self.step = step;
                 self.take_step(handle);
@@ -500,44 +486,33 @@ impl Worker {
 
     fn feed(&mut self, handle: Handle, input: Input) {
         let Some(slot) = self.slots.get_mut(&handle.id) else { return };
-        if slot.handle != handle {
-            return;
-        }
-        let Phase::Running(running) = &mut slot.phase else { return };
-        let result = running.task.step(input, SystemClock.now(), &mut self.step);
+        let result = slot.assigned.answer(handle, input, SystemClock.now(), &mut self.step);
         self.take_step(handle);
         if let Err(e) = result {
             self.stop_task(handle.id, &e);
         }
     }
 
-    /// Drops a task whose checkpoint failed and restores it from the last one; its partitions are read again from there.
+    /// A task whose checkpoint failed is restored from the last one; its partitions are read again from there.
     fn rewind(&mut self, handle: Handle) {
-        let Some(slot) = self.slots.get(&handle.id) else { return };
-        if slot.handle != handle {
-            return;
-        }
-        if slot.leaving {
-            // Its partitions are on their way to somebody else, who reads on from the last checkpoint.
-            self.remove(handle.id);
-            return;
-        }
         let next = self.next_handle(handle.id);
-        self.forget(handle);
-        if let Some(slot) = self.slots.get_mut(&handle.id) {
-            slot.handle = next;
-            slot.phase = Phase::Restoring;
-            slot.rewound = true;
-            (self.outside.status)(handle.id, TaskStatus::Restoring);
-            (self.outside.restore)(next, self.inbox.clone());
+        let Some(slot) = self.slots.get_mut(&handle.id) else { return };
+        match slot.assigned.rewind(handle, next) {
+            Rewound::Stale => {}
+            Rewound::Gone => self.remove(handle.id),
+            Rewound::Restoring => {
+                self.forget(handle);
+                (self.outside.status)(handle.id, TaskStatus::Restoring);
+                (self.outside.restore)(next, self.inbox.clone());
+            }
         }
     }
 
     fn report(&mut self) {
         self.reported = Instant::now();
         for (id, slot) in &mut self.slots {
-            if let Phase::Running(running) = &mut slot.phase {
-                self.metrics.report(*id, &mut running.task);
+            if let Some(task) = slot.assigned.task_mut() {
+                self.metrics.report(*id, task);
             }
         }
     }
