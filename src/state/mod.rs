@@ -5,6 +5,7 @@
 //! overlay becomes one sorted list of rows, which goes to the changelog and then, in one write, to the [`Backend`].
 //! Nothing here knows Kafka: the changelog's rows are the same rows.
 
+mod cells;
 pub mod changelog;
 pub mod codec;
 mod memory;
@@ -16,6 +17,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+pub use cells::{Cell, Cells};
 pub use memory::MemoryBackend;
 pub use record::{decode_record, encode_record};
 pub use rocks::{RocksBackend, RocksEnv};
