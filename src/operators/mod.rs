@@ -12,8 +12,11 @@
 mod branch;
 pub mod call;
 pub mod debounce;
+mod dedupe;
 pub mod enrich;
 mod filter;
+#[cfg(test)]
+mod harness;
 mod map;
 mod merge;
 pub mod rate_limit;
@@ -25,6 +28,7 @@ use bytes::Bytes;
 pub use branch::BranchConfig;
 pub use call::{CallRequest, HttpRequest, Reply};
 pub use debounce::DebounceConfig;
+pub use dedupe::DedupeConfig;
 pub use enrich::EnrichConfig;
 pub use filter::FilterConfig;
 pub use map::MapConfig;

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::branch::{Branch, BranchConfig};
 use super::debounce::{Debounce, DebounceConfig};
+use super::dedupe::{Dedupe, DedupeConfig};
 use super::enrich::{Enrich, EnrichConfig};
 use super::filter::{Filter, FilterConfig};
 use super::map::{FlatMap, Map, MapConfig};
@@ -32,6 +33,8 @@ pub enum NodeConfig {
     Debounce(DebounceConfig),
     /// Calls an API for each record and puts the answer into it.
     Enrich(Box<EnrichConfig>),
+    /// Lets the first record of an id pass and drops the others.
+    Dedupe(DedupeConfig),
 }
 
 impl NodeConfig {
@@ -46,12 +49,13 @@ impl NodeConfig {
             NodeConfig::Merge(_) => "merge",
             NodeConfig::Debounce(_) => "debounce",
             NodeConfig::Enrich(_) => "enrich",
+            NodeConfig::Dedupe(_) => "dedupe",
         }
     }
 
     /// All kinds, as written in YAML.
     pub const KINDS: &'static [&'static str] =
-        &["filter", "map", "flat_map", "branch", "merge", "debounce", "enrich"];
+        &["filter", "map", "flat_map", "branch", "merge", "debounce", "enrich", "dedupe"];
 
     /// A new operator with these settings, without state.
     #[must_use]
@@ -66,13 +70,14 @@ impl NodeConfig {
             NodeConfig::Enrich(c) => {
                 Box::new(Enrich::new((**c).clone()).expect("the builder has checked the settings"))
             }
+            NodeConfig::Dedupe(c) => Box::new(Dedupe::new(c)),
         }
     }
 
     /// Does it keep state?
     #[must_use]
     pub fn is_stateful(&self) -> bool {
-        matches!(self, NodeConfig::Debounce(_) | NodeConfig::Enrich(_))
+        matches!(self, NodeConfig::Debounce(_) | NodeConfig::Enrich(_) | NodeConfig::Dedupe(_))
     }
 
     /// Does it call an API?
@@ -117,6 +122,7 @@ impl NodeConfig {
             NodeConfig::Merge(_) => Vec::new(),
             NodeConfig::Debounce(c) => c.exprs_mut(),
             NodeConfig::Enrich(c) => c.exprs_mut().map(|e| (e, &[] as &[&str])).collect(),
+            NodeConfig::Dedupe(c) => c.by.iter_mut().map(|e| (e, &[] as &[&str])).collect(),
         }
     }
 
@@ -127,6 +133,7 @@ impl NodeConfig {
             NodeConfig::Debounce(c) => c.check(),
             NodeConfig::Enrich(c) => c.check(),
             NodeConfig::Branch(c) => c.check(),
+            NodeConfig::Dedupe(c) => c.check(),
             NodeConfig::Filter(_) | NodeConfig::Map(_) | NodeConfig::FlatMap(_) | NodeConfig::Merge(_) => {
                 Vec::new()
             }
@@ -140,6 +147,7 @@ impl NodeConfig {
             NodeConfig::Filter(c) => format!("filter {}", c.0.text()),
             NodeConfig::Debounce(c) => format!("debounce {}", c.label()),
             NodeConfig::Enrich(c) => format!("enrich {}", c.label()),
+            NodeConfig::Dedupe(c) => format!("dedupe {}", c.within),
             other => other.kind_name().into(),
         }
     }
