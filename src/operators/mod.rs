@@ -17,11 +17,13 @@ pub mod enrich;
 mod filter;
 #[cfg(test)]
 mod harness;
+mod join;
 mod map;
 mod merge;
 pub mod rate_limit;
 mod registry;
 pub mod retry;
+pub mod table;
 
 use bytes::Bytes;
 
@@ -31,10 +33,12 @@ pub use debounce::DebounceConfig;
 pub use dedupe::DedupeConfig;
 pub use enrich::EnrichConfig;
 pub use filter::FilterConfig;
+pub use join::{JoinConfig, JoinKind, JoinPlan, JoinType, Within};
 pub use map::MapConfig;
 pub use merge::MergeConfig;
 pub use rate_limit::{RateLimitConfig, RateScope};
 pub use registry::NodeConfig;
+pub use table::TableConfig;
 
 use crate::model::{EvalError, Record, Timestamp};
 use crate::state::{StateError, Store};

@@ -15,7 +15,7 @@ use super::secret::Secrets;
 use super::test_case::TestCase;
 use super::tree::{self, Key, Kind, Node};
 use super::vrl::{VrlCompiler, compile_expr};
-use crate::operators::NodeConfig;
+use crate::operators::{NodeConfig, TableConfig};
 use crate::sinks::SinkConfig;
 use crate::topology::{GraphProblem, Settings, SourceConfig, Topology, TopologyBuilder};
 
@@ -160,12 +160,17 @@ pub fn load(
     let mut builder = TopologyBuilder::new(name).settings(settings);
     for (key, node) in entries(root, "sources", &mut problems) {
         let kinds = ["kafka", "generate", "file", "stdin"];
-        let Some(config) = one_kind(key, node, &kinds, &[], &mut problems) else { continue };
+        let Some(config) = one_kind(key, node, &kinds, &["table"], &mut problems) else { continue };
+        let table = node.get("table").map(|table| decode::<TableConfig>(table, &mut problems));
         let Some(mut config) = decode::<SourceConfig>(&config, &mut problems) else { continue };
         for expr in config.exprs_mut() {
             compile_expr(expr, &compiler, &[], &mut problems);
         }
-        builder = builder.source(&key.name, config);
+        builder = match table {
+            Some(Some(table)) => builder.table(&key.name, config, table),
+            Some(None) => continue,
+            None => builder.source(&key.name, config),
+        };
     }
     for (key, node) in entries(root, "operators", &mut problems) {
         let from = from_of(node, &mut problems);
@@ -279,7 +284,7 @@ fn one_kind(
     let example = format!(
         "write `{}: {{ {}{}: ... }}`",
         key.name,
-        if others.is_empty() { "" } else { "from: NODE, " },
+        if others.contains(&"from") { "from: NODE, " } else { "" },
         kinds[0]
     );
     if !matches!(node.kind, Kind::Map(_)) {
