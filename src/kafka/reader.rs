@@ -761,6 +761,7 @@ impl PartitionReader {
             window: None,
             headers,
             origin: Origin { offset: message.offset(), ..self.origin },
+            change: None,
         }
     }
 

@@ -7,6 +7,17 @@ use bytes::Bytes;
 use super::time::Timestamp;
 use super::value::Value;
 
+/// What a record did to a row of a table. A table's records carry it to the nodes that ask for changes (joins of two
+/// tables, aggregates); everywhere else the task takes it off, and what is left is the plain stream of new values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// The row's value before; null where there was no row.
+    pub old: Value,
+    /// The record is the row's newest version. False only for a record that a versioned table took out of order: it
+    /// changed the past, not the row.
+    pub latest: bool,
+}
+
 /// Where a record was read: the source's position in the topology, partition and offset. A record made by an operator
 /// carries the origin of the record that caused it; one made by a timer carries the default (offset -1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +98,8 @@ pub struct Record {
     pub headers: Headers,
     /// Where it was read.
     pub origin: Origin,
+    /// The table's change that this record is, if it comes from a table.
+    pub change: Option<Box<Change>>,
 }
 
 impl Record {

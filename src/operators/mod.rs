@@ -13,14 +13,19 @@ pub mod aggregate;
 mod branch;
 pub mod call;
 pub mod debounce;
+mod dedupe;
 pub mod enrich;
 mod filter;
+#[cfg(test)]
+mod harness;
+mod join;
 mod map;
 mod merge;
 pub mod rate_limit;
 mod registry;
 pub mod retry;
 pub mod suppress;
+pub mod table;
 pub mod window;
 
 use bytes::Bytes;
@@ -29,14 +34,17 @@ pub use aggregate::AggregateConfig;
 pub use branch::BranchConfig;
 pub use call::{CallRequest, HttpRequest, Reply};
 pub use debounce::DebounceConfig;
+pub use dedupe::DedupeConfig;
 pub use enrich::EnrichConfig;
 pub use filter::FilterConfig;
+pub use join::{JoinConfig, JoinKind, JoinPlan, JoinType, Within};
 pub use map::MapConfig;
 pub use merge::MergeConfig;
 pub use rate_limit::{RateLimitConfig, RateScope};
 pub use registry::NodeConfig;
 pub use suppress::SuppressConfig;
 pub use window::WindowConfig;
+pub use table::TableConfig;
 
 use crate::model::{EvalError, Record, Timestamp};
 use crate::state::{StateError, Store};

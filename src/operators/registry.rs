@@ -8,11 +8,14 @@ use serde::Deserialize;
 use super::aggregate::{Aggregate, AggregateConfig};
 use super::branch::{Branch, BranchConfig};
 use super::debounce::{Debounce, DebounceConfig};
+use super::dedupe::{Dedupe, DedupeConfig};
 use super::enrich::{Enrich, EnrichConfig};
 use super::filter::{Filter, FilterConfig};
+use super::join::{self, JoinConfig};
 use super::map::{FlatMap, Map, MapConfig};
 use super::merge::{Merge, MergeConfig};
 use super::suppress::{Suppress, SuppressConfig};
+use super::table::{Table, TableConfig};
 use super::{Operator, Problem};
 use crate::model::Expr;
 
@@ -38,6 +41,12 @@ pub enum NodeConfig {
     Aggregate(Box<AggregateConfig>),
     /// Holds results back until their window is closed, or for a time.
     Suppress(SuppressConfig),
+    /// Lets the first record of an id pass and drops the others.
+    Dedupe(DedupeConfig),
+    /// Reads a stream as a table: the newest value of each key.
+    Table(TableConfig),
+    /// Joins the node's records with those of another node.
+    Join(Box<JoinConfig>),
 }
 
 impl NodeConfig {
@@ -54,12 +63,18 @@ impl NodeConfig {
             NodeConfig::Enrich(_) => "enrich",
             NodeConfig::Aggregate(_) => "aggregate",
             NodeConfig::Suppress(_) => "suppress",
+            NodeConfig::Dedupe(_) => "dedupe",
+            NodeConfig::Table(_) => "table",
+            NodeConfig::Join(_) => "join",
         }
     }
 
     /// All kinds, as written in YAML.
     pub const KINDS: &'static [&'static str] =
-        &["filter", "map", "flat_map", "branch", "merge", "debounce", "enrich", "aggregate", "suppress"];
+        &[
+            "filter", "map", "flat_map", "branch", "merge", "debounce", "enrich", "aggregate", "suppress", "dedupe",
+            "table", "join",
+        ];
 
     /// A new operator with these settings, without state.
     #[must_use]
@@ -76,16 +91,35 @@ impl NodeConfig {
             }
             NodeConfig::Aggregate(c) => Box::new(Aggregate::new(c)),
             NodeConfig::Suppress(c) => Box::new(Suppress::new(c)),
+            NodeConfig::Dedupe(c) => Box::new(Dedupe::new(c)),
+            NodeConfig::Table(c) => Box::new(Table::new(c)),
+            NodeConfig::Join(c) => join::build(c),
         }
     }
 
     /// Does it keep state?
     #[must_use]
     pub fn is_stateful(&self) -> bool {
-        matches!(
-            self,
-            NodeConfig::Debounce(_) | NodeConfig::Enrich(_) | NodeConfig::Aggregate(_) | NodeConfig::Suppress(_)
-        )
+        self.state_kind().is_some()
+    }
+
+    /// What its state is made of; `None` where it keeps none. State of another kind cannot be read.
+    #[must_use]
+    pub fn state_kind(&self) -> Option<&'static str> {
+        match self {
+            NodeConfig::Debounce(_)
+            | NodeConfig::Enrich(_)
+            | NodeConfig::Aggregate(_)
+            | NodeConfig::Suppress(_)
+            | NodeConfig::Dedupe(_) => Some(self.kind_name()),
+            NodeConfig::Table(c) => Some(c.state_kind()),
+            NodeConfig::Join(c) => c.plan.and_then(|plan| plan.kind.state_kind(c)),
+            NodeConfig::Filter(_)
+            | NodeConfig::Map(_)
+            | NodeConfig::FlatMap(_)
+            | NodeConfig::Branch(_)
+            | NodeConfig::Merge(_) => None,
+        }
     }
 
     /// Why its state cannot be rebuilt by reading the input again from the low watermark, and what to write instead.
@@ -95,6 +129,31 @@ impl NodeConfig {
             NodeConfig::Debounce(c) if c.max_wait.is_none() && c.settle.is_none() => Some(
                 "add `max_wait`: it bounds how long a key that never goes quiet holds the committed offset back",
             ),
+            NodeConfig::Debounce(_) | NodeConfig::Enrich(_) => None,
+            other => other.state_kind().map(|_| "remove `changelog: off`: this node needs the changelog"),
+        }
+    }
+
+    /// Does it ask for the changes of tables ([`crate::model::Change`])? To others a table is a stream of new values.
+    #[must_use]
+    pub fn takes_changes(&self) -> bool {
+        matches!(self, NodeConfig::Join(_))
+    }
+
+    /// The settings of the table that its records make.
+    #[must_use]
+    pub fn table(&self) -> Option<&TableConfig> {
+        match self {
+            NodeConfig::Table(c) => Some(c),
+            _ => None,
+        }
+    }
+
+    /// The other node that a join names.
+    #[must_use]
+    pub fn with(&self) -> Option<&str> {
+        match self {
+            NodeConfig::Join(c) => Some(&c.with),
             _ => None,
         }
     }
@@ -119,6 +178,10 @@ impl NodeConfig {
     pub fn input_count(&self) -> Option<(RangeInclusive<usize>, &'static str)> {
         match self {
             NodeConfig::Merge(_) => Some((2..=usize::MAX, "a merge reads at least two: `from: [a, b]`")),
+            NodeConfig::Table(_) => Some((1..=1, "a table reads one node; put a `merge` before it")),
+            NodeConfig::Join(_) => {
+                Some((1..=1, "a join reads one node, and the other one is in `with`; put a `merge` before it"))
+            }
             _ => None,
         }
     }
@@ -143,6 +206,9 @@ impl NodeConfig {
             NodeConfig::Enrich(c) => c.exprs_mut().map(|e| (e, &[] as &[&str])).collect(),
             NodeConfig::Aggregate(c) => c.exprs_mut(),
             NodeConfig::Suppress(_) => Vec::new(),
+            NodeConfig::Dedupe(c) => c.by.iter_mut().map(|e| (e, &[] as &[&str])).collect(),
+            NodeConfig::Table(_) => Vec::new(),
+            NodeConfig::Join(c) => c.exprs_mut(),
         }
     }
 
@@ -155,6 +221,10 @@ impl NodeConfig {
             NodeConfig::Branch(c) => c.check(),
             NodeConfig::Aggregate(c) => c.check(),
             NodeConfig::Suppress(c) => c.check(),
+            NodeConfig::Dedupe(c) => c.check(),
+            NodeConfig::Table(c) => c.check(true),
+            // The topology knows what stands on each side, and checks it.
+            NodeConfig::Join(_) => Vec::new(),
             NodeConfig::Filter(_) | NodeConfig::Map(_) | NodeConfig::FlatMap(_) | NodeConfig::Merge(_) => {
                 Vec::new()
             }
@@ -170,6 +240,9 @@ impl NodeConfig {
             NodeConfig::Enrich(c) => format!("enrich {}", c.label()),
             NodeConfig::Aggregate(c) => format!("aggregate {}", c.label()),
             NodeConfig::Suppress(c) => format!("suppress {}", c.label()),
+            NodeConfig::Dedupe(c) => format!("dedupe {}", c.within),
+            NodeConfig::Table(c) => c.label(),
+            NodeConfig::Join(c) => c.label(),
             other => other.kind_name().into(),
         }
     }

@@ -6,27 +6,30 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use crate::model::{EvalError, Expr, Json, Millis, Record, Scope, Timestamp, Value, key_text};
+use crate::operators::table::{Table, TableConfig};
 use crate::operators::{Cx, Load, Operator, OperatorError, Reason, Reject, Reply, SinkRow};
 use crate::sinks::SinkConfig;
 use crate::state::{StateError, decode_record, encode_record};
 use crate::topology::{ClockMode, Format, SourceConfig, Time};
 
 /// Decodes: checks that values are JSON, takes key and timestamp from expressions, and keeps one wrong producer clock
-/// from moving everybody's.
+/// from moving everybody's. A source that is read as a table keeps it in its store.
 pub(super) struct SourceNode {
     format: Format,
     timestamp: Option<Expr>,
     key: Option<Expr>,
     skew: Option<Millis>,
+    table: Option<Table>,
 }
 
 impl SourceNode {
-    pub(super) fn new(config: &SourceConfig, time: &Time) -> SourceNode {
+    pub(super) fn new(config: &SourceConfig, time: &Time, table: Option<&TableConfig>) -> SourceNode {
         SourceNode {
             format: config.format(),
             timestamp: config.timestamp().cloned(),
             key: config.key().cloned(),
             skew: (time.clock == ClockMode::Hybrid).then_some(time.max_skew),
+            table: table.map(Table::new),
         }
     }
 }
@@ -64,7 +67,13 @@ impl Operator for SourceNode {
                 stream = latest;
             }
         }
-        cx.forward_held(record, stream);
+        let record = match &mut self.table {
+            Some(table) => table.update(record, cx)?,
+            None => Some(record),
+        };
+        if let Some(record) = record {
+            cx.forward_held(record, stream);
+        }
         Ok(())
     }
 }

@@ -157,6 +157,8 @@ struct Node {
     seen: Vec<Timestamp>,
     /// Output port, child, the child's input.
     children: Vec<(u16, usize, u16)>,
+    /// Asks for the changes of tables.
+    takes_changes: bool,
     tally: Tally,
 }
 
@@ -227,18 +229,24 @@ impl Task {
                 .filter_map(|(port, reader, input)| Some((port, *by_global.get(&reader)?, input)))
                 .collect();
             let op: Box<dyn Operator> = match &node.kind {
-                NodeKind::Source(source) => Box::new(SourceNode::new(source, &topology.settings.time)),
+                NodeKind::Source(source) => {
+                    Box::new(SourceNode::new(source, &topology.settings.time, node.table.as_ref()))
+                }
                 NodeKind::Operator(config) => config.build(),
                 NodeKind::Sink(sink) => Box::new(SinkNode::new(sink, !children.is_empty())),
             };
+            // Each node has the store of its own number; then it sees those of the tables that it reads.
+            let lookups = node.lookups.iter().filter_map(|table| by_global.get(table).copied());
+            let own = std::iter::once(stores.len()).chain(lookups).collect();
             stores.push(Store::new(&node.name, Arc::clone(backend)));
             nodes.push(Node {
                 name: node.name.as_str().into(),
                 op,
-                own: vec![stores.len() - 1],
+                own,
                 clock: Timestamp::MIN,
                 seen: vec![Timestamp::MIN; node.inputs.len().max(1)],
                 children,
+                takes_changes: matches!(&node.kind, NodeKind::Operator(c) if c.takes_changes()),
                 tally: Tally::default(),
             });
         }
@@ -662,7 +670,10 @@ impl Task {
                             continue;
                         }
                         let record = if Some(at) == first { record.take() } else { record.clone() };
-                        if let Some(record) = record {
+                        if let Some(mut record) = record {
+                            if !self.nodes[child].takes_changes {
+                                record.change = None;
+                            }
                             self.stack.push(Work::Record {
                                 node: child,
                                 input,
@@ -809,9 +820,8 @@ fn shape(topology: &Topology, sub: &SubTopology) -> String {
         .filter_map(|g| {
             let node = &topology.nodes[*g];
             match &node.kind {
-                NodeKind::Operator(config) if config.is_stateful() => {
-                    Some(format!("{} {}", config.kind_name(), node.name))
-                }
+                NodeKind::Operator(config) => config.state_kind().map(|kind| format!("{kind} {}", node.name)),
+                NodeKind::Source(_) => node.table.map(|table| format!("{} {}", table.state_kind(), node.name)),
                 NodeKind::Sink(_) if topology.readers(*g).next().is_some() => {
                     Some(format!("sink {}", node.name))
                 }

@@ -15,7 +15,7 @@ use super::secret::Secrets;
 use super::test_case::TestCase;
 use super::tree::{self, Key, Kind, Node};
 use super::vrl::{VrlCompiler, compile_expr};
-use crate::operators::NodeConfig;
+use crate::operators::{NodeConfig, TableConfig};
 use crate::sinks::SinkConfig;
 use crate::topology::{GraphProblem, Settings, SourceConfig, Topology, TopologyBuilder};
 
@@ -166,8 +166,9 @@ pub fn load(
     let mut misread: BTreeSet<&str> = BTreeSet::new();
     for (key, node) in entries(root, "sources", &mut problems) {
         let kinds = ["kafka", "generate", "file", "stdin"];
-        let Some(config) = one_kind(key, node, &kinds, &[], &mut problems) else { continue };
+        let Some(config) = one_kind(key, node, &kinds, &["table"], &mut problems) else { continue };
         let before = problems.len();
+        let table = node.get("table").map(|table| decode::<TableConfig>(table, &mut problems));
         let Some(mut config) = decode::<SourceConfig>(&config, &mut problems) else { continue };
         if problems.len() > before {
             misread.insert(key.name.as_str());
@@ -175,7 +176,11 @@ pub fn load(
         for expr in config.exprs_mut() {
             compile_expr(expr, &compiler, &[], &mut problems);
         }
-        builder = builder.source(&key.name, config);
+        builder = match table {
+            Some(Some(table)) => builder.table(&key.name, config, table),
+            Some(None) => continue,
+            None => builder.source(&key.name, config),
+        };
     }
     for (key, node) in entries(root, "operators", &mut problems) {
         let from = from_of(node, &mut problems);
@@ -314,7 +319,7 @@ fn one_kind(
     let example = format!(
         "write `{}: {{ {}{}: ... }}`",
         key.name,
-        if others.is_empty() { "" } else { "from: NODE, " },
+        if others.contains(&"from") { "from: NODE, " } else { "" },
         kinds[0]
     );
     if !matches!(node.kind, Kind::Map(_)) {

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::test_case::TestStep;
 use crate::kafka::KafkaConfig;
 use crate::model::Json;
-use crate::operators::{NodeConfig, RateLimitConfig};
+use crate::operators::{NodeConfig, RateLimitConfig, TableConfig};
 use crate::sinks::SinkConfig;
 use crate::topology::{Errors, Guarantee, SourceConfig, State, Time};
 
@@ -25,7 +25,8 @@ pub fn schema() -> Json {
     let guarantee = of(sub::<Guarantee>);
     let limit = of(sub::<RateLimitConfig>);
     let step = of(sub::<TestStep>);
-    let source = of(<SourceConfig as JsonSchema>::json_schema);
+    let table = of(sub::<TableConfig>);
+    let source = with(of(<SourceConfig as JsonSchema>::json_schema), "table", &table, false);
     let operator = with_from(of(<NodeConfig as JsonSchema>::json_schema));
     let sink = with_from(of(<SinkConfig as JsonSchema>::json_schema));
     let defs = generator.take_definitions(true);
@@ -63,18 +64,23 @@ pub fn schema() -> Json {
 }
 
 /// Nodes that read others have `from` beside their kind.
-fn with_from(mut schema: Json) -> Json {
+fn with_from(schema: Json) -> Json {
     let from = json!({
         "description": "What the node reads: a node, or a list of nodes; `node.output` for a branch.",
         "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }]
     });
+    with(schema, "from", &from, true)
+}
+
+/// A field beside a node's kind.
+fn with(mut schema: Json, name: &str, field: &Json, needed: bool) -> Json {
     if let Some(kinds) = schema.get_mut("oneOf").and_then(Json::as_array_mut) {
         for kind in kinds {
             if let Some(properties) = kind.get_mut("properties").and_then(Json::as_object_mut) {
-                properties.insert("from".into(), from.clone());
+                properties.insert(name.into(), field.clone());
             }
-            if let Some(required) = kind.get_mut("required").and_then(Json::as_array_mut) {
-                required.push("from".into());
+            if needed && let Some(required) = kind.get_mut("required").and_then(Json::as_array_mut) {
+                required.push(name.into());
             }
         }
     }

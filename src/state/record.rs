@@ -54,6 +54,7 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record, StateError> {
         window: stored.window.map(|(s, e)| Window { start: Timestamp(s), end: Timestamp(e) }),
         headers: Headers::new(stored.headers.into_iter().map(|(n, v)| (n, Bytes::from(v))).collect()),
         origin: Origin { topic: stored.topic, partition: stored.partition, offset: stored.offset },
+        change: None,
     })
 }
 
@@ -70,6 +71,7 @@ mod tests {
             window: Some(Window { start: Timestamp(0), end: Timestamp(10) }),
             headers: Headers::new(vec![("a".into(), Bytes::from("b"))]),
             origin: Origin { topic: 1, partition: 2, offset: 3 },
+            change: None,
         };
         assert_eq!(decode_record(&encode_record(&record).expect("encodes")).expect("decodes"), record);
     }

@@ -1,7 +1,9 @@
 //! The Rust DSL, and the one place where a graph is checked. The YAML is compiled into calls of this builder.
 
-use super::{Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, sub};
-use crate::operators::NodeConfig;
+use std::collections::BTreeMap;
+
+use super::{Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, joins, sub};
+use crate::operators::{NodeConfig, TableConfig};
 use crate::sinks::SinkConfig;
 
 /// Something wrong with a graph.
@@ -45,6 +47,8 @@ pub struct TopologyBuilder {
     name: String,
     settings: Settings,
     nodes: Vec<(String, NodeKind, Vec<String>)>,
+    /// Sources that are read as tables, by name.
+    tables: BTreeMap<String, TableConfig>,
 }
 
 impl TopologyBuilder {
@@ -66,6 +70,19 @@ impl TopologyBuilder {
     pub fn source(mut self, name: impl Into<String>, config: SourceConfig) -> TopologyBuilder {
         self.nodes.push((name.into(), NodeKind::Source(config), Vec::new()));
         self
+    }
+
+    /// Adds a source that is read as a table.
+    #[must_use]
+    pub fn table(
+        mut self,
+        name: impl Into<String>,
+        config: SourceConfig,
+        table: TableConfig,
+    ) -> TopologyBuilder {
+        let name = name.into();
+        self.tables.insert(name.clone(), table);
+        self.source(name, config)
     }
 
     /// Adds an operator that reads the nodes named in `from` (`node` or `node.port`).
@@ -101,15 +118,16 @@ impl TopologyBuilder {
     pub fn build(self) -> Result<Topology, Vec<GraphProblem>> {
         let mut problems = Vec::new();
         check_name(&self.name, None, &mut problems);
-        let names: Vec<&str> = self.nodes.iter().map(|(n, _, _)| n.as_str()).collect();
         for (n, (name, kind, _)) in self.nodes.iter().enumerate() {
             check_name(name, Some(name), &mut problems);
-            if names[..n].contains(&name.as_str()) {
+            if self.nodes[..n].iter().any(|(other, _, _)| other == name) {
                 let help = "a name is what `from`, topics and state know a node by: give one of them another";
                 let message = "another node has this name already";
                 problems.push(problem("graph::duplicate", name, "", message, Some(help.into())));
             }
             check_settings(name, kind, &self.settings, &mut problems);
+            let table = table_of(name, kind, &self.tables);
+            check_table(name, kind, table, &self.settings, &mut problems);
         }
         check_promises(&self.settings, &self.nodes, &mut problems);
         if !self.nodes.iter().any(|(_, kind, _)| matches!(kind, NodeKind::Source(_))) {
@@ -123,28 +141,36 @@ impl TopologyBuilder {
                 ),
             });
         }
-        let mut inputs: Vec<Vec<Input>> = Vec::new();
+        let mut inputs: Vec<(Vec<Input>, Option<Input>)> = Vec::new();
         for (name, kind, from) in &self.nodes {
             inputs.push(resolve(name, kind, from, &self.nodes, &mut problems));
         }
+        let mut nodes: Vec<Node> = Vec::new();
+        let mut withs: Vec<Option<Input>> = Vec::new();
+        for ((name, kind, _), (inputs, with)) in self.nodes.into_iter().zip(inputs) {
+            let table = table_of(&name, &kind, &self.tables).copied();
+            nodes.push(Node { name, kind, inputs, table, lookups: Vec::new() });
+            withs.push(with);
+        }
+        joins::settle(&mut nodes, &withs, &mut problems);
         if problems.is_empty() {
-            check_cycles(&names, &inputs, &mut problems);
+            check_cycles(&nodes, &mut problems);
         }
         if !problems.is_empty() {
             return Err(problems);
         }
-        let nodes: Vec<Node> = self
-            .nodes
-            .into_iter()
-            .zip(inputs)
-            .map(|((name, kind, _), inputs)| Node { name, kind, inputs })
-            .collect();
         let subs = sub::cut(&nodes);
         Ok(Topology { name: self.name, settings: self.settings, nodes, subs })
     }
 }
 
-fn problem(code: &'static str, node: &str, field: &str, message: &str, help: Option<String>) -> GraphProblem {
+pub(super) fn problem(
+    code: &'static str,
+    node: &str,
+    field: &str,
+    message: &str,
+    help: Option<String>,
+) -> GraphProblem {
     GraphProblem { code, node: Some(node.into()), field: field.into(), message: message.into(), help }
 }
 
@@ -254,8 +280,44 @@ fn check_promises(
     }
 }
 
+fn table_of<'a>(
+    name: &str,
+    kind: &'a NodeKind,
+    tables: &'a BTreeMap<String, TableConfig>,
+) -> Option<&'a TableConfig> {
+    match kind {
+        NodeKind::Source(_) => tables.get(name),
+        NodeKind::Operator(config) => config.table(),
+        NodeKind::Sink(_) => None,
+    }
+}
+
+fn check_table(
+    name: &str,
+    kind: &NodeKind,
+    table: Option<&TableConfig>,
+    settings: &Settings,
+    problems: &mut Vec<GraphProblem>,
+) {
+    let Some(table) = table else { return };
+    if matches!(kind, NodeKind::Source(_)) {
+        for (field, message, help) in table.check(false) {
+            problems.push(problem("graph::setting", name, &field, &message, Some(help)));
+        }
+    }
+    if settings.state.changelog == Changelog::Off {
+        problems.push(problem(
+            "graph::changelog",
+            name,
+            "table",
+            "a table needs the changelog, and `state: { changelog: off }` leaves it out",
+            Some("remove `changelog: off`: what a table holds cannot be found by reading a few records again".into()),
+        ));
+    }
+}
+
 /// "did you mean", or the list of what there is.
-fn suggest(name: &str, known: &[&str]) -> String {
+pub(super) fn suggest(name: &str, known: &[&str]) -> String {
     let near = known
         .iter()
         .map(|k| (strsim::damerau_levenshtein(name, k), *k))
@@ -270,15 +332,16 @@ fn suggest(name: &str, known: &[&str]) -> String {
     }
 }
 
+/// The nodes that a node reads (`from`), and the one that it joins them with.
 fn resolve(
     name: &str,
     kind: &NodeKind,
     from: &[String],
     nodes: &[(String, NodeKind, Vec<String>)],
     problems: &mut Vec<GraphProblem>,
-) -> Vec<Input> {
+) -> (Vec<Input>, Option<Input>) {
     if matches!(kind, NodeKind::Source(_)) {
-        return Vec::new();
+        return (Vec::new(), None);
     }
     if from.is_empty() {
         problems.push(problem(
@@ -289,70 +352,78 @@ fn resolve(
             Some("add `from: NODE`".into()),
         ));
     }
-    let mut inputs = Vec::new();
-    for text in from {
-        let whole = nodes.iter().position(|(n, _, _)| n == text);
-        let found = match (whole, text.rsplit_once('.')) {
-            (Some(node), _) => Some((node, "")),
-            (None, Some((node, port))) => nodes.iter().position(|(n, _, _)| n == node).map(|n| (n, port)),
-            (None, None) => None,
-        };
-        let Some((node, port)) = found else {
-            let known: Vec<&str> = nodes.iter().map(|(n, _, _)| n.as_str()).filter(|n| *n != name).collect();
-            problems.push(problem(
-                "graph::from",
-                name,
-                "from",
-                &format!("there is no node `{text}`"),
-                Some(suggest(text, &known)),
-            ));
-            continue;
-        };
-        let ports = match &nodes[node].1 {
-            NodeKind::Operator(config) => config.ports(),
-            NodeKind::Source(_) | NodeKind::Sink(_) => Vec::new(),
-        };
-        let port = match (ports.as_slice(), port) {
-            ([], "") => Some(0),
-            ([], _) => None,
-            (ports, port) => ports.iter().position(|p| p == port),
-        };
-        match port.and_then(|p| u16::try_from(p).ok()) {
-            Some(port) => inputs.push(Input { node, port }),
-            None => {
-                let base = &nodes[node].0;
-                let known: Vec<String> = ports.iter().map(|p| format!("{base}.{p}")).collect();
-                let known: Vec<&str> = known.iter().map(String::as_str).collect();
-                let (message, help) = if ports.is_empty() {
-                    (format!("`{base}` has no outputs of its own"), format!("write `from: {base}`"))
-                } else if text == base {
-                    let all: Vec<String> = known.iter().map(|k| format!("`{k}`")).collect();
-                    (format!("`{base}` has several outputs"), format!("name one: {}", all.join(", ")))
-                } else {
-                    (format!("`{base}` has no output `{text}`"), suggest(text, &known))
-                };
-                problems.push(problem("graph::from", name, "from", &message, Some(help)));
-            }
+    let mut found = |text: &str, field: &str| match find(text, name, nodes) {
+        Ok(input) => Some(input),
+        Err((message, help)) => {
+            problems.push(problem("graph::from", name, field, &message, Some(help)));
+            None
         }
-    }
-    if let NodeKind::Operator(config) = kind
-        && let Some((count, help)) = config.input_count()
+    };
+    let inputs: Vec<Input> = from.iter().filter_map(|text| found(text, "from")).collect();
+    let NodeKind::Operator(config) = kind else { return (inputs, None) };
+    let with = config.with().and_then(|text| found(text, "join.with"));
+    if let Some((count, help)) = config.input_count()
         && inputs.len() == from.len()
         && !count.contains(&inputs.len())
     {
         problems.push(problem("graph::from", name, "from", "wrong number of inputs", Some(help.into())));
     }
-    inputs
+    (inputs, with)
 }
 
-fn check_cycles(names: &[&str], inputs: &[Vec<Input>], problems: &mut Vec<GraphProblem>) {
+/// The node, or the node's output, of that name; else message and help.
+fn find(
+    text: &str,
+    reader: &str,
+    nodes: &[(String, NodeKind, Vec<String>)],
+) -> Result<Input, (String, String)> {
+    let whole = nodes.iter().position(|(n, _, _)| n == text);
+    let found = match (whole, text.rsplit_once('.')) {
+        (Some(node), _) => Some((node, "")),
+        (None, Some((node, port))) => nodes.iter().position(|(n, _, _)| n == node).map(|n| (n, port)),
+        (None, None) => None,
+    };
+    let Some((node, port)) = found else {
+        let known: Vec<&str> = nodes.iter().map(|(n, _, _)| n.as_str()).filter(|n| *n != reader).collect();
+        return Err((format!("there is no node `{text}`"), suggest(text, &known)));
+    };
+    let ports = match &nodes[node].1 {
+        NodeKind::Operator(config) => config.ports(),
+        NodeKind::Source(_) | NodeKind::Sink(_) => Vec::new(),
+    };
+    let at = match (ports.as_slice(), port) {
+        ([], "") => Some(0),
+        ([], _) => None,
+        (ports, port) => ports.iter().position(|p| p == port),
+    };
+    if let Some(port) = at.and_then(|p| u16::try_from(p).ok()) {
+        return Ok(Input { node, port });
+    }
+    let base = &nodes[node].0;
+    let known: Vec<String> = ports.iter().map(|p| format!("{base}.{p}")).collect();
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    if ports.is_empty() {
+        Err((format!("`{base}` has no outputs of its own"), format!("write `from: {base}`")))
+    } else if text == base {
+        let all: Vec<String> = known.iter().map(|k| format!("`{k}`")).collect();
+        Err((format!("`{base}` has several outputs"), format!("name one: {}", all.join(", "))))
+    } else {
+        Err((format!("`{base}` has no output `{text}`"), suggest(text, &known)))
+    }
+}
+
+fn check_cycles(nodes: &[Node], problems: &mut Vec<GraphProblem>) {
+    let read = |n: usize| {
+        let node: &Node = &nodes[n];
+        node.inputs.iter().map(|i| i.node).chain(node.lookups.iter().copied())
+    };
     // Nodes whose inputs are all settled are settled; what never settles is in a cycle or below one.
-    let mut settled = vec![false; names.len()];
+    let mut settled = vec![false; nodes.len()];
     let mut moved = true;
     while moved {
         moved = false;
-        for n in 0..names.len() {
-            if !settled[n] && inputs[n].iter().all(|i| settled[i.node]) {
+        for n in 0..nodes.len() {
+            if !settled[n] && read(n).all(|i| settled[i]) {
                 settled[n] = true;
                 moved = true;
             }
@@ -362,14 +433,14 @@ fn check_cycles(names: &[&str], inputs: &[Vec<Input>], problems: &mut Vec<GraphP
     let mut path = vec![start];
     let mut at = start;
     loop {
-        let Some(next) = inputs[at].iter().map(|i| i.node).find(|n| !settled[*n]) else { return };
+        let Some(next) = read(at).find(|n| !settled[*n]) else { return };
         if let Some(from) = path.iter().position(|n| *n == next) {
             // The path goes against the records.
-            let mut ring = vec![names[path[from]]];
-            ring.extend(path[from..].iter().rev().map(|n| names[*n]));
+            let mut ring = vec![nodes[path[from]].name.as_str()];
+            ring.extend(path[from..].iter().rev().map(|n| nodes[*n].name.as_str()));
             problems.push(problem(
                 "graph::cycle",
-                names[path[from]],
+                &nodes[path[from]].name,
                 "from",
                 &format!("the nodes read each other in a circle: {}", ring.join(" -> ")),
                 Some("let one of them read from somewhere else, or put a topic between them".into()),

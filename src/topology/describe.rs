@@ -7,7 +7,10 @@ use super::{NodeKind, Topology};
 impl Topology {
     fn label(&self, n: usize) -> String {
         match &self.nodes[n].kind {
-            NodeKind::Source(s) => s.label(),
+            NodeKind::Source(s) => match &self.nodes[n].table {
+                Some(table) => format!("{}, {}", s.label(), table.label()),
+                None => s.label(),
+            },
             NodeKind::Operator(o) => o.label(),
             NodeKind::Sink(s) => s.label(),
         }
@@ -42,6 +45,9 @@ impl Topology {
                 }
                 .unwrap_or_default();
             }
+            for table in node.lookups.iter().filter(|t| !node.inputs.iter().any(|i| i.node == **t)) {
+                writeln!(out, "  n{table} -. rows .-> n{n}").unwrap_or_default();
+            }
         }
         out
     }
@@ -67,6 +73,9 @@ impl Topology {
                     None => writeln!(out, "  n{} -> n{n};", input.node),
                 }
                 .unwrap_or_default();
+            }
+            for table in node.lookups.iter().filter(|t| !node.inputs.iter().any(|i| i.node == **t)) {
+                writeln!(out, "  n{table} -> n{n} [label=\"rows\", style=dashed];").unwrap_or_default();
             }
         }
         out.push_str("}\n");

@@ -6,6 +6,7 @@
 
 mod builder;
 mod describe;
+mod joins;
 mod settings;
 mod source;
 mod sub;
@@ -17,7 +18,7 @@ pub use sub::SubTopology;
 
 use std::collections::BTreeMap;
 
-use crate::operators::{NodeConfig, RateLimitConfig};
+use crate::operators::{NodeConfig, RateLimitConfig, TableConfig};
 use crate::sinks::SinkConfig;
 
 /// Everything in a topology that is no node.
@@ -55,8 +56,12 @@ pub struct Node {
     pub name: String,
     /// What it is.
     pub kind: NodeKind,
-    /// What it reads, in the order of `from`.
+    /// What it reads, in the order of `from`; then, of a join whose right side triggers, `with`.
     pub inputs: Vec<Input>,
+    /// Its records make a table: a source with `table`, or that operator.
+    pub table: Option<TableConfig>,
+    /// Tables whose rows it looks up, in the order of its stores.
+    pub lookups: Vec<usize>,
 }
 
 /// One `from`.

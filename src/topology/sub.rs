@@ -19,8 +19,9 @@ pub struct SubTopology {
 pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
     let mut group: Vec<usize> = (0..nodes.len()).collect();
     for (n, node) in nodes.iter().enumerate() {
-        for input in &node.inputs {
-            let (a, b) = (group[n], group[input.node]);
+        // Who looks rows up in a table runs with it.
+        for other in node.inputs.iter().map(|i| i.node).chain(node.lookups.iter().copied()) {
+            let (a, b) = (group[n], group[other]);
             let (low, high) = (a.min(b), a.max(b));
             for g in &mut group {
                 if *g == high {
@@ -61,6 +62,7 @@ pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
         };
         let sub = &mut subs[at].1;
         sub.nodes.push(n);
+        sub.stateful |= nodes[n].table.is_some();
         match &nodes[n].kind {
             NodeKind::Source(source) => {
                 for topic in source.topics() {

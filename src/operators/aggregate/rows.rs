@@ -57,6 +57,7 @@ impl Incoming<'_> {
             window: window.map(to_window),
             headers: self.record.headers.clone(),
             origin: self.record.origin,
+            change: None,
         }
     }
 }

@@ -76,6 +76,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Arrival, StateError> {
         window: row.window.map(|(start, end)| Window { start: Timestamp(start), end: Timestamp(end) }),
         headers: Headers::new(row.headers.into_iter().map(|(n, v)| (n, Bytes::from(v))).collect()),
         origin: Origin { topic, partition, offset },
+        change: None,
     };
     Ok(Arrival { record, before: Timestamp(row.before), clock: Timestamp(row.clock) })
 }

@@ -1,0 +1,326 @@
+//! `dedupe`: lets the first record of an id pass and drops the others that come within a time of it.
+//!
+//! A record is a duplicate when its timestamp is at most `within` away, on either side, from that of the first record
+//! of its id. An entry is forgotten when the node's clock has gone more than `within` past it: a record that comes later
+//! than that passes as a first one.
+//!
+//! The store holds one row per id that passed, by segment: `[segment][id] -> [version][timestamp]`, where a segment is
+//! `within` long. So a record looks at three segments at most, and what has expired is deleted segment by segment, in
+//! bounded steps, without an index. Equal ids must be in the same partition: key the stream by the id.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Cx, Operator, OperatorError, Problem, Reason};
+use crate::model::{Expr, Millis, Record, Scope, Timestamp, key_text};
+use crate::state::StateError;
+use crate::state::codec::{ordered_i64, read_ordered_i64};
+
+/// Lets the first record of an id pass and drops the others that come within a time of it.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DedupeConfig {
+    /// What makes two records the same: an expression. Default: the key.
+    #[serde(default)]
+    pub by: Option<Expr>,
+    /// How far a duplicate's timestamp may be from the first one's, on either side; exactly so far is a duplicate.
+    /// Required.
+    pub within: Millis,
+}
+
+impl DedupeConfig {
+    /// What is wrong with the settings.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        if self.within <= Millis::ZERO {
+            let help = "write how long an id is remembered, for example `within: 10m`";
+            return vec![("dedupe.within".into(), "no time at all".into(), help.into())];
+        }
+        Vec::new()
+    }
+}
+
+/// The only store: ids that passed.
+const SEEN: usize = 0;
+/// Format of a row.
+const VERSION: u8 = 1;
+/// Rows deleted by one call of `on_time`.
+const PURGE_MAX: usize = 1024;
+
+/// See the module.
+pub struct Dedupe {
+    by: Option<Expr>,
+    within: i64,
+    /// No row is in an earlier segment; `None`: there is no row.
+    oldest: Option<i64>,
+}
+
+impl Dedupe {
+    /// The operator with nothing seen.
+    #[must_use]
+    pub fn new(config: &DedupeConfig) -> Dedupe {
+        Dedupe { by: config.by.clone(), within: config.within.0.max(1), oldest: None }
+    }
+
+    fn id(&self, record: &Record) -> Result<Option<Bytes>, crate::model::EvalError> {
+        match &self.by {
+            None => Ok(record.key.clone()),
+            Some(by) => by.eval(&Scope::of(record)).map(|id| key_text(&id)),
+        }
+    }
+
+    fn segment(&self, ts: i64) -> i64 {
+        ts.div_euclid(self.within)
+    }
+
+    /// The clock at which all of a segment has expired.
+    fn expiry(&self, segment: i64) -> Timestamp {
+        Timestamp(segment.saturating_add(2).saturating_mul(self.within))
+    }
+
+    /// Is an entry still remembered?
+    fn lives(&self, ts: i64, clock: Timestamp) -> bool {
+        clock.0 <= ts.saturating_add(self.within)
+    }
+}
+
+fn row_key(segment: i64, id: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(8 + id.len());
+    key.extend_from_slice(&ordered_i64(segment));
+    key.extend_from_slice(id);
+    key
+}
+
+fn segment_of(row_key: &[u8]) -> Result<i64, StateError> {
+    let segment = row_key.first_chunk::<8>().ok_or_else(|| StateError("dedupe: a key is cut off".into()))?;
+    Ok(read_ordered_i64(*segment))
+}
+
+fn encode(ts: i64) -> Bytes {
+    let mut row = Vec::with_capacity(9);
+    row.push(VERSION);
+    row.extend_from_slice(&ts.to_be_bytes());
+    Bytes::from(row)
+}
+
+fn decode(row: &[u8]) -> Result<i64, StateError> {
+    match <[u8; 9]>::try_from(row) {
+        Ok([VERSION, ts @ ..]) => Ok(i64::from_be_bytes(ts)),
+        _ => Err(StateError("dedupe: a row is damaged or of another version".into())),
+    }
+}
+
+impl Operator for Dedupe {
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        let mut first = Ok(None);
+        cx.store(SEEN).scan(b"", None, &mut |key, _| {
+            first = segment_of(key).map(Some);
+            ControlFlow::Break(())
+        })?;
+        self.oldest = first?;
+        Ok(())
+    }
+
+    fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        let id = match self.id(&record) {
+            Ok(Some(id)) => id,
+            Ok(None) => return Err(OperatorError::reject(record, Reason::NullKey, "dedupe needs an id")),
+            Err(e) => return Err(OperatorError::expression(record, &e)),
+        };
+        let ts = record.ts.0;
+        let own = self.segment(ts);
+        let last = self.segment(ts.saturating_add(self.within));
+        let mut own_is_new = true;
+        for segment in self.segment(ts.saturating_sub(self.within))..=last {
+            // Rows of this segment have expired, or there is none yet.
+            if self.oldest.is_none_or(|oldest| segment < oldest) || self.expiry(segment) <= cx.clock {
+                continue;
+            }
+            let Some(row) = cx.store(SEEN).get(&row_key(segment, &id))? else { continue };
+            let first = decode(&row)?;
+            if self.lives(first, cx.clock) && first.abs_diff(ts) <= self.within.unsigned_abs() {
+                cx.drop(Reason::Duplicate);
+                return Ok(());
+            }
+            own_is_new &= segment != own;
+        }
+        // One that is already past its time leaves nothing to remember.
+        if self.lives(ts, cx.clock) {
+            let key = row_key(own, &id);
+            if own_is_new {
+                cx.store(SEEN).put_new(&key, encode(ts));
+            } else {
+                cx.store(SEEN).put(&key, encode(ts));
+            }
+            self.oldest = Some(self.oldest.map_or(own, |oldest| oldest.min(own)));
+        }
+        cx.forward(record);
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Timestamp> {
+        self.oldest.map(|segment| self.expiry(segment))
+    }
+
+    fn on_time(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        let clock = cx.clock;
+        let mut expired: Vec<Vec<u8>> = Vec::new();
+        let mut left = Ok(None);
+        cx.store(SEEN).scan(b"", None, &mut |key, _| {
+            let segment = segment_of(key);
+            let gone = segment.as_ref().is_ok_and(|s| self.expiry(*s) <= clock);
+            if gone && expired.len() < PURGE_MAX {
+                expired.push(key.to_vec());
+                return ControlFlow::Continue(());
+            }
+            left = segment.map(Some);
+            ControlFlow::Break(())
+        })?;
+        for key in expired {
+            cx.store(SEEN).delete(&key);
+        }
+        self.oldest = left?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::harness::{Harness, Out, out};
+    use super::*;
+    use crate::model::Value;
+
+    fn node(config: serde_json::Value) -> Harness {
+        let config: DedupeConfig = serde_json::from_value(config).expect("settings");
+        assert_eq!(config.check(), []);
+        Harness::new(move || Box::new(Dedupe::new(&config)))
+    }
+
+    fn record(key: &str, ts: i64) -> Record {
+        Record::new(key.to_owned(), Value::from(json!({ "id": key, "ts": ts })), Timestamp(ts))
+    }
+
+    /// Sends (key, ts) one by one; the answer is P for passed, D for a duplicate. Neither a checkpoint nor a restart in
+    /// between may be seen.
+    fn check(records: &[(&str, i64)], want: &str) {
+        for restarts in [false, true] {
+            let mut node = node(json!({ "within": "10ms" }));
+            let mut got = String::new();
+            for (key, ts) in records {
+                let seen = node.record(0, record(key, *ts));
+                got.push(match seen.as_slice() {
+                    [Out::Record { .. }] => 'P',
+                    [Out::Dropped(Reason::Duplicate)] => 'D',
+                    other => panic!("{other:?}"),
+                });
+                if restarts {
+                    node.checkpoint();
+                    node.restart();
+                }
+            }
+            assert_eq!(got, want, "{records:?}, restarts: {restarts}");
+        }
+    }
+
+    #[test]
+    fn exactly_within_is_a_duplicate_one_more_is_not() {
+        check(&[("a", 100), ("a", 110)], "PD");
+        check(&[("a", 100), ("a", 111)], "PP");
+        check(&[("a", 100), ("a", 90)], "PD");
+        check(&[("a", 100), ("a", 89)], "PP");
+        check(&[("a", 0), ("a", 0), ("b", 0)], "PDP");
+    }
+
+    #[test]
+    fn the_first_one_counts_not_the_last() {
+        check(&[("a", 100), ("a", 106), ("a", 111), ("a", 121), ("a", 122)], "PDPDP");
+        check(&[("a", 100), ("a", 95), ("a", 89)], "PDP");
+    }
+
+    #[test]
+    fn an_entry_is_forgotten_when_the_clock_is_past_it() {
+        check(&[("a", 100), ("b", 110), ("a", 100)], "PPD");
+        check(&[("a", 100), ("b", 111), ("a", 100)], "PPP");
+        // What passes when it is already past its time is not remembered.
+        check(&[("b", 111), ("a", 100), ("a", 100), ("a", 101), ("a", 101)], "PPPPD");
+    }
+
+    #[test]
+    fn an_older_first_does_not_hide_a_newer_one() {
+        check(&[("a", 105), ("a", 94), ("a", 105), ("a", 115)], "PPDD");
+        check(&[("a", 100), ("a", 111), ("a", 109), ("a", 121)], "PPDD");
+    }
+
+    #[test]
+    fn ids_are_what_the_expression_gives() {
+        let mut config: DedupeConfig = serde_json::from_value(json!({ "within": "10ms" })).expect("settings");
+        config.by = Some(Expr::new(".id", None));
+        let mut node = Harness::new(move || Box::new(Dedupe::new(&config)));
+        let of = |key: &str, value: serde_json::Value| {
+            Record::new(key.to_owned(), Value::from(value), Timestamp(5))
+        };
+        assert_eq!(node.record(0, of("k", json!({ "id": 1 }))), [out("k", json!({ "id": 1 }), 5)]);
+        assert_eq!(node.record(0, of("l", json!({ "id": 1 }))), [Out::Dropped(Reason::Duplicate)]);
+        assert_eq!(node.record(0, of("k", json!({ "id": null }))), [Out::Rejected(Reason::NullKey)]);
+        assert_eq!(node.record(0, of("k", json!({}))), [Out::Rejected(Reason::NullKey)]);
+        let bytes = Record::new("k", Value::Bytes(Bytes::from("{")), Timestamp(5));
+        assert_eq!(node.record(0, bytes), [Out::Rejected(Reason::NotJson)]);
+        let tombstone = Record::new("k", Value::Null, Timestamp(5));
+        assert_eq!(node.record(0, tombstone), [Out::Rejected(Reason::NullKey)]);
+    }
+
+    #[test]
+    fn a_record_without_a_key_is_refused_and_a_tombstone_is_a_record() {
+        let mut node = node(json!({ "within": "10ms" }));
+        assert_eq!(node.record(0, Record::default()), [Out::Rejected(Reason::NullKey)]);
+        let tombstone = || Record::new("", Value::Null, Timestamp(5));
+        assert_eq!(node.record(0, tombstone()), [out("", json!(null), 5)]);
+        assert_eq!(node.record(0, tombstone()), [Out::Dropped(Reason::Duplicate)]);
+    }
+
+    #[test]
+    fn what_has_expired_is_deleted() {
+        let mut node = node(json!({ "within": "10ms" }));
+        for n in 0..3_000 {
+            node.record(0, record(&n.to_string(), n / 200));
+        }
+        assert_eq!(node.checkpoint(), 3_000);
+        node.restart();
+        assert_eq!(node.deadline(), Some(Timestamp(20)), "segment 0 ends at 9: gone at 20");
+        node.watermark(20);
+        assert_eq!(
+            (node.checkpoint(), node.deadline()),
+            (PURGE_MAX, Some(Timestamp(20))),
+            "in bounded steps"
+        );
+        node.watermark(21);
+        assert_eq!(node.checkpoint(), 2_000 - PURGE_MAX);
+        assert_eq!(node.deadline(), Some(Timestamp(30)));
+        node.watermark(1_000);
+        assert_eq!((node.checkpoint(), node.deadline()), (1_000, None));
+        assert_eq!(node.record(0, record("0", 0)).len(), 1);
+        node.record(0, record("x", 1_001));
+        node.watermark(2_000);
+        assert_eq!(node.checkpoint(), 0, "came and went");
+    }
+
+    #[test]
+    fn damaged_rows_stop_the_task() {
+        assert_eq!(decode(&encode(-5)).expect("decodes"), -5);
+        for bad in [&b""[..], &[2, 0, 0, 0, 0, 0, 0, 0, 0], &[1, 0, 0, 0, 0, 0, 0, 0], &[1; 10]] {
+            assert!(decode(bad).is_err(), "{bad:?}");
+        }
+        assert!(segment_of(b"1234567").is_err());
+    }
+
+    #[test]
+    fn no_time_is_refused() {
+        let config: DedupeConfig = serde_json::from_value(json!({ "within": "0s" })).expect("settings");
+        assert_eq!(config.check()[0].0, "dedupe.within");
+    }
+}

@@ -1,0 +1,127 @@
+//! One node as its task drives it: for the tests of operators.
+
+use std::sync::Arc;
+
+use super::{Cx, Effects, Emit, Operator, OperatorError, Reason, Tally};
+use crate::model::{Json, Record, Timestamp};
+use crate::state::{Backend, MemoryBackend, Store};
+
+/// What came out, shown.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Out {
+    /// A record was sent on.
+    Record { key: Option<String>, value: Json, ts: i64 },
+    /// A drop, by rule.
+    Dropped(Reason),
+    /// A record was refused.
+    Rejected(Reason),
+}
+
+/// A record that was sent on.
+pub(super) fn out(key: &str, value: Json, ts: i64) -> Out {
+    Out::Record { key: Some(key.to_owned()), value, ts }
+}
+
+/// See the module. The node's own store is number 0.
+pub(super) struct Harness {
+    make: Box<dyn Fn() -> Box<dyn Operator>>,
+    op: Box<dyn Operator>,
+    stores: Vec<Store>,
+    backend: Arc<MemoryBackend>,
+    clock: Timestamp,
+    pub(super) tally: Tally,
+}
+
+impl Harness {
+    pub(super) fn new(make: impl Fn() -> Box<dyn Operator> + 'static) -> Harness {
+        let backend = Arc::new(MemoryBackend::default());
+        let stores = vec![Store::new("node", Arc::clone(&backend) as Arc<dyn Backend>)];
+        let op = make();
+        Harness { make: Box::new(make), op, stores, backend, clock: Timestamp::MIN, tally: Tally::default() }
+    }
+
+    fn call(
+        &mut self,
+        input: u16,
+        f: impl FnOnce(&mut dyn Operator, &mut Cx<'_>) -> Result<(), OperatorError>,
+    ) -> Vec<Out> {
+        let mut effects = Effects::default();
+        let mut cx =
+            Cx::new(self.clock, self.clock, input, &mut self.stores, &[0], &mut effects, &mut self.tally);
+        let result = f(self.op.as_mut(), &mut cx);
+        let mut outs = Vec::new();
+        for emit in effects.emits {
+            if let Emit::Record { record, .. } = emit {
+                let key = record.key.map(|k| String::from_utf8_lossy(&k).into_owned());
+                outs.push(Out::Record { key, value: record.value.show(), ts: record.ts.0 });
+            }
+        }
+        outs.extend(effects.drops.into_iter().map(Out::Dropped));
+        outs.extend(effects.rejects.into_iter().map(|r| Out::Rejected(r.reason)));
+        match result {
+            Ok(()) => {}
+            Err(OperatorError::Reject(reject)) => outs.push(Out::Rejected(reject.reason)),
+            Err(OperatorError::Fatal(e)) => panic!("{e}"),
+        }
+        outs
+    }
+
+    fn due(&mut self) -> Vec<Out> {
+        let mut outs = Vec::new();
+        while self.op.deadline().is_some_and(|at| at <= self.clock) {
+            let before = self.op.deadline();
+            let more = self.call(0, |op, cx| op.on_time(cx));
+            if more.is_empty() && self.op.deadline() == before {
+                break;
+            }
+            outs.extend(more);
+        }
+        outs
+    }
+
+    /// One record, its own timestamp moving the clock.
+    pub(super) fn record(&mut self, input: u16, record: Record) -> Vec<Out> {
+        self.clock = self.clock.max(record.ts);
+        let mut outs = if self.op.time_first() { self.due() } else { Vec::new() };
+        outs.extend(self.call(input, |op, cx| op.on_record(record, cx)));
+        outs.extend(self.due());
+        outs
+    }
+
+    /// Stream time alone.
+    pub(super) fn watermark(&mut self, ms: i64) -> Vec<Out> {
+        self.clock = self.clock.max(Timestamp(ms));
+        let mut outs = self.due();
+        outs.extend(self.call(0, |op, cx| {
+            op.on_watermark(cx);
+            Ok(())
+        }));
+        outs
+    }
+
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
+        self.op.deadline()
+    }
+
+    /// Ends the epoch and applies it. How many rows it had.
+    pub(super) fn checkpoint(&mut self) -> usize {
+        self.call(0, |op, cx| {
+            op.seal(cx);
+            Ok(())
+        });
+        let mut rows = Vec::new();
+        for store in &mut self.stores {
+            store.seal(&mut rows);
+        }
+        self.backend.write(&rows).expect("writes");
+        self.stores.iter_mut().for_each(Store::applied);
+        rows.len()
+    }
+
+    /// Drops what is in memory and reads the state back: what was not in a checkpoint is lost.
+    pub(super) fn restart(&mut self) {
+        self.op = (self.make)();
+        self.stores = vec![Store::new("node", Arc::clone(&self.backend) as Arc<dyn Backend>)];
+        self.call(0, |op, cx| op.open(cx).map_err(OperatorError::Fatal));
+    }
+}

@@ -1,0 +1,95 @@
+//! Settings of `join`.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::plan::JoinPlan;
+use crate::model::{Expr, Millis};
+
+/// Joins a node's records (left) with those of another node (right), by key.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JoinConfig {
+    /// The node on the right: a stream, a table or a global table. Required.
+    pub with: String,
+    /// The key of the row on the right, as an expression over the left value: for a global table, and, between two
+    /// tables, as a foreign key. Default: the left key.
+    #[serde(default)]
+    pub on: Option<Expr>,
+    /// `inner` (default): only what has a partner. `left`: every left record, alone if need be. `outer`: those of both
+    /// sides.
+    #[serde(default, rename = "type")]
+    pub kind: JoinType,
+    /// The new value: an expression over `left` and `right`, the two values (null where there is none), and `.`, the left
+    /// one. Default: `{ "left": left, "right": right }`.
+    #[serde(default)]
+    pub value: Option<Expr>,
+    /// Two streams: how far apart the timestamps of a pair may be. Required there, and only there.
+    #[serde(default)]
+    pub within: Option<Within>,
+    /// Two streams: how much longer a window stays open for records that come late. Default `0s`. A versioned table: how
+    /// long a stream's record waits for late rows. Default: it does not wait.
+    #[serde(default)]
+    pub grace: Option<Millis>,
+    /// What stands on each side; set by the topology.
+    #[serde(skip)]
+    pub plan: Option<JoinPlan>,
+}
+
+/// Which records come out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JoinType {
+    /// Only what has a partner.
+    #[default]
+    Inner,
+    /// Every left record, with null for the right value where there is no partner.
+    Left,
+    /// Every record of both sides, with null for the partner where there is none.
+    Outer,
+}
+
+/// A pair is in the window when `left - before <= right <= left + after`, by timestamps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Within {
+    /// How much earlier than the left record the right one may be. Default `0s`.
+    #[serde(default)]
+    pub before: Millis,
+    /// How much later. Default `0s`.
+    #[serde(default)]
+    pub after: Millis,
+}
+
+impl JoinConfig {
+    /// An inner join with that node. For the Rust DSL.
+    #[must_use]
+    pub fn new(with: impl Into<String>) -> JoinConfig {
+        JoinConfig {
+            with: with.into(),
+            on: None,
+            kind: JoinType::Inner,
+            value: None,
+            within: None,
+            grace: None,
+            plan: None,
+        }
+    }
+
+    /// The expressions, each with the names it may use besides the record's.
+    pub fn exprs_mut(&mut self) -> Vec<(&mut Expr, &'static [&'static str])> {
+        let on = self.on.iter_mut().map(|e| (e, &[] as &[&str]));
+        on.chain(self.value.iter_mut().map(|e| (e, &["left", "right"] as &[&str]))).collect()
+    }
+
+    /// For graphs: `left join payments`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        let kind = match self.kind {
+            JoinType::Inner => "",
+            JoinType::Left => "left ",
+            JoinType::Outer => "outer ",
+        };
+        format!("{kind}join {}", self.with)
+    }
+}

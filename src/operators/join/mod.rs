@@ -1,0 +1,44 @@
+//! `join`: a node's records together with those of another one, by key. What stands on each side decides the kind:
+//!
+//! | left (`from`) | right (`with`) | kind | file |
+//! |---|---|---|---|
+//! | stream | stream | pairs within a window; `within` is needed | `stream_stream.rs` |
+//! | stream | table | each record with the row of its key | `stream_table.rs` |
+//! | stream | global table | each record with the row that `on` names | `stream_global.rs` |
+//! | table | table | the rows of one key, kept up to date | `table_table.rs` |
+//! | table | table, with `on` | each left row with the right row that `on` names | `foreign_key.rs` |
+//!
+//! A table is a node with `table`, everything else is a stream. The topology finds out what stands where and hands the
+//! [`JoinPlan`] to the operator. The rules are those of Kafka Streams; where one is not, its file says so.
+//!
+//! Stores: 0 is the join's own, then those of the tables that it reads, left before right.
+
+mod config;
+mod plan;
+mod result;
+mod stream_table;
+
+pub use config::{JoinConfig, JoinType, Within};
+pub use plan::{JoinKind, JoinPlan};
+
+use super::Operator;
+
+/// The join's own store.
+const OWN: usize = 0;
+
+/// Which side a record or a row is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Left,
+    Right,
+}
+
+/// A new join without state. The builder has planned it.
+#[must_use]
+pub fn build(config: &JoinConfig) -> Box<dyn Operator> {
+    let plan = config.plan.as_ref().expect("the builder plans every join");
+    match plan.kind {
+        JoinKind::StreamTable => Box::new(stream_table::StreamTable::new(config, plan)),
+        _ => todo!(),
+    }
+}

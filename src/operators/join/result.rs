@@ -1,0 +1,61 @@
+//! The value of a join's result.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::config::JoinConfig;
+use crate::model::{EvalError, Expr, Headers, Json, Scope, Timestamp, Value, Window};
+
+/// What a result is made for: what the expression may read besides the two values.
+pub(super) struct Around<'a> {
+    pub key: Option<&'a Bytes>,
+    pub ts: Timestamp,
+    pub window: Option<Window>,
+    pub headers: &'a Headers,
+}
+
+/// Makes results.
+pub(super) struct Maker {
+    value: Option<Expr>,
+}
+
+impl Maker {
+    pub(super) fn new(config: &JoinConfig) -> Maker {
+        Maker { value: config.value.clone() }
+    }
+
+    /// The result of two values; `Value::Null` for a side that is missing.
+    ///
+    /// # Errors
+    /// A value is not JSON, or the expression fails.
+    pub(super) fn make(
+        &self,
+        around: &Around<'_>,
+        left: &Value,
+        right: &Value,
+    ) -> Result<Value, EvalError> {
+        let side = |value: &Value, name: &str| {
+            value.json().map_err(|e| EvalError(format!("{e} (the {name} side)")))
+        };
+        let left_json = side(left, "left")?;
+        let right_json = side(right, "right")?;
+        let Some(value) = &self.value else {
+            let mut both = serde_json::Map::new();
+            both.insert("left".into(), Arc::unwrap_or_clone(left_json));
+            both.insert("right".into(), Arc::unwrap_or_clone(right_json));
+            return Ok(Value::from(Json::Object(both)));
+        };
+        let vars = [("left", &*left_json), ("right", &*right_json)];
+        let parsed = Value::Json(Arc::clone(&left_json));
+        let scope = Scope {
+            key: around.key,
+            value: if left.is_null() { left } else { &parsed },
+            ts: around.ts,
+            window: around.window,
+            headers: around.headers,
+            vars: &vars,
+        };
+        value.eval(&scope).map(Value::from)
+    }
+}

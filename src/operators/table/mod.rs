@@ -1,0 +1,183 @@
+//! `table`: a stream read as a table, one row per key. On a source (`table: {}` beside `kafka`) and as an operator.
+//!
+//! A record sets the row of its key, a tombstone deletes it, a record without a key is dropped. Every record goes on as it
+//! came, with the row's old value beside it ([`Change`]) for the nodes below that ask for it. A row of a windowed record
+//! is that of its key and window.
+//!
+//! A plain table takes records in the order in which they come, whatever their timestamps. With `versions` it keeps each
+//! row's history (`versions.rs`).
+//!
+//! The node owns the store; joins of the same task read it through a [`TableView`]. Nothing is kept in memory.
+//!
+//! Plain row: `id -> [version = 1][timestamp, 8 bytes][value]`. `id` is the key, followed by the window's bounds if it
+//! has one.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Cx, Operator, OperatorError, Problem, Reason};
+use crate::model::{Change, Millis, Record, Timestamp, Value, Window};
+use crate::state::codec::ordered_i64;
+use crate::state::{StateError, Store};
+
+/// Reads a stream as a table: the newest value of each key. `table: {}` needs no settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TableConfig {
+    /// Keeps the earlier versions of each row for this long, so that a join can look up what a row was at a record's
+    /// time. A record older than this is dropped as late. Default: no versions, a row is what came last.
+    #[serde(default)]
+    pub versions: Option<Millis>,
+    /// Every instance holds all partitions of the topic, so that streams can be joined with it by any key (`on`). Only
+    /// on a source. Default false.
+    #[serde(default)]
+    pub global: bool,
+}
+
+impl TableConfig {
+    /// What is wrong with the settings; `operator`: not a source's.
+    #[must_use]
+    pub fn check(&self, operator: bool) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut problem = |field: &str, message: &str, help: &str| {
+            problems.push((format!("table.{field}"), message.to_owned(), help.to_owned()));
+        };
+        if self.versions.is_some_and(|history| history <= Millis::ZERO) {
+            problem("versions", "no time at all", "write how long versions are kept, for example `versions: 1h`");
+        }
+        if self.global && operator {
+            problem("global", "only a source can be a global table", "put `table: { global: true }` on a source");
+        }
+        if self.global && self.versions.is_some() {
+            problem("versions", "a global table has no versions", "remove `versions`, or `global`");
+        }
+        problems
+    }
+
+    /// For graphs: `table`, `table 1h`, `global table`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match self.versions {
+            Some(history) => format!("table, versions {history}"),
+            None if self.global => "global table".into(),
+            None => "table".into(),
+        }
+    }
+
+    /// What the state depends on: other rows, another name.
+    #[must_use]
+    pub fn state_kind(&self) -> &'static str {
+        if self.versions.is_some() { "versioned table" } else { "table" }
+    }
+
+    /// How to read its rows.
+    #[must_use]
+    pub fn view(&self) -> TableView {
+        TableView { _versions: self.versions }
+    }
+}
+
+/// The only store: rows.
+const ROWS: usize = 0;
+/// Format of a plain row.
+const VERSION: u8 = 1;
+
+/// The bytes that say which row a record belongs to.
+#[must_use]
+pub fn row_id(key: &Bytes, window: Option<Window>) -> Bytes {
+    let Some(window) = window else { return key.clone() };
+    let mut id = BytesMut::with_capacity(key.len() + 16);
+    id.put_slice(key);
+    id.put_slice(&ordered_i64(window.start.0));
+    id.put_slice(&ordered_i64(window.end.0));
+    id.freeze()
+}
+
+/// A row as it is now, or was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableRow {
+    /// Timestamp of the record that set it.
+    pub ts: Timestamp,
+    /// Its value, never null.
+    pub value: Value,
+}
+
+/// Reads the rows of a table. Used by the table itself and by joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableView {
+    _versions: Option<Millis>,
+}
+
+impl TableView {
+    /// The row as it is now.
+    ///
+    /// # Errors
+    /// The state failed.
+    pub fn latest(&self, store: &Store, id: &[u8]) -> Result<Option<TableRow>, StateError> {
+        store.get(id)?.map(|row| decode(&row)).transpose()
+    }
+}
+
+fn encode(ts: Timestamp, value: &Bytes) -> Bytes {
+    let mut row = BytesMut::with_capacity(9 + value.len());
+    row.put_u8(VERSION);
+    row.put_i64(ts.0);
+    row.put_slice(value);
+    row.freeze()
+}
+
+fn decode(row: &Bytes) -> Result<TableRow, StateError> {
+    match row.split_first_chunk::<9>() {
+        Some(([VERSION, ts @ ..], _)) => Ok(TableRow {
+            ts: Timestamp(i64::from_be_bytes(*ts)),
+            value: Value::Bytes(row.slice(9..)),
+        }),
+        _ => Err(StateError("a table's row is damaged or of another version".into())),
+    }
+}
+
+/// See the module.
+pub struct Table {
+    view: TableView,
+}
+
+impl Table {
+    /// A table with those settings.
+    #[must_use]
+    pub fn new(config: &TableConfig) -> Table {
+        Table { view: config.view() }
+    }
+
+    /// Sets or deletes the record's row and notes in the record what changed; `None` where the record is dropped.
+    ///
+    /// # Errors
+    /// The state failed.
+    pub fn update(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<Option<Record>, StateError> {
+        let Some(key) = &record.key else {
+            cx.drop(Reason::NullKey);
+            return Ok(None);
+        };
+        let id = row_id(key, record.window);
+        let store = cx.store(ROWS);
+        let old = self.view.latest(store, &id)?;
+        match record.value.bytes() {
+            Some(value) if old.is_none() => store.put_new(&id, encode(record.ts, &value)),
+            Some(value) => store.put(&id, encode(record.ts, &value)),
+            None if old.is_some() => store.delete(&id),
+            None => {}
+        }
+        let old = old.map_or(Value::Null, |row| row.value);
+        record.change = Some(Box::new(Change { old, latest: true }));
+        Ok(Some(record))
+    }
+}
+
+impl Operator for Table {
+    fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        if let Some(record) = self.update(record, cx)? {
+            cx.forward(record);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! Joins in the graph: what stands on each side, and who reads whose rows.
+
+use super::builder::{GraphProblem, problem};
+use super::{Input, Node, NodeKind};
+use crate::operators::{JoinPlan, NodeConfig};
+
+/// Plans every join. A right side whose records trigger becomes the join's second input; the tables that a join looks
+/// rows up in are noted in `lookups`. `withs`: the right side of each join, where it was found.
+pub(super) fn settle(nodes: &mut [Node], withs: &[Option<Input>], problems: &mut Vec<GraphProblem>) {
+    for n in 0..nodes.len() {
+        let NodeKind::Operator(config) = &nodes[n].kind else { continue };
+        let NodeConfig::Join(join) = &**config else { continue };
+        // What was not found has been reported.
+        let (&[left], Some(right)) = (nodes[n].inputs.as_slice(), withs[n]) else { continue };
+        let side = |input: Input| (nodes[input.node].name.as_str(), nodes[input.node].table.as_ref());
+        let plan = match JoinPlan::new(join, side(left), side(right)) {
+            Ok(plan) => plan,
+            Err(found) => {
+                let name = &nodes[n].name;
+                problems.extend(found.into_iter().map(|(field, message, help)| {
+                    problem("graph::join", name, &field, &message, Some(help))
+                }));
+                continue;
+            }
+        };
+        let node = &mut nodes[n];
+        if plan.right_triggers() {
+            node.inputs.push(right);
+        }
+        for (input, view) in [(left, plan.left), (right, plan.right)] {
+            if view.is_some() {
+                node.lookups.push(input.node);
+            }
+        }
+        if let NodeKind::Operator(config) = &mut node.kind
+            && let NodeConfig::Join(join) = &mut **config
+        {
+            join.plan = Some(plan);
+        }
+    }
+    for node in nodes.iter() {
+        let global = |i: &&Input| nodes[i.node].table.is_some_and(|table| table.global);
+        if let Some(input) = node.inputs.iter().find(global) {
+            let name = &nodes[input.node].name;
+            problems.push(problem(
+                "graph::global",
+                &node.name,
+                "from",
+                &format!("`{name}` is a global table: every instance has all of it, so it cannot be read as a stream"),
+                Some(format!("only look it up: `join: {{ with: {name}, on: ... }}`")),
+            ));
+        }
+    }
+}
