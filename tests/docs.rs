@@ -216,7 +216,10 @@ fn the_defaults_in_the_readme_are_the_defaults() {
                 rows.push(("generate `rate", vec![c.rate.to_string(), c.keys.to_string()]));
             }
             NodeKind::Operator(config) => match &**config {
-                NodeConfig::Debounce(c) => rows.push(("debounce.keep", vec![word(&c.keep)])),
+                NodeConfig::Debounce(c) => rows.extend([
+                    ("debounce.keep", vec![word(&c.keep)]),
+                    ("debounce.trailing", vec![c.trailing.to_string()]),
+                ]),
                 NodeConfig::Enrich(c) => rows.extend([
                     ("enrich.http.timeout", vec![c.http.timeout.to_string()]),
                     ("enrich.http.connections", vec![c.http.connections.to_string()]),

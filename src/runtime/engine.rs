@@ -397,8 +397,11 @@ impl Engine {
                 counters,
                 cancel: self.calls_stop.clone(),
             };
-            let reply = |(handle, node, inbox): Ticket, call: u64, reply: Reply| {
+            let reply = |ticket: Ticket, call: u64, reply: Reply| {
+                let Ticket { handle, node, inbox, gate } = ticket;
+                // The answer is in the inbox before the gate is seen idle.
                 inbox.send(Message::Reply { handle, node, call, reply });
+                gate.end();
             };
             out.insert(n, CallDriver::spawn(tokio, parts, reply));
         }
