@@ -39,6 +39,7 @@ test)
     need mvn maven
     # promtool comes with the server
     need promtool prometheus
+    need shellcheck shellcheck
     ;;
 *) die "usage: $0 [test]" ;;
 esac

@@ -41,7 +41,7 @@
 //! | 4 | [`spec`] | YAML with places, variables, secrets, VRL, problems and reports, JSON schema, `tests:` |
 //! | 4 | [`runtime`] | the task, the engine around it: workers, commits, restores, calls, limiter, sink lanes, metrics |
 //! | 5 | [`gateway`] | HTTP: the admin server |
-//! | 5 | [`testing`] | the test driver, `tests:` of a file, `simulate` |
+//! | 5 | [`testing`] | the test driver, `tests:` of a file, `simulate`, the stand-ins of `dev` |
 //! | - | [`cli`] | one file per command, exit codes, logs |
 //!
 //! Where to begin: a new operator is a file in `operators/` and a variant of [`operators::NodeConfig`]; a new sink a
