@@ -73,8 +73,7 @@ mod tests {
         let mut op = KeyBy::new(&KeyByConfig(Expr::new(key, None)));
         let (mut effects, mut tally) = (Effects::default(), Tally::default());
         let at = Timestamp(0);
-        let result =
-            op.on_record(record, &mut Cx::new(at, at, 0, &mut [], &[], &mut effects, &mut tally));
+        let result = op.on_record(record, &mut Cx::new(at, at, 0, &mut [], &[], &mut effects, &mut tally));
         match (result, effects.emits.pop()) {
             (Ok(()), Some(Emit::Record { record, port: 0, stream })) => {
                 assert_eq!(stream, record.ts);
@@ -91,7 +90,11 @@ mod tests {
             window: Some(Window { start: Timestamp(0), end: Timestamp(10) }),
             headers: Headers::default().with("h", "v"),
             origin: Origin { topic: 1, partition: 2, offset: 3 },
-            ..Record::new("old", Value::from(json!({"s": "x y", "n": 7, "o": {"b": 1, "a": 2}, "e": ""})), Timestamp(5))
+            ..Record::new(
+                "old",
+                Value::from(json!({"s": "x y", "n": 7, "o": {"b": 1, "a": 2}, "e": ""})),
+                Timestamp(5),
+            )
         };
         for (expr, key) in [
             (".s", "x y"),
@@ -102,13 +105,18 @@ mod tests {
             ("timestamp", "5"),
             ("true", "true"),
         ] {
-            assert_eq!(run(expr, record.clone()), Ok(Record { key: Some(key.into()), ..record.clone() }), "{expr}");
+            assert_eq!(
+                run(expr, record.clone()),
+                Ok(Record { key: Some(key.into()), ..record.clone() }),
+                "{expr}"
+            );
         }
     }
 
     #[test]
     fn a_record_without_the_new_key_is_refused() {
-        let nothing = |expr: &str| (Reason::NullKey, format!("`{expr}`: an expression that yields nothing for a key"));
+        let nothing =
+            |expr: &str| (Reason::NullKey, format!("`{expr}`: an expression that yields nothing for a key"));
         let record = Record::new("k", Value::from(json!({"n": null})), Timestamp(5));
         for expr in [".n", ".missing"] {
             assert_eq!(run(expr, record.clone()), Err(nothing(expr)));

@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use crate::model::{EvalError, Expr, Json, Millis, Record, Scope, Timestamp, Value, key_text};
+use crate::model::{
+    EvalError, Expr, Json, Millis, Record, Scope, Timestamp, Value, WINDOW_HEADER, Window, key_text,
+};
 use crate::operators::{Cx, Load, Operator, OperatorError, Reason, Reject, Reply, SinkRow};
 use crate::sinks::SinkConfig;
 use crate::state::{StateError, decode_record, encode_record};
@@ -18,6 +20,7 @@ pub(super) struct SourceNode {
     timestamp: Option<Expr>,
     key: Option<Expr>,
     skew: Option<Millis>,
+    internal: bool,
 }
 
 impl SourceNode {
@@ -27,6 +30,7 @@ impl SourceNode {
             timestamp: config.timestamp().cloned(),
             key: config.key().cloned(),
             skew: (time.clock == ClockMode::Hybrid).then_some(time.max_skew),
+            internal: matches!(config, SourceConfig::Kafka(k) if k.internal),
         }
     }
 }
@@ -39,6 +43,10 @@ impl Operator for SourceNode {
         {
             let detail = format!("the value is not JSON: {e}");
             return Err(OperatorError::reject(record, Reason::NotJson, detail));
+        }
+        if self.internal && !record.headers.is_empty() {
+            record.window = record.headers.get(WINDOW_HEADER).and_then(|bytes| Window::from_bytes(bytes));
+            record.headers = record.headers.without(WINDOW_HEADER);
         }
         if let Some(expr) = &self.key {
             match expr.eval(&Scope::of(&record)) {

@@ -1,6 +1,6 @@
 //! The Rust DSL, and the one place where a graph is checked. The YAML is compiled into calls of this builder.
 
-use super::{Input, Node, NodeKind, Settings, SourceConfig, Topology, sub};
+use super::{Input, Node, NodeKind, Settings, SourceConfig, Topology, repartition, sub};
 use crate::operators::NodeConfig;
 use crate::sinks::SinkConfig;
 
@@ -130,12 +130,13 @@ impl TopologyBuilder {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let nodes: Vec<Node> = self
+        let mut nodes: Vec<Node> = self
             .nodes
             .into_iter()
             .zip(inputs)
-            .map(|((name, kind, _), inputs)| Node { name, kind, inputs })
+            .map(|((name, kind, _), inputs)| Node { name, kind, inputs, made_for: None })
             .collect();
+        repartition::insert(&self.name, &mut nodes)?;
         let subs = sub::cut(&nodes);
         Ok(Topology { name: self.name, settings: self.settings, nodes, subs })
     }

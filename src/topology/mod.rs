@@ -6,11 +6,13 @@
 
 mod builder;
 mod describe;
+mod repartition;
 mod settings;
 mod source;
 mod sub;
 
 pub use builder::{GraphProblem, TopologyBuilder};
+pub use repartition::{Repartition, Uneven};
 pub use settings::{Changelog, ClockMode, DeadLetter, Errors, Guarantee, OnFailure, State, Time};
 pub use source::{FileSource, Format, Generate, KafkaSource, Lines, SourceConfig};
 pub use sub::SubTopology;
@@ -57,6 +59,8 @@ pub struct Node {
     pub kind: NodeKind,
     /// What it reads, in the order of `from`.
     pub inputs: Vec<Input>,
+    /// Not declared, but put in by the topology for that node: see `repartition.rs`.
+    pub made_for: Option<usize>,
 }
 
 /// One `from`.
@@ -75,7 +79,7 @@ pub struct Topology {
     pub name: String,
     /// Everything that is no node.
     pub settings: Settings,
-    /// Nodes in declared order: sources, operators, sinks.
+    /// Nodes in declared order: sources, operators, sinks; then those that the topology put in itself.
     pub nodes: Vec<Node>,
     /// Sets of nodes that run together.
     pub subs: Vec<SubTopology>,
@@ -105,7 +109,14 @@ impl Topology {
         matches!(self.nodes.get(n).map(|n| &n.kind), Some(NodeKind::Sink(s)) if s.columns().is_some())
     }
 
-    /// All Kafka topics that sources read, without repeats, in declared order.
+    /// The changelog of a sub-topology, if it keeps state: whether there is one is [`State::changelog`]'s.
+    #[must_use]
+    pub fn changelog(&self, sub: usize) -> Option<String> {
+        let part = &self.subs[sub];
+        (part.stateful && !part.topics.is_empty()).then(|| format!("{}-{}-changelog", self.name, part.name))
+    }
+
+    /// All Kafka topics that the group reads, repartition topics too, without repeats, in declared order.
     #[must_use]
     pub fn source_topics(&self) -> Vec<String> {
         let mut out: Vec<String> = Vec::new();
