@@ -201,12 +201,17 @@ impl Engine {
         let sinks =
             connect(&topology, &stand_ins, writer.as_ref(), &shared, &lanes, &lanes_stop, stop).await?;
         let limiters = limiters(&topology, &shared);
-        let topics = topology.source_topics();
+        let topics = topology.external_topics();
         let plan = match (&kafka, topics.is_empty()) {
             (Some(config), false) => {
                 let admin = open_admin(config).await?;
                 let counts = wait_topics(&admin, &topics, &shared, stop).await?;
-                let plan = Plan::new(&topology, counts, stand_ins.plain_commits)?;
+                let counts = topology.partition_counts(&counts).map_err(|e| EngineError::Config {
+                    node: Some(e.node),
+                    field: "from".into(),
+                    message: e.message,
+                })?;
+                let plan = Plan::new(&topology, counts, stand_ins.plain_commits);
                 make_topics(&admin, &topology, &plan, &shared, stop, stand_ins.plain_commits).await?;
                 Some((admin, plan))
             }
@@ -644,7 +649,7 @@ impl Plan {
         }
     }
 
-    fn new(topology: &Topology, counts: BTreeMap<String, i32>, plain: bool) -> Result<Plan, EngineError> {
+    fn new(topology: &Topology, counts: BTreeMap<String, i32>, plain: bool) -> Plan {
         let on = topology.settings.state.changelog == Changelog::On && !plain;
         let mut places = BTreeMap::new();
         let mut changelogs = Vec::new();
@@ -652,33 +657,15 @@ impl Plan {
             for (at, topic) in part.topics.iter().enumerate() {
                 places.insert(topic.clone(), (sub, at));
             }
-            let sizes: BTreeSet<i32> = part.topics.iter().filter_map(|t| counts.get(t)).copied().collect();
-            if sizes.len() > 1 {
-                let list: Vec<String> = part
-                    .topics
-                    .iter()
-                    .map(|t| format!("`{t}` has {}", counts.get(t).copied().unwrap_or(0)))
-                    .collect();
-                return Err(EngineError::Config {
-                    node: Some(part.name.clone()),
-                    field: String::new(),
-                    message: format!(
-                        "topics that are read together need the same number of partitions: {}",
-                        list.join(", ")
-                    ),
-                });
-            }
-            let keeps = on && part.stateful && !part.topics.is_empty();
-            changelogs
-                .push(keeps.then(|| format!("{}-{}-changelog", topology.name, part.name).as_str().into()));
+            changelogs.push(topology.changelog(sub).filter(|_| on).map(|name| name.as_str().into()));
         }
-        Ok(Plan {
+        Plan {
             topics: topology.source_topics().iter().map(|t| t.as_str().into()).collect(),
             transactions: changelogs.iter().any(Option::is_some),
             counts,
             places,
             changelogs: Arc::new(changelogs),
-        })
+        }
     }
 
     fn task(&self, partition: &TopicPartition) -> Option<(TaskId, usize)> {

@@ -92,6 +92,13 @@ impl Topology {
         self.nodes.iter().position(|n| n.name == name)
     }
 
+    /// The declared node that node `n` stands for: itself, or the one it was put in for.
+    #[must_use]
+    pub fn declared(&self, n: usize) -> &Node {
+        let node = &self.nodes[n];
+        node.made_for.map_or(node, |owner| &self.nodes[owner])
+    }
+
     /// Who reads node `n`: port, node and that node's input number, in declared order.
     pub fn readers(&self, n: usize) -> impl Iterator<Item = (u16, usize, u16)> + '_ {
         self.nodes.iter().enumerate().flat_map(move |(reader, node)| {
