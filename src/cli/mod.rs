@@ -9,7 +9,7 @@ mod run;
 mod simulate;
 mod test;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -63,6 +63,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logs(cli.log_format);
+    end_on_panic();
     // gcloud-spanner panics on TLS when two crypto providers are compiled in and none is chosen.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider was installed already");
@@ -112,6 +113,16 @@ fn colours() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
+/// A panic is a bug, and half a topology must not go on: its report names the thread, then the process ends, whichever
+/// thread it was.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::exit(FAILED.into());
+    }));
+}
+
 fn start_logs(format: LogFormat) {
     use tracing_subscriber::EnvFilter;
     let filter =
@@ -131,7 +142,7 @@ fn read_file(path: &Path) -> Result<String, Exit> {
     })
 }
 
-fn load_file(path: &PathBuf, mode: Mode) -> Result<Loaded, Exit> {
+fn load_file(path: &Path, mode: Mode) -> Result<Loaded, Exit> {
     let text = read_file(path)?;
     let variable = |name: &str| std::env::var(name).ok();
     load(&path.display().to_string(), &text, mode, &variable).map_err(|report| Exit::bad_file(&report))

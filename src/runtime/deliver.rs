@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::inbox::{Handle, Inbox, Message};
 use super::metrics::SinkMetrics;
+use crate::model::{Clock, SystemClock};
 use crate::operators::{Reply, SinkRow};
 use crate::sinks::{Batch, Sink, SinkError, SinkLane};
 
@@ -181,6 +182,10 @@ impl Lane {
             match result {
                 Ok(()) => {
                     attempt = 0;
+                    let now = SystemClock.now();
+                    for parcel in &part {
+                        self.metrics.latency(now.since(parcel.row.record.ts).duration());
+                    }
                     acknowledge(part);
                 }
                 Err(SinkError::Retry { message, after }) => {

@@ -18,13 +18,14 @@ use super::calls::{CallCounters, CallDriver, CallParts};
 use super::checkpoint::{CommitMode, Committer};
 use super::deliver::{Fatal, SinkDriver};
 use super::http::HttpCaller;
-use super::inbox::{Handle, Inbox, Message, inbox};
+use super::inbox::{Inbox, Message, inbox};
 use super::limiter::Limiter;
 use super::metrics::Metrics;
+use super::purge::{Purge, purge_every};
 use super::read::TaskReader;
 use super::restore::Restorer;
 use super::task::{DEAD_LETTER, TaskId};
-use super::worker::{Outside, TaskStatus, Worker};
+use super::worker::{Calls, Outside, TaskStatus, Ticket, Worker};
 use crate::kafka::{
     Admin, Assignment, ErrorKind, GroupEvent, GroupOptions, GroupReader, KafkaConfig, PartitionReader,
     TopicPartition, TopicSpec, TxnWriter, Writer,
@@ -184,6 +185,15 @@ impl Engine {
         shared: Arc<Shared>,
         stop: &CancellationToken,
     ) -> Result<Engine, EngineError> {
+        if let Some(problem) = topology.missing_kafka().into_iter().next() {
+            // A dead letter without a writer would never be acknowledged.
+            let help = problem.help.unwrap_or_default();
+            return Err(EngineError::Config {
+                node: problem.node,
+                field: problem.field,
+                message: format!("{}: {help}", problem.message),
+            });
+        }
         let lock = lock_state(&options.state_dir)?;
         let lanes = TaskTracker::new();
         let lanes_stop = CancellationToken::new();
@@ -215,14 +225,8 @@ impl Engine {
                 make_topics(&admin, &topology, &plan, &shared, stop, stand_ins.plain_commits).await?;
                 Some((admin, plan))
             }
-            (None, false) => {
-                return Err(EngineError::Config {
-                    node: None,
-                    field: "kafka".into(),
-                    message: "a kafka source needs `kafka: { brokers: \"localhost:9092\" }`".into(),
-                });
-            }
-            (_, true) => None,
+            // Topics without Kafka were refused above.
+            (None, false) | (_, true) => None,
         };
         let mut engine = Engine {
             inboxes: Vec::new(),
@@ -236,8 +240,33 @@ impl Engine {
             options,
             shared,
         };
+        if let Some((admin, plan)) = &plan {
+            engine.purge(admin, plan);
+        }
         engine.start_workers(kafka, plan, sinks, limiters)?;
         Ok(engine)
+    }
+
+    /// Starts deleting what has been read of the repartition topics.
+    fn purge(&self, admin: &Arc<Admin>, plan: &Plan) {
+        let topics: Vec<(usize, Arc<str>)> = self
+            .topology
+            .repartitions()
+            .into_iter()
+            .filter_map(|r| Some((plan.places.get(&r.topic)?.0, Arc::from(r.topic))))
+            .collect();
+        if topics.is_empty() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let purge = Purge {
+            admin: Arc::clone(admin),
+            group: self.topology.name.clone(),
+            topics,
+            ours: Box::new(move || shared.status().tasks.into_keys().collect()),
+            every: purge_every(self.topology.settings.state.checkpoint.duration()),
+        };
+        self.lanes.spawn(purge.run(self.lanes_stop.clone()));
     }
 
     fn start_workers(
@@ -365,7 +394,7 @@ impl Engine {
         &self,
         tokio: &TokioHandle,
         limiters: &BTreeMap<String, Arc<Limiter>>,
-    ) -> Result<BTreeMap<usize, CallDriver<(Handle, usize, Inbox)>>, EngineError> {
+    ) -> Result<BTreeMap<usize, Calls>, EngineError> {
         let mut out = BTreeMap::new();
         for (n, node) in self.topology.nodes.iter().enumerate() {
             let NodeKind::Operator(config) = &node.kind else { continue };
@@ -383,7 +412,7 @@ impl Engine {
                 counters,
                 cancel: self.calls_stop.clone(),
             };
-            let reply = |(handle, node, inbox): (Handle, usize, Inbox), call: u64, reply: Reply| {
+            let reply = |(handle, node, inbox): Ticket, call: u64, reply: Reply| {
                 inbox.send(Message::Reply { handle, node, call, reply });
             };
             out.insert(n, CallDriver::spawn(tokio, parts, reply));
@@ -391,7 +420,8 @@ impl Engine {
         Ok(out)
     }
 
-    /// Waits until `stop`, until every source has ended, or until something fails.
+    /// Waits until `stop`, or until something fails. A source that has ended (a file, a count) ends nothing: what its
+    /// records began may still be waiting.
     pub async fn run(&self, stop: &CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -674,7 +704,8 @@ impl Plan {
     }
 }
 
-/// Makes changelogs and the dead-letter topic where they are missing; a changelog of another size is an error.
+/// Makes changelogs, repartition topics and the dead-letter topic where they are missing, and waits until the broker
+/// shows them. A changelog or repartition topic of another size is an error.
 async fn make_topics(
     admin: &Arc<Admin>,
     topology: &Topology,
@@ -683,54 +714,71 @@ async fn make_topics(
     stop: &CancellationToken,
     plain: bool,
 ) -> Result<(), EngineError> {
-    let replication = topology.settings.state.replication.unwrap_or(-1);
-    let mut specs: Vec<(TopicSpec, Option<String>)> = Vec::new();
+    let mut specs: Vec<(TopicSpec, String)> = Vec::new();
     for (sub, changelog) in plan.changelogs.iter().enumerate() {
         let (Some(name), Some(source)) = (changelog, topology.subs[sub].topics.first()) else { continue };
         let partitions = plan.counts.get(source).copied().unwrap_or(1);
-        let mut spec = TopicSpec::new(&**name, partitions).with("cleanup.policy", "compact");
-        spec.replication = replication;
-        specs.push((spec, Some(source.clone())));
+        let spec = TopicSpec::new(&**name, partitions).with("cleanup.policy", "compact");
+        let wrong = format!(
+            "the topic `{source}` has {partitions}: state belongs to a partition, so they must be equal. Start under a \
+             new name, or remove the state with `slackwater reset`"
+        );
+        specs.push((spec, wrong));
+    }
+    for repartition in topology.repartitions() {
+        let partitions = plan.counts.get(&repartition.topic).copied().unwrap_or(1);
+        // Consumed records are deleted, nothing else is; the records' own time is kept whatever the broker's default.
+        let spec = TopicSpec::new(repartition.topic, partitions)
+            .with("cleanup.policy", "delete")
+            .with("retention.ms", "-1")
+            .with("retention.bytes", "-1")
+            .with("segment.bytes", "52428800")
+            .with("message.timestamp.type", "CreateTime");
+        let wrong = format!(
+            "the topics beside or above it have {partitions}: they must be equal. Stop every instance and remove the \
+             topology's topics with `slackwater reset`"
+        );
+        specs.push((spec, wrong));
     }
     if let (Some(dead_letter), false) = (&topology.settings.errors.dead_letter, plain) {
-        let mut spec = TopicSpec::new(dead_letter.topic.clone(), 1);
-        spec.replication = replication;
-        specs.push((spec, None));
+        specs.push((TopicSpec::new(dead_letter.topic.clone(), 1), String::new()));
     }
-    if specs.is_empty() {
-        return Ok(());
+    for (spec, _) in &mut specs {
+        spec.replication = topology.settings.state.replication.unwrap_or(-1);
     }
     loop {
         let asked = Arc::clone(admin);
-        let wanted = specs.clone();
+        let wanted: Vec<TopicSpec> = specs.iter().map(|(spec, _)| spec.clone()).collect();
         let found = blocking(move || {
-            let names: Vec<&str> = wanted.iter().map(|(s, _)| s.name.as_str()).collect();
+            let names: Vec<&str> = wanted.iter().map(|s| s.name.as_str()).collect();
             let found = asked.topics(&names)?;
             let missing: Vec<TopicSpec> = wanted
                 .iter()
-                .filter(|(s, _)| found.iter().any(|(name, n)| *name == s.name && n.is_none()))
-                .map(|(s, _)| s.clone())
+                .filter(|s| found.iter().any(|(name, n)| *name == s.name && n.is_none()))
+                .cloned()
                 .collect();
             asked.create_topics(&missing).map(|()| found)
         })
         .await;
         match found {
             Ok(found) => {
-                for (spec, source) in &specs {
-                    let have = found.iter().find(|(name, _)| *name == spec.name).and_then(|(_, n)| *n);
-                    if let (Some(have), Some(source)) = (have, source)
-                        && have != spec.partitions
+                for ((spec, wrong), (_, have)) in specs.iter().zip(&found) {
+                    if let Some(have) = have
+                        && *have != spec.partitions
+                        && !wrong.is_empty()
                     {
                         return Err(EngineError::Failed(format!(
-                            "the changelog `{}` has {have} partitions and the topic `{source}` has {}: state belongs to \
-                             a partition, so they must be equal. Start under a new name, or remove the state with \
-                             `slackwater reset`",
-                            spec.name, spec.partitions
+                            "the topic `{}` has {have} partitions and {wrong}",
+                            spec.name
                         )));
                     }
                 }
                 shared.go_on();
-                return Ok(());
+                if found.iter().all(|(_, have)| have.is_some()) {
+                    return Ok(());
+                }
+                // Just made: the group is joined when all brokers know them.
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
             Err(message) => {
                 shared.wait_for(&message);
@@ -764,8 +812,11 @@ fn cluster_limiters(
             .iter()
             .position(|n| matches!(&n.kind, NodeKind::Operator(c) if c.rate_limit() == Some(name.as_str())));
         let sub = user.and_then(|n| topology.subs.iter().position(|s| s.nodes.contains(&n)));
-        if let (true, Some(sub)) = (shared, sub) {
-            out.push((Arc::clone(limiter), sub));
+        match (shared, sub) {
+            // Lines and made-up records have no partitions: nobody to share with.
+            (true, Some(sub)) if topology.subs[sub].topics.is_empty() => limiter.set_share(1.0),
+            (true, Some(sub)) => out.push((Arc::clone(limiter), sub)),
+            _ => {}
         }
     }
     out

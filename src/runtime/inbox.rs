@@ -4,7 +4,7 @@
 //! commit) or an assignment, and those are bounded where they start.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::time::Duration;
 
 use super::task::{Step, Task, TaskId};
@@ -122,10 +122,7 @@ impl Mail {
 
     /// Waits at most `wait` for a message.
     pub fn next(&self, wait: Duration) -> Option<Message> {
-        match self.0.recv_timeout(wait) {
-            Ok(message) => Some(message),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.0.recv_timeout(wait).ok()
     }
 }
 

@@ -8,14 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    CounterVec, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use super::calls::CallCounters;
 use super::limiter::Limiter;
 use super::task::{Task, TaskId};
-use crate::topology::Topology;
+use crate::model::{Clock, SystemClock};
+use crate::topology::{SubTopology, Topology};
 
 const SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -25,6 +26,8 @@ const SECONDS: &[f64] =
 pub struct Metrics {
     registry: Registry,
     names: Arc<Vec<String>>,
+    /// Name and topics of each sub-topology, as its tasks name them.
+    subs: Arc<Vec<(String, Vec<String>)>>,
     records_in: IntCounterVec,
     records_out: IntCounterVec,
     dropped: IntCounterVec,
@@ -44,7 +47,7 @@ pub struct Metrics {
     calls_in_flight: IntGaugeVec,
     calls_pending: IntGaugeVec,
     call_retries: IntCounterVec,
-    limiter_wait: GaugeVec,
+    limiter_wait: CounterVec,
     limiter_used: GaugeVec,
     sink_batches: IntCounterVec,
     sink_rows: IntCounterVec,
@@ -95,6 +98,13 @@ impl Metrics {
         let part: &[&str] = &["node", "partition"];
         let metrics = Metrics {
             names: Arc::new(topology.nodes.iter().map(|n| n.name.clone()).collect()),
+            subs: {
+                let topics = |s: &SubTopology| match s.topics.as_slice() {
+                    [] => vec![s.name.clone()],
+                    topics => topics.to_vec(),
+                };
+                Arc::new(topology.subs.iter().map(|s| (s.name.clone(), topics(s))).collect())
+            },
             records_in: counter("records_in_total", "Records that came into a node.", node)?,
             records_out: counter("records_out_total", "Records that a node sent on or delivered.", node)?,
             dropped: counter(
@@ -131,15 +141,11 @@ impl Metrics {
             checkpoint_timestamp: floats(
                 "checkpoint_timestamp_seconds",
                 "When the task's last checkpoint was committed, Unix time.",
-                &["partition"],
+                part,
             )?,
             state_keys: gauge("state_keys", "Keys that a node holds in memory.", part)?,
             state_bytes: gauge("state_bytes", "Bytes that a node holds in memory.", part)?,
-            restore_remaining: gauge(
-                "restore_remaining_rows",
-                "Changelog rows still to be read.",
-                &["partition"],
-            )?,
+            restore_remaining: gauge("restore_remaining_rows", "Changelog rows still to be read.", part)?,
             pending_keys: gauge("debounce_pending_keys", "Keys waiting to go quiet.", part)?,
             collapsed: counter(
                 "debounce_events_collapsed_total",
@@ -151,11 +157,12 @@ impl Metrics {
             calls_in_flight: gauge("calls_in_flight", "Calls sent and not answered.", node)?,
             calls_pending: gauge("calls_pending", "Calls waiting or sent.", part)?,
             call_retries: counter("call_retries_total", "Calls made again.", node)?,
-            limiter_wait: floats(
-                "limiter_wait_seconds_total",
-                "Time that calls waited for the limiter.",
-                &["limit"],
-            )?,
+            limiter_wait: {
+                let opts = Opts::new("limiter_wait_seconds_total", "Time that calls waited for the limiter.");
+                let c = CounterVec::new(opts, &["limit"])?;
+                r.register(Box::new(c.clone()))?;
+                c
+            },
             limiter_used: floats(
                 "limiter_used_ratio",
                 "Calls in the last second, as a part of what this instance may make.",
@@ -163,11 +170,7 @@ impl Metrics {
             )?,
             sink_batches: counter("sink_batches_total", "Batches written.", node)?,
             sink_rows: counter("sink_rows_total", "Rows written.", node)?,
-            sink_failures: counter(
-                "sink_failures_total",
-                "Batches that were not written, by attempt.",
-                node,
-            )?,
+            sink_failures: counter("sink_failures_total", "Attempts to write a batch that failed.", node)?,
             sink_write: histograms("sink_write_seconds", "Time to write a batch.", node)?,
             tasks: gauge("tasks", "Tasks of this instance, by state.", &["state"])?,
             scraped: Arc::default(),
@@ -205,7 +208,8 @@ impl Metrics {
         for (name, limiter) in &scraped.limiters {
             let labels = &[name.as_str()];
             let stats = limiter.stats();
-            self.limiter_wait.with_label_values(labels).set(stats.waited.as_secs_f64());
+            let waited = self.limiter_wait.with_label_values(labels);
+            waited.inc_by((stats.waited.as_secs_f64() - waited.get()).max(0.0));
             self.limiter_used.with_label_values(labels).set(stats.used_share);
         }
     }
@@ -249,9 +253,10 @@ impl Metrics {
         }
     }
 
-    /// Rows that a partition's restore has left.
-    pub fn restoring(&self, partition: i32, remaining: i64) {
-        self.restore_remaining.with_label_values(&[&partition.to_string()]).set(remaining);
+    /// Rows that a task's restore has left.
+    pub fn restoring(&self, id: TaskId, remaining: i64) {
+        let labels = [self.subs[id.sub].0.as_str(), &id.partition.to_string()];
+        self.restore_remaining.with_label_values(&labels).set(remaining);
     }
 
     /// How many tasks are in a state.
@@ -310,9 +315,11 @@ impl WorkerMetrics {
 
     /// A checkpoint of the task was committed.
     pub fn committed(&self, id: TaskId, task: &Task) {
-        let seconds = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64();
-        self.all.checkpoint_timestamp.with_label_values(&[&id.partition.to_string()]).set(seconds);
         let partition = id.partition.to_string();
+        let labels = [self.all.subs[id.sub].0.as_str(), partition.as_str()];
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of our time fit")]
+        let seconds = SystemClock.now().0 as f64 / 1000.0;
+        self.all.checkpoint_timestamp.with_label_values(&labels).set(seconds);
         for (topic, name) in task.topics().iter().enumerate() {
             self.all
                 .commit_lag
@@ -331,8 +338,12 @@ impl WorkerMetrics {
                 drop(gauge.remove_label_values(&[name, &partition]));
             }
         }
-        drop(m.checkpoint_timestamp.remove_label_values(&[&partition]));
-        drop(m.restore_remaining.remove_label_values(&[&partition]));
+        let (name, topics) = &m.subs[id.sub];
+        drop(m.checkpoint_timestamp.remove_label_values(&[name, &partition]));
+        drop(m.restore_remaining.remove_label_values(&[name, &partition]));
+        for topic in topics {
+            drop(m.commit_lag.remove_label_values(&[topic, &partition]));
+        }
     }
 }
 

@@ -11,6 +11,7 @@ pub mod limiter;
 pub mod metrics;
 mod nodes;
 pub mod pacer;
+mod purge;
 mod read;
 mod restore;
 mod task;

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::inbox::{Handle, Inbox, Message, Restored};
 use super::metrics::Metrics;
-use super::task::{Step, Task};
+use super::task::{Step, Task, TaskId};
 use crate::kafka::{Admin, GroupOffset, KafkaConfig, RestoreError, TopicPartition, restore};
 use crate::model::{Clock, SystemClock};
 use crate::state::{Backend, META_CHANGELOG, RocksBackend, RocksEnv, Row, StateError, codec};
@@ -82,7 +82,7 @@ impl Parts {
         let dir = self.dir.join(format!("{}-{}", sub.name, id.partition));
         let backend = self.open(&dir)?;
         let rows = match &self.changelogs[id.sub] {
-            Some(topic) => self.catch_up(&backend, &TopicPartition::new(Arc::clone(topic), id.partition))?,
+            Some(topic) => self.catch_up(id, &backend, topic)?,
             None => 0,
         };
         let backend: Arc<dyn Backend> = backend;
@@ -109,12 +109,13 @@ impl Parts {
     }
 
     /// Brings local rows up to the end of the changelog.
-    fn catch_up(&self, backend: &Arc<RocksBackend>, partition: &TopicPartition) -> Result<u64, String> {
+    fn catch_up(&self, id: TaskId, backend: &Arc<RocksBackend>, topic: &Arc<str>) -> Result<u64, String> {
         let (Some(admin), Some(kafka)) = (&self.admin, &self.kafka) else { return Ok(0) };
         let from: i64 = match backend.get(META_CHANGELOG).map_err(|e| e.to_string())? {
             Some(bytes) => codec::decode(1, &bytes).map_err(|e| e.to_string())?,
             None => 0,
         };
+        let partition = &TopicPartition::new(Arc::clone(topic), id.partition);
         let group = format!("{}-restore", self.topology.name);
         let end =
             patiently(|| admin.end_offsets(std::slice::from_ref(partition)))?.first().copied().unwrap_or(0);
@@ -124,7 +125,7 @@ impl Parts {
         let mut failure: Option<StateError> = None;
         let mut logged = Instant::now();
         let mut on_rows = |rows: &[Row], next: i64, progress: crate::kafka::Progress| {
-            self.metrics.restoring(partition.partition, progress.end - next);
+            self.metrics.restoring(id, progress.end - next);
             if logged.elapsed() > Duration::from_secs(2) {
                 logged = Instant::now();
                 tracing::info!(%partition, next, end = progress.end, "restoring");
@@ -141,7 +142,7 @@ impl Parts {
             }
         };
         let result = restore(kafka, &group, partition, from.max(first), end, &mut on_rows);
-        self.metrics.restoring(partition.partition, 0);
+        self.metrics.restoring(id, 0);
         match (result, failure) {
             (_, Some(e)) => Err(e.to_string()),
             (Err(e @ RestoreError::Ahead { .. }), None) => Err(format!(

@@ -28,8 +28,11 @@ const IDLE: Duration = Duration::from_millis(2);
 /// How often counters become metrics.
 const REPORT: Duration = Duration::from_millis(250);
 
+/// Where the answer to a call belongs: task, node, worker.
+pub type Ticket = (Handle, usize, Inbox);
+
 /// Where calls of one node go.
-pub type Calls = CallDriver<(Handle, usize, Inbox)>;
+pub type Calls = CallDriver<Ticket>;
 
 /// What a worker needs of the rest of the process.
 pub struct Outside {
@@ -105,7 +108,7 @@ pub struct Worker {
     generation: u64,
     /// Rows by sink node and lane, not handed on yet.
     rows: BTreeMap<(usize, usize), Vec<Parcel>>,
-    calls: VecDeque<(usize, Job<(Handle, usize, Inbox)>)>,
+    calls: VecDeque<(usize, Job<Ticket>)>,
     step: Step,
     records: Vec<Record>,
     reported: Instant,

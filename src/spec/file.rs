@@ -196,6 +196,11 @@ pub fn load(
             None
         }
     };
+    if let (Some(topology), Mode::Required) = (&topology, mode)
+        && root.get("kafka").is_none()
+    {
+        problems.extend(topology.missing_kafka().into_iter().map(|p| place(&places, p)));
+    }
     match topology {
         Some(topology) if problems.is_empty() => Ok(Loaded { topology, tests, secrets, places }),
         _ => Err(Box::new(places.reports(problems).redacted(&secrets))),

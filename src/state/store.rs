@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Backend, Row, StateError, after_prefix};
+use super::{Backend, Row, StateError, Visit, after_prefix};
 
 struct Change {
     value: Option<Bytes>,
@@ -100,12 +100,7 @@ impl Store {
     ///
     /// # Errors
     /// The backend failed.
-    pub fn scan(
-        &self,
-        from: &[u8],
-        to: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StateError> {
+    pub fn scan(&self, from: &[u8], to: Option<&[u8]>, visit: Visit<'_>) -> Result<(), StateError> {
         let start = self.full(from);
         let end = to.map_or_else(|| Bytes::from(after_prefix(&self.prefix)), |to| self.full(to));
         if start >= end {

@@ -122,24 +122,20 @@ fn gather(driver: &mut TopologyTestDriver, seen: &mut BTreeMap<String, Seen>) {
         };
         match output {
             Output::Record { node, to, key, value, record } => {
-                let shown =
-                    driver.topology().is_table_sink(node).then(|| value.clone()).unwrap_or_else(|| {
-                        let mut shown = serde_json::json!({ "key": key, "value": value, "ts": record.ts.0 });
-                        if let Some(w) = record.window {
-                            shown["window"] = serde_json::json!([w.start.0, w.end.0]);
-                        }
-                        if !record.headers.is_empty() {
-                            shown["headers"] = record
-                                .headers
-                                .iter()
-                                .map(|(n, v)| {
-                                    (n.to_owned(), Json::String(String::from_utf8_lossy(v).into_owned()))
-                                })
-                                .collect::<serde_json::Map<_, _>>()
-                                .into();
-                        }
-                        shown
-                    });
+                let shown = if driver.topology().is_table_sink(node) {
+                    value
+                } else {
+                    let mut shown = serde_json::json!({ "key": key, "value": value, "ts": record.ts.0 });
+                    if let Some(w) = record.window {
+                        shown["window"] = serde_json::json!([w.start.0, w.end.0]);
+                    }
+                    if !record.headers.is_empty() {
+                        let text = |v: &[u8]| Json::String(String::from_utf8_lossy(v).into_owned());
+                        shown["headers"] =
+                            record.headers.iter().map(|(n, v)| (n.to_owned(), text(v))).collect();
+                    }
+                    shown
+                };
                 let name = name_of(node);
                 if name != to {
                     seen.entry(to).or_default().records.push(shown.clone());

@@ -1,6 +1,8 @@
 //! The Rust DSL, and the one place where a graph is checked. The YAML is compiled into calls of this builder.
 
-use super::{Input, Node, NodeKind, Settings, SourceConfig, Topology, repartition, sub};
+use super::{
+    Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, repartition, sub,
+};
 use crate::operators::NodeConfig;
 use crate::sinks::SinkConfig;
 
@@ -109,6 +111,7 @@ impl TopologyBuilder {
             }
             check_settings(name, kind, &self.settings, &mut problems);
         }
+        check_promises(&self.settings, &self.nodes, &mut problems);
         if !self.nodes.iter().any(|(_, kind, _)| matches!(kind, NodeKind::Source(_))) {
             problems.push(GraphProblem {
                 code: "graph::no_source",
@@ -208,6 +211,39 @@ fn check_settings(name: &str, kind: &NodeKind, settings: &Settings, problems: &m
                 problems.push(problem("graph::setting", name, &field, &message, Some(help)));
             }
         }
+    }
+}
+
+/// Settings that promise what this version does not keep: refused rather than ignored.
+fn check_promises(
+    settings: &Settings,
+    nodes: &[(String, NodeKind, Vec<String>)],
+    problems: &mut Vec<GraphProblem>,
+) {
+    let mut refuse = |field: &str, message: &str, help: &str| {
+        problems.push(GraphProblem {
+            code: "graph::not_yet",
+            node: None,
+            field: field.into(),
+            message: message.into(),
+            help: Some(help.into()),
+        });
+    };
+    if settings.guarantee == Guarantee::ExactlyOnce {
+        refuse(
+            "guarantee",
+            "`exactly_once` is not there yet: Kafka sinks write at least once",
+            "remove it; state and offsets are exactly once without it",
+        );
+    }
+    let keeps_state = |kind: &NodeKind| matches!(kind, NodeKind::Operator(config) if config.is_stateful());
+    if settings.state.changelog == Changelog::Off && nodes.iter().any(|(_, kind, _)| keeps_state(kind)) {
+        refuse(
+            "state.changelog",
+            "`changelog: off` is not there yet for nodes with state: an instance that takes over a partition would \
+             start without it",
+            "remove it; the changelog's topic is made by itself",
+        );
     }
 }
 

@@ -110,6 +110,34 @@ impl Topology {
         })
     }
 
+    /// What needs Kafka in a topology that does not say where it is. Not a check of [`TopologyBuilder::build`]: where
+    /// nothing is connected (tests, simulations) it does not matter.
+    #[must_use]
+    pub fn missing_kafka(&self) -> Vec<GraphProblem> {
+        if self.settings.kafka.is_some() {
+            return Vec::new();
+        }
+        let problem = |node: Option<&str>, field: &str, what: &str| GraphProblem {
+            code: "graph::kafka",
+            node: node.map(Into::into),
+            field: field.into(),
+            message: format!("{what} needs Kafka, and the topology does not say where it is"),
+            help: Some("add `kafka: { brokers: \"localhost:9092\" }`".into()),
+        };
+        let declared = self.nodes.iter().filter(|n| n.made_for.is_none());
+        let nodes = declared.filter_map(|node| match &node.kind {
+            NodeKind::Source(s) if !s.topics().is_empty() => {
+                Some(problem(Some(&node.name), "kafka", "a kafka source"))
+            }
+            NodeKind::Sink(s) if s.topic().is_some() => {
+                Some(problem(Some(&node.name), "kafka", "a kafka sink"))
+            }
+            _ => None,
+        });
+        let dead_letter = self.settings.errors.dead_letter.iter();
+        nodes.chain(dead_letter.map(|_| problem(None, "errors.dead_letter", "the dead letter"))).collect()
+    }
+
     /// Does node `n` write rows of a table?
     #[must_use]
     pub fn is_table_sink(&self, n: usize) -> bool {

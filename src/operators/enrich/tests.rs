@@ -392,6 +392,9 @@ fn clocks_below_wait_for_the_oldest_pending_record() {
     b.expect(&["clock 500"]);
 }
 
+/// Sent (key, timestamp, the node's clock before), out, calls under way, clock below.
+type World = (Vec<(u64, i64, i64)>, Vec<String>, Vec<u64>, i64);
+
 /// Random schedules of records, answers, time, checkpoints and crashes. Whatever comes: each record leaves once, one
 /// key's in order, and no record meets clocks below that have passed what the node's clock was before it came.
 #[test]
@@ -403,8 +406,8 @@ fn random_schedules_keep_order_and_time() {
             (state >> 33) % n
         };
         let mut b = Bench::new(json!({"calls_in_flight_max": 3}));
-        // (sent, out, calls under way, clock below), and the same at the last checkpoint.
-        let mut world: (Vec<(u64, i64, i64)>, Vec<String>, Vec<u64>, i64) = Default::default();
+        // Now, and at the last checkpoint.
+        let mut world = World::default();
         let mut saved = (world.clone(), b.clock, b.now);
         for step in 0..400 {
             let draining = step >= 300;
