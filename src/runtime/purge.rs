@@ -109,8 +109,13 @@ mod tests {
     #[test]
     fn only_what_is_committed_and_not_purged_yet_is_due() {
         let p: Vec<_> = (0..5).map(|n| TopicPartition::new("t", n)).collect();
-        let committed =
-            [GroupOffset::At(0), GroupOffset::At(7), GroupOffset::None, GroupOffset::Pending, GroupOffset::At(9)];
+        let committed = [
+            GroupOffset::At(0),
+            GroupOffset::At(7),
+            GroupOffset::None,
+            GroupOffset::Pending,
+            GroupOffset::At(9),
+        ];
         let before = BTreeMap::from([(p[1].clone(), 6), (p[4].clone(), 9)]);
         assert_eq!(due(&p, &committed, &before), [(p[1].clone(), 7)]);
         assert_eq!(purge_every(Duration::from_millis(20)), EVERY_MIN);
