@@ -100,7 +100,11 @@ fn two_instances_share_the_partitions_and_one_takes_over() {
     world.change(&all);
     assert_eq!(two.stop(LONG), 0);
     world.wait_synced(LONG);
-    assert!(world.api.busiest_second() <= 200, "the limit holds in the rebalance: {}", world.api.busiest_second());
+    assert!(
+        world.api.busiest_second() <= 200,
+        "the limit holds in the rebalance: {}",
+        world.api.busiest_second()
+    );
     assert_eq!(world.api.overlaps(), 0);
     // And one is killed.
     let mut three = world.start("three");
@@ -116,7 +120,10 @@ fn two_instances_share_the_partitions_and_one_takes_over() {
 #[test]
 fn an_api_that_is_down_slows_the_input_and_loses_nothing() {
     let world = World::new(Setup {
-        replace: vec![("rate_limit: accounts-api\n", "rate_limit: accounts-api\n      calls_pending_max: 50\n")],
+        replace: vec![(
+            "rate_limit: accounts-api\n",
+            "rate_limit: accounts-api\n      calls_pending_max: 50\n",
+        )],
         ..Setup::default()
     });
     let mut one = world.start("one");
@@ -210,10 +217,9 @@ fn a_topic_that_does_not_exist_is_waited_for() {
 
 #[test]
 fn a_table_or_column_that_does_not_exist_stops_at_start_with_its_place() {
-    for (from, to, place) in [
-        ("table: Accounts", "table: Acounts", "Acounts"),
-        ("State: .account", "Stat: .account", "Stat"),
-    ] {
+    for (from, to, place) in
+        [("table: Accounts", "table: Acounts", "Acounts"), ("State: .account", "Stat: .account", "Stat")]
+    {
         let world = World::new(Setup { replace: vec![(from, to)], ..Setup::default() });
         let out = world
             .command(&["run", world.yaml.to_str().unwrap(), "--admin", "127.0.0.1:0", "--state-dir"])

@@ -208,6 +208,16 @@ pub trait Operator: Send {
         let _ = cx;
     }
 
+    /// From now on [`Operator::oldest`] is asked (`state: { changelog: off }`): called once, before `open`.
+    fn track_origins(&mut self) {}
+
+    /// The lowest input offset of a topic that what the operator holds came from: without a changelog, committed
+    /// offsets may not pass it.
+    fn oldest(&self, topic: u16) -> Option<i64> {
+        let _ = topic;
+        None
+    }
+
     /// What the operator holds in memory: the driver's back-pressure and the metrics.
     fn load(&self) -> Load {
         Load::default()
@@ -371,6 +381,11 @@ impl<'a> Cx<'a> {
     /// The node's store `n`: its own first, then those of tables that it reads.
     pub fn store(&mut self, n: usize) -> &mut Store {
         &mut self.stores[self.own[n]]
+    }
+
+    /// Hands over the changed rows of a resident operator: see [`Store::push_rows`].
+    pub fn hand_over(&mut self, n: usize, rows: Box<dyn crate::state::LateRows>) {
+        self.store(n).push_rows(rows);
     }
 
     /// Sends a record to every node below, with the record's timestamp as stream time.

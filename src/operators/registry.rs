@@ -106,6 +106,17 @@ impl NodeConfig {
         None
     }
 
+    /// Why its state cannot be rebuilt by reading the input again from the low watermark, and what to write instead.
+    #[must_use]
+    pub fn unbounded(&self) -> Option<&'static str> {
+        match self {
+            NodeConfig::Debounce(c) if c.max_wait.is_none() && c.settle.is_none() => Some(
+                "add `max_wait`: it bounds how long a key that never goes quiet holds the committed offset back",
+            ),
+            _ => None,
+        }
+    }
+
     /// Does it call an API?
     #[must_use]
     pub fn makes_calls(&self) -> bool {

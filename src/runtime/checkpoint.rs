@@ -29,6 +29,8 @@ pub struct Part {
     pub sealed: Sealed,
     /// Its state.
     pub backend: Arc<dyn Backend>,
+    /// Records of Kafka sinks that are part of the transaction.
+    pub outputs: Vec<OutRecord>,
     /// Where its rows go; `None` without a changelog.
     pub changelog: Option<Arc<str>>,
     /// Topic and next offset; empty for sources without offsets.
@@ -63,7 +65,8 @@ impl Committer {
         inbox: Inbox,
         metrics: CheckpointMetrics,
     ) -> std::io::Result<Committer> {
-        let (send, receive) = sync_channel(2);
+        // A task has one checkpoint under way, so this is never full but with thousands of tasks.
+        let (send, receive) = sync_channel(1024);
         let mut run = Run { mode, writer: None, group, inbox, metrics };
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || run.all(&receive))?;
         Ok(Committer { jobs: Some(send), thread: Some(thread) })
@@ -106,6 +109,8 @@ impl Run {
         while let Ok(parts) = jobs.recv() {
             let started = Instant::now();
             let handles: Vec<Handle> = parts.iter().map(|p| p.handle).collect();
+            let mut parts = parts;
+            parts.iter_mut().for_each(|p| p.sealed.finish());
             match self.commit(parts) {
                 Ok(()) => {
                     self.metrics.done(started.elapsed());
@@ -182,6 +187,9 @@ fn transact(
 ) -> Result<Vec<(TopicPartition, i64)>, TxnError> {
     writer.begin()?;
     for part in parts {
+        for record in &part.outputs {
+            writer.send(record)?;
+        }
         let Some(topic) = &part.changelog else { continue };
         for (key, value) in &part.sealed.rows {
             writer.send(&OutRecord {

@@ -5,7 +5,7 @@
 //! input, finish and commit, then the group is left, then the sinks' lanes end.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -32,9 +32,9 @@ use crate::kafka::{
 };
 use crate::model::{Clock, SystemClock};
 use crate::operators::{NodeConfig, RateScope, Reply};
-use crate::sinks::{Batch, KafkaSinkConfig, SinkConnection, SinkError};
-use crate::state::RocksEnv;
-use crate::topology::{Changelog, NodeKind, Topology};
+use crate::sinks::{Batch, KafkaLane, KafkaSinkConfig, SinkConfig, SinkConnection, SinkError};
+use crate::state::{DirError, RocksEnv, StateDir};
+use crate::topology::{Changelog, Guarantee, NodeKind, Topology};
 
 /// Between tries of a server that does not answer.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -112,7 +112,7 @@ pub struct Engine {
     lanes: TaskTracker,
     lanes_stop: CancellationToken,
     calls_stop: CancellationToken,
-    _lock: std::fs::File,
+    _lock: StateDir,
 }
 
 /// What the threads share: each field says who else holds it.
@@ -194,7 +194,10 @@ impl Engine {
                 message: format!("{}: {help}", problem.message),
             });
         }
-        let lock = lock_state(&options.state_dir)?;
+        let lock = StateDir::lock(&options.state_dir).map_err(|e| match e {
+            DirError::InUse(_) => EngineError::Failed(format!("{e}: give this one its own with --state-dir")),
+            DirError::Io { .. } => EngineError::Failed(e.to_string()),
+        })?;
         let lanes = TaskTracker::new();
         let lanes_stop = CancellationToken::new();
         let calls_stop = CancellationToken::new();
@@ -243,7 +246,7 @@ impl Engine {
         if let Some((admin, plan)) = &plan {
             engine.purge(admin, plan);
         }
-        engine.start_workers(kafka, plan, sinks, limiters)?;
+        engine.start_workers(kafka, plan, sinks, limiters, writer.as_ref())?;
         Ok(engine)
     }
 
@@ -275,6 +278,7 @@ impl Engine {
         plan: Option<(Arc<Admin>, Plan)>,
         sinks: BTreeMap<usize, SinkDriver>,
         limiters: BTreeMap<String, Arc<Limiter>>,
+        writer: Option<&Arc<Writer>>,
     ) -> Result<(), EngineError> {
         let topology = Arc::clone(&self.topology);
         let tokio = TokioHandle::current();
@@ -303,11 +307,16 @@ impl Engine {
         } else {
             self.shared.status_mut().joined = true;
         }
+        let transactional = match writer {
+            Some(writer) if plan.transactions => transactional_lanes(&topology, writer),
+            _ => BTreeMap::new(),
+        };
         let restorer = Restorer::new(
             Arc::clone(&topology),
             kafka.clone(),
             admin,
             Arc::clone(&plan.changelogs),
+            transactional.keys().copied().collect(),
             self.options.state_dir.clone(),
             RocksEnv::new(topology.settings.state.cache.bytes(), topology.settings.state.cache.bytes()),
             self.shared.metrics.clone(),
@@ -337,6 +346,7 @@ impl Engine {
                 sinks: sinks.clone(),
                 calls: self.calls(&tokio, &limiters)?,
                 restore: restorer.handle(),
+                transactional: transactional.clone(),
                 changelogs: plan.changelogs.to_vec(),
                 checkpoint: topology.settings.state.checkpoint.duration(),
                 failed: {
@@ -506,21 +516,6 @@ fn random_id() -> String {
     format!("{:016x}", rand::random::<u64>())
 }
 
-/// One process per state directory.
-fn lock_state(dir: &Path) -> Result<std::fs::File, EngineError> {
-    let failed = |e: std::io::Error| EngineError::Failed(format!("state directory {}: {e}", dir.display()));
-    std::fs::create_dir_all(dir).map_err(failed)?;
-    let file = std::fs::File::create(dir.join("LOCK")).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(EngineError::Failed(format!(
-            "another process uses the state directory {}: give this one its own with --state-dir",
-            dir.display()
-        ))),
-        Err(std::fs::TryLockError::Error(e)) => Err(failed(e)),
-    }
-}
-
 async fn pause(stop: &CancellationToken, shared: &Shared) -> Result<(), EngineError> {
     tokio::select! {
         () = stop.cancelled() => Err(EngineError::Stopped),
@@ -588,6 +583,23 @@ async fn connect(
     }
     shared.go_on();
     Ok(out)
+}
+
+/// How rows become records of the checkpoint's transaction: those of repartition topics always, since state is exactly
+/// once below them too; with `exactly_once` those of every Kafka sink and the dead letter.
+fn transactional_lanes(topology: &Topology, writer: &Arc<Writer>) -> BTreeMap<usize, KafkaLane> {
+    let all = topology.settings.guarantee == Guarantee::ExactlyOnce;
+    let lane = |config: &KafkaSinkConfig| KafkaLane::new(Arc::clone(writer), config);
+    let sinks = topology.nodes.iter().enumerate().filter_map(|(n, node)| match &node.kind {
+        NodeKind::Sink(sink) => match &**sink {
+            SinkConfig::Kafka(config) if all || config.internal => Some((n, lane(config))),
+            _ => None,
+        },
+        NodeKind::Source(_) | NodeKind::Operator(_) => None,
+    });
+    let dead_letter = topology.settings.errors.dead_letter.iter().filter(|_| all);
+    let dead_letter = dead_letter.map(|d| (DEAD_LETTER, lane(&KafkaSinkConfig::new(d.topic.clone()))));
+    sinks.chain(dead_letter).collect()
 }
 
 fn limiters(topology: &Topology, shared: &Shared) -> BTreeMap<String, Arc<Limiter>> {
@@ -691,7 +703,9 @@ impl Plan {
         }
         Plan {
             topics: topology.source_topics().iter().map(|t| t.as_str().into()).collect(),
-            transactions: changelogs.iter().any(Option::is_some),
+            transactions: !plain
+                && (changelogs.iter().any(Option::is_some)
+                    || topology.settings.guarantee == Guarantee::ExactlyOnce),
             counts,
             places,
             changelogs: Arc::new(changelogs),

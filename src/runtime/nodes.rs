@@ -189,6 +189,11 @@ impl Operator for SinkNode {
         }
     }
 
+    fn oldest(&self, topic: u16) -> Option<i64> {
+        let origins = self.pending.values().map(|r| r.origin);
+        origins.filter(|o| o.topic == topic && o.offset >= 0).map(|o| o.offset).min()
+    }
+
     fn load(&self) -> Load {
         Load { calls: self.pending.len(), full: self.pending.len() >= self.full_at, ..Load::default() }
     }

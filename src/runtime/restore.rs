@@ -16,8 +16,10 @@ use super::metrics::Metrics;
 use super::task::{Step, Task, TaskId};
 use crate::kafka::{Admin, GroupOffset, KafkaConfig, RestoreError, TopicPartition, restore};
 use crate::model::{Clock, SystemClock};
-use crate::state::{Backend, META_CHANGELOG, RocksBackend, RocksEnv, Row, StateError, codec};
-use crate::topology::Topology;
+use crate::state::{
+    Backend, META_CHANGELOG, MemoryBackend, RocksBackend, RocksEnv, Row, StateDir, StateError, codec,
+};
+use crate::topology::{Changelog, Topology};
 
 /// Tasks restored at a time.
 const AT_ONCE: usize = 4;
@@ -31,6 +33,7 @@ struct Parts {
     kafka: Option<KafkaConfig>,
     admin: Option<Arc<Admin>>,
     changelogs: Arc<Vec<Option<Arc<str>>>>,
+    transactional: Vec<usize>,
     dir: PathBuf,
     env: RocksEnv,
     metrics: Metrics,
@@ -45,13 +48,25 @@ impl Restorer {
         kafka: Option<KafkaConfig>,
         admin: Option<Arc<Admin>>,
         changelogs: Arc<Vec<Option<Arc<str>>>>,
+        transactional: Vec<usize>,
         dir: PathBuf,
         env: RocksEnv,
         metrics: Metrics,
         tokio: TokioHandle,
     ) -> Restorer {
         let room = Arc::new(Semaphore::new(AT_ONCE));
-        Restorer(Arc::new(Parts { topology, kafka, admin, changelogs, dir, env, metrics, tokio, room }))
+        Restorer(Arc::new(Parts {
+            topology,
+            kafka,
+            admin,
+            changelogs,
+            transactional,
+            dir,
+            env,
+            metrics,
+            tokio,
+            room,
+        }))
     }
 
     /// For a worker: starts a restore whose result comes as a message.
@@ -79,16 +94,22 @@ impl Parts {
         let started = Instant::now();
         let id = handle.id;
         let sub = &self.topology.subs[id.sub];
-        let dir = self.dir.join(format!("{}-{}", sub.name, id.partition));
-        let backend = self.open(&dir)?;
-        let rows = match &self.changelogs[id.sub] {
-            Some(topic) => self.catch_up(id, &backend, topic)?,
-            None => 0,
+        let dir = StateDir::task(&self.dir, &sub.name, id.partition);
+        let mut rows = 0;
+        let backend: Arc<dyn Backend> = if self.topology.settings.state.changelog == Changelog::Off {
+            // State is what the replay from the low watermark makes of it: old rows would be counted twice.
+            Arc::new(MemoryBackend::default())
+        } else {
+            let backend = self.open(&dir)?;
+            if let Some(topic) = &self.changelogs[id.sub] {
+                rows = self.catch_up(id, &backend, topic)?;
+            }
+            backend
         };
-        let backend: Arc<dyn Backend> = backend;
         let mut step = Step::default();
-        let task = Task::open(&self.topology, id, &backend, SystemClock.now(), &mut step)
+        let mut task = Task::open(&self.topology, id, &backend, SystemClock.now(), &mut step)
             .map_err(|e| e.to_string())?;
+        task.set_transactional(self.transactional.clone());
         let offsets = self.offsets(&sub.topics, id.partition);
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(task = format!("{}-{}", sub.name, id.partition), rows, ms, "restored");

@@ -17,8 +17,8 @@ use crate::model::{Origin, Record, Timestamp};
 use crate::operators::{
     Call, Cx, Effects, Emit, Load, Operator, OperatorError, Payload, Reason, Reject, Reply, SinkRow, Tally,
 };
-use crate::state::{Backend, META_CLOCKS, META_POSITIONS, META_SHAPE, Row, StateError, Store, codec};
-use crate::topology::{ClockMode, NodeKind, OnFailure, SubTopology, Topology};
+use crate::state::{Backend, Late, META_CLOCKS, META_POSITIONS, META_SHAPE, Row, StateError, Store, codec};
+use crate::topology::{Changelog, ClockMode, NodeKind, OnFailure, SubTopology, Topology};
 
 /// Which task: sub-topology and partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -128,10 +128,24 @@ impl Step {
 pub struct Sealed {
     /// Its number.
     pub epoch: u64,
-    /// Changed rows, sorted by key.
+    /// Changed rows, sorted by key once [`Sealed::finish`] was called.
     pub rows: Vec<Row>,
+    /// What resident operators handed over and nobody has turned into rows yet.
+    pub late: Vec<Late>,
+    /// Records of Kafka sinks that belong into the checkpoint's transaction: node and row.
+    pub outputs: Vec<(usize, SinkRow)>,
     /// Next offset to read, by index of the topic; only topics of which something was read.
     pub positions: Vec<(usize, i64)>,
+}
+
+impl Sealed {
+    /// Turns everything into rows sorted by key: the slow part of a checkpoint, for the thread that commits.
+    pub fn finish(&mut self) {
+        for late in self.late.drain(..) {
+            late.append_to(&mut self.rows);
+        }
+        self.rows.sort_by(|a, b| a.0.cmp(&b.0));
+    }
 }
 
 struct Node {
@@ -175,6 +189,11 @@ pub struct Task {
     sealed: Option<(u64, u64)>,
     policy: OnFailure,
     hybrid: bool,
+    /// Without a changelog: positions are held back to what has no durable effect yet.
+    low_watermark: bool,
+    /// Rows of these nodes go into the checkpoint's transaction instead of to a driver.
+    transactional: Vec<usize>,
+    outputs: Vec<(usize, SinkRow)>,
     dead_letter: Option<usize>,
     stack: Vec<Work>,
     effects: Effects,
@@ -258,12 +277,18 @@ impl Task {
             sealed: None,
             policy: topology.settings.errors.policy(),
             hybrid: topology.settings.time.clock == ClockMode::Hybrid,
+            low_watermark: topology.settings.state.changelog == Changelog::Off,
+            transactional: Vec::new(),
+            outputs: Vec::new(),
             dead_letter: topology.settings.errors.dead_letter.is_some().then_some(DEAD_LETTER),
             stack: Vec::new(),
             effects: Effects::default(),
             clocks_saved: Vec::new(),
             shape: shape(topology, sub),
         };
+        if task.low_watermark {
+            task.nodes.iter_mut().for_each(|n| n.op.track_origins());
+        }
         task.check_shape(backend)?;
         task.read_clocks(backend)?;
         for n in 0..task.nodes.len() {
@@ -425,12 +450,34 @@ impl Task {
         self.nodes.iter_mut().zip(&self.global).map(|(n, g)| (*g, std::mem::take(&mut n.tally)))
     }
 
+    /// From now on, rows of these sinks are part of the sealed epoch ([`Sealed::outputs`]): for exactly-once delivery
+    /// to Kafka, in the transaction that commits the epoch.
+    pub fn set_transactional(&mut self, nodes: Vec<usize>) {
+        self.transactional = nodes;
+    }
+
+    /// Rows gathered for the open epoch's transaction: a bound for the driver.
+    #[must_use]
+    pub fn gathered(&self) -> usize {
+        self.outputs.len()
+    }
+
+    /// [`Task::seal_late`] and [`Sealed::finish`] in one.
+    ///
+    /// # Errors
+    /// As [`Task::seal_late`].
+    pub fn seal(&mut self, now: Timestamp) -> Result<Option<Sealed>, TaskError> {
+        let mut sealed = self.seal_late(now)?;
+        sealed.iter_mut().for_each(Sealed::finish);
+        Ok(sealed)
+    }
+
     /// Ends the open epoch, unless nothing happened in it or another one is still sealed. The rows may be committed
     /// when [`Task::is_settled`].
     ///
     /// # Errors
     /// State that cannot be encoded.
-    pub fn seal(&mut self, now: Timestamp) -> Result<Option<Sealed>, TaskError> {
+    pub fn seal_late(&mut self, now: Timestamp) -> Result<Option<Sealed>, TaskError> {
         if self.sealed.is_some() {
             return Ok(None);
         }
@@ -448,12 +495,12 @@ impl Task {
             )?;
         }
         let clean = self.stores.iter().all(Store::is_clean);
-        if clean && !self.moved && self.outstanding == 0 {
+        if clean && !self.moved && self.outstanding == 0 && self.outputs.is_empty() && !self.may_advance() {
             return Ok(None);
         }
-        let mut rows = Vec::new();
+        let (mut rows, mut late) = (Vec::new(), Vec::new());
         for store in &mut self.stores {
-            store.seal(&mut rows);
+            store.seal_late(&mut rows, &mut late);
         }
         let clocks = self.clocks();
         if clocks != self.clocks_saved {
@@ -461,19 +508,20 @@ impl Task {
             self.clocks_saved = clocks;
         }
         rows.push((Bytes::from_static(META_SHAPE), Some(Bytes::from(self.shape.clone()))));
+        let held: Vec<Option<i64>> = (0..self.positions.len()).map(|t| self.committable(t)).collect();
         let positions: Vec<(usize, i64)> =
-            self.positions.iter().enumerate().filter_map(|(t, p)| Some((t, (*p)?))).collect();
+            held.iter().enumerate().filter_map(|(t, p)| Some((t, (*p)?))).collect();
         let named: Vec<(String, i64)> =
             positions.iter().map(|(t, p)| (self.topics[*t].to_string(), *p)).collect();
         rows.push((Bytes::from_static(META_POSITIONS), Some(codec::encode(1, &named)?)));
-        rows.sort_by(|a, b| a.0.cmp(&b.0));
         let epoch = self.epoch;
         self.epoch += 1;
         self.sealed = Some((epoch, self.outstanding));
-        self.sealed_positions.clone_from(&self.positions);
+        self.sealed_positions = held;
         self.outstanding = 0;
         self.moved = false;
-        Ok(Some(Sealed { epoch, rows, positions }))
+        let outputs = std::mem::take(&mut self.outputs);
+        Ok(Some(Sealed { epoch, rows, late, outputs, positions }))
     }
 
     /// Is every delivery of the sealed epoch durable? True when none is sealed.
@@ -502,6 +550,23 @@ impl Task {
             debug_assert!(*left >= rows, "more acks than deliveries");
             *left -= rows;
         }
+    }
+
+    /// The offset of a topic that may be committed now.
+    fn committable(&self, topic: usize) -> Option<i64> {
+        let read = self.positions[topic]?;
+        if !self.low_watermark {
+            return Some(read);
+        }
+        let index = u16::try_from(topic).unwrap_or(u16::MAX);
+        let oldest = self.nodes.iter().filter_map(|n| n.op.oldest(index)).min();
+        let held = oldest.map_or(read, |o| o.min(read));
+        Some(self.committed[topic].map_or(held, |c| held.max(c)))
+    }
+
+    /// Without a changelog: have effects become durable that held offsets back?
+    fn may_advance(&self) -> bool {
+        self.low_watermark && (0..self.positions.len()).any(|t| self.committable(t) > self.committed[t])
     }
 
     fn clocks(&self) -> Vec<(String, i64)> {
@@ -564,7 +629,12 @@ impl Task {
         for call in self.effects.calls.drain(..) {
             step.calls.push((global, call));
         }
+        let gather = self.transactional.contains(&global);
         for row in self.effects.rows.drain(..) {
+            if gather {
+                self.outputs.push((global, row));
+                continue;
+            }
             if row.reply_to.is_none() {
                 self.outstanding += 1;
             }
@@ -701,12 +771,16 @@ impl Task {
             }
             (OnFailure::DeadLetter, Some(sink)) => {
                 let record = dead_letter(&reject, name, topic);
+                let row = SinkRow { reply_to: None, record, payload: Payload::Record };
+                if self.transactional.contains(&sink) && epoch == self.epoch {
+                    self.outputs.push((sink, row));
+                    return Ok(());
+                }
                 if epoch == self.epoch {
                     self.outstanding += 1;
                 } else if let Some((_, left)) = &mut self.sealed {
                     *left += 1;
                 }
-                let row = SinkRow { reply_to: None, record, payload: Payload::Record };
                 step.deliveries.push(Delivery { node: sink, epoch, row });
                 Ok(())
             }

@@ -17,12 +17,15 @@ use super::metrics::WorkerMetrics;
 use super::read::TaskReader;
 use super::task::{Input, Sealed, Step, Task, TaskError, TaskId};
 use crate::model::{Clock, Record, SystemClock, Timestamp};
+use crate::sinks::KafkaLane;
 use crate::state::Backend;
 
 /// Records taken from one partition in one visit.
 const VISIT: usize = 256;
 /// Rows and calls that wait to be handed on; above it no input is taken.
 const BACKLOG_MAX: usize = 8192;
+/// Rows gathered for one transaction; the epoch is sealed early then, and at twice as many no input is taken.
+const GATHERED_MAX: usize = 20_000;
 /// How long an idle worker waits for a message before it polls again.
 const IDLE: Duration = Duration::from_millis(2);
 /// How often counters become metrics.
@@ -42,6 +45,8 @@ pub struct Outside {
     pub calls: BTreeMap<usize, Calls>,
     /// Starts restoring a task; the answer comes through the inbox.
     pub restore: Box<dyn Fn(Handle, Inbox) + Send>,
+    /// Sinks whose records go into the checkpoint's transaction.
+    pub transactional: BTreeMap<usize, KafkaLane>,
     /// Changelog topic of each sub-topology, where there is one.
     pub changelogs: Vec<Option<Arc<str>>>,
     /// Time between checkpoints.
@@ -185,7 +190,7 @@ impl Worker {
         let Phase::Running(running) = &mut slot.phase else { return false };
         let mut busy = false;
         let mut failure = None;
-        if room && !slot.leaving {
+        if room && !slot.leaving && running.task.gathered() < 2 * GATHERED_MAX {
             for (topic, reader) in &mut slot.readers {
                 if !running.task.wants_input() {
                     break;
@@ -219,12 +224,12 @@ impl Worker {
             let input = Input::Clock { caught_up: caught_up && !slot.leaving && room };
             failure = running.task.step(input, now, &mut self.step).err();
         }
-        if failure.is_none()
-            && running.sealed.is_none()
-            && (running.sealed_at.elapsed() >= self.outside.checkpoint || slot.leaving && !slot.last)
-        {
+        let due = running.sealed_at.elapsed() >= self.outside.checkpoint
+            || running.task.gathered() >= GATHERED_MAX
+            || slot.leaving && !slot.last;
+        if failure.is_none() && running.sealed.is_none() && !running.committing && due {
             running.sealed_at = Instant::now();
-            match running.task.seal(now) {
+            match running.task.seal_late(now) {
                 Ok(Some(sealed)) => {
                     running.sealed = Some(sealed);
                     slot.last = slot.leaving;
@@ -310,7 +315,11 @@ impl Worker {
                     })
                     .collect();
                 running.committing = true;
+                let lanes = &self.outside.transactional;
+                let outputs = sealed.outputs.iter();
+                let outputs = outputs.filter_map(|(node, row)| Some(lanes.get(node)?.message(row))).collect();
                 parts.push(Part {
+                    outputs,
                     handle: slot.handle,
                     sealed,
                     backend: Arc::clone(&running.backend),

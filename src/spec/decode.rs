@@ -17,7 +17,7 @@ use serde::forward_to_deserialize_any;
 
 use super::access::{Entries, Items, Place, Variant};
 use super::fault::{Cause, Fault, id, in_words};
-use super::problem::{Problem, did_you_mean};
+use super::problem::{Problem, did_you_mean, near};
 use super::tree::{Key, Kind, Node};
 use crate::model::expr::EXPR_TOKEN;
 
@@ -51,6 +51,8 @@ pub(super) struct Run {
     problems: RefCell<Vec<Problem>>,
     /// Values left out because they, or something they need, could not be read.
     faulty: RefCell<HashSet<*const Node>>,
+    /// Values of fields that nobody knows.
+    unknown: RefCell<HashSet<*const Node>>,
 }
 
 impl Run {
@@ -84,9 +86,12 @@ impl<'a> Walk<'a> {
     fn put<T>(&self, result: Result<T, Fault>) -> Result<T, Fault> {
         result.map_err(|fault| {
             let follows = match (&fault.0, &self.node.kind) {
-                (Cause::Missing(name), Kind::Map(entries)) => {
-                    entries.iter().any(|(k, v)| k.name == *name && self.run.is_faulty(v))
-                }
+                (Cause::Missing(name), Kind::Map(entries)) => entries.iter().any(|(k, v)| {
+                    // It is there under a name with a slip of the pen, which is reported already.
+                    let misspelt =
+                        || self.run.unknown.borrow().contains(&id(v)) && near(&k.name, &[*name]).is_some();
+                    k.name == *name && self.run.is_faulty(v) || misspelt()
+                }),
                 (Cause::Length(_), Kind::List(items)) => items.iter().any(|v| self.run.is_faulty(v)),
                 _ => false,
             };
@@ -148,6 +153,7 @@ impl<'a> Walk<'a> {
                 if !problems.contains(&problem) {
                     problems.push(problem);
                 }
+                self.run.unknown.borrow_mut().insert(id(node));
             } else if !self.run.is_faulty(node) {
                 known.push(entry);
             }
@@ -468,7 +474,7 @@ mod tests {
         check("again: [a]\n", &[("wrong-type", "again", "a map, found a list")]);
         check("pair: [1, a, 2]\n", &[("wrong-type", "pair", "a list of 2")]);
         check("pair: [1]\n", &[("wrong-type", "pair", "")]);
-        check("limit: 1500\n", &[("wrong-type", "1500", "its unit")]);
+        check("limit: 1500\n", &[("wrong-type", "1500", "a rate such as `1500/s`, found the number `1500`")]);
     }
 
     #[test]
@@ -501,7 +507,7 @@ mod tests {
         );
         check(
             "work: { a: { debounce: { quiet: 1s, keep: { fold: { ini: 1 } } } } }\n",
-            &[("unknown-field", "ini", "`init`"), ("missing-field", "fold", "`init`")],
+            &[("unknown-field", "ini", "`init`")],
         );
     }
 

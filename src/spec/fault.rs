@@ -40,11 +40,18 @@ impl Cause {
                 let problem = Problem::new("wrong-type", format!("expected {expected}, found {node}"))
                     .at(span, format!("expected {expected}"));
                 match (&node.kind, expected.as_str()) {
-                    (Kind::Int(n), "text") => {
-                        problem.help(format!("with its unit, like `{n}s`, or in quotes: `\"{n}\"`"))
-                    }
+                    (Kind::Int(n), "text") => problem.help(format!("put it in quotes: `\"{n}\"`")),
                     (Kind::UInt(_) | Kind::Float(_) | Kind::Bool(_), "text") => {
                         problem.help("put it in quotes")
+                    }
+                    (Kind::Int(n), e) if e.starts_with("a duration") => {
+                        problem.help(format!("write it with its unit, like `{n}s` or `{n}ms`"))
+                    }
+                    (Kind::Int(n), e) if e.starts_with("a rate") => {
+                        problem.help(format!("write it with its unit, like `{n}/s` or `{n}/m`"))
+                    }
+                    (Kind::Int(n), e) if e.starts_with("a size") => {
+                        problem.help(format!("write it with its unit, like `{n}B` or `{n}MiB`"))
                     }
                     (Kind::Null, "a map") => problem.help("write `{}` to take the defaults"),
                     (Kind::Text(t), "a list") => problem.help(format!("write `[{t}]`")),

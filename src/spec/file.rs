@@ -3,7 +3,7 @@
 //! The file's sections are read one node at a time, so that a problem in one hides none in another; then the nodes go
 //! through the [`TopologyBuilder`], where the checks of the graph are, and its problems are given their places.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use serde::de::DeserializeOwned;
@@ -62,10 +62,8 @@ impl Places {
         let mut at = &self.root;
         let mut span = at.span.start..at.span.start;
         if let Some(name) = node {
-            let found = ["sources", "operators", "sinks"].iter().find_map(|section| {
-                self.root.get(section)?.entries().iter().find(|(key, _)| key.name == name)
-            });
-            if let Some((key, node)) = found {
+            let mut nodes = self.nodes();
+            if let Some((key, node)) = nodes.find(|(key, _)| key.name == name) {
                 (at, span) = (node, key.span.clone());
             }
         }
@@ -75,6 +73,12 @@ impl Places {
             span = below.span.clone();
         }
         span
+    }
+
+    /// Every node with its key, in the file's order of sections.
+    fn nodes(&self) -> impl DoubleEndedIterator<Item = &(Key, Node)> {
+        let sections = ["sources", "operators", "sinks"];
+        sections.into_iter().filter_map(|s| self.root.get(s)).flat_map(Node::entries)
     }
 
     /// A report with one problem at a node's field: for what shows only when something is connected.
@@ -158,10 +162,16 @@ pub fn load(
     };
     let compiler = VrlCompiler::new(text);
     let mut builder = TopologyBuilder::new(name).settings(settings);
+    // Nodes that were read, but not all of them.
+    let mut misread: BTreeSet<&str> = BTreeSet::new();
     for (key, node) in entries(root, "sources", &mut problems) {
         let kinds = ["kafka", "generate", "file", "stdin"];
         let Some(config) = one_kind(key, node, &kinds, &[], &mut problems) else { continue };
+        let before = problems.len();
         let Some(mut config) = decode::<SourceConfig>(&config, &mut problems) else { continue };
+        if problems.len() > before {
+            misread.insert(key.name.as_str());
+        }
         for expr in config.exprs_mut() {
             compile_expr(expr, &compiler, &[], &mut problems);
         }
@@ -170,7 +180,11 @@ pub fn load(
     for (key, node) in entries(root, "operators", &mut problems) {
         let from = from_of(node, &mut problems);
         let Some(config) = one_kind(key, node, NodeConfig::KINDS, &["from"], &mut problems) else { continue };
+        let before = problems.len();
         let Some(mut config) = decode::<NodeConfig>(&config, &mut problems) else { continue };
+        if problems.len() > before {
+            misread.insert(key.name.as_str());
+        }
         for (expr, vars) in config.exprs_mut() {
             compile_expr(expr, &compiler, vars, &mut problems);
         }
@@ -179,7 +193,11 @@ pub fn load(
     for (key, node) in entries(root, "sinks", &mut problems) {
         let from = from_of(node, &mut problems);
         let Some(config) = one_kind(key, node, SinkConfig::KINDS, &["from"], &mut problems) else { continue };
+        let before = problems.len();
         let Some(mut config) = decode::<SinkConfig>(&config, &mut problems) else { continue };
+        if problems.len() > before {
+            misread.insert(key.name.as_str());
+        }
         for expr in config.exprs_mut() {
             compile_expr(expr, &compiler, &[], &mut problems);
         }
@@ -191,7 +209,10 @@ pub fn load(
         Ok(topology) => Some(topology),
         Err(found) => {
             problems.extend(
-                found.into_iter().filter(|p| !(broken && follows(p, root))).map(|p| place(&places, p)),
+                found
+                    .into_iter()
+                    .filter(|p| !(broken && follows(p, root, &misread)))
+                    .map(|p| place(&places, p)),
             );
             None
         }
@@ -207,16 +228,19 @@ pub fn load(
     }
 }
 
-/// A problem of the graph that only follows from a node that could not be read: the node is in the file after all.
-fn follows(problem: &GraphProblem, root: &Node) -> bool {
+/// A problem of the graph that only follows from what could not be read: the node or its setting is in the file after
+/// all, or in a section whose name is wrong.
+fn follows(problem: &GraphProblem, root: &Node, misread: &BTreeSet<&str>) -> bool {
+    let unknown_section = || root.entries().iter().any(|(key, _)| !SECTIONS.contains(&key.name.as_str()));
     match problem.code {
-        "graph::no_source" => !root.get("sources").is_none_or(|s| s.entries().is_empty()),
+        "graph::setting" | "graph::source" => problem.node.as_deref().is_some_and(|n| misread.contains(n)),
+        "graph::no_source" => {
+            !root.get("sources").is_none_or(|s| s.entries().is_empty()) || unknown_section()
+        }
         "graph::from" => {
             let named = problem.message.split('`').nth(1).unwrap_or_default();
             let base = named.split('.').next().unwrap_or_default();
-            ["sources", "operators", "sinks"]
-                .iter()
-                .any(|s| root.get(s).is_some_and(|s| s.get(base).is_some()))
+            root.entries().iter().any(|(_, section)| section.get(base).is_some())
         }
         "graph::rate_limit" => root.get("rate_limits").is_some(),
         _ => false,
@@ -224,7 +248,13 @@ fn follows(problem: &GraphProblem, root: &Node) -> bool {
 }
 
 fn place(places: &Places, problem: GraphProblem) -> Problem {
-    let span = places.of(problem.node.as_deref(), &problem.field);
+    let mut span = places.of(problem.node.as_deref(), &problem.field);
+    if problem.code == "graph::duplicate"
+        && let Some((key, _)) = places.nodes().rev().find(|(key, _)| Some(&key.name) == problem.node.as_ref())
+    {
+        // The first of that name is innocent.
+        span = key.span.clone();
+    }
     let message = match &problem.node {
         Some(node) => format!("{node}: {}", problem.message),
         None => problem.message,

@@ -155,16 +155,22 @@ impl fmt::Display for Report {
     }
 }
 
-/// `did you mean ...?` where a known name is near, else all of them.
+/// The known name that is nearest, where one is near enough to have been meant.
 #[must_use]
-pub fn did_you_mean(name: &str, known: &[&str]) -> String {
-    let near = known
+pub fn near<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    known
         .iter()
         .map(|k| (strsim::damerau_levenshtein(&name.to_lowercase(), k), *k))
         .min()
-        .filter(|(distance, k)| *distance <= (k.len().max(name.len()) / 3).max(1));
-    match near {
-        Some((_, near)) => format!("did you mean `{near}`?"),
+        .filter(|(distance, k)| *distance <= (k.len().max(name.len()) / 3).max(1))
+        .map(|(_, near)| near)
+}
+
+/// `did you mean ...?` where a known name is near, else all of them.
+#[must_use]
+pub fn did_you_mean(name: &str, known: &[&str]) -> String {
+    match near(name, known) {
+        Some(near) => format!("did you mean `{near}`?"),
         None if known.is_empty() => "nothing is expected here".into(),
         None => {
             format!("known here: {}", known.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", "))

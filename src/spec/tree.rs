@@ -294,7 +294,12 @@ fn byte_range(text: &str, location: serde_saphyr::Location) -> Range<usize> {
 
 fn yaml_problem(text: &str, error: &serde_saphyr::Error) -> Problem {
     let message = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
-    let problem = Problem::new("yaml", one_sentence(&message));
+    let message = one_sentence(&message);
+    let problem = match message.strip_prefix("duplicate mapping key ").and_then(|m| m.split('`').nth(1)) {
+        Some(key) => Problem::new("duplicate-name", format!("`{key}` stands here twice"))
+            .help("one would hide the other: rename or remove one of them"),
+        None => Problem { help: yaml_help(&message), ..Problem::new("yaml", message) },
+    };
     match error.location() {
         Some(location) if location != serde_saphyr::Location::UNKNOWN => {
             let mut span = byte_range(text, location);
@@ -307,6 +312,21 @@ fn yaml_problem(text: &str, error: &serde_saphyr::Error) -> Problem {
         }
         _ => problem,
     }
+}
+
+/// What is usually behind the parser's words.
+fn yaml_help(message: &str) -> Option<String> {
+    let help = if message.contains("quoted scalar") || message.contains("flow mapping") {
+        "a `{` may not be closed before this place; between `{ }` put text that has `,`, `:`, `{`, `}` or quotes in \
+         single quotes: `{ filter: 'contains(.name, \"a\")' }`"
+    } else if message.contains("block mapping") {
+        "names of one level start in the same column"
+    } else if message.contains("tab") {
+        "indent with spaces"
+    } else {
+        return None;
+    };
+    Some(help.into())
 }
 
 /// The message's first line, without the place that the report shows anyway.
@@ -407,7 +427,7 @@ mod tests {
     fn broken_yaml_is_refused_with_its_place() {
         refused("", "empty", None);
         refused("- a\n", "a list", Some("- a"));
-        refused("a: 1\nb: 2\na: 3\n", "duplicate", Some("a"));
+        refused("a: 1\nb: 2\na: 3\n", "`a` stands here twice", Some("a"));
         refused("a: 1\n b: 2\n", "", Some(":"));
         refused("a: [1, 2\n", "bracket", Some("[1,"));
     }

@@ -94,9 +94,21 @@ impl VrlCompiler {
         let primary = complaint.labels.iter().find(|l| l.primary).or(complaint.labels.first());
         let inside = primary.map_or(0..text.len(), |l| l.span.range());
         let label = primary.map(|l| l.message.clone()).filter(|m| !m.is_empty());
-        let message = sentence(&complaint.message);
         let label = label.unwrap_or_else(|| "here".into());
-        let problem = Problem { help: self.help(text, complaint), ..Problem::new("expression", message) };
+        let mut message = sentence(&complaint.message);
+        let mut help = self.help(text, complaint);
+        let label = if message == "syntax error" {
+            message = "the expression has a syntax error".into();
+            help = help.or_else(|| Some("write it like `.amount > 10` or `{ \"id\": .id }`".into()));
+            // VRL names its own token there.
+            match text.get(inside.clone()).map(str::trim) {
+                Some(token) if !token.is_empty() => format!("`{token}` is not expected here"),
+                _ => "something is missing here".into(),
+            }
+        } else {
+            label
+        };
+        let problem = Problem { help, ..Problem::new("expression", message) };
         match span {
             Some(span) => problem.at(self.place(text, span, inside), sentence(&label)),
             None => Problem { label: sentence(&label), ..problem },

@@ -6,6 +6,7 @@
 //! Nothing here knows Kafka: the changelog's rows are the same rows.
 
 pub mod codec;
+mod dir;
 mod memory;
 mod record;
 mod rocks;
@@ -15,10 +16,22 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+pub use dir::{DirError, StateDir, TaskDir};
 pub use memory::MemoryBackend;
 pub use record::{decode_record, encode_record};
 pub use rocks::{RocksBackend, RocksEnv};
-pub use store::Store;
+pub use store::{Late, Store};
+
+/// Changed rows of a resident operator, copied out of it and not encoded into [`Row`]s yet: whoever commits them does
+/// that, on a thread of its own.
+pub trait LateRows: Send + Sync {
+    /// Visits every key (without the store's prefix) once, in key order; `None` deletes.
+    fn visit(&mut self, row: &mut dyn FnMut(&[u8], Option<&[u8]>));
+    /// Nothing in it?
+    fn is_empty(&self) -> bool;
+    /// A copy.
+    fn boxed(&self) -> Box<dyn LateRows>;
+}
 
 /// One row of a task's state: `None` deletes.
 pub type Row = (Bytes, Option<Bytes>);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Backend, Row, StateError, Visit, after_prefix};
+use super::{Backend, LateRows, Row, StateError, Visit, after_prefix};
 
 struct Change {
     value: Option<Bytes>,
@@ -18,11 +18,42 @@ struct Change {
     fresh: bool,
 }
 
+/// What a resident operator handed over, with the prefix of its store.
+pub struct Late {
+    prefix: Bytes,
+    rows: Box<dyn LateRows>,
+}
+
+impl Late {
+    /// Appends the rows with their full keys.
+    pub fn append_to(mut self, rows: &mut Vec<Row>) {
+        let prefix = self.prefix;
+        self.rows.visit(&mut |key, value| {
+            let mut full = BytesMut::with_capacity(prefix.len() + key.len());
+            full.put_slice(&prefix);
+            full.put_slice(key);
+            rows.push((full.freeze(), value.map(Bytes::copy_from_slice)));
+        });
+    }
+}
+
+impl Clone for Late {
+    fn clone(&self) -> Self {
+        Late { prefix: self.prefix.clone(), rows: self.rows.boxed() }
+    }
+}
+
+impl std::fmt::Debug for Late {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Late").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
 /// One store of one node of one task. Keys and values given and taken are without the store's prefix.
 pub struct Store {
     prefix: Bytes,
     open: BTreeMap<Bytes, Change>,
-    bulk: Vec<Row>,
+    late: Vec<Late>,
     sealed: BTreeMap<Bytes, Option<Bytes>>,
     backend: Arc<dyn Backend>,
 }
@@ -37,7 +68,7 @@ impl Store {
         Store {
             prefix: prefix.freeze(),
             open: BTreeMap::new(),
-            bulk: Vec::new(),
+            late: Vec::new(),
             sealed: BTreeMap::new(),
             backend,
         }
@@ -89,11 +120,12 @@ impl Store {
         }
     }
 
-    /// Rows of a resident structure (keys without prefix, sorted): handed on at the next [`Store::seal`], not read
-    /// back by `get`. For operators that keep their whole state in memory.
-    pub fn push_bulk(&mut self, key: &[u8], value: Option<Bytes>) {
-        let full = self.full(key);
-        self.bulk.push((full, value));
+    /// Rows of a resident structure: handed on at the next [`Store::seal`], not read back by `get`. For operators that
+    /// keep their whole state in memory.
+    pub fn push_rows(&mut self, rows: Box<dyn LateRows>) {
+        if !rows.is_empty() {
+            self.late.push(Late { prefix: self.prefix.clone(), rows });
+        }
     }
 
     /// Visits `from <= key < to` in key order; `to` of `None` is the end of the store.
@@ -150,22 +182,24 @@ impl Store {
     /// Nothing changed since the last seal?
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.open.is_empty() && self.bulk.is_empty()
+        self.open.is_empty() && self.late.is_empty()
     }
 
-    /// Ends the epoch: appends its rows, sorted by key, to `rows`. Only one sealed epoch at a time: the one before
-    /// must have been applied.
+    /// [`Store::seal_late`], with everything as rows, sorted by key.
     pub fn seal(&mut self, rows: &mut Vec<Row>) {
+        let (from, mut late) = (rows.len(), Vec::new());
+        self.seal_late(rows, &mut late);
+        late.into_iter().for_each(|l| l.append_to(rows));
+        rows[from..].sort_by(|a, b| a.0.cmp(&b.0));
+    }
+
+    /// Ends the epoch: appends its rows, sorted by key, to `rows`, and what resident operators handed over to `late`.
+    /// Only one sealed epoch at a time: the one before must have been applied.
+    pub fn seal_late(&mut self, rows: &mut Vec<Row>, late: &mut Vec<Late>) {
         debug_assert!(self.sealed.is_empty(), "one sealed epoch at a time");
         let open = std::mem::take(&mut self.open);
-        if self.bulk.is_empty() {
-            rows.extend(open.iter().map(|(k, c)| (k.clone(), c.value.clone())));
-        } else {
-            let mut all = std::mem::take(&mut self.bulk);
-            all.extend(open.iter().map(|(k, c)| (k.clone(), c.value.clone())));
-            all.sort_by(|a, b| a.0.cmp(&b.0));
-            rows.append(&mut all);
-        }
+        rows.extend(open.iter().map(|(k, c)| (k.clone(), c.value.clone())));
+        late.append(&mut self.late);
         self.sealed = open.into_iter().map(|(k, c)| (k, c.value)).collect();
     }
 

@@ -12,7 +12,7 @@ use crate::operators::{Call, Reason, Reply, SinkRow};
 use crate::runtime::{DEAD_LETTER, Delivery, Input, Step, Task, TaskError, TaskId};
 use crate::sinks::SinkConfig;
 use crate::state::{Backend, MemoryBackend};
-use crate::topology::{NodeKind, Topology};
+use crate::topology::{Changelog, NodeKind, Topology};
 
 use super::{Answer, Mock};
 
@@ -380,7 +380,12 @@ impl TopologyTestDriver {
         self.replies.clear();
         for (sub, slot) in std::mem::take(&mut self.slots).into_iter().enumerate() {
             drop(slot.task);
-            let slot = self.open(sub, slot.backend, Some(slot.committed))?;
+            let backend = match self.topology.settings.state.changelog {
+                Changelog::On => slot.backend,
+                // Rebuilt by the replay.
+                Changelog::Off => Arc::default(),
+            };
+            let slot = self.open(sub, backend, Some(slot.committed))?;
             self.slots.push(slot);
             self.perform(Some(sub))?;
         }

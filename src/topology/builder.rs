@@ -107,7 +107,9 @@ impl TopologyBuilder {
         for (n, (name, kind, _)) in self.nodes.iter().enumerate() {
             check_name(name, Some(name), &mut problems);
             if names[..n].contains(&name.as_str()) {
-                problems.push(problem("graph::duplicate", name, "", "another node has this name", None));
+                let help = "a name is what `from`, topics and state know a node by: give one of them another";
+                let message = "another node has this name already";
+                problems.push(problem("graph::duplicate", name, "", message, Some(help.into())));
             }
             check_settings(name, kind, &self.settings, &mut problems);
         }
@@ -214,36 +216,44 @@ fn check_settings(name: &str, kind: &NodeKind, settings: &Settings, problems: &m
     }
 }
 
-/// Settings that promise what this version does not keep: refused rather than ignored.
+/// Settings that promise more than the nodes can keep.
 fn check_promises(
     settings: &Settings,
     nodes: &[(String, NodeKind, Vec<String>)],
     problems: &mut Vec<GraphProblem>,
 ) {
-    let mut refuse = |field: &str, message: &str, help: &str| {
-        problems.push(GraphProblem {
-            code: "graph::not_yet",
-            node: None,
-            field: field.into(),
-            message: message.into(),
-            help: Some(help.into()),
-        });
-    };
     if settings.guarantee == Guarantee::ExactlyOnce {
-        refuse(
-            "guarantee",
-            "`exactly_once` is not there yet: Kafka sinks write at least once",
-            "remove it; state and offsets are exactly once without it",
-        );
+        for (name, kind, _) in nodes {
+            let reads_from = |from: &Vec<String>| from.iter().any(|f| f == name);
+            if let NodeKind::Sink(sink) = kind
+                && sink.topic().is_some()
+                && nodes.iter().any(|(_, _, from)| reads_from(from))
+            {
+                problems.push(problem(
+                    "graph::exactly_once",
+                    name,
+                    "",
+                    "with `guarantee: exactly_once` a kafka sink cannot be read from: its records are there only when \
+                     the checkpoint is",
+                    Some("let the next node read what the sink reads, or the sink's topic".into()),
+                ));
+            }
+        }
     }
-    let keeps_state = |kind: &NodeKind| matches!(kind, NodeKind::Operator(config) if config.is_stateful());
-    if settings.state.changelog == Changelog::Off && nodes.iter().any(|(_, kind, _)| keeps_state(kind)) {
-        refuse(
-            "state.changelog",
-            "`changelog: off` is not there yet for nodes with state: an instance that takes over a partition would \
-             start without it",
-            "remove it; the changelog's topic is made by itself",
-        );
+    if settings.state.changelog == Changelog::Off {
+        for (name, kind, _) in nodes {
+            if let NodeKind::Operator(config) = kind
+                && let Some(help) = config.unbounded()
+            {
+                problems.push(problem(
+                    "graph::changelog",
+                    name,
+                    config.kind_name(),
+                    "its state has no bounded life, and `state: { changelog: off }` rebuilds state by reading again",
+                    Some(help.into()),
+                ));
+            }
+        }
     }
 }
 
@@ -256,7 +266,10 @@ fn suggest(name: &str, known: &[&str]) -> String {
         .min();
     match near {
         Some((_, k)) => format!("did you mean `{k}`?"),
-        None => format!("known here: {}", known.join(", ")),
+        None if known.is_empty() => "there is nothing else to read from".into(),
+        None => {
+            format!("known here: {}", known.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", "))
+        }
     }
 }
 
@@ -315,6 +328,9 @@ fn resolve(
                 let known: Vec<&str> = known.iter().map(String::as_str).collect();
                 let (message, help) = if ports.is_empty() {
                     (format!("`{base}` has no outputs of its own"), format!("write `from: {base}`"))
+                } else if text == base {
+                    let all: Vec<String> = known.iter().map(|k| format!("`{k}`")).collect();
+                    (format!("`{base}` has several outputs"), format!("name one: {}", all.join(", ")))
                 } else {
                     (format!("`{base}` has no output `{text}`"), suggest(text, &known))
                 };
@@ -351,8 +367,9 @@ fn check_cycles(names: &[&str], inputs: &[Vec<Input>], problems: &mut Vec<GraphP
     loop {
         let Some(next) = inputs[at].iter().map(|i| i.node).find(|n| !settled[*n]) else { return };
         if let Some(from) = path.iter().position(|n| *n == next) {
-            let mut ring: Vec<&str> = path[from..].iter().rev().map(|n| names[*n]).collect();
-            ring.push(ring[0]);
+            // The path goes against the records.
+            let mut ring = vec![names[path[from]]];
+            ring.extend(path[from..].iter().rev().map(|n| names[*n]));
             problems.push(problem(
                 "graph::cycle",
                 names[path[from]],

@@ -88,7 +88,8 @@ pub struct Api {
 
 impl Api {
     pub fn start() -> Api {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut api = Api { state: Arc::default(), port: 0, stop: Mutex::default(), runtime };
         api.port = api.listen(0);
         api
@@ -280,7 +281,8 @@ impl World {
         if setup.make_topic {
             admin.create_topics(&[TopicSpec::new(&topic, setup.partitions)]).unwrap();
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let database = format!(
             "projects/test/instances/test/databases/e{}_{}",
@@ -367,8 +369,10 @@ impl World {
     /// Rows of the table: account and version.
     pub fn rows(&self) -> BTreeMap<String, u64> {
         self.runtime.block_on(async {
-            let mut config =
-                ClientConfig { environment: Environment::Emulator(self.emulator.clone()), ..ClientConfig::default() };
+            let mut config = ClientConfig {
+                environment: Environment::Emulator(self.emulator.clone()),
+                ..ClientConfig::default()
+            };
             config.session_config = SessionConfig::default();
             config.session_config.min_opened = 1;
             let client = Client::new(self.database.clone(), config).await.unwrap();
@@ -392,8 +396,11 @@ impl World {
         let end = Instant::now() + limit;
         loop {
             let rows = self.rows();
-            let behind: Vec<_> =
-                want.iter().filter(|(k, v)| rows.get(*k) != Some(v)).map(|(k, v)| (k, v, rows.get(k))).collect();
+            let behind: Vec<_> = want
+                .iter()
+                .filter(|(k, v)| rows.get(*k) != Some(v))
+                .map(|(k, v)| (k, v, rows.get(k)))
+                .collect();
             if behind.is_empty() {
                 return;
             }
@@ -422,7 +429,9 @@ impl World {
             ends[0],
             |rows, _, _| {
                 let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-                out.extend(rows.iter().map(|(k, v)| (text(k), v.as_ref().map(|v| text(v)).unwrap_or_default())));
+                out.extend(
+                    rows.iter().map(|(k, v)| (text(k), v.as_ref().map(|v| text(v)).unwrap_or_default())),
+                );
                 std::ops::ControlFlow::Continue(())
             },
         )
@@ -463,7 +472,14 @@ impl Instance {
         let file = File::create(&log).unwrap();
         let state = world.dir.path().join(format!("state-{id}"));
         let child = world
-            .command(&["run", world.yaml.to_str().unwrap(), "--admin", "127.0.0.1:0", "--state-dir", state.to_str().unwrap()])
+            .command(&[
+                "run",
+                world.yaml.to_str().unwrap(),
+                "--admin",
+                "127.0.0.1:0",
+                "--state-dir",
+                state.to_str().unwrap(),
+            ])
             .args(more)
             .stdout(file.try_clone().unwrap())
             .stderr(file)
@@ -477,7 +493,11 @@ impl Instance {
             if let Some(at) = text.find("admin=") {
                 admin = text[at + 6..].split_whitespace().next().unwrap_or_default().to_owned();
             }
-            assert!(instance.child.try_wait().unwrap().is_none() || !admin.is_empty(), "it ended: {}", instance.text());
+            assert!(
+                instance.child.try_wait().unwrap().is_none() || !admin.is_empty(),
+                "it ended: {}",
+                instance.text()
+            );
             !admin.is_empty()
         });
         instance.admin = admin;
@@ -519,7 +539,9 @@ impl Instance {
     }
 
     pub fn signal(&self, signal: &str) {
-        assert!(Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap().success()
+        );
     }
 
     pub fn kill9(mut self) {
@@ -600,7 +622,8 @@ impl OwnServer {
             Ok(base) => tempfile::Builder::new().prefix("own").tempdir_in(base).unwrap(),
             Err(_) => tempfile::tempdir().unwrap(),
         };
-        let out = Command::new(&script).arg("start").arg(dir.path()).stderr(Stdio::inherit()).output().unwrap();
+        let out =
+            Command::new(&script).arg("start").arg(dir.path()).stderr(Stdio::inherit()).output().unwrap();
         assert!(out.status.success(), "{} start failed", script.display());
         let text = String::from_utf8(out.stdout).unwrap();
         let address = text.lines().find_map(|l| l.split_once('=')).unwrap().1.trim().to_owned();
@@ -627,7 +650,8 @@ impl OwnServer {
     }
 
     pub fn act(&self, verb: &str) {
-        let status = Command::new(&self.script).arg(verb).arg(self.dir.path()).stdout(Stdio::null()).status().unwrap();
+        let status =
+            Command::new(&self.script).arg(verb).arg(self.dir.path()).stdout(Stdio::null()).status().unwrap();
         assert!(status.success(), "{} {verb} failed", self.script.display());
     }
 }

@@ -23,7 +23,7 @@ impl Place {
 }
 
 /// The changes of one checkpoint.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct DirtyBatch {
     bytes: Vec<u8>,
     places: Vec<Place>,
@@ -139,6 +139,23 @@ impl DirtyBatch {
             let end = key.end;
             (&self.bytes[key], place.row_len.map(|len| &self.bytes[end..end + len as usize]))
         })
+    }
+}
+
+impl crate::state::LateRows for DirtyBatch {
+    fn visit(&mut self, row: &mut dyn FnMut(&[u8], Option<&[u8]>)) {
+        self.sort();
+        for (key, value) in self.iter() {
+            row(key, value);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        DirtyBatch::is_empty(self)
+    }
+
+    fn boxed(&self) -> Box<dyn crate::state::LateRows> {
+        Box::new(self.clone())
     }
 }
 

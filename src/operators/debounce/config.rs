@@ -87,9 +87,10 @@ impl DebounceConfig {
             ),
             _ => {}
         }
-        for (field, span) in [(".quiet", self.quiet), (".settle", self.settle)] {
+        for (name, span) in [("quiet", self.quiet), ("settle", self.settle)] {
             if span.is_some_and(|s| s <= Millis::ZERO) {
-                problem(field, "it must be longer than nothing", "write a time such as `30s`");
+                let message = format!("`{name}` must be longer than nothing");
+                problem(&format!(".{name}"), &message, "write a time such as `30s`");
             }
         }
         if let Some(max_wait) = self.max_wait {
@@ -102,7 +103,7 @@ impl DebounceConfig {
             } else if let Some(quiet) = self.quiet.filter(|quiet| max_wait < *quiet) {
                 problem(
                     ".max_wait",
-                    "it is shorter than `quiet`",
+                    "`max_wait` is shorter than `quiet`",
                     &format!("write {quiet} or more, or `settle: {max_wait}` if that is what you want"),
                 );
             }

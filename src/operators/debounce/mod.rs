@@ -17,6 +17,7 @@ mod config;
 mod entry;
 mod headers;
 mod index;
+mod origins;
 pub mod row;
 mod slab;
 mod table;
@@ -35,6 +36,7 @@ pub use config::{DebounceConfig, KeepConfig};
 pub use row::{Row, RowError};
 pub use table::{Fired, Keep, Pending, PendingTable, Reason as FireReason, Rule, Upserted};
 
+use self::origins::Origins;
 use super::{Cx, Load, Operator, OperatorError, Reason};
 use crate::model::{EvalError, Headers, Json, Record, Scope, Timestamp, Value};
 use crate::state::StateError;
@@ -57,6 +59,8 @@ pub struct Debounce {
     keep: KeepConfig,
     items_max: u32,
     table: PendingTable,
+    /// Without a changelog: where each entry's first event was read.
+    origins: Option<Origins>,
     /// Kept for their memory.
     extra: Vec<u8>,
     value: Vec<u8>,
@@ -77,6 +81,7 @@ impl Debounce {
             keep: config.keep.clone(),
             items_max: config.max_items.map_or(DebounceConfig::MAX_ITEMS, Into::into),
             table: PendingTable::new(config.rule()),
+            origins: None,
             extra: Vec::new(),
             value: Vec::new(),
         }
@@ -197,6 +202,9 @@ impl Operator for Debounce {
         if !done.created {
             cx.tally.collapsed += 1;
         }
+        if let Some(origins) = &mut self.origins {
+            origins.add(&key, record.origin);
+        }
         Ok(())
     }
 
@@ -211,8 +219,12 @@ impl Operator for Debounce {
     fn on_time(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         let list = self.keep == KeepConfig::All;
         let mut failed = None;
+        let origins = &mut self.origins;
         self.table.pop_due(cx.clock.0, FIRE_MAX, |fired| match Debounce::record(list, &fired) {
-            Ok(record) => {
+            Ok(mut record) => {
+                if let Some(origins) = origins {
+                    record.origin = origins.take(fired.key);
+                }
                 match fired.reason {
                     FireReason::MaxWait => cx.tally.fired_max_wait += 1,
                     FireReason::Quiet | FireReason::Settle | FireReason::Taken => cx.tally.fired_quiet += 1,
@@ -225,8 +237,18 @@ impl Operator for Debounce {
     }
 
     fn seal(&mut self, cx: &mut Cx<'_>) {
-        let store = cx.store(PENDING);
-        self.table.drain_dirty(|key, row| store.push_bulk(key, row.map(Bytes::copy_from_slice)));
+        // Only copied here; sorted and written by whoever commits.
+        let mut batch = DirtyBatch::new();
+        self.table.drain_into(&mut batch);
+        cx.hand_over(PENDING, Box::new(batch));
+    }
+
+    fn track_origins(&mut self) {
+        self.origins = Some(Origins::default());
+    }
+
+    fn oldest(&self, topic: u16) -> Option<i64> {
+        self.origins.as_ref()?.oldest(topic)
     }
 
     fn load(&self) -> Load {

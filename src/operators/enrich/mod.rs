@@ -348,6 +348,16 @@ impl Operator for Enrich {
         }
     }
 
+    fn oldest(&self, topic: u16) -> Option<i64> {
+        // As many as `calls_pending_max`, once a checkpoint.
+        self.pending
+            .values()
+            .map(|p| p.arrival.record.origin)
+            .filter(|o| o.topic == topic && o.offset >= 0)
+            .map(|o| o.offset)
+            .min()
+    }
+
     fn load(&self) -> Load {
         Load {
             keys: self.lanes.len(),

@@ -1,0 +1,209 @@
+//! Keeps the floors of the house: a module uses lower floors only, and one foreign crate has one home.
+
+use std::path::{Path, PathBuf};
+
+const FLOORS: &[(&str, u8)] = &[
+    ("model", 0),
+    ("state", 1),
+    ("kafka", 1),
+    ("operators", 2),
+    ("sinks", 2),
+    ("topology", 3),
+    ("spec", 4),
+    ("runtime", 4),
+    ("gateway", 5),
+    ("testing", 5),
+    ("cli", 6),
+];
+
+/// Neighbours that may be used all the same: by whom, what, why.
+const NEIGHBOURS: &[(&str, &str, &str)] = &[
+    ("kafka", "state::Row", "a changelog's records are state's rows; a plain pair of bytes"),
+    (
+        "sinks",
+        "operators",
+        "a sink node hands rows over as an operator does: SinkRow, Payload, Cell, Problem",
+    ),
+];
+
+/// Foreign crates and where they may be named; a place that ends with `/` is a folder.
+const HOMES: &[(&str, &[&str])] = &[
+    ("anyhow", &["main.rs", "cli/"]),
+    // calls/tests.rs: an API to be called
+    ("axum", &["gateway/", "testing/dev", "runtime/calls/tests.rs"]),
+    ("bincode", &["state/codec.rs"]),
+    ("clap", &["cli/"]),
+    ("gcloud_gax", &["sinks/spanner/"]),
+    ("gcloud_googleapis", &["sinks/spanner/"]),
+    ("gcloud_spanner", &["sinks/spanner/"]),
+    ("governor", &["runtime/pacer.rs"]),
+    ("miette", &["spec/problem.rs"]),
+    ("prometheus", &["runtime/metrics.rs"]),
+    ("prost_types", &["sinks/spanner/"]),
+    ("rdkafka", &["kafka/"]),
+    ("reqwest", &["runtime/http.rs"]),
+    ("rocksdb", &["state/rocks.rs"]),
+    ("serde_saphyr", &["spec/tree.rs"]),
+    ("vrl", &["spec/vrl.rs", "spec/vrl/", "spec/mod.rs"]),
+];
+
+/// Rows of state are derived beside the operator that keeps them; how they are written is the codec's.
+const DERIVES: &str = "use bincode::{Decode, Encode};";
+
+fn floor(module: &str) -> Option<u8> {
+    FLOORS.iter().find(|(name, _)| *name == module).map(|(_, floor)| *floor)
+}
+
+/// What is wrong with one file (its path below `src/`).
+fn check(path: &str, text: &str) -> Vec<String> {
+    let module = path.split(['/', '.']).next().unwrap_or_default();
+    if matches!(path, "lib.rs" | "main.rs") {
+        return homes(path, text);
+    }
+    let Some(own) = floor(module) else { return vec![format!("src/{path}: no floor for `{module}`")] };
+    let code: String =
+        text.lines().filter(|l| !l.trim_start().starts_with("//")).map(|l| l.to_owned() + "\n").collect();
+    let mut wrong = homes(path, text);
+    for used in used_paths(&code) {
+        let other = used.split("::").next().unwrap_or_default();
+        let allowed = NEIGHBOURS
+            .iter()
+            .any(|(by, what, _)| *by == module && (used == *what || used.starts_with(&format!("{what}::"))));
+        match floor(other) {
+            _ if other == module || allowed => {}
+            Some(floor) if floor < own => {}
+            Some(floor) => wrong.push(format!("src/{path} (floor {own}) uses {used} (floor {floor})")),
+            None => wrong.push(format!("src/{path}: no floor for `crate::{used}`")),
+        }
+    }
+    // `super` out of the module would be seen by nobody here.
+    let depth = path.split('/').count() - usize::from(path.ends_with("/mod.rs"));
+    for line in code.lines().filter(|l| l.starts_with("use super::") || l.starts_with("pub use super::")) {
+        if line.matches("super::").count() >= depth {
+            wrong.push(format!("src/{path}: write `crate::` instead of `{line}`"));
+        }
+    }
+    wrong
+}
+
+/// `a::b` for every `crate::a::b` and every element of `crate::{a::b, c}`.
+fn used_paths(code: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            out.push(path_of(rest));
+            continue;
+        };
+        let (mut depth, mut first) = (0, true);
+        for (at, c) in group.char_indices() {
+            if depth == 0 && (first || c == ',') {
+                let element = group[at..].trim_start_matches([',', ' ', '\n']);
+                out.extend(Some(path_of(element)).filter(|p| !p.is_empty()));
+            }
+            first = false;
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                _ => {}
+            }
+        }
+    }
+    out
+}
+
+fn path_of(text: &str) -> String {
+    let end = text.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | ':'))).unwrap_or(text.len());
+    text[..end].trim_end_matches(':').to_owned()
+}
+
+/// Foreign crates named outside their home.
+fn homes(path: &str, text: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for line in text.lines().map(str::trim).filter(|l| !l.starts_with("//") && *l != DERIVES) {
+        for (name, homes) in HOMES.iter().filter(|(name, _)| names_crate(line, name)) {
+            let home = |h: &&str| if h.ends_with(".rs") { path == *h } else { path.starts_with(*h) };
+            if !homes.iter().any(home) {
+                wrong.push(format!("src/{path} uses `{name}`, whose home is {}: {line}", homes.join(", ")));
+            }
+        }
+    }
+    wrong
+}
+
+/// `name::`, `::name::` or `use name`, but not `other::name::` nor text.
+fn names_crate(line: &str, name: &str) -> bool {
+    let import = line.trim_start_matches("pub ").starts_with("use ");
+    line.match_indices(name).any(|(at, _)| {
+        let (before, after) = (&line[..at], &line[at + name.len()..]);
+        let before = before.strip_suffix("::").unwrap_or(before).chars().last();
+        let begins = before.is_none_or(|c| !c.is_alphanumeric() && !"_:.\"`-".contains(c));
+        begins && (after.starts_with("::") || import && after.starts_with([';', ' ']))
+    })
+}
+
+fn files(dir: &Path, out: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).expect("a folder of the source").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files(&path, out);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            out.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_module_uses_lower_floors_and_every_crate_has_its_home() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    files(&src, &mut paths);
+    paths.sort();
+    assert!(paths.len() > 80, "the source was found");
+    let wrong: Vec<String> = paths
+        .iter()
+        .flat_map(|path| {
+            let name = path.strip_prefix(&src).expect("is below src").display().to_string();
+            check(&name, &std::fs::read_to_string(path).expect("is text"))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_checker_finds_what_is_wrong() {
+    for (path, line, count) in [
+        ("state/store.rs", "use crate::model::Record;", 0),
+        ("state/store.rs", "use crate::kafka::Writer;", 1),
+        ("kafka/restore.rs", "use crate::state::Row;", 0),
+        ("kafka/restore.rs", "use crate::state::Store;", 1),
+        ("operators/map.rs", "use crate::sinks::Sink;", 1),
+        ("sinks/file.rs", "use crate::operators::{Payload, SinkRow};", 0),
+        ("model/time.rs", "fn f(x: crate::runtime::Task) {}", 1),
+        ("topology/mod.rs", "use crate::{model::{A, B}, runtime::Task, spec::load};", 2),
+        ("spec/file.rs", "use crate::{\n    model::Json,\n    runtime::Task,\n};", 1),
+        ("runtime/task.rs", "use crate::spec::load;", 1),
+        ("gateway/mod.rs", "use crate::testing::simulate;", 1),
+        ("cli/run.rs", "use crate::testing::simulate;", 0),
+        ("cli/run.rs", "use crate::helpers::x;", 1),
+        ("helpers/x.rs", "", 1),
+        ("sinks/file.rs", "use super::super::topology::Topology;", 1),
+        ("sinks/spanner/admin.rs", "use super::super::SinkError;", 0),
+        ("runtime/engine.rs", "// crate::spec and rdkafka::x stand in a comment", 0),
+        ("runtime/engine.rs", "use rdkafka::ClientConfig;", 1),
+        ("runtime/engine.rs", "let x = ::rdkafka::f();", 1),
+        ("runtime/engine.rs", "let x = \"rdkafka::f\";", 0),
+        ("runtime/engine.rs", "use reqwest;", 1),
+        ("runtime/http.rs", "use reqwest::Client;", 0),
+        ("sinks/mod.rs", "pub use gcloud_spanner as s;", 1),
+        ("spec/vrl/functions.rs", "use ::vrl::compiler::Function;", 0),
+        ("spec/tree.rs", "use ::vrl::value::Value;", 1),
+        ("operators/enrich/row.rs", "use bincode::{Decode, Encode};", 0),
+        ("operators/enrich/row.rs", "bincode::encode_to_vec(x)", 1),
+        ("cli/run.rs", "use slackwater::cli;", 0),
+    ] {
+        let wrong = check(path, line);
+        assert_eq!(wrong.len(), count, "{path}: {line}: {wrong:?}");
+    }
+}

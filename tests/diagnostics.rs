@@ -1,0 +1,381 @@
+//! What people and programs read when a topology file is wrong: one snapshot per case, the file, the report, the JSON.
+//!
+//! After a change of words: `INSTA_UPDATE=always cargo test --test diagnostics`, then read the diff.
+
+use slackwater::spec::{Mode, load};
+
+/// The variables of these tests; every other one is unset.
+fn variable(name: &str) -> Option<String> {
+    match name {
+        "DB_PASSWORD" => Some("hunter2secret".into()),
+        "QUIET" => Some("soon".into()),
+        _ => None,
+    }
+}
+
+fn check(name: &str, text: &str) {
+    let report = load("topology.yaml", text, Mode::Required, &variable).expect_err("the file is wrong");
+    let json = serde_json::to_string_pretty(&report.to_json()).expect("is JSON");
+    let shown = format!("{text}\n{}\n{json}", report.render(false));
+    // The report says more than an assertion's expression would.
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        insta::assert_snapshot!(name, shown);
+    });
+}
+
+/// One test per case: `name: "text"`.
+macro_rules! cases {
+    ($($name:ident: $text:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            check(stringify!($name), $text);
+        })*
+    };
+}
+
+cases! {
+    unknown_field: r#"
+name: t
+sources:
+  in: { generate: { rate: 10/s } }
+operators:
+  settled:
+    from: in
+    debounce: { quite: 30s, max_wait: 5m }
+sinks:
+  out: { from: settled, blackhole: {} }
+"#;
+
+    unknown_section: r#"
+name: t
+source:
+  in: { generate: {} }
+sinks:
+  out: { from: in, blackhole: {} }
+"#;
+
+    wrong_type: r#"
+name: t
+sources:
+  in: { generate: { rate: 10/s, keys: many } }
+sinks:
+  out:
+    from: in
+    file: { path: /tmp/x, batch: 12 }
+"#;
+
+    missing_field: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  account:
+    from: in
+    enrich:
+      http: { get: "http://localhost/{{ key }}" }
+sinks:
+  out: { from: account, file: {} }
+"#;
+
+    missing_name_and_from: r#"
+sources:
+  in: { generate: {} }
+sinks:
+  out: { blackhole: {} }
+"#;
+
+    unknown_from: r#"
+name: t
+sources:
+  user-changes: { generate: {} }
+operators:
+  settled:
+    from: user-change
+    debounce: { quiet: 30s }
+sinks:
+  out: { from: [settled, elsewhere], blackhole: {} }
+"#;
+
+    cycle: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  a: { from: [in, c], merge: {} }
+  b: { from: a, filter: .ok }
+  c: { from: b, map: .x }
+sinks:
+  out: { from: c, blackhole: {} }
+"#;
+
+    duplicate_name: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  settled: { from: in, debounce: { quiet: 30s } }
+  settled: { from: in, debounce: { quiet: 60s } }
+sinks:
+  out: { from: settled, blackhole: {} }
+"#;
+
+    duplicate_name_in_two_sections: r#"
+name: t
+sources:
+  orders: { generate: {} }
+operators:
+  orders: { from: orders, filter: .ok }
+sinks:
+  out: { from: orders, blackhole: {} }
+"#;
+
+    sink_without_key: r#"
+name: t
+sources:
+  in: { generate: {} }
+sinks:
+  rows:
+    from: in
+    spanner:
+      database: projects/p/instances/i/databases/d
+      table: Accounts
+      columns: { State: "1", UpdatedAt: commit_timestamp() }
+"#;
+
+    sink_without_columns: r#"
+name: t
+sources:
+  in: { generate: {} }
+sinks:
+  none:
+    from: in
+    spanner: { database: projects/p/instances/i/databases/d, table: Accounts }
+  empty:
+    from: in
+    spanner: { database: projects/p/instances/i/databases/d, table: Accounts, columns: {} }
+"#;
+
+    bad_duration_and_rate: r#"
+name: t
+rate_limits:
+  api: { limit: 1500 }
+  other: { limit: fast }
+sources:
+  in: { generate: { rate: 10 per second } }
+operators:
+  settled:
+    from: in
+    debounce: { quiet: 30, max_wait: 5 minutes }
+sinks:
+  out:
+    from: settled
+    file: { path: /tmp/x, batch: { max_bytes: 1 bit } }
+"#;
+
+    settings_that_contradict: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  both: { from: in, debounce: { quiet: 30s, settle: 30s } }
+  short: { from: in, debounce: { quiet: 30s, max_wait: 10s } }
+  calls:
+    from: in
+    enrich:
+      http: { get: "http://localhost", post: "http://localhost" }
+      into: .account
+sinks:
+  out: { from: [both, short, calls], blackhole: {} }
+"#;
+
+    unknown_rate_limit: r#"
+name: t
+rate_limits:
+  accounts-api: { limit: 1500/s }
+sources:
+  in: { generate: {} }
+operators:
+  account:
+    from: in
+    enrich:
+      http: { get: "http://localhost/{{ key }}" }
+      rate_limit: account-api
+      into: .account
+sinks:
+  out: { from: account, blackhole: {} }
+"#;
+
+    expression_syntax: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  big: { from: in, filter: ".amount >" }
+  slim:
+    from: in
+    map: |
+      x = .amount
+      { "amount": x, "tax": x * }
+sinks:
+  out: { from: [big, slim], blackhole: {} }
+"#;
+
+    expression_unknown_function: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  big: { from: in, filter: 'starts_wiht(.name, "a")' }
+  now: { from: in, map: '{ "at": now() }' }
+sinks:
+  out: { from: [big, now], blackhole: {} }
+"#;
+
+    a_comma_between_braces: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  a: { from: in, filter: starts_with(.name, "a") }
+sinks:
+  out: { from: a, blackhole: {} }
+"#;
+
+    unknown_output: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  sized: { from: in, branch: { large: .n > 10, small: true } }
+  plain: { from: in, filter: .ok }
+sinks:
+  a: { from: sized.larg, blackhole: {} }
+  b: { from: sized, blackhole: {} }
+  c: { from: plain.large, blackhole: {} }
+"#;
+
+    yaml_syntax: r#"
+name: t
+sources:
+  in: { generate: { rate: 10/s }
+sinks:
+  out: { from: in, blackhole: {} }
+"#;
+
+    yaml_indentation: r#"
+name: t
+sources:
+  in:
+    generate: {}
+   rate: 10/s
+"#;
+
+    unset_variable: r#"
+name: t
+sources:
+  in: { generate: {} }
+sinks:
+  rows:
+    from: in
+    spanner:
+      database: "${SPANNER_DATABASE}"
+      table: "${TABLE"
+      columns: { Id: key }
+"#;
+
+    a_variable_with_a_bad_value: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  settled: { from: in, debounce: { quiet: "${QUIET}" } }
+sinks:
+  out: { from: settled, blackhole: {} }
+"#;
+
+    secrets_are_redacted: r#"
+name: t
+kafka:
+  brokers: localhost:9092
+  sasl_password: "${DB_PASSWORD}"
+  session_timeout: "${DB_PASSWORD}"
+sources:
+  in: { kafka: { topic: in } }
+operators:
+  account:
+    from: in
+    enrich:
+      http: { get: "http://bob:geheim@localhost/{{ key }}", timeot: 5s }
+      into: .account
+sinks:
+  out: { from: account, blackhole: {} }
+"#;
+
+    two_kinds: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  both: { from: in, filter: .ok, debounce: { quiet: 30s } }
+  none: { from: in }
+  odd: { from: in, debounse: { quiet: 30s } }
+sinks:
+  out: { from: [both, none, odd], blackhole: {} }
+"#;
+
+    no_kafka: r#"
+name: t
+sources:
+  in: { kafka: { topic: in } }
+sinks:
+  out: { from: in, kafka: { topic: out } }
+errors: { dead_letter: { topic: t.dlq } }
+"#;
+
+    not_there_yet: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+guarantee: exactly_once
+state: { changelog: off }
+sources:
+  in: { kafka: { topic: in } }
+operators:
+  settled: { from: in, debounce: { quiet: 30s } }
+sinks:
+  out: { from: settled, kafka: { topic: out } }
+"#;
+
+    bad_tests: r#"
+name: t
+sources:
+  in: { generate: {} }
+sinks:
+  out: { from: in, blackhole: {} }
+tests:
+  - name: one
+    steps:
+      - sned: { to: in, key: a }
+      - advance: 30
+      - send: { to: in, kye: a }
+  - steps: []
+"#;
+
+    several_at_once: r#"
+name: my topology
+kafka: { broker: localhost:9092 }
+rate_limits:
+  api: { limit: 1500/x }
+sources:
+  in: { kafka: { topic: in, topics: [a, b] } }
+operators:
+  settled: { from: inn, debounce: { quiet: 30 } }
+  paid: { from: in, filter: .amount > }
+  odd: { from: in, sleep: 5s }
+sinks:
+  out: { from: settled, file: { pth: /tmp/x } }
+"#;
+
+    an_empty_file: "# nothing here\n";
+
+    a_list: "- name: t\n";
+}

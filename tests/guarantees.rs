@@ -1,0 +1,130 @@
+//! What is promised about duplicates and offsets, on the real Kafka with the real binary killed under load.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use common::{Instance, Setup, World, wait};
+use slackwater::kafka::{KafkaConfig, TopicPartition, TopicSpec, restore};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// How often each key is in a topic, as a read_committed reader sees it.
+fn count(world: &World, topic: &str, partitions: i32) -> BTreeMap<String, usize> {
+    let admin = world.admin();
+    let mut out = BTreeMap::new();
+    for partition in 0..partitions {
+        let at = TopicPartition::new(topic, partition);
+        let end = admin.end_offsets(std::slice::from_ref(&at)).unwrap()[0];
+        restore(&KafkaConfig::new(world.brokers.clone()), "counter", &at, 0, end, |rows, _, _| {
+            for (key, _) in rows {
+                *out.entry(String::from_utf8_lossy(key).into_owned()).or_default() += 1;
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    }
+    out
+}
+
+/// A world whose topology only copies its topic to `NAME-out`.
+fn copy(guarantee: &str) -> (World, String) {
+    let world = World::new(Setup::default());
+    let out = format!("{}-out", world.name);
+    world.admin().create_topics(&[TopicSpec::new(&out, 2)]).unwrap();
+    std::fs::write(
+        &world.yaml,
+        format!(
+            "name: {}\nkafka: {{ brokers: \"${{KAFKA_BROKERS}}\", session_timeout: 6s }}\nguarantee: {guarantee}\n\
+             sources:\n  in: {{ kafka: {{ topic: {} }} }}\n\
+             operators:\n  good: {{ from: in, filter: .n != 13 }}\n\
+             sinks:\n  out: {{ from: good, kafka: {{ topic: {out} }} }}\n",
+            world.name, world.topic
+        ),
+    )
+    .unwrap();
+    (world, out)
+}
+
+/// Sends 200 records of their own keys a time, killing the instance now and then.
+fn under_fire(world: &World, rounds: usize) -> usize {
+    let mut instance = Instance::start(world, "one", &["--instance-id", "one"]);
+    let mut sent = 0;
+    for round in 0..rounds {
+        instance.wait_ready(LONG);
+        for _ in 0..5 {
+            let keys: Vec<String> = (sent..sent + 200).map(|n| format!("k{n}")).collect();
+            sent += keys.len();
+            world.change(&keys);
+            std::thread::park_timeout(Duration::from_millis(150 + 60 * round as u64));
+        }
+        instance.kill9();
+        instance = Instance::start(world, "one", &["--instance-id", "one"]);
+    }
+    instance.wait_ready(LONG);
+    wait("everything is committed", LONG, || instance.metric("slackwater_commit_lag_records", "") == 0.0);
+    wait("everything is read", LONG, || {
+        let admin = world.admin();
+        let all: Vec<TopicPartition> = (0..4).map(|p| TopicPartition::new(world.topic.as_str(), p)).collect();
+        let ends = admin.end_offsets(&all).unwrap();
+        let committed = admin.committed(&world.name, &all).unwrap();
+        committed
+            .iter()
+            .zip(&ends)
+            .all(|(c, e)| matches!(c, slackwater::kafka::GroupOffset::At(o) if o == e) || *e == 0)
+    });
+    assert_eq!(instance.stop(LONG), 0);
+    sent
+}
+
+#[test]
+fn exactly_once_to_kafka_has_no_duplicate_in_spite_of_kill_9() {
+    let (world, out) = copy("exactly_once");
+    let sent = under_fire(&world, 5);
+    let seen = count(&world, &out, 2);
+    let twice: Vec<_> = seen.iter().filter(|(_, n)| **n != 1).take(5).collect();
+    assert_eq!((seen.len(), twice), (sent, vec![]), "each once");
+}
+
+#[test]
+fn at_least_once_to_kafka_loses_nothing() {
+    let (world, out) = copy("at_least_once");
+    let sent = under_fire(&world, 3);
+    let seen = count(&world, &out, 2);
+    assert_eq!(seen.len(), sent, "nothing is lost");
+    println!("{} of {sent} were written twice or more", seen.values().filter(|n| **n > 1).count());
+}
+
+#[test]
+fn without_a_changelog_an_offset_is_committed_only_after_its_row() {
+    let world = World::new(Setup {
+        quiet: "3s",
+        replace: vec![("errors: {", "state: { changelog: off }\nerrors: {")],
+        ..Setup::default()
+    });
+    let all: Vec<String> = (0..200).map(|n| format!("acct-{n}")).collect();
+    let mut one = Instance::start(&world, "one", &["--instance-id", "one"]);
+    one.wait_ready(LONG);
+    world.change(&all);
+    let partitions: Vec<TopicPartition> =
+        (0..4).map(|p| TopicPartition::new(world.topic.as_str(), p)).collect();
+    let committed = || {
+        let offsets = world.admin().committed(&world.name, &partitions).unwrap();
+        offsets
+            .iter()
+            .map(|o| if let slackwater::kafka::GroupOffset::At(n) = o { *n } else { 0 })
+            .sum::<i64>()
+    };
+    wait("everything is read", LONG, || one.metric("slackwater_debounce_pending_keys", "") == 200.0);
+    std::thread::park_timeout(Duration::from_millis(1500));
+    assert_eq!(committed(), 0, "no row is written, so no offset is committed");
+    // What waited is lost with the process, and read again.
+    one.kill9();
+    let mut two = Instance::start(&world, "two", &["--instance-id", "one"]);
+    two.wait_ready(LONG);
+    world.wait_synced(LONG);
+    wait("the offsets follow the rows", LONG, || committed() == 200);
+    assert_eq!(two.stop(LONG), 0);
+}
