@@ -80,6 +80,20 @@ fn key_by_then_debounce() {
 }
 
 #[test]
+fn what_was_not_in_a_checkpoint_comes_once_after_a_restart() {
+    check(
+        ONE,
+        10,
+        &[
+            r#"{"topic": "orders", "key": "1", "value": {"buyer": "ann", "n": 1}, "ts": 1000}"#,
+            r#"{"restart": true}"#,
+            r#"{"advance_ms": 10000}"#,
+        ],
+        &[r#"2 settled ann [{"buyer":"ann","n":1}] 11000"#],
+    );
+}
+
+#[test]
 fn a_record_without_the_new_key_is_refused_before_the_topic() {
     let skip = format!("{ONE}errors: {{ on_failure: skip }}\n");
     check(

@@ -12,6 +12,7 @@
 mod branch;
 pub mod call;
 pub mod debounce;
+pub mod describe;
 pub mod enrich;
 mod filter;
 mod key_by;

@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use super::branch::{Branch, BranchConfig};
 use super::debounce::{Debounce, DebounceConfig};
-use super::enrich::{Enrich, EnrichConfig};
+use super::describe::Described;
+use super::enrich::{self, Enrich, EnrichConfig};
 use super::filter::{Filter, FilterConfig};
 use super::key_by::{KeyBy, KeyByConfig};
 use super::map::{FlatMap, Map, MapConfig};
@@ -115,6 +116,17 @@ impl NodeConfig {
             ),
             _ => None,
         }
+    }
+
+    /// A row of its store for people: key (without the store's prefix) and value, as they are on disk.
+    #[must_use]
+    pub fn describe_row(&self, key: &[u8], value: &[u8]) -> Described {
+        let described = match self {
+            NodeConfig::Debounce(c) => c.describe_row(key, value),
+            NodeConfig::Enrich(_) => enrich::describe_row(key, value),
+            _ => None,
+        };
+        described.unwrap_or_else(|| Described::raw(key, value))
     }
 
     /// Does it call an API?

@@ -8,6 +8,7 @@ mod engine;
 pub mod http;
 mod inbox;
 pub mod limiter;
+pub mod look;
 pub mod metrics;
 mod nodes;
 pub mod pacer;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::model::{
     EvalError, Expr, Json, Millis, Record, Scope, Timestamp, Value, WINDOW_HEADER, Window, key_text,
 };
+use crate::operators::describe::{self, Described};
 use crate::operators::{Cx, Load, Operator, OperatorError, Reason, Reject, Reply, SinkRow};
 use crate::sinks::SinkConfig;
 use crate::state::{StateError, decode_record, encode_record};
@@ -197,6 +198,14 @@ impl Operator for SinkNode {
     fn load(&self) -> Load {
         Load { calls: self.pending.len(), full: self.pending.len() >= self.full_at, ..Load::default() }
     }
+}
+
+/// A delivery that a sink which is read from waits for, for people; `None` where the bytes are no such row.
+pub(super) fn describe_delivery(key: &[u8], value: &[u8]) -> Option<Described> {
+    let id = u64::from_be_bytes(key.try_into().ok()?);
+    let mut delivery = describe::record(&decode_record(value).ok()?);
+    let key = delivery.get_mut("key").map(Json::take).unwrap_or_default();
+    Some(Described { key, at: serde_json::Map::new(), value: delivery }.at("delivery", id))
 }
 
 /// The record that a dead letter carries: the original, with what happened in its headers.

@@ -80,6 +80,8 @@ pub struct TopologyTestDriver {
     slots: Vec<Slot>,
     /// What every topic (or line source, by node name) holds.
     log: BTreeMap<String, Vec<Record>>,
+    /// How much of each repartition topic is in a checkpoint: what is behind goes with a crash, as in a transaction.
+    kept: BTreeMap<String, usize>,
     wall: Timestamp,
     mocks: BTreeMap<usize, Mock>,
     /// Replies on their way: due time, order, slot, node, call.
@@ -99,6 +101,7 @@ impl TopologyTestDriver {
             topology,
             slots: Vec::new(),
             log: BTreeMap::new(),
+            kept: BTreeMap::new(),
             wall: Timestamp(0),
             mocks: BTreeMap::new(),
             replies: BTreeMap::new(),
@@ -369,6 +372,12 @@ impl TopologyTestDriver {
             }
             slot.task.applied();
         }
+        if self.topology.settings.state.changelog == Changelog::On {
+            for r in self.topology.repartitions() {
+                let len = self.log.get(&r.topic).map_or(0, Vec::len);
+                self.kept.insert(r.topic, len);
+            }
+        }
         Ok(())
     }
 
@@ -378,6 +387,14 @@ impl TopologyTestDriver {
     /// The task does not start again.
     pub fn restart(&mut self) -> Result<(), DriverError> {
         self.replies.clear();
+        if self.topology.settings.state.changelog == Changelog::On {
+            for r in self.topology.repartitions() {
+                let kept = self.kept.get(&r.topic).copied().unwrap_or(0);
+                if let Some(log) = self.log.get_mut(&r.topic) {
+                    log.truncate(kept);
+                }
+            }
+        }
         for (sub, slot) in std::mem::take(&mut self.slots).into_iter().enumerate() {
             drop(slot.task);
             let backend = match self.topology.settings.state.changelog {

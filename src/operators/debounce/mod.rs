@@ -14,6 +14,7 @@
 
 mod batch;
 mod config;
+mod describe;
 mod entry;
 mod headers;
 mod index;
