@@ -75,7 +75,7 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
         .map_err(|e| Exit::failed(e.to_string()))?;
     let mut problems: Vec<(Report, u8)> = Vec::new();
     if let Some(kafka) = &topology.settings.kafka {
-        let topics = topology.source_topics();
+        let topics = topology.external_topics();
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
         match Admin::open(kafka, Duration::from_secs(5)).and_then(|admin| admin.topics(&names)) {
             Ok(found) => {

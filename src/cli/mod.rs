@@ -1,13 +1,18 @@
 //! The command line: clap types here, one file per command.
 //!
 //! Exit codes: 0 done or stopped by a signal, 1 failed while running, 2 bad arguments, 69 a needed server never
-//! answered (`check --connect`), 78 bad topology file.
+//! answered (`check --connect`, `offsets`, `reset`), 78 bad topology file.
 
 mod check;
+mod connect;
 mod dev;
 mod graph;
+mod offsets;
+mod reset;
 mod run;
 mod simulate;
+mod state;
+mod table;
 mod test;
 
 use std::path::Path;
@@ -57,6 +62,12 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     /// Print the topology as a picture.
     Graph(graph::GraphArgs),
+    /// Print what the topology's consumer group has committed and what it has still to read.
+    Offsets(offsets::OffsetsArgs),
+    /// Look into the state of a stopped instance.
+    State(state::StateArgs),
+    /// Go back to the beginning: delete offsets, the topology's own topics and local state. A dry run by default.
+    Reset(reset::ResetArgs),
     /// Print the JSON schema of topology files, for editors.
     Schema,
 }
@@ -80,6 +91,9 @@ pub fn main() -> ExitCode {
         Command::Test(args) => test::test(&args),
         Command::Simulate(args) => simulate::simulate(&args),
         Command::Graph(args) => graph::graph(&args),
+        Command::Offsets(args) => offsets::offsets(&args),
+        Command::State(args) => state::state(&args),
+        Command::Reset(args) => reset::reset(&args),
         Command::Schema => graph::schema(),
     };
     match code {

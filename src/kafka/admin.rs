@@ -142,6 +142,38 @@ impl Admin {
         Ok(found)
     }
 
+    /// Names of all topics, sorted.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    pub fn topic_names(&self) -> Result<Vec<String>, AdminError> {
+        let metadata = self
+            .reader
+            .fetch_metadata(None, self.timeout)
+            .map_err(|e| AdminError::new("cannot list the topics", &e))?;
+        let mut names: Vec<String> = metadata.topics().iter().map(|t| t.name().to_owned()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Client addresses of a group's members; empty for a group that does not exist.
+    ///
+    /// # Errors
+    /// The group's coordinator does not answer, or refuses.
+    pub fn members(&self, group: &str) -> Result<Vec<String>, AdminError> {
+        let list = self
+            .reader
+            .fetch_group_list(Some(group), self.timeout)
+            .map_err(|e| AdminError::new(&format!("cannot look up the members of group `{group}`"), &e))?;
+        let found = list.groups().iter().filter(|g| g.name() == group);
+        let mut members: Vec<String> = found
+            .flat_map(|g| g.members())
+            .map(|m| m.client_host().trim_start_matches('/').to_owned())
+            .collect();
+        members.sort();
+        Ok(members)
+    }
+
     /// Creates topics in one call. One that exists already is left as it is: compare its partitions with
     /// [`Admin::topics`].
     ///

@@ -73,6 +73,11 @@ pub trait Function: Send + Sync {
     /// # Errors
     /// The value is not JSON where a field is asked for, or the expression itself fails.
     fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError>;
+
+    /// Is it known, before any record, that the result is `null`?
+    fn is_always_null(&self) -> bool {
+        false
+    }
 }
 
 impl<F> Function for F
@@ -137,6 +142,12 @@ impl Expr {
     #[must_use]
     pub fn is_key(&self) -> bool {
         self.text.trim() == "key"
+    }
+
+    /// Is it known, before any record, that the result is `null`?
+    #[must_use]
+    pub fn is_always_null(&self) -> bool {
+        self.text.trim() == "null" || self.function.as_ref().is_some_and(|f| f.is_always_null())
     }
 
     /// Evaluates the expression.

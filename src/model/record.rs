@@ -45,6 +45,26 @@ pub struct Window {
     pub end: Timestamp,
 }
 
+/// The header in which a repartition topic carries a record's window. Part of the format of those topics.
+pub const WINDOW_HEADER: &str = "slackwater-window";
+
+impl Window {
+    /// Start and end as 16 bytes, big-endian.
+    #[must_use]
+    pub fn to_bytes(self) -> Bytes {
+        Bytes::from([self.start.0.to_be_bytes(), self.end.0.to_be_bytes()].concat())
+    }
+
+    /// Reads [`Window::to_bytes`]; `None` for other bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Window> {
+        let (start, end) = bytes.split_first_chunk::<8>()?;
+        let end = <[u8; 8]>::try_from(end).ok()?;
+        let at = |bytes: [u8; 8]| Timestamp(i64::from_be_bytes(bytes));
+        Some(Window { start: at(*start), end: at(end) })
+    }
+}
+
 /// Record headers in order. Shared, since most records only pass them on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Headers(Option<Arc<Vec<(String, Bytes)>>>);
@@ -74,6 +94,15 @@ impl Headers {
             self.0.iter().flat_map(|l| l.iter()).filter(|(n, _)| n != name).cloned().collect();
         list.push((name.to_owned(), value.into()));
         Headers(Some(Arc::new(list)))
+    }
+
+    /// These headers without those of that name.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Headers {
+        if self.get(name).is_none() {
+            return self.clone();
+        }
+        Headers::new(self.0.iter().flat_map(|l| l.iter()).filter(|(n, _)| n != name).cloned().collect())
     }
 
     /// No headers?

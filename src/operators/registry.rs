@@ -9,11 +9,14 @@ use super::aggregate::{Aggregate, AggregateConfig};
 use super::branch::{Branch, BranchConfig};
 use super::debounce::{Debounce, DebounceConfig};
 use super::dedupe::{Dedupe, DedupeConfig};
-use super::enrich::{Enrich, EnrichConfig};
+use super::describe::Described;
+use super::enrich::{self, Enrich, EnrichConfig};
 use super::filter::{Filter, FilterConfig};
 use super::join::{self, JoinConfig};
+use super::key_by::{KeyBy, KeyByConfig};
 use super::map::{FlatMap, Map, MapConfig};
 use super::merge::{Merge, MergeConfig};
+use super::peek::{Peek, PeekConfig};
 use super::suppress::{Suppress, SuppressConfig};
 use super::table::{Table, TableConfig};
 use super::{Operator, Problem};
@@ -29,10 +32,14 @@ pub enum NodeConfig {
     Map(MapConfig),
     /// Computes a list; each element becomes a record.
     FlatMap(MapConfig),
+    /// Gives records another key.
+    KeyBy(KeyByConfig),
     /// Sends a record to the first output whose condition is true.
     Branch(BranchConfig),
     /// Reads several nodes as one.
     Merge(MergeConfig),
+    /// Shows records in the log and lets them pass.
+    Peek(PeekConfig),
     /// Waits until a key has gone quiet, then sends on what it gathered.
     Debounce(DebounceConfig),
     /// Calls an API for each record and puts the answer into it.
@@ -57,8 +64,10 @@ impl NodeConfig {
             NodeConfig::Filter(_) => "filter",
             NodeConfig::Map(_) => "map",
             NodeConfig::FlatMap(_) => "flat_map",
+            NodeConfig::KeyBy(_) => "key_by",
             NodeConfig::Branch(_) => "branch",
             NodeConfig::Merge(_) => "merge",
+            NodeConfig::Peek(_) => "peek",
             NodeConfig::Debounce(_) => "debounce",
             NodeConfig::Enrich(_) => "enrich",
             NodeConfig::Aggregate(_) => "aggregate",
@@ -72,8 +81,8 @@ impl NodeConfig {
     /// All kinds, as written in YAML.
     pub const KINDS: &'static [&'static str] =
         &[
-            "filter", "map", "flat_map", "branch", "merge", "debounce", "enrich", "aggregate", "suppress", "dedupe",
-            "table", "join",
+            "filter", "map", "flat_map", "key_by", "branch", "merge", "peek", "debounce", "enrich", "aggregate",
+            "suppress", "dedupe", "table", "join",
         ];
 
     /// A new operator with these settings, without state.
@@ -83,8 +92,10 @@ impl NodeConfig {
             NodeConfig::Filter(c) => Box::new(Filter::new(c)),
             NodeConfig::Map(c) => Box::new(Map::new(c)),
             NodeConfig::FlatMap(c) => Box::new(FlatMap::new(c)),
+            NodeConfig::KeyBy(c) => Box::new(KeyBy::new(c)),
             NodeConfig::Branch(c) => Box::new(Branch::new(c)),
             NodeConfig::Merge(_) => Box::new(Merge),
+            NodeConfig::Peek(_) => Box::new(Peek),
             NodeConfig::Debounce(c) => Box::new(Debounce::new(c)),
             NodeConfig::Enrich(c) => {
                 Box::new(Enrich::new((**c).clone()).expect("the builder has checked the settings"))
@@ -117,8 +128,33 @@ impl NodeConfig {
             NodeConfig::Filter(_)
             | NodeConfig::Map(_)
             | NodeConfig::FlatMap(_)
+            | NodeConfig::KeyBy(_)
             | NodeConfig::Branch(_)
-            | NodeConfig::Merge(_) => None,
+            | NodeConfig::Merge(_)
+            | NodeConfig::Peek(_) => None,
+        }
+    }
+
+    /// Does it give records another key?
+    #[must_use]
+    pub fn changes_key(&self) -> bool {
+        matches!(self, NodeConfig::KeyBy(_))
+    }
+
+    /// Must all records of a key come to the same task for its result to be right? After a change of the key such a
+    /// node reads from a topic in between.
+    #[must_use]
+    pub fn needs_key_together(&self) -> bool {
+        // By name, so that kinds that are still being added are known already.
+        ["debounce", "aggregate", "suppress", "dedupe", "join", "table"].contains(&self.kind_name())
+    }
+
+    /// The expression by which the node itself groups the records of an input, where that need not be their key (an
+    /// aggregate's `by`). The topology changes the key in front of the node and leaves `key` here.
+    pub fn regroups_mut(&mut self, input: usize) -> Option<&mut Expr> {
+        match self {
+            NodeConfig::Aggregate(c) if input == 0 => c.by.as_mut(),
+            _ => None,
         }
     }
 
@@ -156,6 +192,17 @@ impl NodeConfig {
             NodeConfig::Join(c) => Some(&c.with),
             _ => None,
         }
+    }
+
+    /// A row of its store for people: key (without the store's prefix) and value, as they are on disk.
+    #[must_use]
+    pub fn describe_row(&self, key: &[u8], value: &[u8]) -> Described {
+        let described = match self {
+            NodeConfig::Debounce(c) => c.describe_row(key, value),
+            NodeConfig::Enrich(_) => enrich::describe_row(key, value),
+            _ => None,
+        };
+        described.unwrap_or_else(|| Described::raw(key, value))
     }
 
     /// Does it call an API?
@@ -200,8 +247,9 @@ impl NodeConfig {
         match self {
             NodeConfig::Filter(c) => vec![(&mut c.0, &[])],
             NodeConfig::Map(c) | NodeConfig::FlatMap(c) => vec![(&mut c.0, &[])],
+            NodeConfig::KeyBy(c) => vec![(&mut c.0, &[])],
             NodeConfig::Branch(c) => c.0.iter_mut().map(|(_, e)| (e, &[] as &[&str])).collect(),
-            NodeConfig::Merge(_) => Vec::new(),
+            NodeConfig::Merge(_) | NodeConfig::Peek(_) => Vec::new(),
             NodeConfig::Debounce(c) => c.exprs_mut(),
             NodeConfig::Enrich(c) => c.exprs_mut().map(|e| (e, &[] as &[&str])).collect(),
             NodeConfig::Aggregate(c) => c.exprs_mut(),
@@ -218,6 +266,7 @@ impl NodeConfig {
         match self {
             NodeConfig::Debounce(c) => c.check(),
             NodeConfig::Enrich(c) => c.check(),
+            NodeConfig::KeyBy(c) => c.check(),
             NodeConfig::Branch(c) => c.check(),
             NodeConfig::Aggregate(c) => c.check(),
             NodeConfig::Suppress(c) => c.check(),
@@ -225,9 +274,11 @@ impl NodeConfig {
             NodeConfig::Table(c) => c.check(true),
             // The topology knows what stands on each side, and checks it.
             NodeConfig::Join(_) => Vec::new(),
-            NodeConfig::Filter(_) | NodeConfig::Map(_) | NodeConfig::FlatMap(_) | NodeConfig::Merge(_) => {
-                Vec::new()
-            }
+            NodeConfig::Filter(_)
+            | NodeConfig::Map(_)
+            | NodeConfig::FlatMap(_)
+            | NodeConfig::Merge(_)
+            | NodeConfig::Peek(_) => Vec::new(),
         }
     }
 
@@ -236,6 +287,7 @@ impl NodeConfig {
     pub fn label(&self) -> String {
         match self {
             NodeConfig::Filter(c) => format!("filter {}", c.0.text()),
+            NodeConfig::KeyBy(c) => format!("key_by {}", c.0.text()),
             NodeConfig::Debounce(c) => format!("debounce {}", c.label()),
             NodeConfig::Enrich(c) => format!("enrich {}", c.label()),
             NodeConfig::Aggregate(c) => format!("aggregate {}", c.label()),

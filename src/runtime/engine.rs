@@ -5,7 +5,7 @@
 //! input, finish and commit, then the group is left, then the sinks' lanes end.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use super::http::HttpCaller;
 use super::inbox::{Inbox, Message, inbox};
 use super::limiter::Limiter;
 use super::metrics::Metrics;
+use super::purge::{Purge, purge_every};
 use super::read::TaskReader;
 use super::restore::Restorer;
 use super::task::{DEAD_LETTER, TaskId};
@@ -32,7 +33,7 @@ use crate::kafka::{
 use crate::model::{Clock, SystemClock};
 use crate::operators::{NodeConfig, RateScope, Reply};
 use crate::sinks::{Batch, KafkaLane, KafkaSinkConfig, SinkConfig, SinkConnection, SinkError};
-use crate::state::RocksEnv;
+use crate::state::{DirError, RocksEnv, StateDir};
 use crate::topology::{Changelog, Guarantee, NodeKind, Topology};
 
 /// Between tries of a server that does not answer.
@@ -113,7 +114,7 @@ pub struct Engine {
     lanes: TaskTracker,
     lanes_stop: CancellationToken,
     calls_stop: CancellationToken,
-    _lock: std::fs::File,
+    _lock: StateDir,
 }
 
 /// What the threads share: each field says who else holds it.
@@ -198,7 +199,10 @@ impl Engine {
                 message: format!("{}: {help}", problem.message),
             });
         }
-        let lock = lock_state(&options.state_dir)?;
+        let lock = StateDir::lock(&options.state_dir).map_err(|e| match e {
+            DirError::InUse(_) => EngineError::Failed(format!("{e}: give this one its own with --state-dir")),
+            DirError::Io { .. } => EngineError::Failed(e.to_string()),
+        })?;
         let lanes = TaskTracker::new();
         let lanes_stop = CancellationToken::new();
         let calls_stop = CancellationToken::new();
@@ -215,12 +219,17 @@ impl Engine {
         let sinks =
             connect(&topology, &stand_ins, writer.as_ref(), &shared, &lanes, &lanes_stop, stop).await?;
         let limiters = limiters(&topology, &shared);
-        let topics = topology.source_topics();
+        let topics = topology.external_topics();
         let plan = match (&kafka, topics.is_empty()) {
             (Some(config), false) => {
                 let admin = open_admin(config).await?;
                 let counts = wait_topics(&admin, &topics, &shared, stop).await?;
-                let plan = Plan::new(&topology, counts, stand_ins.plain_commits)?;
+                let counts = topology.partition_counts(&counts).map_err(|e| EngineError::Config {
+                    node: Some(e.node),
+                    field: "from".into(),
+                    message: e.message,
+                })?;
+                let plan = Plan::new(&topology, counts, stand_ins.plain_commits);
                 make_topics(&admin, &topology, &plan, &shared, stop, stand_ins.plain_commits).await?;
                 Some((admin, plan))
             }
@@ -239,8 +248,33 @@ impl Engine {
             options,
             shared,
         };
+        if let Some((admin, plan)) = &plan {
+            engine.purge(admin, plan);
+        }
         engine.start_workers(kafka, plan, sinks, limiters, writer.as_ref())?;
         Ok(engine)
+    }
+
+    /// Starts deleting what has been read of the repartition topics.
+    fn purge(&self, admin: &Arc<Admin>, plan: &Plan) {
+        let topics: Vec<(usize, Arc<str>)> = self
+            .topology
+            .repartitions()
+            .into_iter()
+            .filter_map(|r| Some((plan.places.get(&r.topic)?.0, Arc::from(r.topic))))
+            .collect();
+        if topics.is_empty() {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let purge = Purge {
+            admin: Arc::clone(admin),
+            group: self.topology.name.clone(),
+            topics,
+            ours: Box::new(move || shared.status().tasks.into_keys().collect()),
+            every: purge_every(self.topology.settings.state.checkpoint.duration()),
+        };
+        self.lanes.spawn(purge.run(self.lanes_stop.clone()));
     }
 
     fn start_workers(
@@ -277,9 +311,7 @@ impl Engine {
             self.reader = Some(reader);
         }
         let transactional = match writer {
-            Some(writer) if plan.transactions && topology.settings.guarantee == Guarantee::ExactlyOnce => {
-                kafka_lanes(&topology, writer)
-            }
+            Some(writer) if plan.transactions => transactional_lanes(&topology, writer),
             _ => BTreeMap::new(),
         };
         let restorer = Restorer::new(
@@ -500,21 +532,6 @@ fn random_id() -> String {
     format!("{:016x}", rand::random::<u64>())
 }
 
-/// One process per state directory.
-fn lock_state(dir: &Path) -> Result<std::fs::File, EngineError> {
-    let failed = |e: std::io::Error| EngineError::Failed(format!("state directory {}: {e}", dir.display()));
-    std::fs::create_dir_all(dir).map_err(failed)?;
-    let file = std::fs::File::create(dir.join("LOCK")).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(EngineError::Failed(format!(
-            "another process uses the state directory {}: give this one its own with --state-dir",
-            dir.display()
-        ))),
-        Err(std::fs::TryLockError::Error(e)) => Err(failed(e)),
-    }
-}
-
 async fn pause(stop: &CancellationToken, shared: &Shared) -> Result<(), EngineError> {
     tokio::select! {
         () = stop.cancelled() => Err(EngineError::Stopped),
@@ -584,19 +601,20 @@ async fn connect(
     Ok(out)
 }
 
-/// How rows of Kafka sinks become records, the dead letter's included; for sinks that write in the transaction.
-fn kafka_lanes(topology: &Topology, writer: &Arc<Writer>) -> BTreeMap<usize, KafkaLane> {
+/// How rows become records of the checkpoint's transaction: those of repartition topics always, since state is exactly
+/// once below them too; with `exactly_once` those of every Kafka sink and the dead letter.
+fn transactional_lanes(topology: &Topology, writer: &Arc<Writer>) -> BTreeMap<usize, KafkaLane> {
+    let all = topology.settings.guarantee == Guarantee::ExactlyOnce;
+    let lane = |config: &KafkaSinkConfig| KafkaLane::new(Arc::clone(writer), config);
     let sinks = topology.nodes.iter().enumerate().filter_map(|(n, node)| match &node.kind {
         NodeKind::Sink(sink) => match &**sink {
-            SinkConfig::Kafka(config) => Some((n, KafkaLane::new(Arc::clone(writer), config))),
+            SinkConfig::Kafka(config) if all || config.internal => Some((n, lane(config))),
             _ => None,
         },
         NodeKind::Source(_) | NodeKind::Operator(_) => None,
     });
-    let dead_letter =
-        topology.settings.errors.dead_letter.iter().map(|d| {
-            (DEAD_LETTER, KafkaLane::new(Arc::clone(writer), &KafkaSinkConfig::new(d.topic.clone())))
-        });
+    let dead_letter = topology.settings.errors.dead_letter.iter().filter(|_| all);
+    let dead_letter = dead_letter.map(|d| (DEAD_LETTER, lane(&KafkaSinkConfig::new(d.topic.clone()))));
     sinks.chain(dead_letter).collect()
 }
 
@@ -689,7 +707,7 @@ impl Plan {
         }
     }
 
-    fn new(topology: &Topology, counts: BTreeMap<String, i32>, plain: bool) -> Result<Plan, EngineError> {
+    fn new(topology: &Topology, counts: BTreeMap<String, i32>, plain: bool) -> Plan {
         let on = topology.settings.state.changelog == Changelog::On && !plain;
         let mut places = BTreeMap::new();
         let mut changelogs = Vec::new();
@@ -697,27 +715,9 @@ impl Plan {
             for (at, topic) in part.topics.iter().enumerate() {
                 places.insert(topic.clone(), (sub, at));
             }
-            let sizes: BTreeSet<i32> = part.topics.iter().filter_map(|t| counts.get(t)).copied().collect();
-            if sizes.len() > 1 {
-                let list: Vec<String> = part
-                    .topics
-                    .iter()
-                    .map(|t| format!("`{t}` has {}", counts.get(t).copied().unwrap_or(0)))
-                    .collect();
-                return Err(EngineError::Config {
-                    node: Some(part.name.clone()),
-                    field: String::new(),
-                    message: format!(
-                        "topics that are read together need the same number of partitions: {}",
-                        list.join(", ")
-                    ),
-                });
-            }
-            let keeps = on && part.stateful && !part.topics.is_empty();
-            changelogs
-                .push(keeps.then(|| format!("{}-{}-changelog", topology.name, part.name).as_str().into()));
+            changelogs.push(topology.changelog(sub).filter(|_| on).map(|name| name.as_str().into()));
         }
-        Ok(Plan {
+        Plan {
             topics: topology.source_topics().iter().map(|t| t.as_str().into()).collect(),
             transactions: !plain
                 && (changelogs.iter().any(Option::is_some)
@@ -725,7 +725,7 @@ impl Plan {
             counts,
             places,
             changelogs: Arc::new(changelogs),
-        })
+        }
     }
 
     fn task(&self, partition: &TopicPartition) -> Option<(TaskId, usize)> {
@@ -734,7 +734,8 @@ impl Plan {
     }
 }
 
-/// Makes changelogs and the dead-letter topic where they are missing; a changelog of another size is an error.
+/// Makes changelogs, repartition topics and the dead-letter topic where they are missing, and waits until the broker
+/// shows them. A changelog or repartition topic of another size is an error.
 async fn make_topics(
     admin: &Arc<Admin>,
     topology: &Topology,
@@ -743,54 +744,71 @@ async fn make_topics(
     stop: &CancellationToken,
     plain: bool,
 ) -> Result<(), EngineError> {
-    let replication = topology.settings.state.replication.unwrap_or(-1);
-    let mut specs: Vec<(TopicSpec, Option<String>)> = Vec::new();
+    let mut specs: Vec<(TopicSpec, String)> = Vec::new();
     for (sub, changelog) in plan.changelogs.iter().enumerate() {
         let (Some(name), Some(source)) = (changelog, topology.subs[sub].topics.first()) else { continue };
         let partitions = plan.counts.get(source).copied().unwrap_or(1);
-        let mut spec = TopicSpec::new(&**name, partitions).with("cleanup.policy", "compact");
-        spec.replication = replication;
-        specs.push((spec, Some(source.clone())));
+        let spec = TopicSpec::new(&**name, partitions).with("cleanup.policy", "compact");
+        let wrong = format!(
+            "the topic `{source}` has {partitions}: state belongs to a partition, so they must be equal. Start under a \
+             new name, or remove the state with `slackwater reset`"
+        );
+        specs.push((spec, wrong));
+    }
+    for repartition in topology.repartitions() {
+        let partitions = plan.counts.get(&repartition.topic).copied().unwrap_or(1);
+        // Consumed records are deleted, nothing else is; the records' own time is kept whatever the broker's default.
+        let spec = TopicSpec::new(repartition.topic, partitions)
+            .with("cleanup.policy", "delete")
+            .with("retention.ms", "-1")
+            .with("retention.bytes", "-1")
+            .with("segment.bytes", "52428800")
+            .with("message.timestamp.type", "CreateTime");
+        let wrong = format!(
+            "the topics beside or above it have {partitions}: they must be equal. Stop every instance and remove the \
+             topology's topics with `slackwater reset`"
+        );
+        specs.push((spec, wrong));
     }
     if let (Some(dead_letter), false) = (&topology.settings.errors.dead_letter, plain) {
-        let mut spec = TopicSpec::new(dead_letter.topic.clone(), 1);
-        spec.replication = replication;
-        specs.push((spec, None));
+        specs.push((TopicSpec::new(dead_letter.topic.clone(), 1), String::new()));
     }
-    if specs.is_empty() {
-        return Ok(());
+    for (spec, _) in &mut specs {
+        spec.replication = topology.settings.state.replication.unwrap_or(-1);
     }
     loop {
         let asked = Arc::clone(admin);
-        let wanted = specs.clone();
+        let wanted: Vec<TopicSpec> = specs.iter().map(|(spec, _)| spec.clone()).collect();
         let found = blocking(move || {
-            let names: Vec<&str> = wanted.iter().map(|(s, _)| s.name.as_str()).collect();
+            let names: Vec<&str> = wanted.iter().map(|s| s.name.as_str()).collect();
             let found = asked.topics(&names)?;
             let missing: Vec<TopicSpec> = wanted
                 .iter()
-                .filter(|(s, _)| found.iter().any(|(name, n)| *name == s.name && n.is_none()))
-                .map(|(s, _)| s.clone())
+                .filter(|s| found.iter().any(|(name, n)| *name == s.name && n.is_none()))
+                .cloned()
                 .collect();
             asked.create_topics(&missing).map(|()| found)
         })
         .await;
         match found {
             Ok(found) => {
-                for (spec, source) in &specs {
-                    let have = found.iter().find(|(name, _)| *name == spec.name).and_then(|(_, n)| *n);
-                    if let (Some(have), Some(source)) = (have, source)
-                        && have != spec.partitions
+                for ((spec, wrong), (_, have)) in specs.iter().zip(&found) {
+                    if let Some(have) = have
+                        && *have != spec.partitions
+                        && !wrong.is_empty()
                     {
                         return Err(EngineError::Failed(format!(
-                            "the changelog `{}` has {have} partitions and the topic `{source}` has {}: state belongs to \
-                             a partition, so they must be equal. Start under a new name, or remove the state with \
-                             `slackwater reset`",
-                            spec.name, spec.partitions
+                            "the topic `{}` has {have} partitions and {wrong}",
+                            spec.name
                         )));
                     }
                 }
                 shared.go_on();
-                return Ok(());
+                if found.iter().all(|(_, have)| have.is_some()) {
+                    return Ok(());
+                }
+                // Just made: the group is joined when all brokers know them.
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
             Err(message) => {
                 shared.wait_for(&message);

@@ -5,7 +5,10 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use crate::model::{EvalError, Expr, Json, Millis, Record, Scope, Timestamp, Value, key_text};
+use crate::model::{
+    EvalError, Expr, Json, Millis, Record, Scope, Timestamp, Value, WINDOW_HEADER, Window, key_text,
+};
+use crate::operators::describe::{self, Described};
 use crate::operators::table::{Table, TableConfig};
 use crate::operators::{Cx, Load, Operator, OperatorError, Reason, Reject, Reply, SinkRow};
 use crate::sinks::SinkConfig;
@@ -20,6 +23,7 @@ pub(super) struct SourceNode {
     key: Option<Expr>,
     skew: Option<Millis>,
     table: Option<Table>,
+    internal: bool,
 }
 
 impl SourceNode {
@@ -30,6 +34,7 @@ impl SourceNode {
             key: config.key().cloned(),
             skew: (time.clock == ClockMode::Hybrid).then_some(time.max_skew),
             table: table.map(Table::new),
+            internal: matches!(config, SourceConfig::Kafka(k) if k.internal),
         }
     }
 }
@@ -42,6 +47,10 @@ impl Operator for SourceNode {
         {
             let detail = format!("the value is not JSON: {e}");
             return Err(OperatorError::reject(record, Reason::NotJson, detail));
+        }
+        if self.internal && !record.headers.is_empty() {
+            record.window = record.headers.get(WINDOW_HEADER).and_then(|bytes| Window::from_bytes(bytes));
+            record.headers = record.headers.without(WINDOW_HEADER);
         }
         if let Some(expr) = &self.key {
             match expr.eval(&Scope::of(&record)) {
@@ -198,6 +207,14 @@ impl Operator for SinkNode {
     fn load(&self) -> Load {
         Load { calls: self.pending.len(), full: self.pending.len() >= self.full_at, ..Load::default() }
     }
+}
+
+/// A delivery that a sink which is read from waits for, for people; `None` where the bytes are no such row.
+pub(super) fn describe_delivery(key: &[u8], value: &[u8]) -> Option<Described> {
+    let id = u64::from_be_bytes(key.try_into().ok()?);
+    let mut delivery = describe::record(&decode_record(value).ok()?);
+    let key = delivery.get_mut("key").map(Json::take).unwrap_or_default();
+    Some(Described { key, at: serde_json::Map::new(), value: delivery }.at("delivery", id))
 }
 
 /// The record that a dead letter carries: the original, with what happened in its headers.

@@ -15,7 +15,7 @@ use super::metrics::Metrics;
 use super::task::{Step, Task, TaskId};
 use crate::kafka::{Admin, GroupOffset, KafkaConfig, RestoreError, TopicPartition, restore};
 use crate::model::{Clock, SystemClock};
-use crate::state::{Backend, MemoryBackend, RocksBackend, RocksEnv, Row, StateError, changelog};
+use crate::state::{Backend, MemoryBackend, RocksBackend, RocksEnv, Row, StateDir, StateError, changelog};
 use crate::topology::{Changelog, Topology};
 
 /// Tasks restored at a time.
@@ -91,7 +91,7 @@ impl Parts {
         let started = Instant::now();
         let id = handle.id;
         let sub = &self.topology.subs[id.sub];
-        let dir = self.dir.join(format!("{}-{}", sub.name, id.partition));
+        let dir = StateDir::task(&self.dir, &sub.name, id.partition);
         let mut rows = 0;
         let backend: Arc<dyn Backend> = if self.topology.settings.state.changelog == Changelog::Off {
             // State is what the replay from the low watermark makes of it: old rows would be counted twice.

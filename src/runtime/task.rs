@@ -150,6 +150,8 @@ impl Sealed {
 
 struct Node {
     name: Arc<str>,
+    /// What people call it: the declared node that it was put in for, else its name.
+    shown: Arc<str>,
     op: Box<dyn Operator>,
     own: Vec<usize>,
     clock: Timestamp,
@@ -241,6 +243,7 @@ impl Task {
             stores.push(Store::new(&node.name, Arc::clone(backend)));
             nodes.push(Node {
                 name: node.name.as_str().into(),
+                shown: topology.declared(g).name.as_str().into(),
                 op,
                 own,
                 clock: Timestamp::MIN,
@@ -364,7 +367,7 @@ impl Task {
                 let name = self
                     .by_global
                     .get(&node)
-                    .map_or_else(|| "dead_letter".into(), |n| Arc::clone(&self.nodes[*n].name));
+                    .map_or_else(|| "dead_letter".into(), |n| Arc::clone(&self.nodes[*n].shown));
                 let policy = if node == DEAD_LETTER { OnFailure::Stop } else { self.policy };
                 self.reject(reject, &name, node, epoch, policy, step)?;
                 self.acked(epoch, 1);
@@ -647,7 +650,7 @@ impl Task {
         }
         let rejects = std::mem::take(&mut self.effects.rejects);
         for reject in rejects {
-            let name = Arc::clone(&self.nodes[n].name);
+            let name = Arc::clone(&self.nodes[n].shown);
             self.nodes[n].tally.drop(reject.reason);
             let (epoch, policy) = (self.epoch, self.policy);
             self.reject(reject, &name, global, epoch, policy, step)?;

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Batch;
-use crate::model::{EvalError, Expr, Headers, Json, Record, Scope, key_text};
+use crate::model::{EvalError, Expr, Headers, Json, Millis, Record, Scope, WINDOW_HEADER, key_text};
 use crate::operators::Payload;
 
 /// Writes records to a Kafka topic.
@@ -28,6 +28,9 @@ pub struct KafkaSinkConfig {
     /// How records are handed to the producer; the producer gathers messages by itself as well.
     #[serde(default)]
     pub batch: Batch,
+    /// A repartition topic, which the topology itself reads: never in a file.
+    #[serde(skip)]
+    pub internal: bool,
 }
 
 impl KafkaSinkConfig {
@@ -40,7 +43,16 @@ impl KafkaSinkConfig {
             value: None,
             headers: BTreeMap::new(),
             batch: Batch::default(),
+            internal: false,
         }
+    }
+
+    /// The sink that writes a repartition topic: everything of a record travels, its window in a header.
+    #[must_use]
+    pub fn internal(topic: impl Into<String>) -> KafkaSinkConfig {
+        // Somebody waits below: nothing is held back to fill a batch.
+        let batch = Batch { linger: Millis::ZERO, ..Batch::default() };
+        KafkaSinkConfig { internal: true, batch, ..KafkaSinkConfig::new(topic) }
     }
 
     /// Is a record written as it is?
@@ -82,7 +94,12 @@ impl KafkaSinkConfig {
     #[must_use]
     pub fn message(&self, record: &Record, payload: &Payload) -> (Option<Bytes>, Option<Bytes>, Headers) {
         let Payload::Texts(texts) = payload else {
-            return (record.key.clone(), record.value.bytes(), record.headers.clone());
+            let headers = match record.window {
+                _ if !self.internal => record.headers.clone(),
+                Some(window) => record.headers.with(WINDOW_HEADER, window.to_bytes()),
+                None => record.headers.without(WINDOW_HEADER),
+            };
+            return (record.key.clone(), record.value.bytes(), headers);
         };
         let text = |n: usize| texts.get(n).cloned().flatten();
         let set = self.headers.keys().enumerate().filter_map(|(n, name)| Some((name, text(n + 2)?)));
@@ -94,8 +111,22 @@ impl KafkaSinkConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Timestamp, Value};
+    use crate::model::{Timestamp, Value, Window};
     use serde_json::json;
+
+    #[test]
+    fn a_repartition_topic_carries_the_window() {
+        let plain = Record::new("a", Value::Null, Timestamp(5));
+        let window = Window { start: Timestamp(-1), end: Timestamp(10) };
+        let windowed = Record { window: Some(window), ..plain.clone() };
+        let message = |config: &KafkaSinkConfig, record: &Record| config.message(record, &Payload::Record).2;
+        let internal = KafkaSinkConfig::internal("t");
+        let headers = message(&internal, &windowed);
+        assert_eq!(headers.get(WINDOW_HEADER).and_then(|b| Window::from_bytes(b)), Some(window));
+        assert_eq!(message(&internal, &Record { headers, ..plain }), Headers::default(), "a stale one goes");
+        assert_eq!(message(&KafkaSinkConfig::new("t"), &windowed), Headers::default());
+        assert_eq!([b"".as_slice(), &[0; 15], &[0; 17]].map(Window::from_bytes), [None; 3]);
+    }
 
     #[test]
     fn expressions_change_the_message_and_not_the_record() {

@@ -180,6 +180,7 @@ struct Compiled {
     program: Program,
     names: Vec<String>,
     reads_value: bool,
+    always_null: bool,
     zone: TimeZone,
 }
 
@@ -189,7 +190,9 @@ impl Compiled {
         let mut paths = info.target_queries.iter().chain(&info.target_assignments);
         let reads_value = paths.any(|path| path.prefix == PathPrefix::Event);
         let zone = TimeZone::parse("UTC").unwrap_or_default();
-        Compiled { names: used.iter().map(|&n| n.to_owned()).collect(), reads_value, zone, program }
+        let always_null = program.final_type_info().result.is_null();
+        let names = used.iter().map(|&n| n.to_owned()).collect();
+        Compiled { names, reads_value, always_null, zone, program }
     }
 }
 
@@ -218,6 +221,10 @@ impl Function for Compiled {
             Err(Terminate::Interrupted) => Err(EvalError("the expression was interrupted".into())),
             Err(Terminate::Abort(e) | Terminate::Error(e)) => Err(EvalError(without_places(&e.to_string()))),
         }
+    }
+
+    fn is_always_null(&self) -> bool {
+        self.always_null
     }
 }
 

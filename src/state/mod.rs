@@ -8,6 +8,7 @@
 mod cells;
 pub mod changelog;
 pub mod codec;
+mod dir;
 mod memory;
 mod record;
 mod rocks;
@@ -18,6 +19,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 pub use cells::{Cell, Cells};
+pub use dir::{DirError, StateDir, TaskDir};
 pub use memory::MemoryBackend;
 pub use record::{decode_record, encode_record};
 pub use rocks::{RocksBackend, RocksEnv};

@@ -65,6 +65,16 @@ impl RocksBackend {
         Ok(RocksBackend { db: Arc::new(db) })
     }
 
+    /// Opens the database in `dir` to look into it: nothing is written, not even what a recovery would write.
+    ///
+    /// # Errors
+    /// There is no database, or its files are damaged.
+    pub fn open_read_only(dir: &Path) -> Result<RocksBackend, StateError> {
+        let db = DB::open_for_read_only(&Options::default(), dir, false)
+            .map_err(|e| failed(&format!("cannot read {}", dir.display()), &e))?;
+        Ok(RocksBackend { db: Arc::new(db) })
+    }
+
     /// Bytes on disk, about.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
@@ -121,6 +131,10 @@ mod tests {
             db.write(&[row("a", Some("1")), row("b", Some("2")), row("c", Some("3"))]).expect("writes");
             db.write(&[row("b", None)]).expect("writes");
         }
+        let look = RocksBackend::open_read_only(dir.path()).expect("opens to look");
+        assert_eq!(look.get(b"a").expect("gets"), Some(Bytes::from("1")), "also what is only in the log");
+        assert!(look.write(&[row("a", None)]).is_err());
+        drop(look);
         let db = RocksBackend::open(dir.path(), &env).expect("opens again");
         let mut seen = Vec::new();
         db.scan(b"a", b"c", &mut |k, v| {

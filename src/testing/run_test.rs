@@ -71,13 +71,12 @@ pub fn run_test(topology: &Arc<Topology>, test: &TestCase) -> Result<(), TestFai
 }
 
 fn names(topology: &Topology) -> BTreeSet<&str> {
-    let sinks = topology.nodes.iter().filter_map(|n| match &n.kind {
+    let declared = || topology.nodes.iter().filter(|n| n.made_for.is_none());
+    let sinks = declared().filter_map(|n| match &n.kind {
         crate::topology::NodeKind::Sink(s) => s.topic(),
         _ => None,
     });
-    topology
-        .nodes
-        .iter()
+    declared()
         .map(|n| n.name.as_str())
         .chain(sinks)
         .chain(topology.settings.errors.dead_letter.iter().map(|d| d.topic.as_str()))
@@ -117,7 +116,9 @@ fn script(
 fn gather(driver: &mut TopologyTestDriver, seen: &mut BTreeMap<String, Seen>) {
     for output in driver.take_output() {
         let name_of = |node: usize| {
-            driver.topology().nodes.get(node).map_or_else(|| "dead_letter".to_owned(), |n| n.name.clone())
+            let topology = driver.topology();
+            let known = node < topology.nodes.len();
+            if known { topology.declared(node).name.clone() } else { "dead_letter".to_owned() }
         };
         match output {
             Output::Record { node, to, key, value, record } => {

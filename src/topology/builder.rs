@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, joins, sub};
+use super::{
+    Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, joins, repartition, sub,
+};
 use crate::operators::{NodeConfig, TableConfig};
 use crate::sinks::SinkConfig;
 
@@ -149,7 +151,7 @@ impl TopologyBuilder {
         let mut withs: Vec<Option<Input>> = Vec::new();
         for ((name, kind, _), (inputs, with)) in self.nodes.into_iter().zip(inputs) {
             let table = table_of(&name, &kind, &self.tables).copied();
-            nodes.push(Node { name, kind, inputs, table, lookups: Vec::new() });
+            nodes.push(Node { name, kind, inputs, table, lookups: Vec::new(), made_for: None });
             withs.push(with);
         }
         joins::settle(&mut nodes, &withs, &mut problems);
@@ -159,6 +161,7 @@ impl TopologyBuilder {
         if !problems.is_empty() {
             return Err(problems);
         }
+        repartition::insert(&self.name, &mut nodes)?;
         let subs = sub::cut(&nodes);
         Ok(Topology { name: self.name, settings: self.settings, nodes, subs })
     }

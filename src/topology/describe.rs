@@ -1,8 +1,9 @@
-//! The graph as a picture: mermaid and dot.
+//! The graph as a picture: mermaid and dot. It shows the nodes that were declared; an edge that goes through a
+//! repartition topic is dotted.
 
 use std::fmt::Write as _;
 
-use super::{NodeKind, Topology};
+use super::{Input, Node, NodeKind, Topology};
 
 impl Topology {
     fn label(&self, n: usize) -> String {
@@ -23,11 +24,33 @@ impl Topology {
         }
     }
 
+    /// The declared nodes.
+    fn shown(&self) -> impl Iterator<Item = (usize, &Node)> {
+        self.nodes.iter().enumerate().filter(|(_, n)| n.made_for.is_none())
+    }
+
+    /// What node `n` reads, as declared: node, port, and whether a repartition topic lies between.
+    fn edges(&self, n: usize) -> Vec<(usize, u16, bool)> {
+        let own = self.repartitions();
+        let mut out = Vec::new();
+        let mut left: Vec<(Input, bool)> = self.nodes[n].inputs.iter().rev().map(|i| (*i, false)).collect();
+        while let Some((input, through)) = left.pop() {
+            if self.nodes[input.node].made_for.is_none() {
+                out.push((input.node, input.port, through));
+            } else if let Some(r) = own.iter().find(|r| r.source == input.node) {
+                left.extend(self.nodes[r.sink].inputs.iter().rev().map(|i| (*i, true)));
+            } else {
+                left.extend(self.nodes[input.node].inputs.iter().rev().map(|i| (*i, through)));
+            }
+        }
+        out
+    }
+
     /// A mermaid flowchart.
     #[must_use]
     pub fn mermaid(&self) -> String {
         let mut out = String::from("flowchart LR\n");
-        for (n, node) in self.nodes.iter().enumerate() {
+        for (n, node) in self.shown() {
             let label = format!("{}<br/>{}", node.name, self.label(n)).replace('"', "#quot;");
             let (open, close) = match node.kind {
                 NodeKind::Source(_) => ("([", "])"),
@@ -37,11 +60,12 @@ impl Topology {
             // Writing to a String cannot fail.
             writeln!(out, "  n{n}{open}\"{label}\"{close}").unwrap_or_default();
         }
-        for (n, node) in self.nodes.iter().enumerate() {
-            for input in &node.inputs {
-                match self.port_name(input.node, input.port) {
-                    Some(port) => writeln!(out, "  n{} -- {port} --> n{n}", input.node),
-                    None => writeln!(out, "  n{} --> n{n}", input.node),
+        for (n, node) in self.shown() {
+            for (from, port, through) in self.edges(n) {
+                match self.port_name(from, port) {
+                    _ if through => writeln!(out, "  n{from} -. repartition .-> n{n}"),
+                    Some(port) => writeln!(out, "  n{from} -- {port} --> n{n}"),
+                    None => writeln!(out, "  n{from} --> n{n}"),
                 }
                 .unwrap_or_default();
             }
@@ -57,7 +81,7 @@ impl Topology {
     pub fn dot(&self) -> String {
         let mut out =
             format!("digraph {:?} {{\n  rankdir=LR;\n  node [fontname=\"sans-serif\"];\n", self.name);
-        for (n, node) in self.nodes.iter().enumerate() {
+        for (n, node) in self.shown() {
             let shape = match node.kind {
                 NodeKind::Source(_) => "oval",
                 NodeKind::Operator(_) => "box",
@@ -66,11 +90,14 @@ impl Topology {
             let label = format!("{}\n{}", node.name, self.label(n));
             writeln!(out, "  n{n} [shape={shape}, label={label:?}];").unwrap_or_default();
         }
-        for (n, node) in self.nodes.iter().enumerate() {
-            for input in &node.inputs {
-                match self.port_name(input.node, input.port) {
-                    Some(port) => writeln!(out, "  n{} -> n{n} [label={port:?}];", input.node),
-                    None => writeln!(out, "  n{} -> n{n};", input.node),
+        for (n, node) in self.shown() {
+            for (from, port, through) in self.edges(n) {
+                match self.port_name(from, port) {
+                    _ if through => {
+                        writeln!(out, "  n{from} -> n{n} [style=dotted, label=\"repartition\"];")
+                    }
+                    Some(port) => writeln!(out, "  n{from} -> n{n} [label={port:?}];"),
+                    None => writeln!(out, "  n{from} -> n{n};"),
                 }
                 .unwrap_or_default();
             }

@@ -7,11 +7,13 @@
 mod builder;
 mod describe;
 mod joins;
+mod repartition;
 mod settings;
 mod source;
 mod sub;
 
 pub use builder::{GraphProblem, TopologyBuilder};
+pub use repartition::{Repartition, Uneven};
 pub use settings::{Changelog, ClockMode, DeadLetter, Errors, Guarantee, OnFailure, State, Time};
 pub use source::{FileSource, Format, Generate, KafkaSource, Lines, SourceConfig};
 pub use sub::SubTopology;
@@ -62,6 +64,8 @@ pub struct Node {
     pub table: Option<TableConfig>,
     /// Tables whose rows it looks up, in the order of its stores.
     pub lookups: Vec<usize>,
+    /// Not declared, but put in by the topology for that node: see `repartition.rs`.
+    pub made_for: Option<usize>,
 }
 
 /// One `from`.
@@ -80,7 +84,7 @@ pub struct Topology {
     pub name: String,
     /// Everything that is no node.
     pub settings: Settings,
-    /// Nodes in declared order: sources, operators, sinks.
+    /// Nodes in declared order: sources, operators, sinks; then those that the topology put in itself.
     pub nodes: Vec<Node>,
     /// Sets of nodes that run together.
     pub subs: Vec<SubTopology>,
@@ -91,6 +95,13 @@ impl Topology {
     #[must_use]
     pub fn node(&self, name: &str) -> Option<usize> {
         self.nodes.iter().position(|n| n.name == name)
+    }
+
+    /// The declared node that node `n` stands for: itself, or the one it was put in for.
+    #[must_use]
+    pub fn declared(&self, n: usize) -> &Node {
+        let node = &self.nodes[n];
+        node.made_for.map_or(node, |owner| &self.nodes[owner])
     }
 
     /// Who reads node `n`: port, node and that node's input number, in declared order.
@@ -118,7 +129,8 @@ impl Topology {
             message: format!("{what} needs Kafka, and the topology does not say where it is"),
             help: Some("add `kafka: { brokers: \"localhost:9092\" }`".into()),
         };
-        let nodes = self.nodes.iter().filter_map(|node| match &node.kind {
+        let declared = self.nodes.iter().filter(|n| n.made_for.is_none());
+        let nodes = declared.filter_map(|node| match &node.kind {
             NodeKind::Source(s) if !s.topics().is_empty() => {
                 Some(problem(Some(&node.name), "kafka", "a kafka source"))
             }
@@ -137,7 +149,14 @@ impl Topology {
         matches!(self.nodes.get(n).map(|n| &n.kind), Some(NodeKind::Sink(s)) if s.columns().is_some())
     }
 
-    /// All Kafka topics that sources read, without repeats, in declared order.
+    /// The changelog of a sub-topology, if it keeps state: whether there is one is [`State::changelog`]'s.
+    #[must_use]
+    pub fn changelog(&self, sub: usize) -> Option<String> {
+        let part = &self.subs[sub];
+        (part.stateful && !part.topics.is_empty()).then(|| format!("{}-{}-changelog", self.name, part.name))
+    }
+
+    /// All Kafka topics that the group reads, repartition topics too, without repeats, in declared order.
     #[must_use]
     pub fn source_topics(&self) -> Vec<String> {
         let mut out: Vec<String> = Vec::new();

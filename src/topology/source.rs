@@ -32,6 +32,22 @@ pub struct KafkaSource {
     pub format: Format,
     /// The record's time in milliseconds, where it is not the Kafka timestamp: an expression such as `.created_at`.
     pub timestamp: Option<Expr>,
+    /// A repartition topic, which the topology itself writes: never in a file.
+    #[serde(skip)]
+    pub internal: bool,
+}
+
+impl KafkaSource {
+    /// The source that reads a repartition topic. Its values were checked when they came in.
+    #[must_use]
+    pub fn internal(topic: impl Into<String>) -> KafkaSource {
+        KafkaSource {
+            topic: Some(topic.into()),
+            format: Format::Bytes,
+            internal: true,
+            ..KafkaSource::default()
+        }
+    }
 }
 
 /// What values are.

@@ -50,8 +50,11 @@ pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
         let at = match subs.iter().position(|(of, _)| of == g) {
             Some(at) => at,
             None => {
+                // Every node is below a source; without one (a graph that is still wrong) the first node names it.
+                let source = (n..nodes.len())
+                    .find(|s| group[*s] == *g && matches!(nodes[*s].kind, NodeKind::Source(_)));
                 let sub = SubTopology {
-                    name: nodes[n].name.clone(),
+                    name: nodes[source.unwrap_or(n)].name.clone(),
                     nodes: Vec::new(),
                     topics: Vec::new(),
                     stateful: false,

@@ -17,6 +17,7 @@
 
 mod batch;
 mod config;
+mod describe;
 mod entry;
 mod headers;
 mod index;

@@ -25,6 +25,7 @@ use bytes::Bytes;
 
 pub use config::{ConfigError, EnrichConfig, FieldPath, HttpConfig};
 use row::Arrival;
+pub use row::describe_row;
 
 use super::{Call, CallRequest, Cx, HttpRequest, Load, Operator, OperatorError, Reason, Reject, Reply};
 use crate::model::expr::{Step, set_at};

@@ -4,6 +4,7 @@ use bincode::{Decode, Encode};
 use bytes::Bytes;
 
 use crate::model::{Headers, Origin, Record, Timestamp, Value, Window};
+use crate::operators::describe::{self, Described};
 use crate::state::{StateError, codec};
 
 /// Format of the row. A change adds a number and a fixture; this one stays readable.
@@ -81,6 +82,16 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Arrival, StateError> {
     Ok(Arrival { record, before: Timestamp(row.before), clock: Timestamp(row.clock) })
 }
 
+/// A pending call for people: the record as it came in; `None` where the bytes are no such row.
+#[must_use]
+pub fn describe_row(key: &[u8], value: &[u8]) -> Option<Described> {
+    let seq = u64::from_be_bytes(key.try_into().ok()?);
+    let arrival = decode(value).ok()?;
+    let mut call = describe::record(&arrival.record);
+    let key = call.get_mut("key").map(serde_json::Value::take).unwrap_or_default();
+    Some(Described { key, at: serde_json::Map::new(), value: call }.at("call", seq))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +118,16 @@ mod tests {
                 assert_eq!(decode(&encode(&one).expect("encodes")).expect("decodes"), one);
             }
         }
+    }
+
+    #[test]
+    fn a_pending_call_is_shown_as_its_record() {
+        let bytes = encode(&arrival()).expect("encodes");
+        let shown = describe_row(&9u64.to_be_bytes(), &bytes).expect("is a row");
+        assert_eq!((shown.key, shown.at["call"].clone()), (json!("k"), json!(9)));
+        assert_eq!(shown.value["value"], json!({"b": 1, "a": [1.5]}));
+        assert_eq!(shown.value["window"], json!([1, 2]));
+        assert_eq!(describe_row(b"x", &bytes), None);
     }
 
     /// The bytes of format 1: what runs now must read what ran before.

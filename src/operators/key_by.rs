@@ -1,0 +1,137 @@
+//! `key_by`: another key from an expression. Value, timestamp, headers and window stay.
+//!
+//! Records of one new key come from many partitions. Where a node below depends on having all records of a key, the
+//! topology writes them to a topic of its own first (`topology/repartition.rs`); this node only sets the key.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Cx, Operator, OperatorError, Problem, Reason};
+use crate::model::{Expr, Record, Scope, key_text};
+
+/// The expression of the new key: text is taken as it is, anything else as JSON. A record for which it gives null is
+/// refused.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct KeyByConfig(pub Expr);
+
+impl KeyByConfig {
+    /// What is wrong with the settings.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        check_key("key_by", &self.0)
+    }
+}
+
+/// An expression that can never give a key. For every operator that takes a key from one.
+#[must_use]
+pub(super) fn check_key(field: &str, key: &Expr) -> Vec<Problem> {
+    if !key.is_always_null() {
+        return Vec::new();
+    }
+    let help = "write what the key is made of, for example `.customer`, or `{ \"a\": .a, \"b\": .b }`";
+    vec![(field.into(), "an expression that yields nothing for a key".into(), help.into())]
+}
+
+/// See the module.
+pub struct KeyBy {
+    key: Expr,
+}
+
+impl KeyBy {
+    /// A node with that key.
+    #[must_use]
+    pub fn new(config: &KeyByConfig) -> KeyBy {
+        KeyBy { key: config.0.clone() }
+    }
+}
+
+impl Operator for KeyBy {
+    fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        let key = match self.key.eval(&Scope::of(&record)) {
+            Ok(json) => key_text(&json),
+            Err(e) => return Err(OperatorError::expression(record, &e)),
+        };
+        if key.is_none() {
+            let detail = format!("`{}`: an expression that yields nothing for a key", self.key.text());
+            return Err(OperatorError::reject(record, Reason::NullKey, detail));
+        }
+        record.key = key;
+        cx.forward(record);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Headers, Origin, Timestamp, Value, Window};
+    use crate::operators::{Effects, Emit, Tally};
+    use serde_json::json;
+
+    fn run(key: &str, record: Record) -> Result<Record, (Reason, String)> {
+        let mut op = KeyBy::new(&KeyByConfig(Expr::new(key, None)));
+        let (mut effects, mut tally) = (Effects::default(), Tally::default());
+        let at = Timestamp(0);
+        let result = op.on_record(record, &mut Cx::new(at, at, 0, &mut [], &[], &mut effects, &mut tally));
+        match (result, effects.emits.pop()) {
+            (Ok(()), Some(Emit::Record { record, port: 0, stream })) => {
+                assert_eq!(stream, record.ts);
+                Ok(record)
+            }
+            (Err(OperatorError::Reject(reject)), None) => Err((reject.reason, reject.detail)),
+            (result, emit) => panic!("{result:?} {emit:?}"),
+        }
+    }
+
+    #[test]
+    fn only_the_key_changes() {
+        let record = Record {
+            window: Some(Window { start: Timestamp(0), end: Timestamp(10) }),
+            headers: Headers::default().with("h", "v"),
+            origin: Origin { topic: 1, partition: 2, offset: 3 },
+            ..Record::new(
+                "old",
+                Value::from(json!({"s": "x y", "n": 7, "o": {"b": 1, "a": 2}, "e": ""})),
+                Timestamp(5),
+            )
+        };
+        for (expr, key) in [
+            (".s", "x y"),
+            (".n", "7"),
+            (".o", r#"{"b":1,"a":2}"#),
+            (".e", ""),
+            ("key", "old"),
+            ("timestamp", "5"),
+            ("true", "true"),
+        ] {
+            assert_eq!(
+                run(expr, record.clone()),
+                Ok(Record { key: Some(key.into()), ..record.clone() }),
+                "{expr}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_record_without_the_new_key_is_refused() {
+        let nothing =
+            |expr: &str| (Reason::NullKey, format!("`{expr}`: an expression that yields nothing for a key"));
+        let record = Record::new("k", Value::from(json!({"n": null})), Timestamp(5));
+        for expr in [".n", ".missing"] {
+            assert_eq!(run(expr, record.clone()), Err(nothing(expr)));
+        }
+        let tombstone = Record { value: Value::Null, ..record.clone() };
+        assert_eq!(run(".n", tombstone), Err(nothing(".n")));
+        let no_key = Record { key: None, ..record.clone() };
+        assert_eq!(run("key", no_key), Err(nothing("key")));
+        let no_json = Record { value: Value::Bytes("{".into()), ..record };
+        assert_eq!(run(".n", no_json).map_err(|(reason, _)| reason), Err(Reason::NotJson));
+    }
+
+    #[test]
+    fn what_can_never_give_a_key_is_refused_at_load() {
+        let check = |text: &str| KeyByConfig(Expr::new(text, None)).check().len();
+        assert_eq!((check("null"), check(" null "), check(".a"), check("key"), check("7")), (1, 1, 0, 0, 0));
+    }
+}

@@ -1,0 +1,501 @@
+//! Repartition: a topic of the topology's own between a change of the key and a node that needs all records of a key.
+//!
+//! Called by the builder when the graph is sound. A task sees one partition, and the records of one *new* key come from
+//! all of them. So the edges that lead from a node that changes the key (`key_by`, or the `by` of an aggregate) to one
+//! that needs its keys together are cut: the records go to the topic `<topology>-<node>-repartition`, partitioned by
+//! the new key as every Kafka client does it, and are read again below, by other tasks. One topic per changing node,
+//! however many read it; none where nothing below needs it, where the key is changed once more before that, or where
+//! no topic is read at all (then there is one task). The cut is directly behind the changing node: order per new key
+//! holds from there on, also for nodes such as `enrich` that only keep it.
+//!
+//! What the cut adds are nodes like any other (a sink, a source, for `by` a `key_by`), marked with
+//! [`Node::made_for`]: tasks, checkpoints and the test driver need to know nothing about it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::builder::GraphProblem;
+use super::{Input, KafkaSource, Node, NodeKind, SourceConfig, Topology};
+use crate::model::Expr;
+use crate::operators::{KeyByConfig, NodeConfig};
+use crate::sinks::{KafkaSinkConfig, SinkConfig};
+
+/// A repartition topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repartition {
+    /// Its name.
+    pub topic: String,
+    /// The declared node that changes the key.
+    pub node: usize,
+    /// The internal sink that writes it.
+    pub sink: usize,
+    /// The internal source that reads it.
+    pub source: usize,
+}
+
+/// Topics of one sub-topology that have different numbers of partitions.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{message}")]
+pub struct Uneven {
+    /// The node that needs them to be equal.
+    pub node: String,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+/// Cuts the graph where it must be. All nodes have their inputs; new ones are appended.
+///
+/// # Errors
+/// A name or topic that the cut needs is taken.
+pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<GraphProblem>> {
+    let mut problems = Vec::new();
+    split_regrouping(nodes, &mut problems);
+    let leads = leading(nodes);
+    for n in 0..nodes.len() {
+        if !changes_key(&nodes[n]) || !reads_a_topic(nodes, n) {
+            continue;
+        }
+        let readers: Vec<(usize, usize)> = (0..nodes.len())
+            .flat_map(|r| (0..nodes[r].inputs.len()).map(move |i| (r, i)))
+            .filter(|(r, i)| nodes[*r].inputs[*i].node == n && leads[*r])
+            .collect();
+        if readers.is_empty() {
+            continue;
+        }
+        let owner = nodes[n].made_for.unwrap_or(n);
+        // An internal key change is `<node>-key`: the topic is named after the node that wants it.
+        let base = match nodes[n].made_for {
+            Some(_) => nodes[n].name.strip_suffix("-key").unwrap_or(&nodes[n].name).to_owned(),
+            None => nodes[n].name.clone(),
+        };
+        let topic = format!("{topology}-{base}-repartition");
+        if let Some(taken) = nodes.iter().find(|node| uses_topic(node, &topic)) {
+            problems.push(GraphProblem {
+                code: "graph::repartition",
+                node: Some(taken.name.clone()),
+                field: "kafka.topic".into(),
+                message: format!(
+                    "the topic `{topic}` is the topology's own, between `{base}` and what it feeds"
+                ),
+                help: Some("give the topic another name".into()),
+            });
+        }
+        let sink = SinkConfig::Kafka(KafkaSinkConfig::internal(topic.clone()));
+        let inputs = vec![Input { node: n, port: 0 }];
+        add(
+            nodes,
+            &format!("{base}-repartition"),
+            NodeKind::Sink(Box::new(sink)),
+            inputs,
+            owner,
+            &mut problems,
+        );
+        let source = NodeKind::Source(SourceConfig::Kafka(KafkaSource::internal(topic)));
+        let source = add(nodes, &format!("{base}-repartitioned"), source, Vec::new(), owner, &mut problems);
+        for (reader, input) in readers {
+            nodes[reader].inputs[input] = Input { node: source, port: 0 };
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Puts a `key_by` in front of nodes that group by an expression of their own, and leaves them to group by the key.
+fn split_regrouping(nodes: &mut Vec<Node>, problems: &mut Vec<GraphProblem>) {
+    for n in 0..nodes.len() {
+        let inputs = nodes[n].inputs.clone();
+        let NodeKind::Operator(config) = &mut nodes[n].kind else { continue };
+        let mut wanted: Vec<(usize, Expr)> = Vec::new();
+        for input in 0..inputs.len() {
+            if let Some(expr) = config.regroups_mut(input)
+                && !expr.is_key()
+            {
+                wanted.push((input, expr.clone()));
+            }
+        }
+        for (input, _) in &wanted {
+            if let Some(expr) = config.regroups_mut(*input) {
+                *expr = Expr::new("key", expr.span());
+            }
+        }
+        let name = nodes[n].name.clone();
+        let same = wanted.windows(2).all(|pair| pair[0].1 == pair[1].1);
+        match wanted.first() {
+            None => {}
+            Some((_, expr)) if same && wanted.len() == inputs.len() => {
+                let kind = NodeKind::Operator(Box::new(NodeConfig::KeyBy(KeyByConfig(expr.clone()))));
+                let key = add(nodes, &format!("{name}-key"), kind, inputs, n, problems);
+                nodes[n].inputs = vec![Input { node: key, port: 0 }];
+            }
+            Some(_) => {
+                for (input, expr) in wanted {
+                    let kind = NodeKind::Operator(Box::new(NodeConfig::KeyBy(KeyByConfig(expr))));
+                    let number = if input == 0 { String::new() } else { format!("-{}", input + 1) };
+                    let name = format!("{name}{number}-key");
+                    let key = add(nodes, &name, kind, vec![inputs[input]], n, problems);
+                    nodes[n].inputs[input] = Input { node: key, port: 0 };
+                }
+            }
+        }
+    }
+}
+
+fn add(
+    nodes: &mut Vec<Node>,
+    name: &str,
+    kind: NodeKind,
+    inputs: Vec<Input>,
+    owner: usize,
+    problems: &mut Vec<GraphProblem>,
+) -> usize {
+    if nodes.iter().any(|n| n.name == name) {
+        let base = &nodes[owner].name;
+        problems.push(GraphProblem {
+            code: "graph::repartition",
+            node: Some(name.to_owned()),
+            field: String::new(),
+            message: format!("the topology itself names what it puts around `{base}` like this"),
+            help: Some("give this node another name".into()),
+        });
+    }
+    nodes.push(Node {
+        name: name.to_owned(),
+        kind,
+        inputs,
+        table: None,
+        lookups: Vec::new(),
+        made_for: Some(owner),
+    });
+    nodes.len() - 1
+}
+
+fn changes_key(node: &Node) -> bool {
+    matches!(&node.kind, NodeKind::Operator(config) if config.changes_key())
+}
+
+fn uses_topic(node: &Node, topic: &str) -> bool {
+    match &node.kind {
+        NodeKind::Source(source) => source.topics().contains(&topic),
+        NodeKind::Sink(sink) => sink.topic() == Some(topic),
+        NodeKind::Operator(_) => false,
+    }
+}
+
+/// For each node: does a record that comes into it get to a node that needs its key together, with the same key?
+fn leading(nodes: &[Node]) -> Vec<bool> {
+    let mut leads: Vec<bool> = nodes
+        .iter()
+        .map(|n| matches!(&n.kind, NodeKind::Operator(config) if config.needs_key_together()))
+        .collect();
+    loop {
+        let mut moved = false;
+        for reader in nodes
+            .iter()
+            .enumerate()
+            .filter(|(r, _)| leads[*r])
+            .map(|(_, n)| n.inputs.clone())
+            .collect::<Vec<_>>()
+        {
+            for input in reader {
+                if !leads[input.node] && !changes_key(&nodes[input.node]) {
+                    leads[input.node] = true;
+                    moved = true;
+                }
+            }
+        }
+        if !moved {
+            return leads;
+        }
+    }
+}
+
+/// Does a record of a Kafka topic come to node `n`?
+fn reads_a_topic(nodes: &[Node], n: usize) -> bool {
+    let mut seen = BTreeSet::from([n]);
+    let mut left = vec![n];
+    while let Some(at) = left.pop() {
+        if matches!(&nodes[at].kind, NodeKind::Source(source) if !source.topics().is_empty()) {
+            return true;
+        }
+        left.extend(nodes[at].inputs.iter().map(|i| i.node).filter(|i| seen.insert(*i)));
+    }
+    false
+}
+
+impl Topology {
+    /// The topology's repartition topics, in the order of the nodes that change the key.
+    #[must_use]
+    pub fn repartitions(&self) -> Vec<Repartition> {
+        let mut out = Vec::new();
+        for (source, node) in self.nodes.iter().enumerate() {
+            let NodeKind::Source(SourceConfig::Kafka(config)) = &node.kind else { continue };
+            let (true, Some(topic), Some(owner)) = (config.internal, &config.topic, node.made_for) else {
+                continue;
+            };
+            let writes = |n: &Node| matches!(&n.kind, NodeKind::Sink(s) if s.topic() == Some(topic));
+            if let Some(sink) = self.nodes.iter().position(writes) {
+                out.push(Repartition { topic: topic.clone(), node: owner, sink, source });
+            }
+        }
+        out
+    }
+
+    /// The topics that sources read and that others make: without repartition topics.
+    #[must_use]
+    pub fn external_topics(&self) -> Vec<String> {
+        let own: Vec<String> = self.repartitions().into_iter().map(|r| r.topic).collect();
+        self.source_topics().into_iter().filter(|t| !own.contains(t)).collect()
+    }
+
+    /// Partitions of every topic that the group reads, from those of the external ones. A repartition topic has as
+    /// many as the topics that it is read together with, else as many as the largest topic above it.
+    ///
+    /// # Errors
+    /// Topics that are read together have different numbers.
+    pub fn partition_counts(&self, found: &BTreeMap<String, i32>) -> Result<BTreeMap<String, i32>, Uneven> {
+        let own = self.repartitions();
+        let mut by_sub: Vec<i32> = Vec::new();
+        let mut fixed: Vec<bool> = Vec::new();
+        for (sub, part) in self.subs.iter().enumerate() {
+            let counts: Vec<(&String, i32)> =
+                part.topics.iter().filter_map(|t| Some((t, *found.get(t)?))).collect();
+            if let Some((_, first)) = counts.first()
+                && counts.iter().any(|(_, n)| n != first)
+            {
+                return Err(self.uneven(sub, &counts));
+            }
+            by_sub.push(counts.first().map_or(0, |(_, n)| *n));
+            fixed.push(!counts.is_empty());
+        }
+        let sub_of = |n: usize| self.subs.iter().position(|s| s.nodes.contains(&n));
+        // Counts only grow, and no further than the largest external topic: this ends.
+        loop {
+            let mut moved = false;
+            for r in &own {
+                let (Some(from), Some(to)) = (sub_of(r.sink), sub_of(r.source)) else { continue };
+                if !fixed[to] && by_sub[from] > by_sub[to] {
+                    by_sub[to] = by_sub[from];
+                    moved = true;
+                }
+            }
+            if !moved {
+                break;
+            }
+        }
+        let mut counts = found.clone();
+        for r in own {
+            counts.insert(r.topic, sub_of(r.source).map_or(1, |sub| by_sub[sub].max(1)));
+        }
+        Ok(counts)
+    }
+
+    fn uneven(&self, sub: usize, counts: &[(&String, i32)]) -> Uneven {
+        let part = &self.subs[sub];
+        let joins = |n: &&usize| {
+            matches!(&self.nodes[**n].kind, NodeKind::Operator(c) if c.needs_key_together())
+                && self.nodes[**n].inputs.len() > 1
+        };
+        let node = part.nodes.iter().find(joins).map_or(&part.name, |n| &self.nodes[*n].name);
+        let list: Vec<String> = counts.iter().map(|(t, n)| format!("`{t}` has {n}")).collect();
+        let (topic, most) = counts.iter().max_by_key(|(_, n)| *n).map_or(("", 0), |(t, n)| (t.as_str(), *n));
+        let source = part.nodes.iter().map(|n| &self.nodes[*n]).find(|n| uses_topic(n, topic));
+        let source = source.map_or("", |n| n.name.as_str());
+        Uneven {
+            node: node.clone(),
+            message: format!(
+                "topics that are read together need the same number of partitions: {}. Give them all {most}, or read \
+                 one through a topic of the topology's own: `{source}-by-key: {{ from: {source}, key_by: key }}`, and \
+                 `from: {source}-by-key` where `{source}` stands now",
+                list.join(", ")
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Millis;
+    use crate::operators::{BranchConfig, DebounceConfig, FilterConfig, MergeConfig};
+    use crate::sinks::BlackholeConfig;
+    use crate::topology::{Generate, TopologyBuilder};
+
+    /// `NAME FROM[,FROM] KIND` lines; `source` reads the topic of its name.
+    fn build(lines: &[&str]) -> Result<Topology, Vec<GraphProblem>> {
+        let mut builder = TopologyBuilder::new("t");
+        for line in lines {
+            let words: Vec<&str> = line.split(' ').collect();
+            let (name, from, kind) = (words[0], words[1].split(','), words[2]);
+            let expr = |text: &str| Expr::new(text, None);
+            let kafka = |topic: &str| KafkaSource { topic: Some(topic.into()), ..KafkaSource::default() };
+            let config = match kind {
+                "source" => {
+                    builder = builder.source(name, SourceConfig::Kafka(kafka(words.get(3).unwrap_or(&name))));
+                    continue;
+                }
+                "generate" => {
+                    let generate =
+                        Generate { rate: crate::model::Rate { per_second: 1.0 }, keys: 1, count: None };
+                    builder = builder.source(name, SourceConfig::Generate(generate));
+                    continue;
+                }
+                "sink" => {
+                    builder = builder.sink(name, from, SinkConfig::Blackhole(BlackholeConfig::default()));
+                    continue;
+                }
+                "to" => {
+                    let config = KafkaSinkConfig::new(words[3]);
+                    builder = builder.sink(name, from, SinkConfig::Kafka(config));
+                    continue;
+                }
+                "key_by" => NodeConfig::KeyBy(KeyByConfig(expr(words.get(3).unwrap_or(&".k")))),
+                "filter" => NodeConfig::Filter(FilterConfig(expr("true"))),
+                "branch" => NodeConfig::Branch(BranchConfig(vec![("a".into(), expr("true"))])),
+                "merge" => NodeConfig::Merge(MergeConfig::default()),
+                "debounce" => NodeConfig::Debounce(DebounceConfig::quiet(Millis::secs(1))),
+                other => panic!("{other}"),
+            };
+            builder = builder.operator(name, from, config);
+        }
+        builder.build()
+    }
+
+    /// Sub-topologies as `topics: nodes`.
+    fn subs(topology: &Topology) -> Vec<String> {
+        let names = |nodes: &[usize]| {
+            nodes.iter().map(|n| topology.nodes[*n].name.as_str()).collect::<Vec<_>>().join(" ")
+        };
+        topology.subs.iter().map(|s| format!("{}: {}", s.topics.join(" "), names(&s.nodes))).collect()
+    }
+
+    #[track_caller]
+    fn check(lines: &[&str], expected: &[&str]) -> Topology {
+        let topology = build(lines).expect("a sound graph");
+        assert_eq!(subs(&topology), expected);
+        topology
+    }
+
+    #[test]
+    fn a_topic_appears_between_a_change_of_the_key_and_what_needs_it() {
+        let topology = check(
+            &["s - source", "k s key_by", "d k debounce", "out d sink"],
+            &["s: s k k-repartition", "t-k-repartition: d out k-repartitioned"],
+        );
+        assert_eq!(topology.subs[1].name, "k-repartitioned", "named after its source, not its first node");
+        let own = topology.repartitions();
+        let expected = Repartition { topic: "t-k-repartition".into(), node: 1, sink: 4, source: 5 };
+        assert_eq!(own, [expected]);
+        assert_eq!(topology.external_topics(), ["s"]);
+        assert_eq!(topology.source_topics(), ["s", "t-k-repartition"]);
+        assert_eq!(topology.nodes[2].inputs, [Input { node: 5, port: 0 }]);
+        assert!(!topology.subs[0].stateful && topology.subs[1].stateful);
+    }
+
+    #[test]
+    fn no_topic_without_a_node_that_needs_it() {
+        check(&["s - source", "k s key_by", "out k sink"], &["s: s k out"]);
+        check(&["s - source", "d s debounce", "k d key_by", "out k sink"], &["s: s d k out"]);
+        // One task anyway.
+        check(&["s - generate", "k s key_by", "d k debounce", "out d sink"], &[": s k d out"]);
+    }
+
+    #[test]
+    fn only_the_last_of_two_key_changes_counts_and_each_that_counts_has_its_topic() {
+        check(
+            &["s - source", "k s key_by", "l k key_by", "d l debounce", "out d sink"],
+            &["s: s k l l-repartition", "t-l-repartition: d out l-repartitioned"],
+        );
+        check(
+            &["s - source", "k s key_by", "d k debounce", "l d key_by", "e l debounce", "out e sink"],
+            &[
+                "s: s k k-repartition",
+                "t-k-repartition: d l k-repartitioned l-repartition",
+                "t-l-repartition: e out l-repartitioned",
+            ],
+        );
+    }
+
+    #[test]
+    fn one_topic_for_all_readers_and_only_the_edges_that_need_it_are_cut() {
+        check(
+            &[
+                "s - source",
+                "k s key_by",
+                "f k filter",
+                "d f debounce",
+                "e k debounce",
+                "out f,d,e sink",
+                "raw k sink",
+            ],
+            &["s: s k raw k-repartition", "t-k-repartition: f d e out k-repartitioned"],
+        );
+        check(
+            &["s - source", "k s key_by", "b k branch", "m b.a,s merge", "d m debounce", "out d sink"],
+            // The merge reads the source too: one sub-topology again, which reads what it wrote.
+            &["s t-k-repartition: s k b m d out k-repartition k-repartitioned"],
+        );
+        check(
+            &["s - source", "k s key_by", "l s key_by", "m k,l merge", "d m debounce", "out d sink"],
+            &[
+                "s: s k l k-repartition l-repartition",
+                "t-k-repartition t-l-repartition: m d out k-repartitioned l-repartitioned",
+            ],
+        );
+    }
+
+    #[test]
+    fn names_that_the_cut_needs_must_be_free() {
+        let code = |lines: &[&str]| {
+            let problems = build(lines).expect_err("is refused");
+            problems.iter().map(|p| (p.code, p.node.clone().unwrap_or_default())).collect::<Vec<_>>()
+        };
+        let graph = ["s - source", "k s key_by", "d k debounce", "k-repartition d sink"];
+        assert_eq!(code(&graph), [("graph::repartition", "k-repartition".to_owned())]);
+        let graph = ["s - source", "k s key_by", "d k debounce", "out d to t-k-repartition"];
+        assert_eq!(code(&graph), [("graph::repartition", "out".to_owned())]);
+        let graph = ["s - source t-k-repartition", "k s key_by", "d k debounce", "out d sink"];
+        assert!(build(&["s - source", "k s key_by", "k-repartition k sink"]).is_ok(), "no topic, no names");
+        assert!(code(&graph).iter().all(|(code, node)| *code == "graph::repartition" && node == "s"));
+    }
+
+    #[test]
+    fn a_repartition_topic_is_as_large_as_its_neighbours() {
+        let counts = |topology: &Topology, found: &[(&str, i32)]| {
+            let found = found.iter().map(|(t, n)| ((*t).to_owned(), *n)).collect();
+            topology.partition_counts(&found)
+        };
+        let two = build(&[
+            "a - source",
+            "b - source",
+            "k a key_by",
+            "l b key_by",
+            "m k,l merge",
+            "d m debounce",
+            "x d key_by",
+            "e x debounce",
+            "out e sink",
+        ])
+        .expect("sound");
+        let all = counts(&two, &[("a", 3), ("b", 8)]).expect("different subs");
+        let expected =
+            [("a", 3), ("b", 8), ("t-k-repartition", 8), ("t-l-repartition", 8), ("t-x-repartition", 8)];
+        assert_eq!(all, expected.into_iter().map(|(t, n)| (t.to_owned(), n)).collect());
+        let with = build(&[
+            "a - source",
+            "b - source",
+            "k a key_by key",
+            "m k,b merge",
+            "d m debounce",
+            "out d sink",
+        ])
+        .expect("sound");
+        let all = counts(&with, &[("a", 8), ("b", 3)]).expect("the other topic decides");
+        assert_eq!(all.get("t-k-repartition"), Some(&3));
+        let own =
+            build(&["s - source", "k s key_by", "m k,s merge", "d m debounce", "out d sink"]).expect("sound");
+        assert_eq!(counts(&own, &[("s", 5)]).expect("even").get("t-k-repartition"), Some(&5));
+        let uneven =
+            build(&["a - source", "b - source", "m a,b merge", "d m debounce", "out d sink"]).expect("sound");
+        let error = counts(&uneven, &[("a", 2), ("b", 4)]).expect_err("uneven");
+        assert!(error.message.contains("`a` has 2, `b` has 4"), "{error}");
+        assert!(error.message.contains("`b-by-key: { from: b, key_by: key }`"), "{error}");
+    }
+}
