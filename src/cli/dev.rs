@@ -328,9 +328,7 @@ impl Stage {
         }
         view.say("");
         let Some(left) = left else {
-            view.say(
-                "nothing to prove: the topology has sources of its own, which go on until it is stopped",
-            );
+            view.say("nothing to prove: the events came from the topology's own sources");
             return true;
         };
         if !left.is_nothing() {

@@ -23,6 +23,11 @@ pub struct DebounceConfig {
     /// quiet never fires.
     #[serde(default)]
     pub max_wait: Option<Millis>,
+    /// With `max_wait`: a key that fired because of it fires once more when it has gone quiet, with the same value and a
+    /// `slackwater-count` of 0, unless new events have come, which fire anyway. For whoever looks something up that must
+    /// have settled: what was looked up at `max_wait` may not have. Default false.
+    #[serde(default)]
+    pub again_when_quiet: bool,
     /// What becomes of the values: `last` (default), `first`, `all` (a list of them), or `{ merge: EXPRESSION }`,
     /// which gives the new value from `acc`, the value so far, and `.`, the event's; the first event's is taken as it
     /// is.
@@ -60,6 +65,7 @@ impl DebounceConfig {
             quiet: Some(quiet),
             settle: None,
             max_wait: None,
+            again_when_quiet: false,
             keep: KeepConfig::Last,
             max_items: None,
         }
@@ -107,6 +113,20 @@ impl DebounceConfig {
                     &format!("write {quiet} or more, or `settle: {max_wait}` if that is what you want"),
                 );
             }
+        }
+        if self.again_when_quiet && self.max_wait.is_none() {
+            problem(
+                ".again_when_quiet",
+                "without `max_wait` every key fires when it is quiet",
+                "remove `again_when_quiet`, or write `max_wait: 5m`",
+            );
+        }
+        if self.again_when_quiet && !matches!(self.keep, KeepConfig::Last | KeepConfig::First) {
+            problem(
+                ".again_when_quiet",
+                "it would send the same list or merged value twice",
+                "remove `again_when_quiet`, or write `keep: last`",
+            );
         }
         if self.max_items.is_some() && self.keep != KeepConfig::All {
             problem(".max_items", "only `keep: all` has items", "remove `max_items`, or write `keep: all`");
@@ -169,6 +189,13 @@ mod tests {
         check(json!({ "quiet": "30s", "max_wait": "20s" }), &["debounce.max_wait"]);
         check(json!({ "settle": "30s", "max_wait": "50s" }), &["debounce.max_wait"]);
         check(json!({ "quiet": "30s", "max_items": 5 }), &["debounce.max_items"]);
+        check(json!({ "quiet": "30s", "max_wait": "5m", "again_when_quiet": true }), &[]);
+        let again = ".again_when_quiet";
+        check(json!({ "quiet": "30s", "again_when_quiet": true }), &[&format!("debounce{again}")]);
+        check(
+            json!({ "quiet": "30s", "max_wait": "5m", "again_when_quiet": true, "keep": "all" }),
+            &[&format!("debounce{again}")],
+        );
         for bad in [json!({ "quiet": "30s", "wait": 1 }), json!({ "quiet": "30s", "keep": "most" })] {
             assert!(serde_json::from_value::<DebounceConfig>(bad).is_err());
         }

@@ -59,6 +59,8 @@ pub struct Debounce {
     keep: KeepConfig,
     items_max: u32,
     table: PendingTable,
+    /// What fires at `max_wait` stays until it is quiet.
+    again: bool,
     /// Without a changelog: where each entry's first event was read.
     origins: Option<Origins>,
     /// Kept for their memory.
@@ -80,7 +82,11 @@ impl Debounce {
         Debounce {
             keep: config.keep.clone(),
             items_max: config.max_items.map_or(DebounceConfig::MAX_ITEMS, Into::into),
-            table: PendingTable::new(config.rule()),
+            table: match config.again_when_quiet {
+                true => PendingTable::new(config.rule()).again_when_quiet(),
+                false => PendingTable::new(config.rule()),
+            },
+            again: config.again_when_quiet,
             origins: None,
             extra: Vec::new(),
             value: Vec::new(),
@@ -203,6 +209,10 @@ impl Operator for Debounce {
             cx.tally.collapsed += 1;
         }
         if let Some(origins) = &mut self.origins {
+            if done.created {
+                // Of an entry that had fired at `max_wait`: this event stands for it now.
+                origins.take(&key);
+            }
             origins.add(&key, record.origin);
         }
         Ok(())
@@ -219,11 +229,15 @@ impl Operator for Debounce {
     fn on_time(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         let list = self.keep == KeepConfig::All;
         let mut failed = None;
-        let origins = &mut self.origins;
+        let (origins, again) = (&mut self.origins, self.again);
         self.table.pop_due(cx.clock.0, FIRE_MAX, |fired| match Debounce::record(list, &fired) {
             Ok(mut record) => {
                 if let Some(origins) = origins {
-                    record.origin = origins.take(fired.key);
+                    // What fires again may not be passed by the committed offset before it has.
+                    record.origin = match again && fired.reason == FireReason::MaxWait {
+                        true => origins.get(fired.key),
+                        false => origins.take(fired.key),
+                    };
                 }
                 match fired.reason {
                     FireReason::MaxWait => cx.tally.fired_max_wait += 1,
