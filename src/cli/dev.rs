@@ -296,7 +296,7 @@ impl Stage {
             inputs,
             dead_letter.map(|d| TopicPartition::new(d.topic.as_str(), 0)),
             Arc::clone(shared),
-            Arc::clone(&self.accounts),
+            calls(&self.topology).then(|| Arc::clone(&self.accounts)),
         )
         .map_err(failed)
     }
@@ -343,6 +343,10 @@ impl Stage {
         };
         let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         let proof = Proof::of(&accounts, table, &subject.column, SystemClock.now());
+        if proof.accounts == 0 {
+            view.say("nothing to prove: no account was changed");
+            return true;
+        }
         if proof.holds() {
             let n = count(proof.accounts as u64);
             view.say(&format!("PROVED: all {n} accounts that changed have their settled state in their row"));
@@ -445,14 +449,17 @@ impl Run<'_> {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break "Ctrl-C",
-                () = engine.run(&never) => break "the engine has ended",
+                () = engine.run(&never) => break "every source has ended",
                 ended = &mut feeding => return self.say_end(ended),
                 () = tokio::time::sleep_until(end) => break "time is over",
                 _ = ticks.tick() => self.show(),
             }
         };
         feed_stop.cancel();
-        self.view.say(&format!("{ended}: no more events; what is on its way settles"));
+        self.view.say(&match self.shared.has_failed() {
+            true => "the topology has failed".to_owned(),
+            false => format!("{ended}: no more events; what is on its way settles"),
+        });
         drop(feeding.await);
     }
 
