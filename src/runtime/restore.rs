@@ -186,12 +186,19 @@ impl Parts {
             if pending { Err("a transaction is open".to_owned()) } else { Ok(found) }
         });
         let Ok(found) = found else { return Vec::new() };
+        // Without a commit reading starts at the first record: a rewind must know where that is.
+        let first = if found.contains(&GroupOffset::None) {
+            patiently(|| admin.start_offsets(&asked)).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
         found
             .into_iter()
             .enumerate()
             .filter_map(|(topic, offset)| match offset {
                 GroupOffset::At(next) => Some((topic, next)),
-                GroupOffset::None | GroupOffset::Pending => None,
+                GroupOffset::None => Some((topic, *first.get(topic)?)),
+                GroupOffset::Pending => None,
             })
             .collect()
     }

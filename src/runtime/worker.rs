@@ -10,9 +10,10 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use super::assigned::{Assigned, Rewound};
-use super::calls::{CallDriver, Job};
+use super::calls::{self, CallDriver, Job};
 use super::checkpoint::{Committer, Part};
 use super::deliver::{CHUNK, Parcel, SinkDriver};
+use super::gate::CallGate;
 use super::inbox::{Handle, Inbox, Mail, Message, Restored};
 use super::metrics::WorkerMetrics;
 use super::read::TaskReader;
@@ -26,13 +27,30 @@ const VISIT: usize = 256;
 const BACKLOG_MAX: usize = 8192;
 /// Rows gathered for one transaction; the epoch is sealed early then, and at twice as many no input is taken.
 const GATHERED_MAX: usize = 20_000;
+/// How long a task that leaves waits for calls on the wire.
+const CALLS_GRACE: Duration = Duration::from_secs(3);
 /// How long an idle worker waits for a message before it polls again.
 const IDLE: Duration = Duration::from_millis(2);
 /// How often counters become metrics.
 const REPORT: Duration = Duration::from_millis(250);
 
 /// Where the answer to a call belongs: task, node, worker.
-pub type Ticket = (Handle, usize, Inbox);
+pub struct Ticket {
+    /// The task.
+    pub handle: Handle,
+    /// Its node.
+    pub node: usize,
+    /// Its worker.
+    pub inbox: Inbox,
+    /// Whether it may still be sent.
+    pub gate: CallGate,
+}
+
+impl calls::Ticket for Ticket {
+    fn begin(&self) -> bool {
+        self.gate.begin()
+    }
+}
 
 /// Where calls of one node go.
 pub type Calls = CallDriver<Ticket>;
@@ -78,6 +96,10 @@ struct Slot {
     sealed_at: Instant,
     /// [`TaskStatus::Ended`] was told.
     ended: bool,
+    /// Of this assignment's calls.
+    gate: CallGate,
+    /// When it began to leave.
+    left_at: Option<Instant>,
 }
 
 /// Waiting for tasks to leave.
@@ -146,6 +168,9 @@ impl Slot {
         if caught_up || task.next_deadline(false).is_some_and(|at| at <= now) {
             task.step(Input::Clock { caught_up: caught_up && room }, now, step)?;
         }
+        if self.left_at.is_some_and(|at| !self.gate.is_idle() && at.elapsed() < CALLS_GRACE) {
+            return Ok(busy);
+        }
         let full = task.gathered() >= GATHERED_MAX;
         let due = (full || self.sealed_at.elapsed() >= checkpoint) && !self.assigned.is_checkpointing();
         busy |= self.assigned.seal(due, now)?;
@@ -153,6 +178,13 @@ impl Slot {
             self.sealed_at = Instant::now();
         }
         Ok(busy)
+    }
+
+    /// No more input, no more calls; it goes when it has committed.
+    fn leave(&mut self) {
+        self.assigned.leave();
+        self.gate.close();
+        self.left_at.get_or_insert_with(Instant::now);
     }
 
     /// Have all its sources ended, with nothing left to do?
@@ -252,7 +284,9 @@ impl Worker {
     fn take_step(&mut self, handle: Handle) {
         self.step.drops.clear();
         for (node, call) in self.step.calls.drain(..) {
-            let job = Job { ticket: (handle, node, self.inbox.clone()), call };
+            let Some(slot) = self.slots.get(&handle.id) else { continue };
+            let ticket = Ticket { handle, node, inbox: self.inbox.clone(), gate: slot.gate.clone() };
+            let job = Job { ticket, call };
             self.calls.push_back((node, job));
         }
         for delivery in self.step.deliveries.drain(..) {
@@ -345,6 +379,7 @@ impl Worker {
 
     fn remove(&mut self, id: TaskId) {
         if let Some(slot) = self.slots.remove(&id) {
+            slot.gate.close();
             self.forget(slot.assigned.handle());
             (self.outside.status)(id, TaskStatus::Gone);
             self.metrics.forget(id);
@@ -356,7 +391,7 @@ impl Worker {
         for rows in self.rows.values_mut() {
             rows.retain(|p| p.handle != handle);
         }
-        self.calls.retain(|(_, job)| job.ticket.0 != handle);
+        self.calls.retain(|(_, job)| job.ticket.handle != handle);
     }
 
     fn stop_task(&mut self, id: TaskId, error: &TaskError) {
@@ -378,7 +413,7 @@ impl Worker {
                     if lost {
                         self.remove(*id);
                     } else if let Some(slot) = self.slots.get_mut(id) {
-                        slot.assigned.leave();
+                        slot.leave();
                         slot.readers.clear();
                     }
                 }
@@ -410,7 +445,7 @@ impl Worker {
             Message::Drain(done) => {
                 self.drain = Some(done);
                 for slot in self.slots.values_mut() {
-                    slot.assigned.leave();
+                    slot.leave();
                 }
             }
         }
@@ -428,6 +463,7 @@ impl Worker {
         let mut all = readers;
         let mut ahead = false;
         if let Some(old) = self.slots.remove(&id) {
+            old.gate.close();
             self.forget(old.assigned.handle());
             // It starts again from its last checkpoint: what its readers have read since must be read again.
             ahead = true;
@@ -437,7 +473,15 @@ impl Worker {
         (self.outside.status)(id, TaskStatus::Restoring);
         let commits = all.iter().filter(|(_, r)| r.has_offsets()).map(|(topic, _)| *topic).collect();
         let assigned = Assigned::new(handle, ahead);
-        let slot = Slot { assigned, readers: all, commits, sealed_at: Instant::now(), ended: false };
+        let slot = Slot {
+            assigned,
+            readers: all,
+            commits,
+            sealed_at: Instant::now(),
+            ended: false,
+            gate: CallGate::default(),
+            left_at: None,
+        };
         self.slots.insert(id, slot);
         (self.outside.restore)(handle, self.inbox.clone());
     }
@@ -501,6 +545,7 @@ impl Worker {
             Rewound::Stale => {}
             Rewound::Gone => self.remove(handle.id),
             Rewound::Restoring => {
+                std::mem::take(&mut slot.gate).close();
                 self.forget(handle);
                 (self.outside.status)(handle.id, TaskStatus::Restoring);
                 (self.outside.restore)(next, self.inbox.clone());

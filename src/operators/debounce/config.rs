@@ -23,11 +23,11 @@ pub struct DebounceConfig {
     /// quiet never fires.
     #[serde(default)]
     pub max_wait: Option<Millis>,
-    /// With `max_wait`: a key that fired because of it fires once more when it has gone quiet, with the same value and a
-    /// `slackwater-count` of 0, unless new events have come, which fire anyway. For whoever looks something up that must
-    /// have settled: what was looked up at `max_wait` may not have. Default false.
+    /// With `max_wait`: what a key had when it fired before it was quiet is kept, and fires once more when it has gone
+    /// quiet, even if nothing else came. For whoever reads state that takes `quiet` to settle. Only with `keep: last`
+    /// or `first`. Default false.
     #[serde(default)]
-    pub again_when_quiet: bool,
+    pub trailing: bool,
     /// What becomes of the values: `last` (default), `first`, `all` (a list of them), or `{ merge: EXPRESSION }`,
     /// which gives the new value from `acc`, the value so far, and `.`, the event's; the first event's is taken as it
     /// is.
@@ -65,7 +65,7 @@ impl DebounceConfig {
             quiet: Some(quiet),
             settle: None,
             max_wait: None,
-            again_when_quiet: false,
+            trailing: false,
             keep: KeepConfig::Last,
             max_items: None,
         }
@@ -114,18 +114,17 @@ impl DebounceConfig {
                 );
             }
         }
-        if self.again_when_quiet && self.max_wait.is_none() {
+        if self.trailing && (self.max_wait.is_none() || self.settle.is_some()) {
             problem(
-                ".again_when_quiet",
-                "without `max_wait` every key fires when it is quiet",
-                "remove `again_when_quiet`, or write `max_wait: 5m`",
+                ".trailing",
+                "`trailing` follows a firing by `max_wait`, and there is none",
+                "add `max_wait`",
             );
-        }
-        if self.again_when_quiet && !matches!(self.keep, KeepConfig::Last | KeepConfig::First) {
+        } else if self.trailing && !matches!(self.keep, KeepConfig::Last | KeepConfig::First) {
             problem(
-                ".again_when_quiet",
-                "it would send the same list or merged value twice",
-                "remove `again_when_quiet`, or write `keep: last`",
+                ".trailing",
+                "`trailing` would send events of a list or a merge twice",
+                "remove it, or write `keep: last`",
             );
         }
         if self.max_items.is_some() && self.keep != KeepConfig::All {
@@ -189,12 +188,11 @@ mod tests {
         check(json!({ "quiet": "30s", "max_wait": "20s" }), &["debounce.max_wait"]);
         check(json!({ "settle": "30s", "max_wait": "50s" }), &["debounce.max_wait"]);
         check(json!({ "quiet": "30s", "max_items": 5 }), &["debounce.max_items"]);
-        check(json!({ "quiet": "30s", "max_wait": "5m", "again_when_quiet": true }), &[]);
-        let again = ".again_when_quiet";
-        check(json!({ "quiet": "30s", "again_when_quiet": true }), &[&format!("debounce{again}")]);
+        check(json!({ "quiet": "30s", "max_wait": "5m", "trailing": true }), &[]);
+        check(json!({ "quiet": "30s", "trailing": true }), &["debounce.trailing"]);
         check(
-            json!({ "quiet": "30s", "max_wait": "5m", "again_when_quiet": true, "keep": "all" }),
-            &[&format!("debounce{again}")],
+            json!({ "quiet": "3s", "max_wait": "5s", "trailing": true, "keep": "all" }),
+            &["debounce.trailing"],
         );
         for bad in [json!({ "quiet": "30s", "wait": 1 }), json!({ "quiet": "30s", "keep": "most" })] {
             assert!(serde_json::from_value::<DebounceConfig>(bad).is_err());
