@@ -17,7 +17,8 @@ fn dev(topology: &str, args: &[&str]) -> (String, i32) {
     ] {
         command.env(name, value);
     }
-    let output = command.args(["dev", topology, "--plain"]).args(args).timeout(DEADLINE).output().expect("it starts");
+    let output =
+        command.args(["dev", topology, "--plain"]).args(args).timeout(DEADLINE).output().expect("it starts");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let code = output.status.code();
     (out.into_owned(), code.unwrap_or_else(|| panic!("killed after {DEADLINE:?}\n{err}")))
