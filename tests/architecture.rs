@@ -37,6 +37,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("gcloud_googleapis", &["sinks/spanner/"]),
     ("gcloud_spanner", &["sinks/spanner/"]),
     ("governor", &["runtime/pacer.rs"]),
+    ("indicatif", &["testing/dev/view.rs"]),
     ("miette", &["spec/problem.rs"]),
     ("prometheus", &["runtime/metrics.rs"]),
     ("prost_types", &["sinks/spanner/"]),

@@ -10,7 +10,7 @@ const DEADLINE: Duration = Duration::from_secs(100);
 
 /// Standard output and exit code.
 fn dev(topology: &str, args: &[&str]) -> (String, i32) {
-    let mut command = Command::cargo_bin("slackwater").unwrap();
+    let mut command = Command::cargo_bin("slackwater").expect("is built");
     // None of these may reach it: it calls nothing outside.
     for (name, value) in [
         ("KAFKA_BROKERS", "192.0.2.1:9092"),
@@ -19,7 +19,8 @@ fn dev(topology: &str, args: &[&str]) -> (String, i32) {
     ] {
         command.env(name, value);
     }
-    let output = command.args(["dev", topology, "--plain"]).args(args).timeout(DEADLINE).output().unwrap();
+    let output =
+        command.args(["dev", topology, "--plain"]).args(args).timeout(DEADLINE).output().expect("it starts");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let code = output.status.code();
     (out.into_owned(), code.unwrap_or_else(|| panic!("killed after {DEADLINE:?}\n{err}")))
@@ -35,10 +36,10 @@ fn number(out: &str, name: &str) -> u64 {
 
 /// A topology file that is account-sync with something else in it.
 fn changed(from: &str, to: &str) -> tempfile::TempPath {
-    let text = std::fs::read_to_string("topology/account-sync.yaml").unwrap();
+    let text = std::fs::read_to_string("topology/account-sync.yaml").expect("is there");
     assert!(text.contains(from), "{from} is in the file");
-    let path = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap().into_temp_path();
-    std::fs::write(&path, text.replace(from, to)).unwrap();
+    let path = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a file").into_temp_path();
+    std::fs::write(&path, text.replace(from, to)).expect("is written");
     path
 }
 

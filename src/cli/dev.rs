@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::Args;
+use futures_util::FutureExt;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,7 @@ use crate::testing::dev::{
     Accounts, Api, Feed, FeedEnd, FeedOptions, Left, Proof, Snapshot, Subject, View, Watch, api,
     calls_elsewhere, count, divide_times, feed, limit_text, longest_wait, stand_in_tables, tables,
 };
-use crate::topology::{NodeKind, Topology};
+use crate::topology::{Node, NodeKind, Topology};
 
 /// How long a change takes to settle in the API, before `--speed`.
 const SETTLE: Duration = Duration::from_secs(20);
@@ -252,15 +253,15 @@ impl Stage {
             said_saved: false,
         };
         let written = feed.as_ref().map(|(feed, _)| feed.written());
-        // Failed: nothing settles any more. `Engine::stop` says why.
-        let settled = match Box::pin(run.feed(&engine, feed.map(|(feed, _)| feed), stop)).await {
-            Ok(()) => Box::pin(run.settle(&engine, &watch, stop)).await,
-            Err(Ended) => Err(Ended),
+        // Where something has failed all of these end at once, and `Engine::stop` says what it was.
+        Box::pin(run.feed(&engine, feed.map(|(feed, _)| feed), stop)).await;
+        let left = match self.goes_on() {
+            true => None,
+            false => Box::pin(run.settle(&watch, stop)).await,
         };
         engine.stop().await.map_err(exit)?;
-        let left = settled.map_err(|Ended| Exit::failed("the engine ended by itself"))?;
         view.end();
-        let proved = self.prove(view, &left);
+        let proved = self.prove(view, left.as_ref());
         let dead_letters = watch.dead_letters().await.map_err(failed)?;
         self.summary(view, written.as_deref(), &run.snapshot(), dead_letters, proved);
         if proved { Ok(()) } else { Err(Exit::quiet(FAILED)) }
@@ -295,13 +296,19 @@ impl Stage {
             inputs,
             dead_letter.map(|d| TopicPartition::new(d.topic.as_str(), 0)),
             Arc::clone(shared),
-            Arc::clone(&self.accounts),
+            calls(&self.topology).then(|| Arc::clone(&self.accounts)),
         )
         .map_err(failed)
     }
 
-    /// Prints the tables' first rows and whether they are right.
-    fn prove(&self, view: &View, left: &Left) -> bool {
+    /// Has it sources of its own, that nobody here can stop?
+    fn goes_on(&self) -> bool {
+        let own = |n: &Node| matches!(&n.kind, NodeKind::Source(source) if source.topics().is_empty());
+        self.topology.nodes.iter().any(own)
+    }
+
+    /// Prints the tables' first rows and whether they are right; `left` is what has not settled, where that was asked.
+    fn prove(&self, view: &View, left: Option<&Left>) -> bool {
         for (n, table) in &self.tables {
             let rows = table.rows();
             view.say(&format!("\n{}: {} rows", self.topology.nodes[*n].name, count(rows.len() as u64)));
@@ -320,6 +327,10 @@ impl Stage {
             }
         }
         view.say("");
+        let Some(left) = left else {
+            view.say("nothing to prove: the events came from the topology's own sources");
+            return true;
+        };
         if !left.is_nothing() {
             view.say(&format!("NOT PROVED: it did not settle: {left}"));
             return false;
@@ -332,6 +343,10 @@ impl Stage {
         };
         let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         let proof = Proof::of(&accounts, table, &subject.column, SystemClock.now());
+        if proof.accounts == 0 {
+            view.say("nothing to prove: no account was changed");
+            return true;
+        }
         if proof.holds() {
             let n = count(proof.accounts as u64);
             view.say(&format!("PROVED: all {n} accounts that changed have their settled state in their row"));
@@ -402,9 +417,6 @@ impl Stage {
     }
 }
 
-/// The engine ended by itself.
-struct Ended;
-
 /// A run from the first event on.
 struct Run<'a> {
     stage: &'a Stage,
@@ -418,26 +430,17 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Feeds until the time is over, a signal comes, or the feed has to end.
-    async fn feed(
-        &mut self,
-        engine: &Engine,
-        feed: Option<Feed>,
-        stop: &CancellationToken,
-    ) -> Result<(), Ended> {
+    /// Feeds until the time is over, a signal comes, the feed has to end, or the engine has.
+    async fn feed(&mut self, engine: &Engine, feed: Option<Feed>, stop: &CancellationToken) {
         let never = CancellationToken::new();
-        self.wait_ready(engine, stop).await?;
+        while !(self.shared.status().is_ready() || self.shared.has_failed() || stop.is_cancelled()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         self.feeding_since = Instant::now();
         let feed_stop = CancellationToken::new();
         let mut feeding: JoinHandle<FeedEnd> = match feed {
             Some(feed) => tokio::spawn(feed.run(feed_stop.clone())),
-            None => {
-                let stop = feed_stop.clone();
-                tokio::spawn(async move {
-                    stop.cancelled().await;
-                    FeedEnd::Stopped
-                })
-            }
+            None => tokio::spawn(feed_stop.clone().cancelled_owned().map(|()| FeedEnd::Stopped)),
         };
         let end = self.feeding_since + self.duration;
         let mut ticks = tokio::time::interval(self.view.every());
@@ -446,19 +449,18 @@ impl Run<'_> {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break "Ctrl-C",
-                () = engine.run(&never) => { feed_stop.cancel(); return Err(Ended) }
-                ended = &mut feeding => {
-                    self.say_end(ended);
-                    return Ok(());
-                }
+                () = engine.run(&never) => break "every source has ended",
+                ended = &mut feeding => return self.say_end(ended),
                 () = tokio::time::sleep_until(end) => break "time is over",
                 _ = ticks.tick() => self.show(),
             }
         };
         feed_stop.cancel();
-        self.view.say(&format!("{ended}: no more events; what is on its way settles"));
+        self.view.say(&match self.shared.has_failed() {
+            true => "the topology has failed".to_owned(),
+            false => format!("{ended}: no more events; what is on its way settles"),
+        });
         drop(feeding.await);
-        Ok(())
     }
 
     fn say_end(&self, ended: Result<FeedEnd, tokio::task::JoinError>) {
@@ -474,28 +476,10 @@ impl Run<'_> {
         self.view.say(&text);
     }
 
-    async fn wait_ready(&self, engine: &Engine, stop: &CancellationToken) -> Result<(), Ended> {
-        let never = CancellationToken::new();
-        while !self.shared.status().is_ready() {
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = engine.run(&never) => return Err(Ended),
-                () = tokio::time::sleep(Duration::from_millis(20)) => {}
-            }
-        }
-        Ok(())
-    }
-
     /// Waits until nothing is on its way, for a bounded time; what is left then.
-    async fn settle(
-        &mut self,
-        engine: &Engine,
-        watch: &Watch,
-        stop: &CancellationToken,
-    ) -> Result<Left, Ended> {
+    async fn settle(&mut self, watch: &Watch, stop: &CancellationToken) -> Option<Left> {
         self.settling = true;
         let mut told = stop.is_cancelled();
-        let never = CancellationToken::new();
         let began = Instant::now();
         let until = began + longest_wait(&self.stage.topology).duration() + SETTLING_MAX;
         let mut ticks = tokio::time::interval(LOOK);
@@ -503,13 +487,15 @@ impl Run<'_> {
         let mut said = began;
         loop {
             tokio::select! {
-                () = engine.run(&never) => return Err(Ended),
                 () = stop.cancelled(), if !told => {
                     told = true;
                     self.view.say("Ctrl-C: the feed has ended already; a second one ends at once");
                     continue;
                 }
                 _ = ticks.tick() => {}
+            }
+            if self.shared.has_failed() {
+                return None;
             }
             let left = match watch.look().await {
                 Ok(left) => left,
@@ -524,11 +510,11 @@ impl Run<'_> {
                     "settled after {:.1} s: no key waits, no call is under way, every event is committed",
                     began.elapsed().as_secs_f64()
                 ));
-                return Ok(left);
+                return Some(left);
             }
             settled = left.is_nothing();
             if Instant::now() > until {
-                return Ok(left);
+                return Some(left);
             }
             if said.elapsed() >= Duration::from_secs(1) && !settled {
                 said = Instant::now();

@@ -62,7 +62,9 @@ impl<'de> Deserialize<'de> for Until {
             return Ok(Until::WindowCloses);
         }
         let time = text.parse().map(Until::Time);
-        time.map_err(|_| de::Error::custom(format!("`{text}` is neither `window_closes` nor a time such as `30s`")))
+        time.map_err(|_| {
+            de::Error::custom(format!("`{text}` is neither `window_closes` nor a time such as `30s`"))
+        })
     }
 }
 
@@ -259,7 +261,12 @@ impl Suppress {
         }
     }
 
-    fn find(&mut self, key: &[u8], window: Option<(i64, i64)>, cx: &mut Cx<'_>) -> Result<Option<u32>, StateError> {
+    fn find(
+        &mut self,
+        key: &[u8],
+        window: Option<(i64, i64)>,
+        cx: &mut Cx<'_>,
+    ) -> Result<Option<u32>, StateError> {
         row_key(key, window, &mut self.row);
         let may_be_stored = self.stored || self.cells.has_evicted();
         self.cells.find(cx.store(0), &self.row, may_be_stored)
@@ -402,7 +409,8 @@ impl Operator for Suppress {
     }
 
     fn on_watermark(&mut self, cx: &mut Cx<'_>) {
-        let held = self.order.first().map(|(time, _, window)| window.map_or(*time, |(_, start)| start.min(*time)));
+        let held =
+            self.order.first().map(|(time, _, window)| window.map_or(*time, |(_, start)| start.min(*time)));
         cx.watermark(held.map_or(cx.clock, |at| cx.clock.min(Timestamp(at))));
     }
 

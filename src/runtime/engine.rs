@@ -142,6 +142,12 @@ impl Shared {
         self.status_mut().clone()
     }
 
+    /// Has something failed, so that nothing goes on? [`Engine::stop`] says what.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failed.is_cancelled()
+    }
+
     fn fail(&self, error: EngineError) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         if failure.is_none() {

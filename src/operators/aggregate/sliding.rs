@@ -299,9 +299,10 @@ impl Sliding {
     /// When the next window is closed (one past `end + grace`) or is not needed any more.
     pub(super) fn deadline(&self) -> Option<Timestamp> {
         let closes = |start: i64| self.end(start).saturating_add(self.grace).saturating_add(1);
-        let gone = self.agenda.first().map(|(start, _)| {
-            closes(start.saturating_add(self.difference.saturating_mul(2)))
-        });
+        let gone = self
+            .agenda
+            .first()
+            .map(|(start, _)| closes(start.saturating_add(self.difference.saturating_mul(2))));
         let closed = self.next().filter(|_| self.is_final).map(|(start, _)| closes(*start));
         gone.into_iter().chain(closed).min().map(Timestamp)
     }

@@ -24,8 +24,8 @@ pub struct DebounceConfig {
     #[serde(default)]
     pub max_wait: Option<Millis>,
     /// With `max_wait`: what a key had when it fired before it was quiet is kept, and fires once more when it has gone
-    /// quiet, even if nothing else came. For whoever reads state that takes `quiet` to settle. Only with `keep: last`
-    /// or `first`. Default false.
+    /// quiet, with a `slackwater-count` of 0, unless new events came, which fire then. For whoever reads state that takes
+    /// `quiet` to settle. Only with `keep: last` or `first`. Default false.
     #[serde(default)]
     pub trailing: bool,
     /// What becomes of the values: `last` (default), `first`, `all` (a list of them), or `{ merge: EXPRESSION }`,

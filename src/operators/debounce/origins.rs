@@ -24,6 +24,11 @@ impl Origins {
         }
     }
 
+    /// Where the key's entry began.
+    pub(super) fn get(&self, key: &[u8]) -> Origin {
+        self.first.get(key).copied().unwrap_or_default()
+    }
+
     /// The key's entry leaves: where it began.
     pub(super) fn take(&mut self, key: &[u8]) -> Origin {
         let Some((key, origin)) = self.first.remove_entry(key) else { return Origin::default() };

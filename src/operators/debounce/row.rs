@@ -21,7 +21,8 @@ const NULL: u8 = 1;
 /// One pending entry, without its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
-    /// Events folded, at least 1; stays at the largest `u32`.
+    /// Events folded; stays at the largest `u32`. 0: all of them were fired at `max_wait` already, and it fires once more
+    /// when the key has gone quiet.
     pub count: u32,
     /// The time that the first event counts from, milliseconds.
     pub first: i64,
@@ -113,9 +114,6 @@ impl Row<'_> {
             extra,
             value: (flags & NULL == 0).then_some(value),
         };
-        if row.count == 0 {
-            return Err(RowError::Damaged("no events"));
-        }
         if row.last < row.first {
             return Err(RowError::Damaged("last before first"));
         }
@@ -188,7 +186,6 @@ mod tests {
             (changed(0, 0), RowError::Version(0)),
             (changed(1, 2), damaged("unknown flags")),
             (changed(1, 1), damaged("a null value with bytes")),
-            (changed(5, 0), damaged("no events")),
             (changed(7, 0xff), damaged("last before first")),
             (changed(38, 0xff), damaged("its length does not match its header")),
             (changed(45, 2), damaged("its length does not match its header")),

@@ -89,7 +89,7 @@ pub enum Keep {
 /// What an upsert did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upserted {
-    /// The key was not pending.
+    /// The key was not pending, or all that was pending had fired at `max_wait`.
     pub created: bool,
     /// Events in the entry now.
     pub count: u32,
@@ -121,6 +121,8 @@ pub struct Fired<'a> {
 #[derive(Debug)]
 pub struct PendingTable {
     rule: Rule,
+    /// An entry that fires because of `max_wait` stays until its key is quiet.
+    trailing: bool,
     hasher: RandomState,
     index: Index,
     store: Store,
@@ -143,6 +145,7 @@ impl PendingTable {
     pub fn new(rule: Rule) -> PendingTable {
         PendingTable {
             rule,
+            trailing: false,
             hasher: RandomState::new(),
             index: Index::new(),
             store: Store { slab: Slab::new(), big: Big::default() },
@@ -155,6 +158,14 @@ impl PendingTable {
             dirty: 0,
             removed: Vec::new(),
         }
+    }
+
+    /// What fires because of `max_wait` fires once more when its key has gone quiet, with a count of 0, unless an event
+    /// comes before that, which begins anew. Needs a rule whose `max_wait` is not shorter than its `quiet`.
+    #[must_use]
+    pub fn trailing(mut self) -> PendingTable {
+        self.trailing = true;
+        self
     }
 
     /// Keys pending.
@@ -261,21 +272,31 @@ impl PendingTable {
             return Upserted { created: true, count: 1 };
         };
         let mut head = self.store.head(handle);
+        // What was in it has fired: the event begins anew. Its deadline is no earlier than the entry's was.
+        let anew = head.count == 0;
+        if anew {
+            (head.first, head.first_ts) = (counted.max(head.last), ts);
+        }
         head.count = head.count.saturating_add(1);
         head.last = head.last.max(counted);
         head.last_ts = ts;
         match keep {
-            Keep::First => {}
-            Keep::Last => self.store.replace(handle, &mut head, Payload { extra, value }),
-            Keep::Append => self.store.append(handle, &mut head, value.unwrap_or_default()),
+            Keep::First if !anew => {}
+            Keep::Append if !anew => self.store.append(handle, &mut head, value.unwrap_or_default()),
+            _ => self.store.replace(handle, &mut head, Payload { extra, value }),
         }
+        self.mark_dirty(handle, &mut head);
+        head.store(self.store.slab.block_mut(handle));
+        Upserted { created: anew, count: head.count }
+    }
+
+    #[inline]
+    fn mark_dirty(&mut self, handle: u32, head: &mut Head) {
         if !head.is(DIRTY) {
             head.flags |= DIRTY;
             self.dirty += 1;
             self.store.slab.set_dirty(handle);
         }
-        head.store(self.store.slab.block_mut(handle));
-        Upserted { created: false, count: head.count }
     }
 
     fn create(&mut self, hash: u64, key: &[u8], row: &Row<'_>, flags: u8) {
@@ -346,7 +367,7 @@ impl PendingTable {
                 (_, false) => {}
             }
             let Some((handle, hash)) = self.due.pop() else { continue };
-            let head = self.store.head(handle);
+            let mut head = self.store.head(handle);
             let deadline = self.rule.deadline(head.first, head.last);
             if head.is(HUSK) {
                 self.bury(handle);
@@ -356,8 +377,15 @@ impl PendingTable {
                 let key = self.store.key(handle, &head);
                 let reason = self.rule.reason(head.last, deadline);
                 fire(Fired { key, deadline, reason, row: self.store.row(handle, &head) });
-                self.remove(hash, handle, &head);
-                self.store.slab.free(handle);
+                if self.trailing && reason == Reason::MaxWait {
+                    (head.count, head.first) = (0, head.last);
+                    self.mark_dirty(handle, &mut head);
+                    head.store(self.store.slab.block_mut(handle));
+                    self.wheel.arm(handle, self.rule.deadline(head.first, head.last));
+                } else {
+                    self.remove(hash, handle, &head);
+                    self.store.slab.free(handle);
+                }
                 fired += 1;
             }
         }

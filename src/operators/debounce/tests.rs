@@ -130,6 +130,67 @@ fn max_wait_bounds_a_key_that_never_goes_quiet() {
 }
 
 #[test]
+fn what_fired_at_max_wait_fires_again_when_its_key_is_quiet() {
+    let config = json!({ "quiet": "30s", "max_wait": "60s", "trailing": true });
+    // Neither a checkpoint nor a restart in between may be seen, nor how far the clock moves at a time.
+    for (restarts, step) in [(false, 1_000), (true, 1_000), (false, 500_000)] {
+        let mut node = Node::new(config.clone());
+        let mut out = Vec::new();
+        for n in 0..6 {
+            out.extend(node.send("busy", json!(n), n * 11_000));
+        }
+        node.send("calm", json!(1), 55_500);
+        for at in (56_000..=500_000).step_by(step).chain([500_000]) {
+            out.extend(node.at(at));
+            if restarts {
+                node.checkpoint();
+                node.restart();
+            }
+        }
+        let expected = [
+            fired(60_000, "busy", json!(5)),
+            fired(85_000, "busy", json!(5)),
+            fired(85_500, "calm", json!(1)),
+        ];
+        assert_eq!(show(&out), expected, "{restarts} {step}");
+        let counts: Vec<_> = out.iter().map(|r| header(r, HEADER_COUNT)).collect();
+        assert_eq!(counts, ["6", "0", "1"]);
+        assert_eq!(node.op.load().keys, 0);
+        node.checkpoint();
+        node.restart();
+        assert_eq!(node.op.load().keys, 0, "nothing is left on disk");
+    }
+}
+
+#[test]
+fn an_event_after_max_wait_begins_anew_and_nothing_fires_twice() {
+    for keep in ["last", "first"] {
+        let mut node =
+            Node::new(json!({ "quiet": "30s", "max_wait": "60s", "trailing": true, "keep": keep }));
+        node.op.track_origins();
+        let send = |node: &mut Node, n: i64, at: i64| {
+            let mut record = Record::new("a", Value::from(json!(n)), Timestamp(at));
+            record.origin.offset = n;
+            node.record(record).unwrap()
+        };
+        for n in 0..3 {
+            send(&mut node, n, n * 20_000);
+        }
+        let mut out = node.at(60_000);
+        assert_eq!(node.op.oldest(0), Some(0), "it is to fire again: its events may not be committed");
+        out.extend(send(&mut node, 3, 65_000));
+        assert_eq!(node.op.oldest(0), Some(3));
+        out.extend(node.at(500_000));
+        let first = if keep == "last" { 2 } else { 0 };
+        assert_eq!(show(&out), [fired(60_000, "a", json!(first)), fired(95_000, "a", json!(3))]);
+        assert_eq!(header(&out[1], HEADER_COUNT), "1");
+        assert_eq!(header(&out[1], HEADER_FIRST), "65000");
+        assert_eq!(node.op.oldest(0), None);
+        assert_eq!(node.tally.collapsed, 2);
+    }
+}
+
+#[test]
 fn settle_fires_at_a_fixed_time() {
     let mut node = Node::new(json!({ "settle": "30s" }));
     for n in 0..4 {

@@ -63,8 +63,8 @@ pub struct Watch {
     group: Arc<str>,
     inputs: Arc<[TopicPartition]>,
     dead_letter: Option<TopicPartition>,
-    /// The feed and the API's handlers too, for moments.
-    accounts: Arc<Mutex<Accounts>>,
+    /// The feed and the API's handlers too, for moments. None where nobody asks the API.
+    accounts: Option<Arc<Mutex<Accounts>>>,
 }
 
 impl Watch {
@@ -78,7 +78,7 @@ impl Watch {
         inputs: Vec<TopicPartition>,
         dead_letter: Option<TopicPartition>,
         shared: Arc<Shared>,
-        accounts: Arc<Mutex<Accounts>>,
+        accounts: Option<Arc<Mutex<Accounts>>>,
     ) -> Result<Watch, AdminError> {
         let admin = Arc::new(Admin::open(config, TIMEOUT)?);
         Ok(Watch { shared, admin, group: group.into(), inputs: inputs.into(), dead_letter, accounts })
@@ -92,10 +92,10 @@ impl Watch {
     pub async fn look(&self) -> Result<Left, AdminError> {
         let uncommitted = self.ask(Watch::uncommitted).await?;
         let metrics = &self.shared.metrics;
-        let unsettled = {
-            let accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let unsettled = self.accounts.as_ref().map_or(0, |accounts| {
+            let accounts = accounts.lock().unwrap_or_else(PoisonError::into_inner);
             accounts.unsettled(SystemClock.now()) as u64
-        };
+        });
         Ok(Left {
             keys_waiting: metrics.keys_waiting(),
             calls: metrics.calls_waiting(),
