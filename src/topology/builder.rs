@@ -98,7 +98,7 @@ impl TopologyBuilder {
     ///
     /// # Errors
     /// Every problem found, in the order of the nodes.
-    pub fn build(self) -> Result<Topology, Vec<GraphProblem>> {
+    pub fn build(mut self) -> Result<Topology, Vec<GraphProblem>> {
         let mut problems = Vec::new();
         check_name(&self.name, None, &mut problems);
         let names: Vec<&str> = self.nodes.iter().map(|(n, _, _)| n.as_str()).collect();
@@ -126,6 +126,9 @@ impl TopologyBuilder {
         }
         if problems.is_empty() {
             check_cycles(&names, &inputs, &mut problems);
+        }
+        if problems.is_empty() {
+            set_grace(&mut self.nodes, &inputs, &mut problems);
         }
         if !problems.is_empty() {
             return Err(problems);
@@ -293,6 +296,53 @@ fn resolve(
         problems.push(problem("graph::from", name, "from", "wrong number of inputs", Some(help.into())));
     }
     inputs
+}
+
+/// Tells each `suppress: { until: window_closes }` the grace of the windows above it.
+fn set_grace(
+    nodes: &mut [(String, NodeKind, Vec<String>)],
+    inputs: &[Vec<Input>],
+    problems: &mut Vec<GraphProblem>,
+) {
+    for n in 0..nodes.len() {
+        let NodeKind::Operator(config) = &nodes[n].1 else { continue };
+        if !matches!(&**config, NodeConfig::Suppress(c) if c.wants_grace()) {
+            continue;
+        }
+        let (mut found, mut unwindowed) = (None, false);
+        let mut open: Vec<usize> = inputs[n].iter().map(|i| i.node).collect();
+        let mut seen = vec![false; nodes.len()];
+        while let Some(at) = open.pop() {
+            if std::mem::replace(&mut seen[at], true) {
+                continue;
+            }
+            match &nodes[at].1 {
+                NodeKind::Operator(above) => match &**above {
+                    NodeConfig::Aggregate(a) => match a.suppress_grace() {
+                        Some(grace) => found = found.max(Some(grace)),
+                        None => unwindowed = true,
+                    },
+                    _ => open.extend(inputs[at].iter().map(|i| i.node)),
+                },
+                NodeKind::Source(_) => unwindowed = true,
+                NodeKind::Sink(_) => open.extend(inputs[at].iter().map(|i| i.node)),
+            }
+        }
+        if unwindowed || found.is_none() {
+            problems.push(problem(
+                "graph::window",
+                &nodes[n].0,
+                "suppress.until",
+                "it waits for windows, and what it reads has none",
+                Some("let it read an `aggregate` with a `window`, or write a time such as `until: 30s`".into()),
+            ));
+        }
+        if let NodeKind::Operator(config) = &mut nodes[n].1
+            && let NodeConfig::Suppress(c) = &mut **config
+        {
+            c.grace = found;
+        }
+    }
 }
 
 fn check_cycles(names: &[&str], inputs: &[Vec<Input>], problems: &mut Vec<GraphProblem>) {

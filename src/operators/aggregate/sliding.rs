@@ -124,7 +124,7 @@ impl Sliding {
             steps.push(step);
         }
         for ((start, change), step) in changes.into_iter().zip(steps) {
-            self.change(start, change, step, open_from, incoming, cx);
+            self.change(start, change, step, open_from, incoming, cx)?;
         }
         Ok(())
     }
@@ -138,12 +138,12 @@ impl Sliding {
         open_from: i64,
         incoming: Incoming<'_>,
         cx: &mut Cx<'_>,
-    ) {
+    ) -> Result<(), StateError> {
         let Incoming { plan, key, inputs, .. } = incoming;
         let end = self.end(start);
         if end < open_from && !matches!(change, Change::Copy(_)) {
             cx.drop(Reason::Late);
-            return;
+            return Ok(());
         }
         let (value, ts, left_out) = match change {
             Change::Update(id) => {
@@ -158,13 +158,13 @@ impl Sliding {
                 let left_out = plan.apply(&mut acc, inputs, step);
                 let (value, ts) = (plan.result(&acc), incoming.ts());
                 if !acc.is_nothing() {
-                    self.begin(start, key, Row { ts, acc });
+                    self.begin(start, key, Row { ts, acc }, cx.store(0))?;
                 }
                 (value, ts, left_out)
             }
             Change::Copy(row) => {
                 let (value, ts) = (plan.result(&row.acc), row.ts);
-                self.begin(start, key, row);
+                self.begin(start, key, row, cx.store(0))?;
                 (value, ts, 0)
             }
         };
@@ -174,16 +174,24 @@ impl Sliding {
         if !self.is_final {
             cx.forward(incoming.result(value, ts, Some((start, end))));
         }
+        Ok(())
     }
 
-    fn begin(&mut self, start: i64, key: &Bytes, row: Row) {
+    /// Makes a window. One record may do so twice, where the window before it is also the one after the last record:
+    /// Kafka Streams then sends the same result twice, and so does this.
+    fn begin(&mut self, start: i64, key: &Bytes, row: Row, store: &Store) -> Result<(), StateError> {
         row_key(start, key, &mut self.rows.key);
+        if let Some(id) = self.rows.cells.find(store, &self.rows.key, false)? {
+            *self.rows.cells.value_mut(id) = row;
+            return Ok(());
+        }
         self.rows.cells.insert(&self.rows.key, row);
         let own = Bytes::copy_from_slice(key);
         self.agenda.insert((start, own.clone()));
         let starts = self.keys.entry(own).or_default();
         let at = starts.partition_point(|s| *s < start);
         starts.insert(at, start);
+        Ok(())
     }
 
     fn forget_start(&mut self, start: i64, key: &Bytes) {
