@@ -84,7 +84,10 @@ impl NodeConfig {
     pub fn is_stateful(&self) -> bool {
         matches!(
             self,
-            NodeConfig::Debounce(_) | NodeConfig::Enrich(_) | NodeConfig::Aggregate(_) | NodeConfig::Suppress(_)
+            NodeConfig::Debounce(_)
+                | NodeConfig::Enrich(_)
+                | NodeConfig::Aggregate(_)
+                | NodeConfig::Suppress(_)
         )
     }
 

@@ -91,9 +91,7 @@ impl WindowConfig {
     #[must_use]
     pub fn kind(&self) -> Option<WindowKind> {
         match (self.tumbling, self.hopping, self.every, self.sliding, self.session) {
-            (Some(size), None, None, None, None) => {
-                Some(WindowKind::Time { size: size.0, advance: size.0 })
-            }
+            (Some(size), None, None, None, None) => Some(WindowKind::Time { size: size.0, advance: size.0 }),
             (None, Some(size), Some(every), None, None) => {
                 Some(WindowKind::Time { size: size.0, advance: every.0 })
             }

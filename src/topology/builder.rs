@@ -334,7 +334,9 @@ fn set_grace(
                 &nodes[n].0,
                 "suppress.until",
                 "it waits for windows, and what it reads has none",
-                Some("let it read an `aggregate` with a `window`, or write a time such as `until: 30s`".into()),
+                Some(
+                    "let it read an `aggregate` with a `window`, or write a time such as `until: 30s`".into(),
+                ),
             ));
         }
         if let NodeKind::Operator(config) = &mut nodes[n].1

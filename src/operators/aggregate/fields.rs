@@ -63,7 +63,8 @@ impl FieldConfig {
         let text = whole.text().trim();
         let forms = "write `count()`, `sum(.amount)`, `collect(.id, 50)` or `top(.amount, 3)`";
         let (name, rest) = text.split_once('(').ok_or_else(|| format!("`{text}`: {forms}"))?;
-        let inside = rest.strip_suffix(')').ok_or_else(|| format!("`{text}` has no `)` at its end: {forms}"))?;
+        let inside =
+            rest.strip_suffix(')').ok_or_else(|| format!("`{text}` has no `)` at its end: {forms}"))?;
         let name = name.trim();
         let Some((_, function)) = FUNCTIONS.iter().find(|(n, _)| *n == name) else {
             let known: Vec<_> = FUNCTIONS.iter().map(|(n, _)| format!("`{n}`")).collect();

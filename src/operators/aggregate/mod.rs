@@ -192,11 +192,14 @@ impl Operator for Aggregate {
     }
 
     fn load(&self) -> Load {
-        let (rows, open) = (self.rows(), match &self.grouping {
-            Grouping::Plain(_) | Grouping::Time(_) => 0,
-            Grouping::Session(g) => g.len(),
-            Grouping::Sliding(g) => g.len(),
-        });
+        let (rows, open) = (
+            self.rows(),
+            match &self.grouping {
+                Grouping::Plain(_) | Grouping::Time(_) => 0,
+                Grouping::Session(g) => g.len(),
+                Grouping::Sliding(g) => g.len(),
+            },
+        );
         let keys = rows.cells.len().max(open);
         Load { keys, bytes: rows.cells.bytes() + open * INDEX_BYTES, ..Load::default() }
     }

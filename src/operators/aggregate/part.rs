@@ -63,13 +63,22 @@ impl Number {
 pub(super) enum Part {
     Count(i64),
     Sum(Number),
-    Mean { sum: Number, count: i64 },
+    Mean {
+        sum: Number,
+        count: i64,
+    },
     /// min, max, first, last, reduce, fold.
     Value(Option<Arc<Json>>),
     /// collect, top.
-    List { items: Vec<Json>, bytes: usize },
+    List {
+        items: Vec<Json>,
+        bytes: usize,
+    },
     /// distinct: each value as text.
-    Set { items: BTreeSet<String>, bytes: usize },
+    Set {
+        items: BTreeSet<String>,
+        bytes: usize,
+    },
 }
 
 impl Part {
@@ -342,9 +351,15 @@ mod tests {
         assert_eq!(plus(Number::Whole(1), Number::Whole(2)), Number::Whole(3));
         assert_eq!(plus(Number::Whole(1), Number::Float(0.5)), Number::Float(1.5));
         assert_eq!(plus(Number::Whole(i64::MAX), Number::Whole(0)), Number::Whole(i64::MAX));
-        assert_eq!(plus(Number::Whole(i64::MAX), Number::Whole(1)), Number::Float(9_223_372_036_854_775_808.0));
+        assert_eq!(
+            plus(Number::Whole(i64::MAX), Number::Whole(1)),
+            Number::Float(9_223_372_036_854_775_808.0)
+        );
         assert_eq!(plus(Number::Float(f64::MAX), Number::Float(f64::MAX)), Number::Float(f64::MAX));
-        assert_eq!(Number::of(&json!(18_446_744_073_709_551_615_u64)), Some(Number::Float(1.844_674_407_370_955_2e19)));
+        assert_eq!(
+            Number::of(&json!(18_446_744_073_709_551_615_u64)),
+            Some(Number::Float(1.844_674_407_370_955_2e19))
+        );
         assert_eq!(Number::of(&json!("1")), None);
     }
 

@@ -54,9 +54,11 @@ impl Function {
             Function::Collect(..) | Function::Top(..) => Part::list(),
             Function::Distinct(_) => Part::set(),
             Function::Fold { init, .. } => Part::Value((!init.is_null()).then(|| Arc::clone(init))),
-            Function::Min(_) | Function::Max(_) | Function::First(_) | Function::Last(_) | Function::Reduce(_) => {
-                Part::Value(None)
-            }
+            Function::Min(_)
+            | Function::Max(_)
+            | Function::First(_)
+            | Function::Last(_)
+            | Function::Reduce(_) => Part::Value(None),
         }
     }
 
@@ -65,7 +67,9 @@ impl Function {
         match self {
             _ if json.is_null() => Ok(()),
             Function::Sum(_) | Function::Avg(_) if !json.is_number() => Err("not a number"),
-            Function::Min(_) | Function::Max(_) | Function::Top(..) if !(json.is_number() || json.is_string()) => {
+            Function::Min(_) | Function::Max(_) | Function::Top(..)
+                if !(json.is_number() || json.is_string()) =>
+            {
                 Err("neither a number nor a text")
             }
             _ => Ok(()),
@@ -77,10 +81,12 @@ impl Function {
         let scope = Scope::of(record);
         match self {
             Function::Reduce(step) => match part {
-                Some(Part::Value(Some(acc))) => {
-                    step.eval(&scope.with(&[("acc", acc)])).map(Some)
-                }
-                _ => record.value.json().map(|json| Some((*json).clone())).map_err(|e| EvalError(e.to_string())),
+                Some(Part::Value(Some(acc))) => step.eval(&scope.with(&[("acc", acc)])).map(Some),
+                _ => record
+                    .value
+                    .json()
+                    .map(|json| Some((*json).clone()))
+                    .map_err(|e| EvalError(e.to_string())),
             },
             Function::Fold { init, step, .. } => {
                 let acc = match part {
@@ -288,7 +294,12 @@ impl Plan {
     }
 
     /// The new value for `apply`, where an expression makes it from the old one; and whether there is room.
-    pub(super) fn step(&self, acc: Option<&Acc>, record: &Record, inputs: &[Json]) -> Result<Option<Json>, Unfit> {
+    pub(super) fn step(
+        &self,
+        acc: Option<&Acc>,
+        record: &Record,
+        inputs: &[Json],
+    ) -> Result<Option<Json>, Unfit> {
         if let Some(acc) = acc {
             for (part, input) in acc.parts().iter().zip(inputs) {
                 if part.bytes() > 0 && part.bytes() + size(input) > PART_BYTES_MAX {
@@ -312,7 +323,12 @@ impl Plan {
     }
 
     /// The parts of two sessions as one, and how many values were left out.
-    pub(super) fn merged(&self, left: Option<Acc>, right: &Acc, record: &Record) -> Result<(Acc, u64), Unfit> {
+    pub(super) fn merged(
+        &self,
+        left: Option<Acc>,
+        right: &Acc,
+        record: &Record,
+    ) -> Result<(Acc, u64), Unfit> {
         let mut left: Vec<Option<Part>> = match left {
             None => vec![None; self.functions.len()],
             Some(Acc::One(part)) => vec![Some(part)],

@@ -152,7 +152,8 @@ impl TimeWindows {
             Some(closing) => closing,
             None if pane.fresh && !self.rows.cells.has_evicted() => {
                 let cells = &self.rows.cells;
-                let mut ids = self.panes.get_mut(&start).map(|p| std::mem::take(&mut p.ids)).unwrap_or_default();
+                let mut ids =
+                    self.panes.get_mut(&start).map(|p| std::mem::take(&mut p.ids)).unwrap_or_default();
                 // Rows that came to nothing have left their numbers behind, maybe to other rows.
                 let prefix = ordered_i64(start);
                 ids.retain(|id| cells.get(*id).is_some_and(|(key, _)| key.starts_with(&prefix)));
@@ -242,7 +243,12 @@ impl TimeWindows {
 }
 
 /// At most `max` rows of a range of the store.
-fn rows_between(store: &Store, from: &[u8], to: &[u8], max: usize) -> Result<Vec<(Bytes, Bytes)>, StateError> {
+fn rows_between(
+    store: &Store,
+    from: &[u8],
+    to: &[u8],
+    max: usize,
+) -> Result<Vec<(Bytes, Bytes)>, StateError> {
     let mut rows = Vec::new();
     store.scan(from, Some(to), &mut |key, row| {
         rows.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(row)));
