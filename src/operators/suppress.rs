@@ -426,3 +426,139 @@ impl Operator for Suppress {
         Load { keys: self.order.len(), bytes, ..Load::default() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::aggregate::rig::{Out, Rig, out};
+    use super::*;
+    use crate::model::Json;
+
+    fn rig(config: Json) -> Rig {
+        let config: SuppressConfig = serde_json::from_value(config).unwrap();
+        assert_eq!(config.check(), []);
+        Rig::new(move || Box::new(Suppress::new(&config)))
+    }
+
+    fn send(n: &mut Rig, key: &str, window: (i64, i64), value: Json, ts: i64) -> Vec<Out> {
+        let window = Window { start: Timestamp(window.0), end: Timestamp(window.1) };
+        let record =
+            Record { window: Some(window), ..Record::new(key.to_owned(), Value::from(value), Timestamp(ts)) };
+        super::super::aggregate::rig::show(&n.record(record).unwrap())
+    }
+
+    fn plain(key: &str, value: Json, ts: i64) -> Out {
+        (key.to_owned(), None, value, ts)
+    }
+
+    #[test]
+    fn a_window_s_newest_result_leaves_when_it_is_closed() {
+        let mut n = rig(json!({ "until": "window_closes", "grace": "5ms" }));
+        assert_eq!(send(&mut n, "b", (0, 10), json!(1), 3), []);
+        assert_eq!(send(&mut n, "a", (0, 10), json!(1), 4), []);
+        assert_eq!(send(&mut n, "b", (0, 10), json!(2), 2), []);
+        n.restart();
+        assert_eq!(send(&mut n, "a", (10, 20), json!(1), 14), [], "10 > 14 - 5");
+        assert_eq!(n.watermark, None);
+        assert_eq!(
+            send(&mut n, "a", (10, 20), json!(2), 15),
+            [out("a", (0, 10), json!(1), 4), out("b", (0, 10), json!(2), 2)]
+        );
+        assert_eq!(n.at(24), []);
+        assert_eq!(n.watermark, Some(Timestamp(10)), "held to what is held");
+        assert_eq!(n.at(25), [out("a", (10, 20), json!(2), 15)]);
+        assert_eq!(n.watermark, Some(Timestamp(25)));
+        assert_eq!(
+            send(&mut n, "a", (0, 10), json!(9), 5),
+            [out("a", (0, 10), json!(9), 5)],
+            "put, then due"
+        );
+        assert_eq!(n.rows(), 0);
+    }
+
+    #[test]
+    fn deletions_only_remove_where_the_window_is_waited_for() {
+        let mut n = rig(json!({ "until": "window_closes" }));
+        send(&mut n, "a", (0, 10), json!(1), 3);
+        assert_eq!(send(&mut n, "a", (0, 10), Json::Null, 4), []);
+        assert_eq!(send(&mut n, "b", (0, 10), Json::Null, 4), []);
+        assert_eq!(n.rows(), 0);
+        assert_eq!(n.at(10), []);
+        let mut n = rig(json!({ "until": "10ms" }));
+        n.send("a", json!(1), 0);
+        assert_eq!(n.send("a", Json::Null, 5), []);
+        assert_eq!(n.at(9), []);
+        assert_eq!(n.at(10), [plain("a", Json::Null, 5)]);
+    }
+
+    #[test]
+    fn a_time_counts_from_the_first_update_that_was_held() {
+        let mut n = rig(json!({ "until": "10ms" }));
+        assert_eq!(n.send("a", json!(1), 5), []);
+        assert_eq!(n.send("a", json!(2), 14), []);
+        n.restart();
+        assert_eq!(n.send("b", json!(1), 15), [plain("a", json!(2), 14)]);
+        assert_eq!(n.send("a", json!(3), 16), []);
+        assert_eq!(n.send("a", json!(4), 2), [], "the later update keeps the time of the first");
+        assert_eq!(n.at(25), [plain("b", json!(1), 15)]);
+        assert_eq!(n.at(26), [plain("a", json!(4), 2)]);
+        assert_eq!(n.rows(), 0);
+        let mut n = rig(json!({ "until": "0s" }));
+        assert_eq!(n.send("a", json!(1), 5), [plain("a", json!(1), 5)]);
+    }
+
+    #[test]
+    fn the_oldest_leave_early_or_the_task_stops_when_it_is_full() {
+        let mut n = rig(json!({ "until": "100ms", "max_records": 2 }));
+        n.send("b", json!(1), 5);
+        n.send("a", json!(1), 5);
+        assert_eq!(n.send("b", json!(2), 6), [], "two are not too many");
+        assert_eq!(n.send("c", json!(1), 7), [plain("a", json!(1), 5)]);
+        n.restart();
+        assert_eq!(n.send("d", json!(1), 8), [plain("b", json!(2), 6)]);
+
+        let mut n = rig(json!({ "until": "100ms", "max_bytes": "4B" }));
+        assert_eq!(n.send("a", json!(1), 0), []);
+        n.restart();
+        assert_eq!(n.send("b", json!(1), 0), [], "four bytes are not too many");
+        assert_eq!(n.send("b", json!(12), 0), [plain("a", json!(1), 0)]);
+        assert_eq!(n.send("b", json!(12345), 0), [plain("b", json!(12345), 0)]);
+
+        let mut n = rig(json!({ "until": "10ms", "max_records": 1, "on_full": "stop" }));
+        n.send("a", json!(1), 0);
+        assert_eq!(n.send("b", json!(1), 10), [plain("a", json!(1), 0)], "what is due leaves first");
+        let error = n.record(Record::new("c", Value::from(json!(1)), Timestamp(11))).unwrap_err();
+        assert!(error.1.contains("holds 2 results"), "{error:?}");
+    }
+
+    #[test]
+    fn records_without_key_or_window_do_not_stay() {
+        let mut n = rig(json!({ "until": "window_closes" }));
+        let error = n.record(Record::new("c", Value::from(json!(1)), Timestamp(11))).unwrap_err();
+        assert_eq!(error.0, Reason::Expression);
+        let keyless = Record { key: None, ..Record::new("", Value::Null, Timestamp(0)) };
+        assert!(n.record(keyless).unwrap().is_empty());
+        assert_eq!(n.dropped(), [Reason::NullKey]);
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_named() {
+        let check = |json: Json, want: &[&str]| {
+            let config: SuppressConfig = serde_json::from_value(json).unwrap();
+            let got: Vec<_> = config.check().into_iter().map(|(field, ..)| field).collect();
+            assert_eq!(got, want);
+        };
+        check(json!({ "until": "window_closes", "max_records": 5, "on_full": "stop" }), &[]);
+        check(json!({ "until": "30s", "max_bytes": "1MiB", "on_full": "emit_early" }), &[]);
+        check(json!({ "until": "30s", "grace": "1s" }), &["suppress.grace"]);
+        check(json!({ "until": "30s", "on_full": "stop" }), &["suppress.on_full"]);
+        check(json!({ "until": "30s", "max_records": 0 }), &["suppress.max_records"]);
+        check(json!({ "until": "30s", "max_bytes": "0B" }), &["suppress.max_bytes"]);
+        let early = json!({ "until": "window_closes", "max_records": 1, "on_full": "emit_early" });
+        check(early, &["suppress.on_full"]);
+        for bad in [json!({ "until": "never" }), json!({}), json!({ "until": "1s", "max": 1 })] {
+            assert!(serde_json::from_value::<SuppressConfig>(bad).is_err());
+        }
+    }
+}

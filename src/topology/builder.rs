@@ -158,6 +158,9 @@ impl TopologyBuilder {
         if problems.is_empty() {
             check_cycles(&nodes, &mut problems);
         }
+        if problems.is_empty() {
+            set_grace(&mut nodes, &mut problems);
+        }
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -372,6 +375,54 @@ fn resolve(
         problems.push(problem("graph::from", name, "from", "wrong number of inputs", Some(help.into())));
     }
     (inputs, with)
+}
+
+/// Tells each `suppress: { until: window_closes }` the grace of the windows above it.
+fn set_grace(
+    nodes: &mut [Node],
+    problems: &mut Vec<GraphProblem>,
+) {
+    for n in 0..nodes.len() {
+        let NodeKind::Operator(config) = &nodes[n].kind else { continue };
+        if !matches!(&**config, NodeConfig::Suppress(c) if c.wants_grace()) {
+            continue;
+        }
+        let (mut found, mut unwindowed) = (None, false);
+        let mut open: Vec<usize> = nodes[n].inputs.iter().map(|i| i.node).collect();
+        let mut seen = vec![false; nodes.len()];
+        while let Some(at) = open.pop() {
+            if std::mem::replace(&mut seen[at], true) {
+                continue;
+            }
+            match &nodes[at].kind {
+                NodeKind::Operator(above) => match &**above {
+                    NodeConfig::Aggregate(a) => match a.suppress_grace() {
+                        Some(grace) => found = found.max(Some(grace)),
+                        None => unwindowed = true,
+                    },
+                    _ => open.extend(nodes[at].inputs.iter().map(|i| i.node)),
+                },
+                NodeKind::Source(_) => unwindowed = true,
+                NodeKind::Sink(_) => open.extend(nodes[at].inputs.iter().map(|i| i.node)),
+            }
+        }
+        if unwindowed || found.is_none() {
+            problems.push(problem(
+                "graph::window",
+                &nodes[n].name,
+                "suppress.until",
+                "it waits for windows, and what it reads has none",
+                Some(
+                    "let it read an `aggregate` with a `window`, or write a time such as `until: 30s`".into(),
+                ),
+            ));
+        }
+        if let NodeKind::Operator(config) = &mut nodes[n].kind
+            && let NodeConfig::Suppress(c) = &mut **config
+        {
+            c.grace = found;
+        }
+    }
 }
 
 /// The node, or the node's output, of that name; else message and help.

@@ -283,10 +283,11 @@ impl AggregateConfig {
 mod tests {
     use serde_json::json;
 
+    use super::super::rig;
     use super::*;
 
     fn check(json: serde_json::Value, want: &[&str]) -> AggregateConfig {
-        let config: AggregateConfig = serde_json::from_value(json).unwrap();
+        let config = rig::config(json).unwrap();
         let got: Vec<_> = config.check().into_iter().map(|(field, ..)| field).collect();
         assert_eq!(got, want, "{config:?}");
         config
@@ -315,7 +316,7 @@ mod tests {
             [(".a".into(), &["acc"]), (".b".into(), &["left", "right"]), (".c".into(), &["acc"])];
         assert_eq!(vars, want);
         for bad in [json!({ "count": 1 }), json!({ "counts": {} }), json!({ "top": { "of": ".a" } })] {
-            assert!(serde_json::from_value::<AggregateConfig>(bad).is_err());
+            assert!(rig::config(bad).is_err());
         }
     }
 

@@ -5,8 +5,10 @@
 //! node's clock and G the grace: a record is late if `t + difference < T - G`; a window takes records while
 //! `end >= T - G` and is closed when `end < T - G`. Closed windows leave by start, then key bytes.
 //!
-//! A closed window stays until no record that is not late can need it: a new window that overlaps it may begin as its
-//! copy. The order in which one record updates its windows is Kafka Streams': newest first, then those it makes.
+//! A closed window stays for a while, since a new window that overlaps it may begin as its copy: as long as its start is
+//! after `S - 2 * difference - G`, with S the highest start of all windows of the task, which is what Kafka Streams' store
+//! keeps (for a record later than G it may be too little: then windows that this record would begin are not made, here
+//! as there). The order in which one record updates its windows is Kafka Streams': newest first, then those it makes.
 //!
 //! In memory: the starts of every window. Rows may be on disk only.
 
@@ -44,6 +46,8 @@ pub(super) struct Sliding {
     keys: HashMap<Bytes, Vec<i64>, ahash::RandomState>,
     /// Start, key: all windows, in the order in which they are closed.
     agenda: BTreeSet<(i64, Bytes)>,
+    /// The highest start of a window so far: S.
+    highest: i64,
     /// Windows before this have left (`emit: final`).
     sent_before: (i64, Bytes),
 }
@@ -57,6 +61,7 @@ impl Sliding {
             rows: Rows::new(),
             keys: HashMap::default(),
             agenda: BTreeSet::new(),
+            highest: 0,
             sent_before: (i64::MIN, Bytes::new()),
         }
     }
@@ -70,7 +75,13 @@ impl Sliding {
         clock.0.saturating_sub(self.grace).saturating_sub(self.difference)
     }
 
-    /// Windows that start before this are needed by no record that is not late.
+    /// The first start that is still looked at.
+    fn kept_from(&self) -> i64 {
+        let retention = self.difference.saturating_mul(2).saturating_add(self.grace);
+        self.highest.saturating_sub(retention).saturating_add(1)
+    }
+
+    /// Windows that start before this are needed by no record that is not late, whatever the highest start.
     fn needed_from(&self, clock: Timestamp) -> i64 {
         self.closed_before(clock).saturating_sub(self.difference.saturating_mul(2))
     }
@@ -92,6 +103,7 @@ impl Sliding {
                 ControlFlow::Break(())
             }
         })?;
+        self.highest = self.agenda.last().map_or(0, |(start, _)| *start);
         failed.map_or(Ok(()), Err)
     }
 
@@ -124,7 +136,20 @@ impl Sliding {
             steps.push(step);
         }
         for ((start, change), step) in changes.into_iter().zip(steps) {
-            self.change(start, change, step, open_from, incoming, cx);
+            self.change(start, change, step, open_from, incoming, cx)?;
+        }
+        self.remove_before(self.kept_from(), cx).map_err(Fail::State)
+    }
+
+    /// Removes windows that have left, or need not.
+    fn remove_before(&mut self, start: i64, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        while let Some(first) = self.agenda.first().filter(|first| first.0 < start) {
+            if self.is_final && *first >= self.sent_before {
+                break;
+            }
+            let (start, key) = first.clone();
+            self.forget_start(start, &key);
+            self.rows.forget(cx.store(0), start, &key)?;
         }
         Ok(())
     }
@@ -138,12 +163,12 @@ impl Sliding {
         open_from: i64,
         incoming: Incoming<'_>,
         cx: &mut Cx<'_>,
-    ) {
+    ) -> Result<(), StateError> {
         let Incoming { plan, key, inputs, .. } = incoming;
         let end = self.end(start);
         if end < open_from && !matches!(change, Change::Copy(_)) {
             cx.drop(Reason::Late);
-            return;
+            return Ok(());
         }
         let (value, ts, left_out) = match change {
             Change::Update(id) => {
@@ -158,13 +183,13 @@ impl Sliding {
                 let left_out = plan.apply(&mut acc, inputs, step);
                 let (value, ts) = (plan.result(&acc), incoming.ts());
                 if !acc.is_nothing() {
-                    self.begin(start, key, Row { ts, acc });
+                    self.begin(start, key, Row { ts, acc }, cx.store(0))?;
                 }
                 (value, ts, left_out)
             }
             Change::Copy(row) => {
                 let (value, ts) = (plan.result(&row.acc), row.ts);
-                self.begin(start, key, row);
+                self.begin(start, key, row, cx.store(0))?;
                 (value, ts, 0)
             }
         };
@@ -174,16 +199,25 @@ impl Sliding {
         if !self.is_final {
             cx.forward(incoming.result(value, ts, Some((start, end))));
         }
+        Ok(())
     }
 
-    fn begin(&mut self, start: i64, key: &Bytes, row: Row) {
+    /// Makes a window. One record may do so twice, where the window before it is also the one after the last record:
+    /// Kafka Streams then sends the same result twice, and so does this.
+    fn begin(&mut self, start: i64, key: &Bytes, row: Row, store: &Store) -> Result<(), StateError> {
         row_key(start, key, &mut self.rows.key);
+        if let Some(id) = self.rows.cells.find(store, &self.rows.key, false)? {
+            *self.rows.cells.value_mut(id) = row;
+            return Ok(());
+        }
         self.rows.cells.insert(&self.rows.key, row);
         let own = Bytes::copy_from_slice(key);
+        self.highest = self.highest.max(start);
         self.agenda.insert((start, own.clone()));
         let starts = self.keys.entry(own).or_default();
         let at = starts.partition_point(|s| *s < start);
         starts.insert(at, start);
+        Ok(())
     }
 
     fn forget_start(&mut self, start: i64, key: &Bytes) {
@@ -204,6 +238,7 @@ impl Sliding {
         to: i64,
         store: &Store,
     ) -> Result<Vec<(i64, u32)>, StateError> {
+        let from = from.max(self.kept_from());
         let starts: Vec<i64> = self.keys.get(key).map_or_else(Vec::new, |starts| {
             let (a, b) = (starts.partition_point(|s| *s < from), starts.partition_point(|s| *s <= to));
             starts[a..b].to_vec()
@@ -330,12 +365,7 @@ impl Sliding {
                 }
             }
         }
-        let needed = self.needed_from(cx.clock);
-        while let Some((start, key)) = self.agenda.first().filter(|(start, _)| *start < needed).cloned() {
-            self.forget_start(start, &key);
-            self.rows.forget(cx.store(0), start, &key)?;
-        }
-        Ok(())
+        self.remove_before(self.needed_from(cx.clock).max(self.kept_from()), cx)
     }
 
     pub(super) fn seal(&mut self, store: &mut Store) -> Result<(), StateError> {
