@@ -78,20 +78,6 @@ impl SinkConfig {
         }
     }
 
-    /// Must a record have a key to be written? No sink here asks for one: a table row is identified by its key columns,
-    /// which may come from the value (and a null in them is refused by the table), and a message or a line without a
-    /// key is a good one. Order is kept per record key, so records without one have no order among themselves.
-    #[must_use]
-    pub fn needs_key(&self) -> bool {
-        match self {
-            SinkConfig::Spanner(_)
-            | SinkConfig::Kafka(_)
-            | SinkConfig::Stdout(_)
-            | SinkConfig::File(_)
-            | SinkConfig::Blackhole(_) => false,
-        }
-    }
-
     /// All expressions inside, to be compiled.
     pub fn exprs_mut(&mut self) -> Vec<&mut Expr> {
         match self {
@@ -161,17 +147,6 @@ impl SinkConfig {
             // Nothing is won by waiting.
             SinkConfig::Stdout(_) | SinkConfig::Blackhole(_) => {
                 Batch { linger: Millis::ZERO, ..Batch::default() }
-            }
-        }
-    }
-
-    /// Batches in flight, as configured. A connected sink may allow fewer: [`SinkConnection::lanes`].
-    #[must_use]
-    pub fn lanes(&self) -> usize {
-        match self {
-            SinkConfig::Spanner(c) => c.max_in_flight,
-            SinkConfig::Kafka(_) | SinkConfig::Stdout(_) | SinkConfig::File(_) | SinkConfig::Blackhole(_) => {
-                1
             }
         }
     }

@@ -90,7 +90,8 @@ pub struct State {
     /// Time between checkpoints. Default 1s.
     #[serde(default = "State::default_checkpoint")]
     pub checkpoint: Millis,
-    /// Memory for RocksDB's blocks, all tasks of a process together. Default 64MiB.
+    /// Memory for RocksDB's blocks, all tasks of a process together, and as much again for what it has not written to
+    /// files yet. Default 64MiB.
     #[serde(default = "State::default_cache")]
     pub cache: Size,
     /// Replicas of internal topics. Default: the broker's default.
