@@ -104,6 +104,13 @@ struct Run {
 
 impl Run {
     fn all(&mut self, jobs: &Receiver<Vec<Part>>) {
+        if let CommitMode::Transaction(open) = &mut self.mode {
+            // Before the first checkpoint: what the last life of this id left open holds up every restore.
+            match open() {
+                Ok(writer) => self.writer = Some(writer),
+                Err(message) => tracing::warn!(message, "no transactions yet"),
+            }
+        }
         while let Ok(parts) = jobs.recv() {
             let started = Instant::now();
             let handles: Vec<Handle> = parts.iter().map(|p| p.handle).collect();

@@ -467,8 +467,9 @@ impl Worker {
             self.forget(old.assigned.handle());
             // It starts again from its last checkpoint: what its readers have read since must be read again.
             ahead = true;
-            all.retain(|(topic, _)| old.readers.iter().all(|(t, _)| t != topic));
-            all.extend(old.readers);
+            let kept: Vec<_> =
+                old.readers.into_iter().filter(|(t, _)| all.iter().all(|(topic, _)| topic != t)).collect();
+            all.extend(kept);
         }
         (self.outside.status)(id, TaskStatus::Restoring);
         let commits = all.iter().filter(|(_, r)| r.has_offsets()).map(|(topic, _)| *topic).collect();
@@ -506,13 +507,14 @@ impl Worker {
                         task.start_at(*topic, *start);
                     }
                 }
-                if slot.assigned.restored(task, backend) {
-                    for ((_, reader), start) in slot.readers.iter_mut().zip(&starts) {
-                        if let Some(start) = start
-                            && let Err(e) = reader.rewind(*start)
-                        {
-                            tracing::warn!(task = ?handle.id, error = e, "cannot go back to the last checkpoint");
-                        }
+                let ahead = slot.assigned.restored(task, backend);
+                for ((_, reader), start) in slot.readers.iter_mut().zip(&starts) {
+                    // A commit may have come in between the look-up of where to start and now.
+                    let Some(start) = start.filter(|_| ahead || *start != reader.start_offset()) else {
+                        continue;
+                    };
+                    if let Err(e) = reader.rewind(start) {
+                        tracing::warn!(task = ?handle.id, error = e, "cannot go back to the last checkpoint");
                     }
                 }
                 slot.sealed_at = Instant::now();

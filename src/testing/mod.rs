@@ -3,12 +3,14 @@
 //!
 //! [`Task`]: crate::runtime::Task
 
+mod broker;
 pub mod dev;
 mod driver;
 mod mock;
 mod run_test;
 mod simulate;
 
+pub use broker::{BrokerError, CommittedOffset, Dice, Faults, MemoryBroker};
 pub use driver::{DriverError, Output, TopologyTestDriver};
 pub use mock::{Answer, Mock};
 pub use run_test::{TestFailure, run_test};

@@ -52,6 +52,14 @@ pub const HEADER_FIRST: &str = "slackwater-first";
 /// Header of a fired record: the last event's own timestamp, milliseconds.
 pub const HEADER_LAST: &str = "slackwater-last";
 
+/// The headers of the record that a pending entry's row would become: for looking into a store.
+///
+/// # Errors
+/// The row's extra bytes are damaged.
+pub fn pending_headers(row: &Row<'_>) -> Result<Headers, StateError> {
+    headers::decode(row.extra).map(Headers::new)
+}
+
 /// Entries fired by one call of `on_time`: bounds what is between the nodes.
 const FIRE_MAX: usize = 1024;
 

@@ -371,6 +371,14 @@ impl Operator for Enrich {
     }
 }
 
+/// The record that a row of pending calls holds, as it came into the node: for looking into a store.
+///
+/// # Errors
+/// The bytes are no such row.
+pub fn pending_record(row: &[u8]) -> Result<Record, StateError> {
+    row::decode(row).map(|arrival| arrival.record)
+}
+
 fn read_seq(key: &[u8]) -> Result<u64, StateError> {
     let bytes =
         key.try_into().map_err(|_| StateError(format!("pending call: key of {} bytes", key.len())))?;

@@ -1,0 +1,175 @@
+//! What all processes share: the broker, the sinks, the wall clock, the ledger, and the dice.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use bytes::Bytes;
+use slackwater::model::{Json, Timestamp};
+use slackwater::operators::{Call, CallRequest, Cell, Payload, Reply, SinkRow};
+use slackwater::testing::{Dice, Faults, MemoryBroker};
+
+use super::ledger::{Input, Ledger};
+use super::mutation::Mutation;
+use super::shape::Shape;
+
+pub struct Env {
+    pub shape: &'static Shape,
+    pub partitions: i32,
+    pub broker: MemoryBroker,
+    pub dice: Dice,
+    pub ledger: Ledger,
+    pub wall: Timestamp,
+    /// Rows by node and record key: the last event in it and the text of the row.
+    pub tables: BTreeMap<(usize, Option<Bytes>), (Option<usize>, String)>,
+    /// Which machine the group gives a partition to.
+    pub owners: BTreeMap<i32, usize>,
+    /// No more faults: the end is near.
+    pub calm: bool,
+    pub mutation: Option<Mutation>,
+    pub trace: Option<String>,
+    pub tally: Tally,
+}
+
+/// What schedules did, to see that they do what they are for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub events: u64,
+    pub commits: u64,
+    /// Commits while there still were faults.
+    pub under_fire: u64,
+    pub crashes: u64,
+    /// Restores, and those with a gap behind local state.
+    pub restores: u64,
+    pub gaps: u64,
+    /// Restores that waited for a transaction to end.
+    pub waited: u64,
+    pub rewinds: u64,
+    /// Checkpoints refused because the member or the partition was not what it had been.
+    pub fenced: u64,
+    pub calls: u64,
+    /// Rows written again.
+    pub repeated: u64,
+    /// Answers that came too late for their assignment.
+    pub stale: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: &Tally) {
+        let Tally {
+            events,
+            commits,
+            under_fire,
+            crashes,
+            restores,
+            gaps,
+            waited,
+            rewinds,
+            fenced,
+            calls,
+            repeated,
+            stale,
+        } = other;
+        self.events += events;
+        self.commits += commits;
+        self.under_fire += under_fire;
+        self.crashes += crashes;
+        self.restores += restores;
+        self.gaps += gaps;
+        self.waited += waited;
+        self.rewinds += rewinds;
+        self.fenced += fenced;
+        self.calls += calls;
+        self.repeated += repeated;
+        self.stale += stale;
+    }
+}
+
+/// Writes a line of the trace, where somebody reads it.
+macro_rules! note {
+    ($env:expr, $($arg:tt)*) => {
+        if $env.trace.is_some() {
+            $env.line(format_args!($($arg)*));
+        }
+    };
+}
+pub(crate) use note;
+
+impl Env {
+    pub fn new(shape: &'static Shape, partitions: i32, seed: u64, faults: Faults) -> Env {
+        Env {
+            shape,
+            partitions,
+            broker: MemoryBroker::new(seed ^ 0xb0, faults),
+            dice: Dice::new(seed),
+            ledger: Ledger::new(shape),
+            wall: Timestamp(1_000_000),
+            tables: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            calm: false,
+            mutation: None,
+            trace: None,
+            tally: Tally::default(),
+        }
+    }
+
+    pub fn line(&mut self, args: std::fmt::Arguments<'_>) {
+        let wall = self.wall.0;
+        if let Some(trace) = &mut self.trace {
+            writeln!(trace, "{wall:>8} {args}").expect("a string takes everything");
+        }
+    }
+
+    pub fn is(&self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
+    }
+
+    pub fn inputs(&self, partition: i32) -> impl Iterator<Item = Input> + use<> {
+        (0..self.shape.topics).map(move |topic| (topic, partition))
+    }
+
+    /// Does a table refuse every row of this key? It has no way to ask more politely than by its name.
+    pub fn is_refused(&self, node: usize, row: &SinkRow) -> bool {
+        self.shape.is_table(node) && row.record.key.as_ref().is_some_and(|k| k.last() == Some(&b'r'))
+    }
+
+    /// Writes a row: from now on it is durable.
+    pub fn write(&mut self, node: usize, delivery: usize, row: &SinkRow) {
+        self.tally.repeated += u64::from(self.ledger.durable(delivery));
+        if self.shape.is_table(node) {
+            let text = match &row.payload {
+                Payload::Columns(cells) => {
+                    let texts = cells.iter().map(|cell| match cell {
+                        Cell::Json(json) => json.to_string(),
+                        Cell::CommitTimestamp => "now".to_owned(),
+                    });
+                    texts.collect::<Vec<_>>().join("|")
+                }
+                Payload::Record | Payload::Texts(_) => String::new(),
+            };
+            let last = self.ledger.last_event(delivery);
+            self.tables.insert((node, row.record.key.clone()), (last, text));
+        }
+    }
+
+    /// The API's answer: a function of the request, unless it has a bad moment.
+    pub fn answer(&mut self, call: &Call) -> Reply {
+        let CallRequest::Http(request) = &call.request;
+        let http = |status, body: Json| Reply::Http {
+            status,
+            retry_after: None,
+            body: Bytes::from(if body.is_null() { String::new() } else { body.to_string() }),
+        };
+        if !self.calm {
+            match self.dice.below(10) {
+                0 => return http(503, Json::Null),
+                1 => return Reply::Failed { message: "timed out".into() },
+                _ => {}
+            }
+        }
+        if request.url.ends_with('x') {
+            return http(404, Json::Null);
+        }
+        let asked = request.body.as_ref().map_or("", |b| std::str::from_utf8(b).unwrap_or_default());
+        http(200, serde_json::json!({ "v": asked }))
+    }
+}

@@ -1,0 +1,330 @@
+//! What must be true: the events, what became of each, and the model of committed state.
+//!
+//! At every commit each event below the committed offsets is in exactly one place, in a row of the committed state or
+//! in a result of a committed epoch that is durable in its sink, and no other event is in any. So no offset is
+//! committed without its effect, and no effect counts twice.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use slackwater::model::{Headers, Record, Timestamp, Value};
+use slackwater::operators::SinkRow;
+use slackwater::runtime::Sealed;
+use slackwater::state::{META_CLOCKS, Row, codec};
+
+use super::shape::{EVENT, Named, Shape};
+
+/// A topic and a partition.
+pub type Input = (usize, i32);
+
+/// Which life of a task: process, partition, assignment.
+pub type Life = (u64, i32, u64);
+
+pub struct Event {
+    pub to: Input,
+    pub key: Option<Bytes>,
+    /// Not JSON: refused by the source.
+    pub broken: bool,
+    /// Its place among the good events of its key.
+    place: usize,
+    /// Results of committed epochs that hold it.
+    done: u32,
+    /// Rows of committed state that hold it.
+    pub held: u32,
+}
+
+struct Delivered {
+    events: Vec<usize>,
+    durable: bool,
+    /// The sink refused it for good: its dead letter counts instead.
+    refused: bool,
+}
+
+/// One partition's committed state.
+#[derive(Default)]
+pub struct Committed {
+    pub rows: BTreeMap<Bytes, Bytes>,
+    /// Next offset by topic.
+    pub offsets: BTreeMap<usize, i64>,
+    /// Commits so far.
+    pub version: u64,
+    clocks: BTreeMap<String, i64>,
+}
+
+pub struct Ledger {
+    shape: &'static Shape,
+    pub events: Vec<Event>,
+    /// The good events of a key, in order.
+    by_key: BTreeMap<(i32, Bytes), Vec<usize>>,
+    by_partition: BTreeMap<i32, Vec<usize>>,
+    /// Offsets of the events.
+    offsets: Vec<i64>,
+    ends: BTreeMap<Input, i64>,
+    pub committed: BTreeMap<i32, Committed>,
+    deliveries: Vec<Delivered>,
+    /// Deliveries that an epoch of a task must see durable.
+    epochs: BTreeMap<(Life, u64), Vec<usize>>,
+    /// The last event of a key that a task sent to a node.
+    sent: BTreeMap<(Life, usize, Bytes), usize>,
+}
+
+impl Ledger {
+    pub fn new(shape: &'static Shape) -> Ledger {
+        Ledger {
+            shape,
+            events: Vec::new(),
+            by_key: BTreeMap::new(),
+            by_partition: BTreeMap::new(),
+            offsets: Vec::new(),
+            ends: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            deliveries: Vec::new(),
+            epochs: BTreeMap::new(),
+            sent: BTreeMap::new(),
+        }
+    }
+
+    /// A new event at the end of an input; its record.
+    pub fn event(&mut self, to: Input, key: Option<Bytes>, kind: Kind, ts: Timestamp) -> Record {
+        let n = self.events.len();
+        let end = self.ends.entry(to).or_insert(0);
+        self.offsets.push(*end);
+        *end += 1;
+        let broken = kind == Kind::Broken;
+        let mut place = 0;
+        if let (Some(key), false) = (&key, broken) {
+            let list = self.by_key.entry((to.1, key.clone())).or_default();
+            place = list.len();
+            list.push(n);
+        }
+        self.by_partition.entry(to.1).or_default().push(n);
+        self.events.push(Event { to, key: key.clone(), broken, place, done: 0, held: 0 });
+        let value = match kind {
+            Kind::Good => Value::Bytes(Bytes::from(format!("{{\"n\":{n}}}"))),
+            Kind::Tombstone => Value::Null,
+            Kind::Broken => Value::Bytes(Bytes::from_static(b"{broken")),
+        };
+        let headers = Headers::new(vec![(EVENT.into(), Bytes::from(n.to_string()))]);
+        Record { key, value, ts, headers, ..Record::default() }
+    }
+
+    /// The events that a record or row stands for.
+    fn events_of(&self, named: Named) -> Result<Vec<usize>, String> {
+        match named {
+            Named::Items(items) => Ok(items),
+            Named::Last { event, count } => {
+                let found = self.events.get(event).ok_or("an event that never was")?;
+                if count == 1 {
+                    return Ok(vec![event]);
+                }
+                let key = found.key.clone().ok_or("a count without a key")?;
+                let list = &self.by_key[&(found.to.1, key)];
+                let start = (found.place + 1).checked_sub(count).ok_or_else(|| {
+                    format!("event {event} stands for {count} events, and there were not as many")
+                })?;
+                Ok(list[start..=found.place].to_vec())
+            }
+        }
+    }
+
+    /// A task wants a row written. Returns the delivery's number.
+    pub fn delivered(&mut self, life: Life, node: usize, epoch: u64, row: &SinkRow) -> Result<usize, String> {
+        let events = self.events_of(self.shape.named(&row.record))?;
+        let number = self.deliveries.len();
+        if self.shape.is_ordered()
+            && node != slackwater::runtime::DEAD_LETTER
+            && let (Some(key), Some(first), Some(last)) = (&row.record.key, events.first(), events.last())
+        {
+            if let Some(before) = self.sent.insert((life, node, key.clone()), *last)
+                && before >= *first
+            {
+                return Err(format!("node {node} got event {first} of its key after event {before}"));
+            }
+        }
+        if row.reply_to.is_none() {
+            self.epochs.entry((life, epoch)).or_default().push(number);
+        }
+        self.deliveries.push(Delivered { events, durable: false, refused: false });
+        Ok(number)
+    }
+
+    /// The last event of a delivery.
+    pub fn last_event(&self, delivery: usize) -> Option<usize> {
+        self.deliveries[delivery].events.last().copied()
+    }
+
+    /// A sink has it. True if it had it before.
+    pub fn durable(&mut self, delivery: usize) -> bool {
+        std::mem::replace(&mut self.deliveries[delivery].durable, true)
+    }
+
+    /// A sink refused it.
+    pub fn refused(&mut self, delivery: usize) {
+        self.deliveries[delivery].refused = true;
+    }
+
+    fn hold(&mut self, key: &[u8], value: &[u8], more: bool) -> Result<(), String> {
+        if let Some(named) = self.shape.named_in_row(key, value)? {
+            for event in self.events_of(named)? {
+                let held = &mut self.events[event].held;
+                *held = if more { *held + 1 } else { held.saturating_sub(1) };
+            }
+        }
+        Ok(())
+    }
+
+    /// One task's part of a transaction that was committed now. `base`: the version of the state it was restored from,
+    /// and its own commits since. `rows` and `offsets`: what is in the transaction.
+    pub fn commit(
+        &mut self,
+        life: Life,
+        base: u64,
+        sealed: &Sealed,
+        rows: &[Row],
+        offsets: &[(Input, i64)],
+    ) -> Result<(), String> {
+        let partition = life.1;
+        let version = self.committed.entry(partition).or_default().version;
+        if self.shape.stateful && base != version {
+            return Err(format!(
+                "partition {partition}: a commit on top of version {base}, and {version} is committed"
+            ));
+        }
+        for number in self.epochs.remove(&(life, sealed.epoch)).unwrap_or_default() {
+            let delivered = &self.deliveries[number];
+            if !delivered.durable && !delivered.refused {
+                return Err(format!(
+                    "epoch {} is committed, and {:?} is in no sink",
+                    sealed.epoch, delivered.events
+                ));
+            }
+            if delivered.durable {
+                for event in &self.deliveries[number].events {
+                    self.events[*event].done += 1;
+                }
+            }
+        }
+        for (key, value) in rows {
+            let committed = self.committed.entry(partition).or_default();
+            let old = match value {
+                Some(value) => committed.rows.insert(key.clone(), value.clone()),
+                None => committed.rows.remove(key),
+            };
+            if let Some(old) = old {
+                self.hold(key, &old, false)?;
+            }
+            if let Some(value) = value {
+                self.hold(key, value, true)?;
+            }
+            if &key[..] == META_CLOCKS && self.shape.stateful {
+                self.clocks(partition, value.as_deref())?;
+            }
+        }
+        let committed = self.committed.entry(partition).or_default();
+        committed.version += 1;
+        for ((topic, _), next) in offsets {
+            committed.offsets.insert(*topic, *next);
+        }
+        self.check(partition)
+    }
+
+    /// Clocks only go forward, crash or not.
+    fn clocks(&mut self, partition: i32, row: Option<&[u8]>) -> Result<(), String> {
+        let row = row.ok_or("the clocks are gone")?;
+        let clocks: Vec<(String, i64)> = codec::decode(1, row).map_err(|e| e.to_string())?;
+        let clocks: BTreeMap<String, i64> = clocks.into_iter().collect();
+        let committed = self.committed.entry(partition).or_default();
+        for (node, old) in &committed.clocks {
+            let new = clocks.get(node).copied().unwrap_or(i64::MIN);
+            if new < *old {
+                return Err(format!("the clock of {node} went back from {old} to {new}"));
+            }
+        }
+        committed.clocks = clocks;
+        Ok(())
+    }
+
+    fn check(&self, partition: i32) -> Result<(), String> {
+        let committed = &self.committed[&partition];
+        for &n in self.by_partition.get(&partition).into_iter().flatten() {
+            let event = &self.events[n];
+            let below = self.offsets[n] < committed.offsets.get(&event.to.0).copied().unwrap_or(0);
+            let once = below && (event.broken || !self.shape.is_filtered(n));
+            let found = event.done + event.held;
+            if found != u32::from(once) {
+                let side = if below { "below" } else { "behind" };
+                return Err(format!(
+                    "event {n} is {side} the committed offset of {:?}; it is in {} results and {} rows",
+                    event.to, event.done, event.held
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Restored rows are those of the committed epochs, byte for byte.
+    pub fn check_restored(&self, partition: i32, rows: &[(Bytes, Bytes)]) -> Result<(), String> {
+        let empty = BTreeMap::new();
+        let want = self.committed.get(&partition).map_or(&empty, |c| &c.rows);
+        let same =
+            want.len() == rows.len() && want.iter().zip(rows).all(|((k, v), (rk, rv))| k == rk && v == rv);
+        if same {
+            return Ok(());
+        }
+        let show = |k: &Bytes| String::from_utf8_lossy(k).into_owned();
+        let restored: BTreeMap<&Bytes, &Bytes> = rows.iter().map(|(k, v)| (k, v)).collect();
+        let missing: Vec<String> = want.keys().filter(|k| !restored.contains_key(k)).map(show).collect();
+        let extra: Vec<String> =
+            restored.keys().filter(|k| !want.contains_key(**k)).map(|k| show(k)).collect();
+        let other: Vec<String> = want
+            .iter()
+            .filter(|(k, v)| restored.get(k).is_some_and(|r| r != v))
+            .map(|(k, _)| show(k))
+            .collect();
+        Err(format!(
+            "partition {partition}: the restored state is not the committed one: missing {missing:?}, extra {extra:?}, \
+             other {other:?}"
+        ))
+    }
+
+    /// Is everything read, committed and out of state?
+    pub fn is_drained(&self) -> bool {
+        let read = self.ends.iter().all(|((topic, partition), end)| {
+            self.committed.get(partition).and_then(|c| c.offsets.get(topic)) == Some(end)
+        });
+        read && self.events.iter().all(|e| e.held == 0)
+    }
+
+    /// At the end each event is in exactly one result.
+    pub fn check_end(&self) -> Result<(), String> {
+        for (n, event) in self.events.iter().enumerate() {
+            let want = u32::from(event.broken || !self.shape.is_filtered(n));
+            if (event.done, event.held) != (want, 0) {
+                return Err(format!(
+                    "at the end event {n} is in {} results and {} rows",
+                    event.done, event.held
+                ));
+            }
+        }
+        for (partition, committed) in &self.committed {
+            if let Some(key) = committed.rows.keys().find(|k| k.first() != Some(&0)) {
+                let key = String::from_utf8_lossy(key);
+                return Err(format!("at the end partition {partition} still has the row {key}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The last event of a key that a table shows at the end.
+    pub fn last_of_key(&self, key: &Bytes) -> Option<usize> {
+        let all = self.by_key.iter().filter(|((_, k), _)| k == key).flat_map(|(_, list)| list);
+        all.copied().filter(|n| !self.shape.is_filtered(*n)).max()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Good,
+    Tombstone,
+    Broken,
+}
