@@ -177,7 +177,10 @@ operators:
         ("{ from: customers, join: { with: world } }", "cannot be joined with the global table `world`"),
         ("{ from: world, join: { with: customers } }", "it cannot be read as a stream"),
         ("{ from: world, filter: true }", "it cannot be read as a stream"),
-        ("{ from: orders, join: { with: customers, within: { after: 1m } } }", "only a join of two streams has a window"),
+        (
+            "{ from: orders, join: { with: customers, within: { after: 1m } } }",
+            "only a join of two streams has a window",
+        ),
         ("{ from: orders, join: { with: clicks, within: { after: 1m }, on: .id } }", "key_by: .id"),
         ("{ from: orders, join: { with: customers, on: .id } }", "table: { global: true }"),
         ("{ from: orders, join: { with: customers, type: outer } }", "no such outer join"),

@@ -150,9 +150,10 @@ impl NodeConfig {
         match self {
             NodeConfig::Merge(_) => Some((2..=usize::MAX, "a merge reads at least two: `from: [a, b]`")),
             NodeConfig::Table(_) => Some((1..=1, "a table reads one node; put a `merge` before it")),
-            NodeConfig::Join(_) => {
-                Some((1..=1, "a join reads one node, and the other one is in `with`; put a `merge` before it"))
-            }
+            NodeConfig::Join(_) => Some((
+                1..=1,
+                "a join reads one node, and the other one is in `with`; put a `merge` before it",
+            )),
             _ => None,
         }
     }

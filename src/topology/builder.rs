@@ -267,7 +267,10 @@ fn check_table(
             name,
             "table",
             "a table needs the changelog, and `state: { changelog: off }` leaves it out",
-            Some("remove `changelog: off`: what a table holds cannot be found by reading a few records again".into()),
+            Some(
+                "remove `changelog: off`: what a table holds cannot be found by reading a few records again"
+                    .into(),
+            ),
         ));
     }
 }

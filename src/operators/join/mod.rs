@@ -16,7 +16,11 @@
 mod config;
 mod plan;
 mod result;
+mod stream_stream;
+#[cfg(test)]
+mod stream_stream_tests;
 mod stream_table;
+mod window_rows;
 
 pub use config::{JoinConfig, JoinType, Within};
 pub use plan::{JoinKind, JoinPlan};
@@ -33,11 +37,33 @@ enum Side {
     Right,
 }
 
+impl Side {
+    fn of(input: u16) -> Side {
+        if input == 0 { Side::Left } else { Side::Right }
+    }
+
+    fn other(self) -> Side {
+        match self {
+            Side::Left => Side::Right,
+            Side::Right => Side::Left,
+        }
+    }
+
+    /// Its place in a pair, left first.
+    fn at(self) -> usize {
+        match self {
+            Side::Left => 0,
+            Side::Right => 1,
+        }
+    }
+}
+
 /// A new join without state. The builder has planned it.
 #[must_use]
 pub fn build(config: &JoinConfig) -> Box<dyn Operator> {
     let plan = config.plan.as_ref().expect("the builder plans every join");
     match plan.kind {
+        JoinKind::StreamStream => Box::new(stream_stream::StreamStream::new(config)),
         JoinKind::StreamTable => Box::new(stream_table::StreamTable::new(config, plan)),
         _ => todo!(),
     }

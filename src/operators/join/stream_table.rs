@@ -49,8 +49,12 @@ impl StreamTable {
             return Ok(());
         }
         let right = row.map_or(Value::Null, |row| row.value);
-        let around =
-            Around { key: record.key.as_ref(), ts: record.ts, window: record.window, headers: &record.headers };
+        let around = Around {
+            key: record.key.as_ref(),
+            ts: record.ts,
+            window: record.window,
+            headers: &record.headers,
+        };
         match self.maker.make(&around, &record.value, &right) {
             Ok(value) => record.value = value,
             Err(e) => return Err(OperatorError::expression(record, &e)),

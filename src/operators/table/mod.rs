@@ -44,10 +44,18 @@ impl TableConfig {
             problems.push((format!("table.{field}"), message.to_owned(), help.to_owned()));
         };
         if self.versions.is_some_and(|history| history <= Millis::ZERO) {
-            problem("versions", "no time at all", "write how long versions are kept, for example `versions: 1h`");
+            problem(
+                "versions",
+                "no time at all",
+                "write how long versions are kept, for example `versions: 1h`",
+            );
         }
         if self.global && operator {
-            problem("global", "only a source can be a global table", "put `table: { global: true }` on a source");
+            problem(
+                "global",
+                "only a source can be a global table",
+                "put `table: { global: true }` on a source",
+            );
         }
         if self.global && self.versions.is_some() {
             problem("versions", "a global table has no versions", "remove `versions`, or `global`");
@@ -129,10 +137,9 @@ fn encode(ts: Timestamp, value: &Bytes) -> Bytes {
 
 fn decode(row: &Bytes) -> Result<TableRow, StateError> {
     match row.split_first_chunk::<9>() {
-        Some(([VERSION, ts @ ..], _)) => Ok(TableRow {
-            ts: Timestamp(i64::from_be_bytes(*ts)),
-            value: Value::Bytes(row.slice(9..)),
-        }),
+        Some(([VERSION, ts @ ..], _)) => {
+            Ok(TableRow { ts: Timestamp(i64::from_be_bytes(*ts)), value: Value::Bytes(row.slice(9..)) })
+        }
         _ => Err(StateError("a table's row is damaged or of another version".into())),
     }
 }
