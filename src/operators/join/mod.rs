@@ -14,12 +14,15 @@
 //! Stores: 0 is the join's own, then those of the tables that it reads, left before right.
 
 mod config;
+mod foreign_key;
 mod plan;
 mod result;
+mod stream_global;
 mod stream_stream;
 #[cfg(test)]
 mod stream_stream_tests;
 mod stream_table;
+mod table_table;
 mod window_rows;
 
 pub use config::{JoinConfig, JoinType, Within};
@@ -29,6 +32,12 @@ use super::Operator;
 
 /// The join's own store.
 const OWN: usize = 0;
+/// The store of the only table.
+const RIGHT_ONLY: usize = 1;
+/// Of two tables, the store of the left one.
+const LEFT: usize = 1;
+/// Of two tables, the store of the right one.
+const RIGHT: usize = 2;
 
 /// Which side a record or a row is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +74,8 @@ pub fn build(config: &JoinConfig) -> Box<dyn Operator> {
     match plan.kind {
         JoinKind::StreamStream => Box::new(stream_stream::StreamStream::new(config)),
         JoinKind::StreamTable => Box::new(stream_table::StreamTable::new(config, plan)),
-        _ => todo!(),
+        JoinKind::StreamGlobal => Box::new(stream_global::StreamGlobal::new(config, plan)),
+        JoinKind::TableTable => Box::new(table_table::TableTable::new(config, plan)),
+        JoinKind::ForeignKey => Box::new(foreign_key::ForeignKey::new(config, plan)),
     }
 }

@@ -16,6 +16,13 @@ pub(super) struct Around<'a> {
     pub headers: &'a Headers,
 }
 
+impl<'a> Around<'a> {
+    /// A result that stands for this record.
+    pub(super) fn of(record: &'a Record) -> Around<'a> {
+        Around { key: record.key.as_ref(), ts: record.ts, window: record.window, headers: &record.headers }
+    }
+}
+
 /// Makes results.
 pub(super) struct Maker {
     value: Option<Expr>,

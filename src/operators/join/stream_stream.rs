@@ -126,12 +126,7 @@ impl StreamStream {
             Side::Left => (&record.value, partner),
             Side::Right => (partner, &record.value),
         };
-        let around = Around {
-            key: record.key.as_ref(),
-            ts: record.ts,
-            window: record.window,
-            headers: &record.headers,
-        };
+        let around = Around::of(&record);
         match self.maker.make(&around, left, right) {
             Ok(value) => {
                 cx.forward(Record { value, ..record });
