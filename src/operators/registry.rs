@@ -10,7 +10,7 @@ use super::debounce::{Debounce, DebounceConfig};
 use super::dedupe::{Dedupe, DedupeConfig};
 use super::enrich::{Enrich, EnrichConfig};
 use super::filter::{Filter, FilterConfig};
-use super::join::{self, JoinConfig};
+use super::join::{self, JoinConfig, JoinKind};
 use super::map::{FlatMap, Map, MapConfig};
 use super::merge::{Merge, MergeConfig};
 use super::table::{Table, TableConfig};
@@ -109,6 +109,12 @@ impl NodeConfig {
     #[must_use]
     pub fn takes_changes(&self) -> bool {
         matches!(self, NodeConfig::Join(_))
+    }
+
+    /// Is it a join of two tables by a foreign key? Both must be whole in its task.
+    #[must_use]
+    pub fn joins_by_foreign_key(&self) -> bool {
+        matches!(self, NodeConfig::Join(c) if c.plan.is_some_and(|plan| plan.kind == JoinKind::ForeignKey))
     }
 
     /// The settings of the table that its records make.

@@ -668,6 +668,9 @@ impl Plan {
                     ),
                 });
             }
+            if let Some(most) = sizes.last().filter(|n| **n > 1) {
+                whole_only(topology, &part.nodes, *most)?;
+            }
             let keeps = on && part.stateful && !part.topics.is_empty();
             changelogs
                 .push(keeps.then(|| format!("{}-{}-changelog", topology.name, part.name).as_str().into()));
@@ -685,6 +688,30 @@ impl Plan {
         let (sub, at) = self.places.get(&*partition.topic)?;
         Some((TaskId { sub: *sub, partition: partition.partition }, *at))
     }
+}
+
+/// What needs a whole table in one task does not run on several partitions.
+fn whole_only(topology: &Topology, nodes: &[usize], partitions: i32) -> Result<(), EngineError> {
+    for node in nodes.iter().map(|n| &topology.nodes[*n]) {
+        let (field, what) = match &node.kind {
+            NodeKind::Operator(config) if config.joins_by_foreign_key() => {
+                ("join.on", "a join by a foreign key")
+            }
+            NodeKind::Source(_) if node.table.is_some_and(|table| table.global) => {
+                ("table.global", "a global table")
+            }
+            _ => continue,
+        };
+        return Err(EngineError::Config {
+            node: Some(node.name.clone()),
+            field: field.into(),
+            message: format!(
+                "{what} runs on topics with one partition only, so far, and these have {partitions}: key both sides by \
+                 what they are joined by (`key_by`) and join them by their keys"
+            ),
+        });
+    }
+    Ok(())
 }
 
 /// Makes changelogs and the dead-letter topic where they are missing; a changelog of another size is an error.
