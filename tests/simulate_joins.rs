@@ -177,7 +177,10 @@ operators:
         ("{ from: customers, join: { with: world } }", "cannot be joined with the global table `world`"),
         ("{ from: world, join: { with: customers } }", "it cannot be read as a stream"),
         ("{ from: world, filter: true }", "it cannot be read as a stream"),
-        ("{ from: orders, join: { with: customers, within: { after: 1m } } }", "only a join of two streams has a window"),
+        (
+            "{ from: orders, join: { with: customers, within: { after: 1m } } }",
+            "only a join of two streams has a window",
+        ),
         ("{ from: orders, join: { with: clicks, within: { after: 1m }, on: .id } }", "key_by: .id"),
         ("{ from: orders, join: { with: customers, on: .id } }", "table: { global: true }"),
         ("{ from: orders, join: { with: customers, type: outer } }", "no such outer join"),
@@ -235,6 +238,199 @@ sinks:
         1 dropped duplicate
         2 out b {"id":1} 21
         3 out b {"id":2} 21
+        "#,
+    );
+}
+
+// The outputs of the tests below are those of Kafka Streams 4.0.0's TopologyTestDriver on the same input.
+
+/// Topics L and R, the tables' settings where they are tables, and the join.
+fn sides(left: &str, right: &str, join: &str) -> String {
+    format!(
+        "
+sources:
+  l: {{ kafka: {{ topic: L }}{left} }}
+  r: {{ kafka: {{ topic: R }}{right} }}
+operators:
+  j: {{ from: l, join: {{ with: r{join} }} }}
+sinks:
+  o: {{ from: j, blackhole: {{}} }}
+"
+    )
+}
+
+const TABLE: &str = ", table: {}";
+const VERSIONS: &str = ", table: { versions: 50ms }";
+
+#[test]
+fn a_versioned_table_is_looked_up_as_of_the_records_time() {
+    check(
+        &sides("", VERSIONS, ", type: left"),
+        r#"
+        R a "r1" 10
+        R a "r2" 20
+        L a "x" 15
+        L a "y" 25
+        L a "z" 5
+        R a "r3" 18
+        L a "x" 19
+        R a - 30
+        L a "w" 31
+        "#,
+        r#"
+        2 o a {"left":"x","right":"r1"} 15
+        3 o a {"left":"y","right":"r2"} 25
+        4 o a {"left":"z","right":null} 5
+        6 o a {"left":"x","right":"r3"} 19
+        8 o a {"left":"w","right":null} 31
+        "#,
+    );
+}
+
+#[test]
+fn with_grace_a_record_waits_for_late_rows() {
+    check(
+        &sides("", VERSIONS, ", grace: 10ms"),
+        r#"
+        R a "r1" 10
+        L a "x" 15
+        L b "y" 24
+        R a "r2" 12
+        L b "y" 25
+        L a "late" 14
+        L a "edge" 15
+        "#,
+        r#"
+        4 o a {"left":"x","right":"r2"} 15
+        5 o a {"left":"late","right":"r2"} 14
+        6 o a {"left":"edge","right":"r2"} 15
+        "#,
+    );
+}
+
+#[test]
+fn two_tables_are_joined_by_both_sides() {
+    check(
+        &sides(TABLE, TABLE, ", type: inner"),
+        r#"
+        R a "r" 5
+        L a - 7
+        L a "l" 8
+        L a - 9
+        L a - 10
+        R a - 12
+        R a - 13
+        "#,
+        r#"
+        1 o a - 7
+        2 o a {"left":"l","right":"r"} 8
+        3 o a - 9
+        4 o a - 10
+        "#,
+    );
+    check(
+        &sides(TABLE, TABLE, ", type: left"),
+        r#"
+        R a "r" 5
+        R a - 6
+        L a - 7
+        L a "l" 8
+        L a - 9
+        L a - 10
+        R a "r" 11
+        R a - 12
+        L a "l" 3
+        R a "r" 2
+        L a - 1
+        "#,
+        r#"
+        3 o a {"left":"l","right":null} 8
+        4 o a - 9
+        8 o a {"left":"l","right":null} 3
+        9 o a {"left":"l","right":"r"} 3
+        10 o a - 2
+        "#,
+    );
+    check(
+        &sides(TABLE, TABLE, ", type: outer"),
+        r#"
+        L a "l" 8
+        R a "r" 12
+        L a "m" 3
+        L a - 4
+        R a - 2
+        "#,
+        r#"
+        0 o a {"left":"l","right":null} 8
+        1 o a {"left":"l","right":"r"} 12
+        2 o a {"left":"m","right":"r"} 12
+        3 o a {"left":null,"right":"r"} 12
+        4 o a - 2
+        "#,
+    );
+}
+
+#[test]
+fn a_foreign_key_follows_its_row() {
+    check(
+        &sides(TABLE, TABLE, ", on: .fk"),
+        r#"
+        R f "r" 5
+        L q {"fk":"f"} 8
+        L q {"fk":"g"} 9
+        L q {"fk":"h"} 10
+        L q - 11
+        L q - 12
+        "#,
+        r#"
+        1 o q {"left":{"fk":"f"},"right":"r"} 8
+        2 o q - 9
+        3 o q - 10
+        4 o q - 11
+        "#,
+    );
+    check(
+        &sides(TABLE, TABLE, ", on: .fk, type: left"),
+        r#"
+        L p {"fk":null} 1
+        R f "r1" 30
+        L p {"fk":"f"} 2
+        L p {"fk":"g"} 3
+        L p {"fk":"f"} 4
+        R f - 5
+        L p - 6
+        L p - 7
+        "#,
+        r#"
+        0 o p {"left":{"fk":null},"right":null} 1
+        2 o p {"left":{"fk":"f"},"right":"r1"} 30
+        3 o p {"left":{"fk":"g"},"right":null} 30
+        3 o p {"left":{"fk":"g"},"right":null} 3
+        4 o p {"left":{"fk":"f"},"right":null} 4
+        4 o p {"left":{"fk":"f"},"right":"r1"} 30
+        5 o p {"left":{"fk":"f"},"right":null} 5
+        6 o p - 6
+        6 o p - 6
+        "#,
+    );
+}
+
+#[test]
+fn a_global_table_is_looked_up_by_any_key() {
+    check(
+        &sides("", ", table: { global: true }", ", on: .fk, type: left"),
+        r#"
+        R f "r" 5
+        L - {"fk":"f"} 3
+        L p {"fk":"f"} 4
+        L p {"fk":"g"} 5
+        L p - 6
+        "#,
+        r#"
+        1 o - {"left":{"fk":"f"},"right":"r"} 3
+        2 o p {"left":{"fk":"f"},"right":"r"} 4
+        3 o p {"left":{"fk":"g"},"right":null} 5
+        4 dropped null_value
         "#,
     );
 }

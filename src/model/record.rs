@@ -65,6 +65,14 @@ impl Window {
     }
 }
 
+impl Change {
+    /// The row is new.
+    #[must_use]
+    pub fn first() -> Change {
+        Change { old: Value::Null, latest: true }
+    }
+}
+
 /// Record headers in order. Shared, since most records only pass them on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Headers(Option<Arc<Vec<(String, Bytes)>>>);

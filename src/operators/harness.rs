@@ -99,6 +99,33 @@ impl Harness {
         outs
     }
 
+    /// Stream time alone: the records that it sets free.
+    pub(super) fn records_at(&mut self, ms: i64) -> Vec<Record> {
+        self.clock = self.clock.max(Timestamp(ms));
+        let mut effects = Effects::default();
+        let mut cx =
+            Cx::new(self.clock, self.clock, 0, &mut self.stores, &[0], &mut effects, &mut self.tally);
+        self.op.on_time(&mut cx).expect("no error");
+        let record = |emit| if let Emit::Record { record, .. } = emit { Some(record) } else { None };
+        effects.emits.into_iter().filter_map(record).collect()
+    }
+
+    /// Stream time alone: what it is for the nodes below.
+    pub(super) fn watermark_out(&mut self, ms: i64) -> Option<i64> {
+        self.clock = self.clock.max(Timestamp(ms));
+        self.due();
+        let mut effects = Effects::default();
+        let mut cx =
+            Cx::new(self.clock, self.clock, 0, &mut self.stores, &[0], &mut effects, &mut self.tally);
+        self.op.on_watermark(&mut cx);
+        effects.emits.into_iter().find_map(|e| if let Emit::Watermark(at) = e { Some(at.0) } else { None })
+    }
+
+    /// Rows of the last checkpoint.
+    pub(super) fn rows(&self) -> usize {
+        self.backend.snapshot().len()
+    }
+
     pub(super) fn deadline(&self) -> Option<Timestamp> {
         self.op.deadline()
     }

@@ -48,8 +48,8 @@ pub use peek::PeekConfig;
 pub use rate_limit::{RateLimitConfig, RateScope};
 pub use registry::NodeConfig;
 pub use suppress::SuppressConfig;
-pub use window::WindowConfig;
 pub use table::TableConfig;
+pub use window::WindowConfig;
 
 use crate::model::{EvalError, Record, Timestamp};
 use crate::state::{StateError, Store};

@@ -12,7 +12,7 @@ use super::dedupe::{Dedupe, DedupeConfig};
 use super::describe::Described;
 use super::enrich::{self, Enrich, EnrichConfig};
 use super::filter::{Filter, FilterConfig};
-use super::join::{self, JoinConfig};
+use super::join::{self, JoinConfig, JoinKind};
 use super::key_by::{KeyBy, KeyByConfig};
 use super::map::{FlatMap, Map, MapConfig};
 use super::merge::{Merge, MergeConfig};
@@ -79,11 +79,22 @@ impl NodeConfig {
     }
 
     /// All kinds, as written in YAML.
-    pub const KINDS: &'static [&'static str] =
-        &[
-            "filter", "map", "flat_map", "key_by", "branch", "merge", "peek", "debounce", "enrich", "aggregate",
-            "suppress", "dedupe", "table", "join",
-        ];
+    pub const KINDS: &'static [&'static str] = &[
+        "filter",
+        "map",
+        "flat_map",
+        "key_by",
+        "branch",
+        "merge",
+        "peek",
+        "debounce",
+        "enrich",
+        "aggregate",
+        "suppress",
+        "dedupe",
+        "table",
+        "join",
+    ];
 
     /// A new operator with these settings, without state.
     #[must_use]
@@ -176,6 +187,12 @@ impl NodeConfig {
         matches!(self, NodeConfig::Join(_))
     }
 
+    /// Is it a join of two tables by a foreign key? Both must be whole in its task.
+    #[must_use]
+    pub fn joins_by_foreign_key(&self) -> bool {
+        matches!(self, NodeConfig::Join(c) if c.plan.is_some_and(|plan| plan.kind == JoinKind::ForeignKey))
+    }
+
     /// The settings of the table that its records make.
     #[must_use]
     pub fn table(&self) -> Option<&TableConfig> {
@@ -226,9 +243,10 @@ impl NodeConfig {
         match self {
             NodeConfig::Merge(_) => Some((2..=usize::MAX, "a merge reads at least two: `from: [a, b]`")),
             NodeConfig::Table(_) => Some((1..=1, "a table reads one node; put a `merge` before it")),
-            NodeConfig::Join(_) => {
-                Some((1..=1, "a join reads one node, and the other one is in `with`; put a `merge` before it"))
-            }
+            NodeConfig::Join(_) => Some((
+                1..=1,
+                "a join reads one node, and the other one is in `with`; put a `merge` before it",
+            )),
             _ => None,
         }
     }

@@ -824,7 +824,9 @@ fn shape(topology: &Topology, sub: &SubTopology) -> String {
             let node = &topology.nodes[*g];
             match &node.kind {
                 NodeKind::Operator(config) => config.state_kind().map(|kind| format!("{kind} {}", node.name)),
-                NodeKind::Source(_) => node.table.map(|table| format!("{} {}", table.state_kind(), node.name)),
+                NodeKind::Source(_) => {
+                    node.table.map(|table| format!("{} {}", table.state_kind(), node.name))
+                }
                 NodeKind::Sink(_) if topology.readers(*g).next().is_some() => {
                     Some(format!("sink {}", node.name))
                 }

@@ -317,7 +317,10 @@ fn check_table(
             name,
             "table",
             "a table needs the changelog, and `state: { changelog: off }` leaves it out",
-            Some("remove `changelog: off`: what a table holds cannot be found by reading a few records again".into()),
+            Some(
+                "remove `changelog: off`: what a table holds cannot be found by reading a few records again"
+                    .into(),
+            ),
         ));
     }
 }
@@ -378,10 +381,7 @@ fn resolve(
 }
 
 /// Tells each `suppress: { until: window_closes }` the grace of the windows above it.
-fn set_grace(
-    nodes: &mut [Node],
-    problems: &mut Vec<GraphProblem>,
-) {
+fn set_grace(nodes: &mut [Node], problems: &mut Vec<GraphProblem>) {
     for n in 0..nodes.len() {
         let NodeKind::Operator(config) = &nodes[n].kind else { continue };
         if !matches!(&**config, NodeConfig::Suppress(c) if c.wants_grace()) {

@@ -38,6 +38,16 @@ pub(super) fn settle(nodes: &mut [Node], withs: &[Option<Input>], problems: &mut
             join.plan = Some(plan);
         }
     }
+    for n in 0..nodes.len() {
+        let asks = |node: &Node| matches!(&node.kind, NodeKind::Operator(c) if c.takes_changes());
+        let asked = nodes.iter().any(|node| asks(node) && node.inputs.iter().any(|i| i.node == n));
+        if let NodeKind::Operator(config) = &mut nodes[n].kind
+            && let NodeConfig::Join(join) = &mut **config
+            && let Some(plan) = &mut join.plan
+        {
+            plan.sends_changes = asked;
+        }
+    }
     for node in nodes.iter() {
         let global = |i: &&Input| nodes[i.node].table.is_some_and(|table| table.global);
         if let Some(input) = node.inputs.iter().find(global) {

@@ -14,9 +14,16 @@
 //! Stores: 0 is the join's own, then those of the tables that it reads, left before right.
 
 mod config;
+mod foreign_key;
 mod plan;
 mod result;
+mod stream_global;
+mod stream_stream;
+#[cfg(test)]
+mod stream_stream_tests;
 mod stream_table;
+mod table_table;
+mod window_rows;
 
 pub use config::{JoinConfig, JoinType, Within};
 pub use plan::{JoinKind, JoinPlan};
@@ -25,6 +32,12 @@ use super::Operator;
 
 /// The join's own store.
 const OWN: usize = 0;
+/// The store of the only table.
+const RIGHT_ONLY: usize = 1;
+/// Of two tables, the store of the left one.
+const LEFT: usize = 1;
+/// Of two tables, the store of the right one.
+const RIGHT: usize = 2;
 
 /// Which side a record or a row is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +46,36 @@ enum Side {
     Right,
 }
 
+impl Side {
+    fn of(input: u16) -> Side {
+        if input == 0 { Side::Left } else { Side::Right }
+    }
+
+    fn other(self) -> Side {
+        match self {
+            Side::Left => Side::Right,
+            Side::Right => Side::Left,
+        }
+    }
+
+    /// Its place in a pair, left first.
+    fn at(self) -> usize {
+        match self {
+            Side::Left => 0,
+            Side::Right => 1,
+        }
+    }
+}
+
 /// A new join without state. The builder has planned it.
 #[must_use]
 pub fn build(config: &JoinConfig) -> Box<dyn Operator> {
     let plan = config.plan.as_ref().expect("the builder plans every join");
     match plan.kind {
+        JoinKind::StreamStream => Box::new(stream_stream::StreamStream::new(config)),
         JoinKind::StreamTable => Box::new(stream_table::StreamTable::new(config, plan)),
-        _ => todo!(),
+        JoinKind::StreamGlobal => Box::new(stream_global::StreamGlobal::new(config, plan)),
+        JoinKind::TableTable => Box::new(table_table::TableTable::new(config, plan)),
+        JoinKind::ForeignKey => Box::new(foreign_key::ForeignKey::new(config, plan)),
     }
 }

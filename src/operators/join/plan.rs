@@ -41,6 +41,8 @@ pub struct JoinPlan {
     pub left: Option<TableView>,
     /// How to read the right table, if it is one.
     pub right: Option<TableView>,
+    /// Somebody below asks what a result was before.
+    pub sends_changes: bool,
 }
 
 impl JoinPlan {
@@ -157,6 +159,6 @@ impl JoinPlan {
             return Err(problems);
         }
         let view = |table: Option<&TableConfig>| table.map(TableConfig::view);
-        Ok(JoinPlan { kind, left: view(left.1), right: view(right.1) })
+        Ok(JoinPlan { kind, left: view(left.1), right: view(right.1), sends_changes: false })
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::config::JoinConfig;
-use crate::model::{EvalError, Expr, Headers, Json, Scope, Timestamp, Value, Window};
+use crate::model::{EvalError, Expr, Headers, Json, Record, Scope, Timestamp, Value, Window};
+use crate::operators::{Cx, OperatorError};
 
 /// What a result is made for: what the expression may read besides the two values.
 pub(super) struct Around<'a> {
@@ -13,6 +14,13 @@ pub(super) struct Around<'a> {
     pub ts: Timestamp,
     pub window: Option<Window>,
     pub headers: &'a Headers,
+}
+
+impl<'a> Around<'a> {
+    /// A result that stands for this record.
+    pub(super) fn of(record: &'a Record) -> Around<'a> {
+        Around { key: record.key.as_ref(), ts: record.ts, window: record.window, headers: &record.headers }
+    }
 }
 
 /// Makes results.
@@ -29,15 +37,9 @@ impl Maker {
     ///
     /// # Errors
     /// A value is not JSON, or the expression fails.
-    pub(super) fn make(
-        &self,
-        around: &Around<'_>,
-        left: &Value,
-        right: &Value,
-    ) -> Result<Value, EvalError> {
-        let side = |value: &Value, name: &str| {
-            value.json().map_err(|e| EvalError(format!("{e} (the {name} side)")))
-        };
+    pub(super) fn make(&self, around: &Around<'_>, left: &Value, right: &Value) -> Result<Value, EvalError> {
+        let side =
+            |value: &Value, name: &str| value.json().map_err(|e| EvalError(format!("{e} (the {name} side)")));
         let left_json = side(left, "left")?;
         let right_json = side(right, "right")?;
         let Some(value) = &self.value else {
@@ -57,5 +59,12 @@ impl Maker {
             vars: &vars,
         };
         value.eval(&scope).map(Value::from)
+    }
+}
+
+/// Refuses a record whose result cannot be made, while others of the same call go on.
+pub(super) fn refuse(record: Record, error: &EvalError, cx: &mut Cx<'_>) {
+    if let OperatorError::Reject(reject) = OperatorError::expression(record, error) {
+        cx.reject(*reject);
     }
 }

@@ -5,17 +5,20 @@
 //! is that of its key and window.
 //!
 //! A plain table takes records in the order in which they come, whatever their timestamps. With `versions` it keeps each
-//! row's history (`versions.rs`).
+//! row's history (`versions.rs`), and a record out of order changes the past of its row.
 //!
 //! The node owns the store; joins of the same task read it through a [`TableView`]. Nothing is kept in memory.
 //!
 //! Plain row: `id -> [version = 1][timestamp, 8 bytes][value]`. `id` is the key, followed by the window's bounds if it
 //! has one.
 
+mod versions;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use self::versions::{Put, Versions};
 use super::{Cx, Operator, OperatorError, Problem, Reason};
 use crate::model::{Change, Millis, Record, Timestamp, Value, Window};
 use crate::state::codec::ordered_i64;
@@ -44,10 +47,18 @@ impl TableConfig {
             problems.push((format!("table.{field}"), message.to_owned(), help.to_owned()));
         };
         if self.versions.is_some_and(|history| history <= Millis::ZERO) {
-            problem("versions", "no time at all", "write how long versions are kept, for example `versions: 1h`");
+            problem(
+                "versions",
+                "no time at all",
+                "write how long versions are kept, for example `versions: 1h`",
+            );
         }
         if self.global && operator {
-            problem("global", "only a source can be a global table", "put `table: { global: true }` on a source");
+            problem(
+                "global",
+                "only a source can be a global table",
+                "put `table: { global: true }` on a source",
+            );
         }
         if self.global && self.versions.is_some() {
             problem("versions", "a global table has no versions", "remove `versions`, or `global`");
@@ -74,7 +85,7 @@ impl TableConfig {
     /// How to read its rows.
     #[must_use]
     pub fn view(&self) -> TableView {
-        TableView { _versions: self.versions }
+        TableView { history: self.versions }
     }
 }
 
@@ -106,7 +117,7 @@ pub struct TableRow {
 /// Reads the rows of a table. Used by the table itself and by joins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableView {
-    _versions: Option<Millis>,
+    history: Option<Millis>,
 }
 
 impl TableView {
@@ -115,7 +126,21 @@ impl TableView {
     /// # Errors
     /// The state failed.
     pub fn latest(&self, store: &Store, id: &[u8]) -> Result<Option<TableRow>, StateError> {
+        if self.history.is_some() {
+            return versions::latest(store, id);
+        }
         store.get(id)?.map(|row| decode(&row)).transpose()
+    }
+
+    /// The row as it was at a time; of a table without versions, as it is now.
+    ///
+    /// # Errors
+    /// The state failed.
+    pub fn as_of(&self, store: &Store, id: &[u8], ts: Timestamp) -> Result<Option<TableRow>, StateError> {
+        match self.history {
+            Some(history) => versions::as_of(store, id, ts.0, history.0),
+            None => self.latest(store, id),
+        }
     }
 }
 
@@ -129,24 +154,23 @@ fn encode(ts: Timestamp, value: &Bytes) -> Bytes {
 
 fn decode(row: &Bytes) -> Result<TableRow, StateError> {
     match row.split_first_chunk::<9>() {
-        Some(([VERSION, ts @ ..], _)) => Ok(TableRow {
-            ts: Timestamp(i64::from_be_bytes(*ts)),
-            value: Value::Bytes(row.slice(9..)),
-        }),
+        Some(([VERSION, ts @ ..], _)) => {
+            Ok(TableRow { ts: Timestamp(i64::from_be_bytes(*ts)), value: Value::Bytes(row.slice(9..)) })
+        }
         _ => Err(StateError("a table's row is damaged or of another version".into())),
     }
 }
 
 /// See the module.
 pub struct Table {
-    view: TableView,
+    versions: Option<Versions>,
 }
 
 impl Table {
     /// A table with those settings.
     #[must_use]
     pub fn new(config: &TableConfig) -> Table {
-        Table { view: config.view() }
+        Table { versions: config.versions.map(|history| Versions::new(history.0)) }
     }
 
     /// Sets or deletes the record's row and notes in the record what changed; `None` where the record is dropped.
@@ -159,18 +183,40 @@ impl Table {
             return Ok(None);
         };
         let id = row_id(key, record.window);
+        let value = record.value.bytes();
         let store = cx.store(ROWS);
-        let old = self.view.latest(store, &id)?;
-        match record.value.bytes() {
-            Some(value) if old.is_none() => store.put_new(&id, encode(record.ts, &value)),
-            Some(value) => store.put(&id, encode(record.ts, &value)),
-            None if old.is_some() => store.delete(&id),
-            None => {}
-        }
+        let (old, latest) = match &mut self.versions {
+            None => (put(store, &id, record.ts, value)?, true),
+            Some(versions) => match versions.put(store, &id, record.ts.0, value.as_ref())? {
+                Put::Newest(old) => (old, true),
+                Put::Earlier(old) => (old, false),
+                Put::Late => {
+                    cx.drop(Reason::Late);
+                    return Ok(None);
+                }
+            },
+        };
         let old = old.map_or(Value::Null, |row| row.value);
-        record.change = Some(Box::new(Change { old, latest: true }));
+        record.change = Some(Box::new(Change { old, latest }));
         Ok(Some(record))
     }
+}
+
+/// Sets or deletes a plain row. What it was before.
+fn put(
+    store: &mut Store,
+    id: &[u8],
+    ts: Timestamp,
+    value: Option<Bytes>,
+) -> Result<Option<TableRow>, StateError> {
+    let old = store.get(id)?.map(|row| decode(&row)).transpose()?;
+    match value {
+        Some(value) if old.is_none() => store.put_new(id, encode(ts, &value)),
+        Some(value) => store.put(id, encode(ts, &value)),
+        None if old.is_some() => store.delete(id),
+        None => {}
+    }
+    Ok(old)
 }
 
 impl Operator for Table {
@@ -179,5 +225,33 @@ impl Operator for Table {
             cx.forward(record);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Never edit: this is what lies on users' disks.
+    const ROW_V1: &[u8] = &[1, 0, 0, 0, 0, 0, 0, 1, 2, b'"', b'x', b'"'];
+
+    #[test]
+    fn version_1_is_written_and_read_as_on_users_disks() {
+        assert_eq!(encode(Timestamp(258), &Bytes::from("\"x\"")), ROW_V1);
+        let row = TableRow { ts: Timestamp(258), value: Value::Bytes(Bytes::from("\"x\"")) };
+        assert_eq!(decode(&Bytes::from_static(ROW_V1)).expect("decodes"), row);
+        for bad in [&b""[..], &[1, 0, 0, 0, 0, 0, 0, 1], &[2, 0, 0, 0, 0, 0, 0, 1, 2, 3]] {
+            assert!(decode(&Bytes::copy_from_slice(bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_windowed_record_has_a_row_of_its_own() {
+        let key = Bytes::from("a");
+        let window = |start, end| Some(Window { start: Timestamp(start), end: Timestamp(end) });
+        assert_eq!(row_id(&key, None), key);
+        let ids = [row_id(&key, window(0, 10)), row_id(&key, window(0, 11)), row_id(&key, window(10, 20))];
+        assert!(ids.is_sorted() && ids[0] != ids[1]);
+        assert_eq!(ids[0].len(), 17);
     }
 }

@@ -1,0 +1,290 @@
+//! The rows of a join of two streams, in one store:
+//!
+//! ```text
+//! [side: 0 left, 1 right][segment, 8][id length, 4][id][timestamp, 8][number, 8] -> a record of that side
+//! [2][timestamp, 8][side: 0 right, 1 left][id]                                   -> numbers of records without a partner
+//! [3]                                                                            -> newest timestamps and next number
+//! ```
+//!
+//! The records of an id lie together in order of time, so a record finds its partners by short scans; a segment is as
+//! long as records are kept, so there are two such scans at most, and what has expired is deleted from the front. The
+//! second kind is the order in which unmatched results leave. Numbers are big-endian and order-preserving.
+
+use std::ops::ControlFlow;
+
+use bincode::{Decode, Encode};
+use bytes::Bytes;
+
+use super::Side;
+use crate::model::{Headers, Record, Timestamp, Value, Window};
+use crate::state::codec::{self, ordered_i64, read_ordered_i64};
+use crate::state::{StateError, Store};
+
+const VERSION: u8 = 1;
+const WAITING: u8 = 2;
+const COUNTERS: u8 = 3;
+
+/// A record that is kept for partners to come.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub(super) struct Kept {
+    /// Its unmatched result has gone out: it takes no partner any more, and its value is not kept.
+    pub gone: bool,
+    value: Vec<u8>,
+    window: Option<(i64, i64)>,
+    headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Kept {
+    pub(super) fn of(record: &Record) -> Kept {
+        Kept {
+            gone: false,
+            value: record.value.bytes().unwrap_or_default().to_vec(),
+            window: record.window.map(|w| (w.start.0, w.end.0)),
+            headers: record.headers.iter().map(|(n, v)| (n.to_owned(), v.to_vec())).collect(),
+        }
+    }
+
+    pub(super) fn gone() -> Kept {
+        Kept { gone: true, value: Vec::new(), window: None, headers: Vec::new() }
+    }
+
+    /// Its value.
+    pub(super) fn value(&self) -> Value {
+        Value::Bytes(Bytes::copy_from_slice(&self.value))
+    }
+
+    /// The record as it came, without its origin.
+    pub(super) fn into_record(self, id: &[u8], ts: i64) -> Record {
+        let window = self.window.map(|(start, end)| Window { start: Timestamp(start), end: Timestamp(end) });
+        // The window's bounds are the last 16 bytes of the id.
+        let key_len = if window.is_some() { id.len().saturating_sub(16) } else { id.len() };
+        Record {
+            key: Some(Bytes::copy_from_slice(&id[..key_len])),
+            value: Value::Bytes(Bytes::from(self.value)),
+            ts: Timestamp(ts),
+            window,
+            headers: Headers::new(self.headers.into_iter().map(|(n, v)| (n, Bytes::from(v))).collect()),
+            ..Record::default()
+        }
+    }
+}
+
+/// Where a kept record is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub side: Side,
+    pub segment: i64,
+    pub id: Bytes,
+    pub ts: i64,
+    pub number: u64,
+}
+
+impl Place {
+    fn key(&self) -> Vec<u8> {
+        let mut key = prefix(self.side, self.segment, &self.id);
+        key.extend_from_slice(&ordered_i64(self.ts));
+        key.extend_from_slice(&self.number.to_be_bytes());
+        key
+    }
+}
+
+fn prefix(side: Side, segment: i64, id: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(13 + id.len() + 16);
+    key.push(side_byte(side));
+    key.extend_from_slice(&ordered_i64(segment));
+    let length = u32::try_from(id.len()).expect("a record is under 4 GiB");
+    key.extend_from_slice(&length.to_be_bytes());
+    key.extend_from_slice(id);
+    key
+}
+
+fn side_byte(side: Side) -> u8 {
+    match side {
+        Side::Left => 0,
+        Side::Right => 1,
+    }
+}
+
+fn damaged() -> StateError {
+    StateError("a join's row is damaged".into())
+}
+
+fn i64_at(key: &[u8], at: usize) -> Result<i64, StateError> {
+    key.get(at..).and_then(|rest| rest.first_chunk::<8>()).map(|b| read_ordered_i64(*b)).ok_or_else(damaged)
+}
+
+pub(super) fn put(store: &mut Store, place: &Place, kept: &Kept) -> Result<(), StateError> {
+    store.put_new(&place.key(), codec::encode(VERSION, kept)?);
+    Ok(())
+}
+
+/// Replaces what [`put`] wrote.
+pub(super) fn replace(store: &mut Store, place: &Place, kept: &Kept) -> Result<(), StateError> {
+    store.put(&place.key(), codec::encode(VERSION, kept)?);
+    Ok(())
+}
+
+pub(super) fn get(store: &Store, place: &Place) -> Result<Option<Kept>, StateError> {
+    store.get(&place.key())?.map(|row| codec::decode(VERSION, &row)).transpose()
+}
+
+/// The records of an id and segment with `from <= timestamp <= to`, in order of time, then of arrival.
+pub(super) fn find(
+    store: &Store,
+    side: Side,
+    segment: i64,
+    id: &[u8],
+    (from, to): (i64, i64),
+    found: &mut Vec<(i64, Kept)>,
+) -> Result<(), StateError> {
+    let mut first = prefix(side, segment, id);
+    let at = first.len();
+    let mut end = first.clone();
+    first.extend_from_slice(&ordered_i64(from));
+    end.extend_from_slice(&ordered_i64(to.saturating_add(1)));
+    let mut failed = None;
+    store.scan(&first, Some(&end), &mut |key, row| {
+        match i64_at(key, at).and_then(|ts| Ok((ts, codec::decode::<Kept>(VERSION, row)?))) {
+            Ok(one) => found.push(one),
+            Err(e) => {
+                failed = Some(e);
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    failed.map_or(Ok(()), Err)
+}
+
+/// The first segment of a side that has rows.
+pub(super) fn first_segment(store: &Store, side: Side) -> Result<Option<i64>, StateError> {
+    let mut first = Ok(None);
+    let byte = side_byte(side);
+    store.scan(&[byte], Some(&[byte + 1]), &mut |key, _| {
+        first = i64_at(key, 1).map(Some);
+        ControlFlow::Break(())
+    })?;
+    first
+}
+
+/// Deletes up to `max` records of a side from the segments before `keep`. The first segment that is left.
+pub(super) fn purge(store: &mut Store, side: Side, keep: i64, max: usize) -> Result<Option<i64>, StateError> {
+    let mut expired: Vec<Vec<u8>> = Vec::new();
+    let mut left = Ok(None);
+    let byte = side_byte(side);
+    store.scan(&[byte], Some(&[byte + 1]), &mut |key, _| {
+        let segment = i64_at(key, 1);
+        if segment.as_ref().is_ok_and(|s| *s < keep) && expired.len() < max {
+            expired.push(key.to_vec());
+            return ControlFlow::Continue(());
+        }
+        left = segment.map(Some);
+        ControlFlow::Break(())
+    })?;
+    for key in expired {
+        store.delete(&key);
+    }
+    left
+}
+
+/// Records without a partner so far: those of one side, id and timestamp.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub side: Side,
+    pub id: Bytes,
+    pub ts: i64,
+    pub numbers: Vec<u64>,
+}
+
+fn waiting_key(side: Side, ts: i64, id: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(10 + id.len());
+    key.push(WAITING);
+    key.extend_from_slice(&ordered_i64(ts));
+    // Right before left, as in Kafka Streams.
+    key.push(match side {
+        Side::Right => 0,
+        Side::Left => 1,
+    });
+    key.extend_from_slice(id);
+    key
+}
+
+pub(super) fn wait(store: &mut Store, place: &Place) -> Result<(), StateError> {
+    let key = waiting_key(place.side, place.ts, &place.id);
+    let mut numbers = store.get(&key)?.map_or_else(Vec::new, |row| row.to_vec());
+    let first = numbers.is_empty();
+    numbers.extend_from_slice(&place.number.to_be_bytes());
+    if first {
+        store.put_new(&key, Bytes::from(numbers));
+    } else {
+        store.put(&key, Bytes::from(numbers));
+    }
+    Ok(())
+}
+
+/// They found a partner, or were sent on alone.
+pub(super) fn stop_waiting(store: &mut Store, side: Side, ts: i64, id: &[u8]) -> Result<(), StateError> {
+    let key = waiting_key(side, ts, id);
+    if store.get(&key)?.is_some() {
+        store.delete(&key);
+    }
+    Ok(())
+}
+
+/// Visits what waits, in order.
+pub(super) fn each_waiting(
+    store: &Store,
+    visit: &mut dyn FnMut(Waiting) -> ControlFlow<()>,
+) -> Result<(), StateError> {
+    let mut failed = None;
+    store.scan(&[WAITING], Some(&[WAITING + 1]), &mut |key, row| match read_waiting(key, row) {
+        Ok(one) => visit(one),
+        Err(e) => {
+            failed = Some(e);
+            ControlFlow::Break(())
+        }
+    })?;
+    failed.map_or(Ok(()), Err)
+}
+
+fn read_waiting(key: &[u8], row: &[u8]) -> Result<Waiting, StateError> {
+    let ts = i64_at(key, 1)?;
+    let side = match key.get(9) {
+        Some(0) => Side::Right,
+        Some(1) => Side::Left,
+        _ => return Err(damaged()),
+    };
+    let (numbers, rest) = row.as_chunks::<8>();
+    if numbers.is_empty() || !rest.is_empty() {
+        return Err(damaged());
+    }
+    let numbers = numbers.iter().map(|n| u64::from_be_bytes(*n)).collect();
+    Ok(Waiting { side, id: Bytes::copy_from_slice(&key[10..]), ts, numbers })
+}
+
+/// What the join remembers besides records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Counters {
+    /// Highest timestamp of each side's records, left first.
+    pub newest: [i64; 2],
+    /// Number of the next record.
+    pub next: u64,
+}
+
+pub(super) fn counters(store: &Store) -> Result<Option<Counters>, StateError> {
+    let Some(row) = store.get(&[COUNTERS])? else { return Ok(None) };
+    let next = row.get(17..).and_then(|rest| <[u8; 8]>::try_from(rest).ok()).ok_or_else(damaged)?;
+    if row[0] != VERSION {
+        return Err(damaged());
+    }
+    let newest = [i64_at(&row, 1)?, i64_at(&row, 9)?];
+    Ok(Some(Counters { newest, next: u64::from_be_bytes(next) }))
+}
+
+pub(super) fn put_counters(store: &mut Store, counters: &Counters) {
+    let mut row = vec![VERSION];
+    row.extend_from_slice(&ordered_i64(counters.newest[0]));
+    row.extend_from_slice(&ordered_i64(counters.newest[1]));
+    row.extend_from_slice(&counters.next.to_be_bytes());
+    store.put(&[COUNTERS], Bytes::from(row));
+}
