@@ -5,6 +5,7 @@
 //! worker goes on processing meanwhile; it hears of the result through its inbox.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -23,6 +24,8 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Part {
     /// The task.
     pub handle: Handle,
+    /// False once the worker has let the task go: its partition may be somebody else's.
+    pub lease: Arc<AtomicBool>,
     /// Its sealed epoch.
     pub sealed: Sealed,
     /// Its state.
@@ -209,6 +212,11 @@ fn transact(
     }
     let metadata =
         group.group_metadata().ok_or_else(|| TxnError::Abort("this instance is not in the group".into()))?;
+    // The broker checks member and generation, not who owns a partition. A lost partition's lease ends before the next
+    // generation begins: with a lease that stands now, this metadata is of a generation in which we own it, or is stale.
+    if parts.iter().any(|p| !p.lease.load(Ordering::Acquire)) {
+        return Err(TxnError::Abort("a partition of this checkpoint was lost".into()));
+    }
     writer.commit(offsets, Some(&metadata), COMMIT_TIMEOUT).map(|c| c.ends)
 }
 

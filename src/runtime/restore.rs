@@ -29,6 +29,8 @@ struct Parts {
     topology: Arc<Topology>,
     kafka: Option<KafkaConfig>,
     admin: Option<Arc<Admin>>,
+    /// Sees offsets behind open transactions.
+    ends: Option<Arc<Admin>>,
     changelogs: Arc<Vec<Option<Arc<str>>>>,
     transactional: Vec<usize>,
     dir: PathBuf,
@@ -51,11 +53,17 @@ impl Restorer {
         metrics: Metrics,
         tokio: TokioHandle,
     ) -> Restorer {
+        let ends = kafka.as_ref().filter(|_| admin.is_some()).and_then(|config| {
+            let mut config = config.clone();
+            config.properties.insert("isolation.level".into(), "read_uncommitted".into());
+            Admin::open(&config, Duration::from_secs(5)).ok().map(Arc::new)
+        });
         let room = Arc::new(Semaphore::new(AT_ONCE));
         Restorer(Arc::new(Parts {
             topology,
             kafka,
             admin,
+            ends,
             changelogs,
             transactional,
             dir,
@@ -107,7 +115,7 @@ impl Parts {
         let mut task = Task::open(&self.topology, id, &backend, SystemClock.now(), &mut step)
             .map_err(|e| e.to_string())?;
         task.set_transactional(self.transactional.clone());
-        let offsets = self.offsets(&sub.topics, id.partition);
+        let offsets = self.offsets(&sub.topics, id.partition)?;
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(task = format!("{}-{}", sub.name, id.partition), rows, ms, "restored");
         Ok(Restored { task, backend, step, offsets })
@@ -132,8 +140,11 @@ impl Parts {
         let from = changelog::position(&**backend).map_err(|e| e.to_string())?;
         let partition = &TopicPartition::new(Arc::clone(topic), id.partition);
         let group = format!("{}-restore", self.topology.name);
+        // The high watermark, not the last stable offset: markers are written after a commit is answered, and what an
+        // earlier owner has committed must be read. A reader below it waits for transactions that are still open.
+        let ends = self.ends.as_deref().unwrap_or(admin);
         let end =
-            patiently(|| admin.end_offsets(std::slice::from_ref(partition)))?.first().copied().unwrap_or(0);
+            patiently(|| ends.end_offsets(std::slice::from_ref(partition)))?.first().copied().unwrap_or(0);
         let first =
             patiently(|| admin.start_offsets(std::slice::from_ref(partition)))?.first().copied().unwrap_or(0);
         let mut total = 0u64;
@@ -176,23 +187,22 @@ impl Parts {
 
     /// Where the group has committed to, by index of the topic. Asked after the changelog's end was reached: by then no
     /// transaction of an earlier owner is open.
-    fn offsets(&self, topics: &[String], partition: i32) -> Vec<(usize, i64)> {
-        let Some(admin) = &self.admin else { return Vec::new() };
+    fn offsets(&self, topics: &[String], partition: i32) -> Result<Vec<(usize, i64)>, String> {
+        let Some(admin) = &self.admin else { return Ok(Vec::new()) };
         let asked: Vec<TopicPartition> =
             topics.iter().map(|t| TopicPartition::new(t.as_str(), partition)).collect();
         let found = patiently(|| {
             let found = admin.committed(&self.topology.name, &asked).map_err(|e| e.to_string())?;
             let pending = found.contains(&GroupOffset::Pending);
             if pending { Err("a transaction is open".to_owned()) } else { Ok(found) }
-        });
-        let Ok(found) = found else { return Vec::new() };
+        })?;
         // Without a commit reading starts at the first record: a rewind must know where that is.
         let first = if found.contains(&GroupOffset::None) {
-            patiently(|| admin.start_offsets(&asked)).unwrap_or_default()
+            patiently(|| admin.start_offsets(&asked))?
         } else {
             Vec::new()
         };
-        found
+        Ok(found
             .into_iter()
             .enumerate()
             .filter_map(|(topic, offset)| match offset {
@@ -200,7 +210,7 @@ impl Parts {
                 GroupOffset::None => Some((topic, *first.get(topic)?)),
                 GroupOffset::Pending => None,
             })
-            .collect()
+            .collect())
     }
 }
 

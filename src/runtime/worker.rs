@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -98,6 +99,8 @@ struct Slot {
     ended: bool,
     /// Of this assignment's calls.
     gate: CallGate,
+    /// Ends when the task is let go.
+    lease: Arc<AtomicBool>,
     /// When it began to leave.
     left_at: Option<Instant>,
 }
@@ -346,7 +349,8 @@ impl Worker {
             let lanes = &self.outside.transactional;
             let outputs = sealed.outputs.iter();
             let outputs = outputs.filter_map(|(node, row)| Some(lanes.get(node)?.message(row))).collect();
-            parts.push(Part { handle, sealed, outputs, backend, changelog, offsets });
+            let lease = Arc::clone(&slot.lease);
+            parts.push(Part { handle, lease, sealed, outputs, backend, changelog, offsets });
         }
         if parts.is_empty() {
             return;
@@ -380,6 +384,7 @@ impl Worker {
     fn remove(&mut self, id: TaskId) {
         if let Some(slot) = self.slots.remove(&id) {
             slot.gate.close();
+            slot.lease.store(false, Ordering::Release);
             self.forget(slot.assigned.handle());
             (self.outside.status)(id, TaskStatus::Gone);
             self.metrics.forget(id);
@@ -481,6 +486,7 @@ impl Worker {
             sealed_at: Instant::now(),
             ended: false,
             gate: CallGate::default(),
+            lease: Arc::new(AtomicBool::new(true)),
             left_at: None,
         };
         self.slots.insert(id, slot);
