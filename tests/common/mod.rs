@@ -153,6 +153,11 @@ impl Api {
         self.state.calls.lock().unwrap().iter().map(|(at, _)| *at).collect()
     }
 
+    /// Every call so far: when it came, and for which account.
+    pub fn call_log(&self) -> Vec<(Instant, String)> {
+        self.state.calls.lock().unwrap().clone()
+    }
+
     /// The most calls that began in any window of one second.
     pub fn busiest_second(&self) -> usize {
         let times = self.call_times();
