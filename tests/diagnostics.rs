@@ -332,7 +332,7 @@ sinks:
 errors: { dead_letter: { topic: t.dlq } }
 "#;
 
-    not_there_yet: r#"
+    promises_that_cannot_be_kept: r#"
 name: t
 kafka: { brokers: localhost:9092 }
 guarantee: exactly_once
@@ -343,6 +343,7 @@ operators:
   settled: { from: in, debounce: { quiet: 30s } }
 sinks:
   out: { from: settled, kafka: { topic: out } }
+  log: { from: out, stdout: {} }
 "#;
 
     bad_tests: r#"

@@ -121,7 +121,15 @@ pub struct CallDriver<T> {
     task: JoinHandle<()>,
 }
 
-impl<T: Send + 'static> CallDriver<T> {
+/// What a job carries to its reply.
+pub trait Ticket: Send + Sync + 'static {
+    /// The call is about to be sent: false if nobody waits for it any more; then the job ends without a reply.
+    fn begin(&self) -> bool {
+        true
+    }
+}
+
+impl<T: Ticket> CallDriver<T> {
     /// Starts a driver. `reply_to(ticket, call id, reply)` is called on the runtime for each answer; it must not block.
     pub fn spawn<F>(handle: &Handle, parts: CallParts, reply_to: F) -> CallDriver<T>
     where
@@ -183,7 +191,7 @@ async fn drive<T, F>(
     slots: usize,
     cancel: CancellationToken,
 ) where
-    T: Send + 'static,
+    T: Ticket,
     F: Fn(T, u64, Reply) + Send + Sync + 'static,
 {
     enum Event<T> {
@@ -220,11 +228,11 @@ async fn drive<T, F>(
 }
 
 impl<F> Shared<F> {
-    async fn perform<T>(&self, job: Job<T>)
+    async fn perform<T: Ticket>(&self, job: Job<T>)
     where
         F: Fn(T, u64, Reply),
     {
-        let pass = self.pass().await;
+        let Some(pass) = self.pass(|| job.ticket.begin()).await else { return };
         let CallRequest::Http(request) = &job.call.request;
         let began = Instant::now();
         let flying = Flying::new(&self.counters.in_flight);
@@ -237,14 +245,23 @@ impl<F> Shared<F> {
 
     /// Waits until the circuit is closed (or needs a probe) and the limiter grants the attempt. A grant that meets a
     /// circuit opened meanwhile is given up: fewer calls than allowed, never more.
-    async fn pass(&self) -> Pass {
+    ///
+    /// `begin` is asked last; on false there is no pass.
+    async fn pass(&self, begin: impl Fn() -> bool) -> Option<Pass> {
         loop {
             self.circuit().await;
             let came = Instant::now();
             self.limiter.acquire().await;
             self.counters.limiter_wait_micros.fetch_add(micros(came.elapsed()), Ordering::Relaxed);
-            if let Admission::Go(pass) = self.breaker().admit(self.start.elapsed()) {
-                return pass;
+            let mut breaker = self.breaker();
+            if !matches!(breaker.look(self.start.elapsed()), Admission::Go(_)) {
+                continue;
+            }
+            if !begin() {
+                return None;
+            }
+            if let Admission::Go(pass) = breaker.admit(self.start.elapsed()) {
+                return Some(pass);
             }
         }
     }

@@ -9,14 +9,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::inbox::{Handle, Inbox, Message};
 use super::metrics::CheckpointMetrics;
 use super::task::Sealed;
 use crate::kafka::{GroupHandle, OutRecord, TopicPartition, TxnError, TxnWriter};
 use crate::model::Headers;
-use crate::state::{Backend, META_CHANGELOG, Row, codec};
+use crate::state::{Backend, changelog};
 
 /// How long one commit may take before it counts as failed.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -209,15 +207,13 @@ fn transact(
 
 /// Writes a committed epoch's rows and the changelog offset that they reach, in one batch.
 fn apply(part: &Part, ends: &[(TopicPartition, i64)]) -> Result<(), String> {
-    let mut rows: Vec<Row> = Vec::with_capacity(part.sealed.rows.len() + 1);
-    if let Some(topic) = &part.changelog
-        && let Some((_, next)) =
-            ends.iter().find(|(at, _)| at.topic == *topic && at.partition == part.handle.id.partition)
-    {
-        let value = codec::encode(1, next).map_err(|e| e.to_string())?;
-        rows.push((Bytes::from_static(META_CHANGELOG), Some(value)));
-    }
-    rows.extend(part.sealed.rows.iter().cloned());
-    rows.sort_by(|a, b| a.0.cmp(&b.0));
-    part.backend.write(&rows).map_err(|e| e.to_string())
+    let partition = part.handle.id.partition;
+    let end = part.changelog.as_ref().and_then(|topic| {
+        ends.iter().find(|(at, _)| at.topic == *topic && at.partition == partition).map(|(_, next)| *next)
+    });
+    let written = match end {
+        Some(next) => changelog::batch(&part.sealed.rows, next).and_then(|rows| part.backend.write(&rows)),
+        None => part.backend.write(&part.sealed.rows),
+    };
+    written.map_err(|e| e.to_string())
 }

@@ -96,7 +96,9 @@ impl Status {
     /// Everything assigned runs?
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.joined && self.waiting.is_empty() && self.tasks.values().all(|s| *s == "running")
+        self.joined
+            && self.waiting.is_empty()
+            && self.tasks.values().all(|s| matches!(*s, "running" | "ended"))
     }
 }
 
@@ -122,6 +124,8 @@ pub struct Shared {
     failure: Mutex<Option<EngineError>>,
     /// Cancelled when `failure` is set.
     failed: CancellationToken,
+    /// Cancelled when every source has ended and everything is done.
+    ended: CancellationToken,
     /// All metrics.
     pub metrics: Metrics,
 }
@@ -169,6 +173,7 @@ impl Engine {
             status: Mutex::default(),
             failure: Mutex::default(),
             failed: CancellationToken::new(),
+            ended: CancellationToken::new(),
             metrics,
         }))
     }
@@ -270,8 +275,6 @@ impl Engine {
             let reader = GroupReader::open(config, &options, move |event| router.event(event))
                 .map_err(|e| EngineError::Failed(e.to_string()))?;
             self.reader = Some(reader);
-        } else {
-            self.shared.status_mut().joined = true;
         }
         let transactional = match writer {
             Some(writer) if plan.transactions && topology.settings.guarantee == Guarantee::ExactlyOnce => {
@@ -341,6 +344,10 @@ impl Engine {
                 .map_err(|e| EngineError::Failed(e.to_string()))?;
             self.threads.push(thread);
         }
+        if self.reader.is_none() {
+            // Their own sources' tasks are known by now: not ready before they run.
+            self.shared.status_mut().joined = true;
+        }
         Ok(())
     }
 
@@ -390,8 +397,11 @@ impl Engine {
                 counters,
                 cancel: self.calls_stop.clone(),
             };
-            let reply = |(handle, node, inbox): Ticket, call: u64, reply: Reply| {
+            let reply = |ticket: Ticket, call: u64, reply: Reply| {
+                let Ticket { handle, node, inbox, gate } = ticket;
+                // The answer is in the inbox before the gate is seen idle.
                 inbox.send(Message::Reply { handle, node, call, reply });
+                gate.end();
             };
             out.insert(n, CallDriver::spawn(tokio, parts, reply));
         }
@@ -404,6 +414,7 @@ impl Engine {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.shared.failed.cancelled() => {}
+            () = self.shared.ended.cancelled() => tracing::info!("every source has ended and everything is done"),
         }
     }
 
@@ -473,8 +484,13 @@ fn set_status(shared: &Shared, id: TaskId, status: TaskStatus) {
     match status {
         TaskStatus::Restoring => now.tasks.insert(id, "restoring"),
         TaskStatus::Running => now.tasks.insert(id, "running"),
+        TaskStatus::Ended => now.tasks.insert(id, "ended"),
         TaskStatus::Gone => now.tasks.remove(&id),
     };
+    if !now.tasks.is_empty() && now.tasks.values().all(|s| *s == "ended") {
+        // Kafka's partitions never end, so all sources are files or made up.
+        shared.ended.cancel();
+    }
     for state in ["restoring", "running"] {
         shared.metrics.set_tasks(state, now.tasks.values().filter(|s| **s == state).count());
     }
@@ -863,7 +879,12 @@ impl Router {
                     }
                 }
                 tracing::info!(tasks = tasks.len(), "partitions assigned");
-                self.shared.status_mut().joined = true;
+                {
+                    // At once, not when the worker hears of it: in between the instance would look ready.
+                    let mut status = self.shared.status_mut();
+                    status.joined = true;
+                    status.tasks.extend(tasks.keys().map(|id| (*id, "restoring")));
+                }
                 self.shares.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks.keys().copied());
                 self.share();
                 for (id, readers) in tasks {

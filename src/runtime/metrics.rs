@@ -7,6 +7,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     CounterVec, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -16,7 +18,7 @@ use super::calls::CallCounters;
 use super::limiter::Limiter;
 use super::task::{Task, TaskId};
 use crate::model::{Clock, SystemClock};
-use crate::topology::{SubTopology, Topology};
+use crate::topology::{Node, NodeKind, SubTopology, Topology};
 
 const SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -26,6 +28,8 @@ const SECONDS: &[f64] =
 pub struct Metrics {
     registry: Registry,
     names: Arc<Vec<String>>,
+    /// Does the node of that index keep state?
+    stateful: Arc<Vec<bool>>,
     /// Name and topics of each sub-topology, as its tasks name them.
     subs: Arc<Vec<(String, Vec<String>)>>,
     records_in: IntCounterVec,
@@ -98,6 +102,10 @@ impl Metrics {
         let part: &[&str] = &["node", "partition"];
         let metrics = Metrics {
             names: Arc::new(topology.nodes.iter().map(|n| n.name.clone()).collect()),
+            stateful: {
+                let keeps = |n: &Node| matches!(&n.kind, NodeKind::Operator(config) if config.is_stateful());
+                Arc::new(topology.nodes.iter().map(keeps).collect())
+            },
             subs: {
                 let topics = |s: &SubTopology| match s.topics.as_slice() {
                     [] => vec![s.name.clone()],
@@ -259,10 +267,36 @@ impl Metrics {
         self.restore_remaining.with_label_values(&labels).set(remaining);
     }
 
+    /// Keys waiting to go quiet, all nodes and partitions together. Up to a report old, as every value of a task.
+    #[must_use]
+    pub fn keys_waiting(&self) -> u64 {
+        sum(&self.pending_keys)
+    }
+
+    /// Calls waiting or sent, all nodes and partitions together.
+    #[must_use]
+    pub fn calls_waiting(&self) -> u64 {
+        sum(&self.calls_pending)
+    }
+
+    /// Records that came into a node.
+    #[must_use]
+    pub fn records_in(&self, node: &str) -> u64 {
+        self.records_in.with_label_values(&[node]).get()
+    }
+
     /// How many tasks are in a state.
     pub fn set_tasks(&self, state: &str, n: usize) {
         self.tasks.with_label_values(&[state]).set(i64::try_from(n).unwrap_or(i64::MAX));
     }
+}
+
+/// The sum over all labels.
+fn sum(gauges: &IntGaugeVec) -> u64 {
+    let families = gauges.collect();
+    let values = families.iter().flat_map(MetricFamily::get_metric).map(|m| m.get_gauge().get_value());
+    // Whole numbers, kept as floats by the library: far below 2^53.
+    Duration::try_from_secs_f64(values.sum()).unwrap_or_default().as_secs()
 }
 
 /// What a worker reports.
@@ -297,7 +331,7 @@ impl WorkerMetrics {
         for (node, load) in task.loads() {
             let labels = [m.names[node].as_str(), partition.as_str()];
             let as_i64 = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-            if load.keys > 0 || load.bytes > 0 {
+            if m.stateful[node] {
                 m.state_keys.with_label_values(&labels).set(as_i64(load.keys));
                 m.state_bytes.with_label_values(&labels).set(as_i64(load.bytes));
             }

@@ -1,10 +1,12 @@
 //! Floor 4: what runs a topology. The task is sans-I/O; the drivers around it do the waiting.
 
+mod assigned;
 pub mod breaker;
 pub mod calls;
 mod checkpoint;
 mod deliver;
 mod engine;
+mod gate;
 pub mod http;
 mod inbox;
 pub mod limiter;
@@ -16,7 +18,9 @@ mod restore;
 mod task;
 mod worker;
 
+pub use assigned::{Assigned, Rewound};
 pub use engine::{Engine, EngineError, EngineOptions, Override, Shared, Status};
+pub use inbox::Handle;
 pub use task::{
     DEAD_LETTER, Delivery, Input, Sealed, Step, Task, TaskError, TaskId, applied_positions, is_empty,
 };

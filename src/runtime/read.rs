@@ -66,6 +66,16 @@ impl TaskReader {
         }
     }
 
+    /// Has it ended for good?
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        match self {
+            TaskReader::Kafka(_) => false,
+            TaskReader::Lines(reader) => reader.ended,
+            TaskReader::Made(maker) => maker.left == Some(0),
+        }
+    }
+
     /// Does the group commit its offsets?
     #[must_use]
     pub fn has_offsets(&self) -> bool {

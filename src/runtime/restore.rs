@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::runtime::Handle as TokioHandle;
 use tokio::sync::Semaphore;
 
@@ -16,7 +15,7 @@ use super::metrics::Metrics;
 use super::task::{Step, Task, TaskId};
 use crate::kafka::{Admin, GroupOffset, KafkaConfig, RestoreError, TopicPartition, restore};
 use crate::model::{Clock, SystemClock};
-use crate::state::{Backend, META_CHANGELOG, MemoryBackend, RocksBackend, RocksEnv, Row, StateError, codec};
+use crate::state::{Backend, MemoryBackend, RocksBackend, RocksEnv, Row, StateError, changelog};
 use crate::topology::{Changelog, Topology};
 
 /// Tasks restored at a time.
@@ -130,10 +129,7 @@ impl Parts {
     /// Brings local rows up to the end of the changelog.
     fn catch_up(&self, id: TaskId, backend: &Arc<RocksBackend>, topic: &Arc<str>) -> Result<u64, String> {
         let (Some(admin), Some(kafka)) = (&self.admin, &self.kafka) else { return Ok(0) };
-        let from: i64 = match backend.get(META_CHANGELOG).map_err(|e| e.to_string())? {
-            Some(bytes) => codec::decode(1, &bytes).map_err(|e| e.to_string())?,
-            None => 0,
-        };
+        let from = changelog::position(&**backend).map_err(|e| e.to_string())?;
         let partition = &TopicPartition::new(Arc::clone(topic), id.partition);
         let group = format!("{}-restore", self.topology.name);
         let end =
@@ -149,7 +145,7 @@ impl Parts {
                 logged = Instant::now();
                 tracing::info!(%partition, next, end = progress.end, "restoring");
             }
-            match write(backend, rows, next) {
+            match changelog::batch(rows, next).and_then(|rows| backend.write(&rows)) {
                 Ok(()) => {
                     total += rows.len() as u64;
                     ControlFlow::Continue(())
@@ -170,7 +166,9 @@ impl Parts {
             )),
             (Err(e), None) => Err(e.to_string()),
             (Ok(next), None) => {
-                write(backend, &[], next).map_err(|e| e.to_string())?;
+                changelog::batch(&[], next)
+                    .and_then(|rows| backend.write(&rows))
+                    .map_err(|e| e.to_string())?;
                 Ok(total)
             }
         }
@@ -188,21 +186,22 @@ impl Parts {
             if pending { Err("a transaction is open".to_owned()) } else { Ok(found) }
         });
         let Ok(found) = found else { return Vec::new() };
+        // Without a commit reading starts at the first record: a rewind must know where that is.
+        let first = if found.contains(&GroupOffset::None) {
+            patiently(|| admin.start_offsets(&asked)).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
         found
             .into_iter()
             .enumerate()
             .filter_map(|(topic, offset)| match offset {
                 GroupOffset::At(next) => Some((topic, next)),
-                GroupOffset::None | GroupOffset::Pending => None,
+                GroupOffset::None => Some((topic, *first.get(topic)?)),
+                GroupOffset::Pending => None,
             })
             .collect()
     }
-}
-
-fn write(backend: &Arc<RocksBackend>, rows: &[Row], next: i64) -> Result<(), StateError> {
-    let mut all: Vec<Row> = rows.to_vec();
-    all.push((Bytes::from_static(META_CHANGELOG), Some(codec::encode(1, &next)?)));
-    backend.write(&all)
 }
 
 /// Tries for as long as a broker may be away.

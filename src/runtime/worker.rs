@@ -9,16 +9,17 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use super::calls::{CallDriver, Job};
+use super::assigned::{Assigned, Rewound};
+use super::calls::{self, CallDriver, Job};
 use super::checkpoint::{Committer, Part};
 use super::deliver::{CHUNK, Parcel, SinkDriver};
+use super::gate::CallGate;
 use super::inbox::{Handle, Inbox, Mail, Message, Restored};
 use super::metrics::WorkerMetrics;
 use super::read::TaskReader;
-use super::task::{Input, Sealed, Step, Task, TaskError, TaskId};
+use super::task::{Input, Step, Task, TaskError, TaskId};
 use crate::model::{Clock, Record, SystemClock, Timestamp};
 use crate::sinks::KafkaLane;
-use crate::state::Backend;
 
 /// Records taken from one partition in one visit.
 const VISIT: usize = 256;
@@ -26,13 +27,30 @@ const VISIT: usize = 256;
 const BACKLOG_MAX: usize = 8192;
 /// Rows gathered for one transaction; the epoch is sealed early then, and at twice as many no input is taken.
 const GATHERED_MAX: usize = 20_000;
+/// How long a task that leaves waits for calls on the wire.
+const CALLS_GRACE: Duration = Duration::from_secs(3);
 /// How long an idle worker waits for a message before it polls again.
 const IDLE: Duration = Duration::from_millis(2);
 /// How often counters become metrics.
 const REPORT: Duration = Duration::from_millis(250);
 
 /// Where the answer to a call belongs: task, node, worker.
-pub type Ticket = (Handle, usize, Inbox);
+pub struct Ticket {
+    /// The task.
+    pub handle: Handle,
+    /// Its node.
+    pub node: usize,
+    /// Its worker.
+    pub inbox: Inbox,
+    /// Whether it may still be sent.
+    pub gate: CallGate,
+}
+
+impl calls::Ticket for Ticket {
+    fn begin(&self) -> bool {
+        self.gate.begin()
+    }
+}
 
 /// Where calls of one node go.
 pub type Calls = CallDriver<Ticket>;
@@ -64,34 +82,24 @@ pub enum TaskStatus {
     Restoring,
     /// Running.
     Running,
+    /// Its sources have ended and nothing is left to do.
+    Ended,
     /// Not here any more.
     Gone,
 }
 
-enum Phase {
-    /// Waits for [`Message::Restored`].
-    Restoring,
-    Running(Box<Running>),
-}
-
-struct Running {
-    task: Task,
-    backend: Arc<dyn Backend>,
-    sealed: Option<Sealed>,
-    committing: bool,
-    sealed_at: Instant,
-}
-
 struct Slot {
-    handle: Handle,
+    assigned: Assigned,
     readers: Vec<(usize, TaskReader)>,
-    phase: Phase,
-    /// Revoked or draining: no input; committed once more, then dropped.
-    leaving: bool,
-    /// An epoch was sealed after `leaving`: when it is applied, the slot may go.
-    last: bool,
-    /// The readers are ahead of the last checkpoint and must go back to it.
-    rewound: bool,
+    /// Topics whose offsets the group commits. Kept when the readers are dropped: the last checkpoint has offsets too.
+    commits: Vec<usize>,
+    sealed_at: Instant,
+    /// [`TaskStatus::Ended`] was told.
+    ended: bool,
+    /// Of this assignment's calls.
+    gate: CallGate,
+    /// When it began to leave.
+    left_at: Option<Instant>,
 }
 
 /// Waiting for tasks to leave.
@@ -117,6 +125,77 @@ pub struct Worker {
     step: Step,
     records: Vec<Record>,
     reported: Instant,
+}
+
+impl Slot {
+    /// Reads, lets time pass, seals. True if anything happened.
+    fn turn(
+        &mut self,
+        room: bool,
+        checkpoint: Duration,
+        now: Timestamp,
+        records: &mut Vec<Record>,
+        step: &mut Step,
+    ) -> Result<bool, TaskError> {
+        let mut busy = false;
+        for (topic, reader) in &mut self.readers {
+            if !room || !self.assigned.takes_input() {
+                break;
+            }
+            let Some(task) = self.assigned.task_mut() else { break };
+            if task.gathered() >= 2 * GATHERED_MAX {
+                break;
+            }
+            match reader.poll_batch(VISIT, now, records) {
+                Ok(0) => {}
+                Ok(_) => {
+                    busy = true;
+                    for record in records.iter_mut() {
+                        record.origin.topic = u16::try_from(*topic).unwrap_or(u16::MAX);
+                    }
+                    let records = std::mem::take(records);
+                    task.step(Input::Records { topic: *topic, records }, now, step)?;
+                }
+                Err(e) => {
+                    records.clear();
+                    let task = self.assigned.handle().id;
+                    tracing::warn!(?task, error = e, "cannot read a partition");
+                }
+            }
+        }
+        let caught_up = !self.assigned.is_leaving() && self.readers.iter().all(|(_, r)| r.caught_up());
+        let Some(task) = self.assigned.task_mut() else { return Ok(false) };
+        if caught_up || task.next_deadline(false).is_some_and(|at| at <= now) {
+            task.step(Input::Clock { caught_up: caught_up && room }, now, step)?;
+        }
+        if self.left_at.is_some_and(|at| !self.gate.is_idle() && at.elapsed() < CALLS_GRACE) {
+            return Ok(busy);
+        }
+        let full = task.gathered() >= GATHERED_MAX;
+        let due = (full || self.sealed_at.elapsed() >= checkpoint) && !self.assigned.is_checkpointing();
+        busy |= self.assigned.seal(due, now)?;
+        if due {
+            self.sealed_at = Instant::now();
+        }
+        Ok(busy)
+    }
+
+    /// No more input, no more calls; it goes when it has committed.
+    fn leave(&mut self) {
+        self.assigned.leave();
+        self.gate.close();
+        self.left_at.get_or_insert_with(Instant::now);
+    }
+
+    /// Have all its sources ended, with nothing left to do?
+    fn has_ended(&self) -> bool {
+        let Some(task) = self.assigned.task() else { return false };
+        !self.readers.is_empty()
+            && self.readers.iter().all(|(_, r)| r.ended())
+            && task.next_deadline(true).is_none()
+            && task.pending_calls() == 0
+            && task.outstanding() == 0
+    }
 }
 
 impl Worker {
@@ -187,62 +266,15 @@ impl Worker {
     fn visit(&mut self, id: TaskId, now: Timestamp) -> bool {
         let room = self.calls.len() + self.rows.values().map(Vec::len).sum::<usize>() < BACKLOG_MAX;
         let Some(slot) = self.slots.get_mut(&id) else { return false };
-        let Phase::Running(running) = &mut slot.phase else { return false };
-        let mut busy = false;
-        let mut failure = None;
-        if room && !slot.leaving && running.task.gathered() < 2 * GATHERED_MAX {
-            for (topic, reader) in &mut slot.readers {
-                if !running.task.wants_input() {
-                    break;
-                }
-                match reader.poll_batch(VISIT, now, &mut self.records) {
-                    Ok(0) => {}
-                    Ok(_) => {
-                        busy = true;
-                        for record in &mut self.records {
-                            record.origin.topic = u16::try_from(*topic).unwrap_or(u16::MAX);
-                        }
-                        let records = std::mem::take(&mut self.records);
-                        let input = Input::Records { topic: *topic, records };
-                        if let Err(e) = running.task.step(input, now, &mut self.step) {
-                            failure = Some(e);
-                            break;
-                        }
-                    }
-                    Err(e) => {
-                        self.records.clear();
-                        tracing::warn!(task = ?id, error = e, "cannot read a partition");
-                    }
-                }
-            }
+        let handle = slot.assigned.handle();
+        let result = slot.turn(room, self.outside.checkpoint, now, &mut self.records, &mut self.step);
+        let busy = !self.step.is_empty() || matches!(result, Ok(true));
+        if !busy && !slot.ended && slot.has_ended() {
+            slot.ended = true;
+            (self.outside.status)(id, TaskStatus::Ended);
         }
-        let caught_up = slot.readers.iter().all(|(_, r)| r.caught_up());
-        if failure.is_none()
-            && running.task.next_deadline(caught_up && !slot.leaving).is_some_and(|at| at <= now)
-            || caught_up && !slot.leaving
-        {
-            let input = Input::Clock { caught_up: caught_up && !slot.leaving && room };
-            failure = running.task.step(input, now, &mut self.step).err();
-        }
-        let due = running.sealed_at.elapsed() >= self.outside.checkpoint
-            || running.task.gathered() >= GATHERED_MAX
-            || slot.leaving && !slot.last;
-        if failure.is_none() && running.sealed.is_none() && !running.committing && due {
-            running.sealed_at = Instant::now();
-            match running.task.seal_late(now) {
-                Ok(Some(sealed)) => {
-                    running.sealed = Some(sealed);
-                    slot.last = slot.leaving;
-                    busy = true;
-                }
-                Ok(None) => slot.last = slot.leaving,
-                Err(e) => failure = Some(e),
-            }
-        }
-        let handle = slot.handle;
-        busy |= !self.step.is_empty();
         self.take_step(handle);
-        if let Some(e) = failure {
+        if let Err(e) = result {
             self.stop_task(id, &e);
         }
         busy
@@ -252,7 +284,9 @@ impl Worker {
     fn take_step(&mut self, handle: Handle) {
         self.step.drops.clear();
         for (node, call) in self.step.calls.drain(..) {
-            let job = Job { ticket: (handle, node, self.inbox.clone()), call };
+            let Some(slot) = self.slots.get(&handle.id) else { continue };
+            let ticket = Ticket { handle, node, inbox: self.inbox.clone(), gate: slot.gate.clone() };
+            let job = Job { ticket, call };
             self.calls.push_back((node, job));
         }
         for delivery in self.step.deliveries.drain(..) {
@@ -301,42 +335,26 @@ impl Worker {
     fn commit(&mut self) {
         let mut parts = Vec::new();
         for slot in self.slots.values_mut() {
-            let Phase::Running(running) = &mut slot.phase else { continue };
-            if running.committing || !running.task.is_settled() {
-                continue;
-            }
-            if let Some(sealed) = running.sealed.take() {
-                let topics = running.task.topics();
-                let offsets = slot.readers.iter().filter(|(_, r)| r.has_offsets());
-                let offsets = offsets
-                    .filter_map(|(t, _)| {
-                        let next = sealed.positions.iter().find(|(topic, _)| topic == t)?.1;
-                        Some((Arc::clone(&topics[*t]), next))
-                    })
-                    .collect();
-                running.committing = true;
-                let lanes = &self.outside.transactional;
-                let outputs = sealed.outputs.iter();
-                let outputs = outputs.filter_map(|(node, row)| Some(lanes.get(node)?.message(row))).collect();
-                parts.push(Part {
-                    outputs,
-                    handle: slot.handle,
-                    sealed,
-                    backend: Arc::clone(&running.backend),
-                    changelog: self.outside.changelogs[slot.handle.id.sub].clone(),
-                    offsets,
-                });
-            }
+            let Some((sealed, backend)) = slot.assigned.take_settled() else { continue };
+            let handle = slot.assigned.handle();
+            let topics = slot.assigned.task().map(Task::topics).unwrap_or_default();
+            let next =
+                |topic: usize| sealed.positions.iter().find(|(t, _)| *t == topic).map(|(_, next)| *next);
+            let offsets =
+                slot.commits.iter().filter_map(|t| Some((Arc::clone(&topics[*t]), next(*t)?))).collect();
+            let changelog = self.outside.changelogs[handle.id.sub].clone();
+            let lanes = &self.outside.transactional;
+            let outputs = sealed.outputs.iter();
+            let outputs = outputs.filter_map(|(node, row)| Some(lanes.get(node)?.message(row))).collect();
+            parts.push(Part { handle, sealed, outputs, backend, changelog, offsets });
         }
         if parts.is_empty() {
             return;
         }
         if let Err(parts) = self.committer.submit(parts) {
             for part in parts {
-                if let Some(Slot { phase: Phase::Running(running), .. }) = self.slots.get_mut(&part.handle.id)
-                {
-                    running.sealed = Some(part.sealed);
-                    running.committing = false;
+                if let Some(slot) = self.slots.get_mut(&part.handle.id) {
+                    slot.assigned.put_back(part.sealed);
                 }
             }
         }
@@ -344,20 +362,8 @@ impl Worker {
 
     /// Drops the tasks that have left, and answers who waits for it.
     fn settle_leaves(&mut self) {
-        let gone: Vec<TaskId> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| {
-                slot.leaving
-                    && match &slot.phase {
-                        Phase::Restoring => true,
-                        Phase::Running(r) => {
-                            slot.last && r.sealed.is_none() && !r.committing && r.task.outstanding() == 0
-                        }
-                    }
-            })
-            .map(|(id, _)| *id)
-            .collect();
+        let gone: Vec<TaskId> =
+            self.slots.iter().filter(|(_, slot)| slot.assigned.may_go()).map(|(id, _)| *id).collect();
         for id in gone {
             self.remove(id);
         }
@@ -373,7 +379,8 @@ impl Worker {
 
     fn remove(&mut self, id: TaskId) {
         if let Some(slot) = self.slots.remove(&id) {
-            self.forget(slot.handle);
+            slot.gate.close();
+            self.forget(slot.assigned.handle());
             (self.outside.status)(id, TaskStatus::Gone);
             self.metrics.forget(id);
         }
@@ -384,7 +391,7 @@ impl Worker {
         for rows in self.rows.values_mut() {
             rows.retain(|p| p.handle != handle);
         }
-        self.calls.retain(|(_, job)| job.ticket.0 != handle);
+        self.calls.retain(|(_, job)| job.ticket.handle != handle);
     }
 
     fn stop_task(&mut self, id: TaskId, error: &TaskError) {
@@ -406,7 +413,7 @@ impl Worker {
                     if lost {
                         self.remove(*id);
                     } else if let Some(slot) = self.slots.get_mut(id) {
-                        slot.leaving = true;
+                        slot.leave();
                         slot.readers.clear();
                     }
                 }
@@ -423,12 +430,10 @@ impl Worker {
             Message::Committed(handles) => {
                 for handle in handles {
                     if let Some(slot) = self.slots.get_mut(&handle.id)
-                        && slot.handle == handle
-                        && let Phase::Running(running) = &mut slot.phase
+                        && slot.assigned.applied(handle)
+                        && let Some(task) = slot.assigned.task()
                     {
-                        running.committing = false;
-                        running.task.applied();
-                        self.metrics.committed(handle.id, &running.task);
+                        self.metrics.committed(handle.id, task);
                     }
                 }
             }
@@ -440,7 +445,7 @@ impl Worker {
             Message::Drain(done) => {
                 self.drain = Some(done);
                 for slot in self.slots.values_mut() {
-                    slot.leaving = true;
+                    slot.leave();
                 }
             }
         }
@@ -456,18 +461,26 @@ impl Worker {
     pub fn add(&mut self, id: TaskId, readers: Vec<(usize, TaskReader)>) {
         let handle = self.next_handle(id);
         let mut all = readers;
+        let mut ahead = false;
         if let Some(old) = self.slots.remove(&id) {
-            self.forget(old.handle);
+            old.gate.close();
+            self.forget(old.assigned.handle());
+            // It starts again from its last checkpoint: what its readers have read since must be read again.
+            ahead = true;
+            all.retain(|(topic, _)| old.readers.iter().all(|(t, _)| t != topic));
             all.extend(old.readers);
         }
         (self.outside.status)(id, TaskStatus::Restoring);
+        let commits = all.iter().filter(|(_, r)| r.has_offsets()).map(|(topic, _)| *topic).collect();
+        let assigned = Assigned::new(handle, ahead);
         let slot = Slot {
-            handle,
+            assigned,
             readers: all,
-            phase: Phase::Restoring,
-            leaving: false,
-            last: false,
-            rewound: false,
+            commits,
+            sealed_at: Instant::now(),
+            ended: false,
+            gate: CallGate::default(),
+            left_at: None,
         };
         self.slots.insert(id, slot);
         (self.outside.restore)(handle, self.inbox.clone());
@@ -475,29 +488,34 @@ impl Worker {
 
     fn restored(&mut self, handle: Handle, result: Result<Restored, String>) {
         let Some(slot) = self.slots.get_mut(&handle.id) else { return };
-        if slot.handle != handle {
+        if slot.assigned.handle() != handle {
             return;
         }
         match result {
             Ok(Restored { mut task, backend, step, offsets }) => {
-                for (topic, reader) in &mut slot.readers {
-                    let known = offsets.iter().find(|(t, _)| t == topic).map(|(_, offset)| *offset);
-                    let Some(start) = known.or(reader.start_offset()) else { continue };
-                    task.start_at(*topic, start);
-                    if slot.rewound
-                        && let Err(e) = reader.rewind(start)
-                    {
-                        tracing::warn!(task = ?handle.id, error = e, "cannot go back to the last checkpoint");
+                let starts: Vec<Option<i64>> = slot
+                    .readers
+                    .iter()
+                    .map(|(topic, reader)| {
+                        let known = offsets.iter().find(|(t, _)| t == topic).map(|(_, offset)| *offset);
+                        known.or(reader.start_offset())
+                    })
+                    .collect();
+                for ((topic, _), start) in slot.readers.iter().zip(&starts) {
+                    if let Some(start) = start {
+                        task.start_at(*topic, *start);
                     }
                 }
-                slot.rewound = false;
-                slot.phase = Phase::Running(Box::new(Running {
-                    task,
-                    backend,
-                    sealed: None,
-                    committing: false,
-                    sealed_at: Instant::now(),
-                }));
+                if slot.assigned.restored(task, backend) {
+                    for ((_, reader), start) in slot.readers.iter_mut().zip(&starts) {
+                        if let Some(start) = start
+                            && let Err(e) = reader.rewind(*start)
+                        {
+                            tracing::warn!(task = ?handle.id, error = e, "cannot go back to the last checkpoint");
+                        }
+                    }
+                }
+                slot.sealed_at = Instant::now();
                 (self.outside.status)(handle.id, TaskStatus::Running);
                 self.step = step;
                 self.take_step(handle);
@@ -512,44 +530,34 @@ impl Worker {
 
     fn feed(&mut self, handle: Handle, input: Input) {
         let Some(slot) = self.slots.get_mut(&handle.id) else { return };
-        if slot.handle != handle {
-            return;
-        }
-        let Phase::Running(running) = &mut slot.phase else { return };
-        let result = running.task.step(input, SystemClock.now(), &mut self.step);
+        let result = slot.assigned.answer(handle, input, SystemClock.now(), &mut self.step);
         self.take_step(handle);
         if let Err(e) = result {
             self.stop_task(handle.id, &e);
         }
     }
 
-    /// Drops a task whose checkpoint failed and restores it from the last one; its partitions are read again from there.
+    /// A task whose checkpoint failed is restored from the last one; its partitions are read again from there.
     fn rewind(&mut self, handle: Handle) {
-        let Some(slot) = self.slots.get(&handle.id) else { return };
-        if slot.handle != handle {
-            return;
-        }
-        if slot.leaving {
-            // Its partitions are on their way to somebody else, who reads on from the last checkpoint.
-            self.remove(handle.id);
-            return;
-        }
         let next = self.next_handle(handle.id);
-        self.forget(handle);
-        if let Some(slot) = self.slots.get_mut(&handle.id) {
-            slot.handle = next;
-            slot.phase = Phase::Restoring;
-            slot.rewound = true;
-            (self.outside.status)(handle.id, TaskStatus::Restoring);
-            (self.outside.restore)(next, self.inbox.clone());
+        let Some(slot) = self.slots.get_mut(&handle.id) else { return };
+        match slot.assigned.rewind(handle, next) {
+            Rewound::Stale => {}
+            Rewound::Gone => self.remove(handle.id),
+            Rewound::Restoring => {
+                std::mem::take(&mut slot.gate).close();
+                self.forget(handle);
+                (self.outside.status)(handle.id, TaskStatus::Restoring);
+                (self.outside.restore)(next, self.inbox.clone());
+            }
         }
     }
 
     fn report(&mut self) {
         self.reported = Instant::now();
         for (id, slot) in &mut self.slots {
-            if let Phase::Running(running) = &mut slot.phase {
-                self.metrics.report(*id, &mut running.task);
+            if let Some(task) = slot.assigned.task_mut() {
+                self.metrics.report(*id, task);
             }
         }
     }

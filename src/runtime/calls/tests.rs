@@ -8,6 +8,9 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::*;
+
+impl Ticket for &'static str {}
+
 use crate::model::{Expr, Millis, Size, SystemClock, Template};
 use crate::operators::HttpRequest;
 use crate::operators::enrich::HttpConfig;
