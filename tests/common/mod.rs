@@ -595,7 +595,7 @@ pub fn http_get(address: &str, path: &str) -> Option<(u16, String)> {
     Some((status, body))
 }
 
-fn strip_colours(text: &str) -> String {
+pub fn strip_colours(text: &str) -> String {
     let mut out = String::new();
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
