@@ -169,6 +169,12 @@ pub trait Operator: Send {
     /// `Reject`: this record is bad. `Fatal`: the task stops.
     fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError>;
 
+    /// These records will come next, or most of them: reads what they will need, so that cache misses overlap. Changes
+    /// nothing; a few dozen records at a time.
+    fn warm(&self, records: &[Record]) {
+        let _ = records;
+    }
+
     /// The node's clock time at which [`Operator::on_time`] wants to be called: may be early, never late. Cheap.
     fn deadline(&self) -> Option<Timestamp> {
         None

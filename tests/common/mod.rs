@@ -156,6 +156,11 @@ impl Api {
         self.state.calls.lock().unwrap().iter().map(|(at, _)| *at).collect()
     }
 
+    /// Every call so far: when it came, and for which account.
+    pub fn call_log(&self) -> Vec<(Instant, String)> {
+        self.state.calls.lock().unwrap().clone()
+    }
+
     /// The most calls that began in any window of one second.
     pub fn busiest_second(&self) -> usize {
         let times = self.call_times();
@@ -590,7 +595,7 @@ pub fn http_get(address: &str, path: &str) -> Option<(u16, String)> {
     Some((status, body))
 }
 
-fn strip_colours(text: &str) -> String {
+pub fn strip_colours(text: &str) -> String {
     let mut out = String::new();
     let mut chars = text.chars();
     while let Some(c) = chars.next() {

@@ -63,6 +63,9 @@ pub fn pending_headers(row: &Row<'_>) -> Result<Headers, StateError> {
 /// Entries fired by one call of `on_time`: bounds what is between the nodes.
 const FIRE_MAX: usize = 1024;
 
+/// Pending keys from which on records are worth looking ahead at.
+const WARM_FROM: usize = 4096;
+
 /// The store of pending entries: key -> row.
 const PENDING: usize = 0;
 
@@ -228,6 +231,13 @@ impl Operator for Debounce {
             origins.add(&key, record.origin);
         }
         Ok(())
+    }
+
+    fn warm(&self, records: &[Record]) {
+        // A small table is in the caches anyway.
+        if self.table.len() > WARM_FROM {
+            self.table.warm(records.iter().filter_map(|r| r.key.as_deref()));
+        }
     }
 
     fn deadline(&self) -> Option<Timestamp> {

@@ -1,0 +1,552 @@
+//! What durability costs, each figure beside what bounds it, in the same run.
+//!
+//! ```text
+//! export KAFKA_BROKERS=...      (scripts/kafka.sh)
+//! scripts/bench.sh checkpoint [--keys 1000000] [--rows 1000,10000] [--seconds 20] [--only commit|state|pause]
+//! ```
+//!
+//! - `commit`: the real program takes a checkpoint a second of so many changed rows (seal, one transaction, RocksDB);
+//!   beside it a bare transaction of as many records of the same size, with offsets, a second.
+//! - `state`: so many keys pending in the real program, killed with -9. Ready again from its disk, beside a bare scan of
+//!   the same database; then without its disk from the changelog, beside a bare consumer of the same partition.
+//! - `pause`: in this process, how long a task stands still at a checkpoint with so many changed keys, and what the
+//!   commit thread does with them then.
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::fs::File;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::{brokers, http_get, unique, wait};
+use cpu_time::ThreadTime;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::{Message as _, Offset, TopicPartitionList};
+use slackwater::kafka::{Admin, KafkaConfig, OutRecord, TopicPartition, TopicSpec, Writer};
+use slackwater::model::{Headers, Origin, Record, Timestamp, Value};
+use slackwater::runtime::{Input, Step, Task, TaskId};
+use slackwater::spec::{Mode, load};
+use slackwater::state::{Backend, MemoryBackend, RocksBackend, RocksEnv};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+const LONG: Duration = Duration::from_secs(180);
+const KEY: usize = 20;
+const VALUE: usize = 128;
+/// A changelog row of such an event: the key behind the node's name, the value behind the entry's header.
+const ROW_KEY: usize = KEY + 8;
+const ROW_VALUE: usize = VALUE + 46;
+
+fn key(n: usize) -> Vec<u8> {
+    format!("account-{n:012}").into_bytes()
+}
+
+fn value(n: usize) -> Vec<u8> {
+    let mut value = format!("{{\"n\":{n},\"note\":\"").into_bytes();
+    value.resize(VALUE - 2, b'x');
+    value.extend_from_slice(b"\"}");
+    value
+}
+
+fn yaml(name: &str, topic: &str, brokers: &str) -> String {
+    format!(
+        "name: {name}
+kafka: {{ brokers: \"{brokers}\", session_timeout: 6s }}
+sources: {{ changes: {{ kafka: {{ topic: {topic} }} }} }}
+operators: {{ settled: {{ from: changes, debounce: {{ quiet: 1h, max_wait: 2h }} }} }}
+sinks: {{ out: {{ from: settled, blackhole: {{}} }} }}
+errors: {{ on_failure: stop }}
+"
+    )
+}
+
+/// A topic of one partition, and a topology that debounces it.
+struct World {
+    name: String,
+    topic: String,
+    brokers: String,
+    dir: tempfile::TempDir,
+    writer: Writer,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl World {
+    fn new() -> World {
+        let (name, brokers) = (unique("checkpoint"), brokers());
+        let topic = format!("{name}-changes");
+        let kafka = KafkaConfig::new(brokers.clone());
+        let admin = Admin::open(&kafka, LONG).unwrap();
+        admin.create_topics(&[TopicSpec::new(&topic, 1), TopicSpec::new(format!("{name}-bare"), 1)]).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("topology.yaml"), yaml(&name, &topic, &brokers)).unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        World { writer: Writer::open(&kafka).unwrap(), name, topic, brokers, dir, runtime }
+    }
+
+    /// One event of each of these keys.
+    fn send(&self, keys: std::ops::Range<usize>) {
+        let topic: Arc<str> = self.topic.as_str().into();
+        let record = |n: usize| OutRecord {
+            topic: Arc::clone(&topic),
+            partition: Some(0),
+            key: Some(key(n).into()),
+            value: Some(value(n).into()),
+            headers: Headers::default(),
+            ts: None,
+        };
+        let mut at = keys.start;
+        while at < keys.end {
+            let batch: Vec<OutRecord> = (at..keys.end.min(at + 20_000)).map(record).collect();
+            self.runtime.block_on(self.writer.send_all(&batch)).unwrap();
+            at += batch.len();
+        }
+    }
+
+    fn start(&self, state: &str) -> Instance {
+        let log = self.dir.path().join(format!("{}.log", unique("run")));
+        let file = File::create(&log).unwrap();
+        let started = Instant::now();
+        let child = Command::new(env!("CARGO_BIN_EXE_slackwater"))
+            .args(["run", self.dir.path().join("topology.yaml").to_str().unwrap()])
+            .args(["--admin", "127.0.0.1:0", "--instance-id", "one", "--state-dir"])
+            .arg(self.dir.path().join(state))
+            .env_remove("SLACKWATER_LOG")
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut instance = Instance { child, log, admin: String::new(), started };
+        let mut admin = String::new();
+        wait("the admin address is in the log", LONG, || {
+            admin = instance.field("admin=").unwrap_or_default();
+            assert!(instance.child.try_wait().unwrap().is_none(), "it ended: {}", instance.text());
+            !admin.is_empty()
+        });
+        instance.admin = admin;
+        instance
+    }
+}
+
+struct Instance {
+    child: Child,
+    log: PathBuf,
+    admin: String,
+    started: Instant,
+}
+
+impl Instance {
+    fn text(&self) -> String {
+        common::strip_colours(&std::fs::read_to_string(&self.log).unwrap_or_default())
+    }
+
+    /// What stands behind `name` in the log, up to the next space.
+    fn field(&self, name: &str) -> Option<String> {
+        let text = self.text();
+        let at = text.find(name)? + name.len();
+        text[at..].split_whitespace().next().map(ToOwned::to_owned)
+    }
+
+    /// Since the process was started.
+    fn wait_ready(&self) -> Duration {
+        let end = Instant::now() + LONG;
+        while http_get(&self.admin, "/ready").is_none_or(|(status, _)| status != 200) {
+            assert!(Instant::now() < end, "not ready: {}", self.text());
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        self.started.elapsed()
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let body = http_get(&self.admin, "/metrics").map(|(_, body)| body).unwrap_or_default();
+        body.lines()
+            .filter(|l| l.starts_with(name) && l[name.len()..].starts_with(['{', ' ']))
+            .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    fn kill9(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn percentile(list: &[f64], p: usize) -> f64 {
+    let mut list = list.to_vec();
+    list.sort_by(f64::total_cmp);
+    list.get((list.len() * p / 100).min(list.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+}
+
+/// A transactional producer with our own settings, and a member of a group whose offsets it commits.
+struct Bare {
+    producer: ThreadedProducer<rdkafka::producer::DefaultProducerContext>,
+    member: BaseConsumer,
+    topic: String,
+    offsets: TopicPartitionList,
+}
+
+impl Bare {
+    fn open(world: &World) -> Bare {
+        let member: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &world.brokers)
+            .set("group.id", unique("bare"))
+            .set("enable.auto.commit", "false")
+            .create()
+            .unwrap();
+        member.subscribe(&[&world.topic]).unwrap();
+        wait("the bare member has its partition", LONG, || {
+            drop(member.poll(Duration::from_millis(50)));
+            member.assignment().unwrap().count() == 1
+        });
+        member.pause(&member.assignment().unwrap()).unwrap();
+        let producer: ThreadedProducer<_> = ClientConfig::new()
+            .set("bootstrap.servers", &world.brokers)
+            .set("transactional.id", unique("bare"))
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "5")
+            .set("compression.type", "lz4")
+            .set("queue.buffering.max.messages", "100000")
+            .set("queue.buffering.max.kbytes", "65536")
+            .create()
+            .unwrap();
+        producer.init_transactions(LONG).unwrap();
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(&world.topic, 0, Offset::Offset(1)).unwrap();
+        Bare { producer, member, topic: format!("{}-bare", world.name), offsets }
+    }
+
+    #[expect(unsafe_code, reason = "the wrapper's flush waits for 100 ms; the program does the same")]
+    fn flush(&self) {
+        // SAFETY: the producer is alive, and the call keeps nothing.
+        unsafe { rdkafka::bindings::rd_kafka_flush(self.producer.client().native_ptr(), 60_000) };
+    }
+
+    fn transact(&self, rows: &[(Vec<u8>, Vec<u8>)]) {
+        drop(self.member.poll(Duration::ZERO));
+        self.producer.begin_transaction().unwrap();
+        for (key, value) in rows {
+            loop {
+                let record = BaseRecord::to(&self.topic).partition(0).key(key).payload(value);
+                match self.producer.send(record) {
+                    Ok(()) => break,
+                    Err(_) => self.flush(),
+                }
+            }
+        }
+        self.flush();
+        let group = self.member.group_metadata().unwrap();
+        self.producer.send_offsets_to_transaction(&self.offsets, &group, LONG).unwrap();
+        self.producer.commit_transaction(LONG).unwrap();
+    }
+}
+
+fn commit(rows_list: &[usize], seconds: u64) {
+    let world = World::new();
+    let instance = world.start("state");
+    instance.wait_ready();
+    let bare = Bare::open(&world);
+    println!("\na checkpoint a second beside a bare transaction of as many records of the same size, ms");
+    println!("{:>8} {:>24} {:>24} {:>14}", "rows", "checkpoint p50 / p90", "bare p50 / p90", "ratio of p50");
+    for &rows in rows_list {
+        let bytes: Vec<(Vec<u8>, Vec<u8>)> = (0..rows)
+            .map(|n| {
+                let mut row_key = b"settled\0".to_vec();
+                row_key.extend_from_slice(&key(n));
+                let mut row = vec![0; 46];
+                row.extend_from_slice(&value(n));
+                assert_eq!((row_key.len(), row.len()), (ROW_KEY, ROW_VALUE));
+                (row_key, row)
+            })
+            .collect();
+        bare.transact(&bytes);
+        let stop = AtomicBool::new(false);
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let read = || {
+                    let name = "slackwater_checkpoint_duration_seconds";
+                    (instance.metric(&format!("{name}_count")), instance.metric(&format!("{name}_sum")))
+                };
+                let mut last = read();
+                let mut all = Vec::new();
+                while !stop.load(Ordering::Acquire) {
+                    std::thread::park_timeout(Duration::from_millis(100));
+                    let now = read();
+                    if now.0 > last.0 {
+                        all.push((now.1 - last.1) / (now.0 - last.0) * 1e3);
+                        last = now;
+                    }
+                }
+                all
+            });
+            for second in 0..seconds + 2 {
+                let began = Instant::now();
+                world.send(0..rows);
+                std::thread::park_timeout(Duration::from_millis(500).saturating_sub(began.elapsed()));
+                let start = Instant::now();
+                bare.transact(&bytes);
+                if second >= 2 {
+                    theirs.push(start.elapsed().as_secs_f64() * 1e3);
+                }
+                std::thread::park_timeout(Duration::from_secs(1).saturating_sub(began.elapsed()));
+            }
+            stop.store(true, Ordering::Release);
+            ours = watcher.join().unwrap();
+        });
+        ours.drain(..2.min(ours.len()));
+        let pair = |list: &[f64]| format!("{:.1} / {:.1}", percentile(list, 50), percentile(list, 90));
+        println!(
+            "{rows:>8} {:>24} {:>24} {:>14.2}",
+            pair(&ours),
+            pair(&theirs),
+            percentile(&ours, 50) / percentile(&theirs, 50)
+        );
+    }
+}
+
+/// The only directory in `dir` that is a task's database.
+fn database(dir: &Path) -> PathBuf {
+    let mut found = std::fs::read_dir(dir).unwrap().filter_map(Result::ok).filter(|e| e.path().is_dir());
+    found.next().expect("a task's state").path()
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap().filter_map(Result::ok) {
+        if file.path().is_file() && file.file_name() != "LOCK" {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+}
+
+fn env() -> RocksEnv {
+    RocksEnv::new(64 << 20, 64 << 20)
+}
+
+fn scan(backend: &dyn Backend) -> (usize, usize) {
+    let (mut rows, mut bytes) = (0, 0);
+    backend
+        .scan(b"", &[0xff; 8], &mut |key, value| {
+            rows += 1;
+            bytes += key.len() + value.len();
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    (rows, bytes)
+}
+
+fn state(keys: usize) {
+    let world = World::new();
+    let mut instance = world.start("state");
+    instance.wait_ready();
+    println!("\n{keys} keys pending, of {KEY} + {VALUE} bytes");
+    let start = Instant::now();
+    world.send(0..keys);
+    let sent = start.elapsed();
+    let pending = |instance: &Instance| instance.metric("slackwater_debounce_pending_keys");
+    wait("everything is in a checkpoint", LONG, || {
+        pending(&instance) as usize == keys && instance.metric("slackwater_commit_lag_records") == 0.0
+    });
+    let done = start.elapsed();
+    let count = instance.metric("slackwater_checkpoint_duration_seconds_count");
+    let sum = instance.metric("slackwater_checkpoint_duration_seconds_sum");
+    println!(
+        "  fed in {:.1} s, committed and applied after {:.1} s; {count} checkpoints, {:.2} us of commit per row",
+        sent.as_secs_f64(),
+        done.as_secs_f64(),
+        sum * 1e6 / keys as f64
+    );
+    instance.kill9();
+
+    // The same files, as they are after the kill.
+    let copied = world.dir.path().join("copy");
+    copy(&database(&world.dir.path().join("state")), &copied);
+    let start = Instant::now();
+    let backend = RocksBackend::open(&copied, &env()).unwrap();
+    let opened = start.elapsed();
+    let (rows, bytes) = scan(&backend);
+    let scanned = start.elapsed();
+    drop(backend);
+
+    let mut instance = world.start("state");
+    let ready = instance.wait_ready();
+    wait("its keys are back", LONG, || pending(&instance) as usize == keys);
+    let restored: f64 = instance.field("restored task=").map_or(f64::NAN, |_| {
+        let text = instance.text();
+        let line = text.lines().find(|l| l.contains("restored task=")).unwrap_or_default().to_owned();
+        line.split("ms=").nth(1).and_then(|n| n.split_whitespace().next()?.parse().ok()).unwrap_or(f64::NAN)
+    });
+    println!(
+        "  killed with -9, same disk: the task is there after {restored:.0} ms, ready {:.0} ms after the process started",
+        ready.as_secs_f64() * 1e3
+    );
+    println!(
+        "    bare: open {:.0} ms and scan {rows} rows, {:.0} MB: {:.0} ms together; ratio {:.2}",
+        opened.as_secs_f64() * 1e3,
+        bytes as f64 / 1e6,
+        scanned.as_secs_f64() * 1e3,
+        restored / 1e3 / scanned.as_secs_f64()
+    );
+    instance.kill9();
+
+    let changelog = format!("{}-changes-changelog", world.name);
+    let start = Instant::now();
+    let bare = consume(&world.brokers, &changelog);
+    let took = start.elapsed().as_secs_f64();
+    let instance = world.start("elsewhere");
+    let ready = instance.wait_ready();
+    wait("its keys are back", LONG, || pending(&instance) as usize == keys);
+    let text = instance.text();
+    let line = text.lines().find(|l| l.contains("restored task=")).unwrap_or_default().to_owned();
+    let number = |name: &str| -> f64 {
+        line.split(name).nth(1).and_then(|n| n.split_whitespace().next()?.parse().ok()).unwrap_or(f64::NAN)
+    };
+    let (rows, ms) = (number("rows="), number(" ms="));
+    println!(
+        "  no disk: {rows} rows of the changelog in {ms:.0} ms, {:.0} rows/s; ready {:.0} ms after the process started",
+        rows / ms * 1e3,
+        ready.as_secs_f64() * 1e3
+    );
+    println!(
+        "    bare consumer: {bare} records in {:.0} ms, {:.0} records/s; ratio {:.2}",
+        took * 1e3,
+        bare as f64 / took,
+        (rows / ms * 1e3) / (bare as f64 / took)
+    );
+}
+
+/// Reads a topic's partition 0 to its end with librdkafka alone, set as our restore is.
+fn consume(brokers: &str, topic: &str) -> usize {
+    let admin = Admin::open(&KafkaConfig::new(brokers), LONG).unwrap();
+    let end = admin.end_offsets(&[TopicPartition::new(topic, 0)]).unwrap()[0];
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "bare")
+        .set("isolation.level", "read_committed")
+        .set("enable.auto.commit", "false")
+        .set("queued.min.messages", "100000")
+        .set("queued.max.messages.kbytes", "65536")
+        .set("fetch.queue.backoff.ms", "5")
+        .create()
+        .unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, 0, Offset::Offset(0)).unwrap();
+    consumer.assign(&list).unwrap();
+    let (mut records, mut bytes) = (0, 0);
+    loop {
+        match consumer.poll(Duration::from_millis(10)) {
+            Some(Ok(message)) => {
+                records += 1;
+                bytes += message.key_len() + message.payload_len();
+            }
+            Some(Err(e)) => panic!("{e}"),
+            None => {
+                let position = consumer.position().unwrap();
+                if position.elements().iter().any(|e| matches!(e.offset(), Offset::Offset(at) if at >= end)) {
+                    assert!(bytes > 0);
+                    return records;
+                }
+            }
+        }
+    }
+}
+
+/// One event of each key, in batches as a worker reads them.
+fn touch(task: &mut Task, step: &mut Step, keys: usize, round: usize) {
+    const BATCH: usize = 256;
+    let ts = Timestamp(1_700_000_000_000 + i64::try_from(round).unwrap());
+    // Not in the order in which they lie in memory.
+    let stride = 7_919;
+    for batch in 0..keys.div_ceil(BATCH) {
+        let records = (batch * BATCH..keys.min((batch + 1) * BATCH))
+            .map(|n| {
+                let offset = i64::try_from(round * keys + n).unwrap();
+                let key = Bytes::from(key(n * stride % keys));
+                let mut record = Record::new(key, Value::Bytes(value(n).into()), ts);
+                record.origin = Origin { topic: 0, partition: 0, offset };
+                record
+            })
+            .collect();
+        task.step(Input::Records { topic: 0, records }, ts, step).unwrap();
+    }
+}
+
+fn pause(keys: usize) {
+    let loaded = load("pause.yaml", &yaml("pause", "changes", "none:1"), Mode::Required, &|_| None).unwrap();
+    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::default());
+    let (mut step, id) = (Step::default(), TaskId { sub: 0, partition: 0 });
+    let mut task = Task::open(&loaded.topology, id, &backend, Timestamp(0), &mut step).unwrap();
+    task.start_at(0, 0);
+    println!(
+        "\na checkpoint of {keys} changed keys: how long the task stands still, then the commit thread's work, CPU"
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let rocks = RocksBackend::open(dir.path(), &env()).unwrap();
+    for round in 0..4 {
+        touch(&mut task, &mut step, keys, round);
+        let (start, cpu) = (Instant::now(), ThreadTime::now());
+        let mut sealed = task.seal_late(Timestamp(0)).unwrap().expect("something to seal");
+        let (took, cpu) = (start.elapsed().as_secs_f64() * 1e3, cpu.elapsed().as_secs_f64() * 1e3);
+        let start = ThreadTime::now();
+        sealed.finish();
+        let finish = start.elapsed().as_secs_f64();
+        let start = ThreadTime::now();
+        rocks.write(&sealed.rows).unwrap();
+        let write = start.elapsed().as_secs_f64();
+        let rows = sealed.rows.len() as f64;
+        println!(
+            "  copied at once: {took:.0} ms ({cpu:.0} ms CPU); finish {:.2} us/row, RocksDB {:.2} us/row, {rows} rows",
+            finish * 1e6 / rows,
+            write * 1e6 / rows,
+        );
+        task.applied();
+    }
+}
+
+fn main() -> ExitCode {
+    let (mut keys, mut rows, mut seconds, mut only) = (1_000_000, vec![1_000, 10_000], 20, String::new());
+    let mut given = std::env::args().skip(1).filter(|a| a != "--bench");
+    while let Some(name) = given.next() {
+        let value = given.next().unwrap_or_default();
+        let number = value.parse::<usize>().ok().filter(|n| *n > 0);
+        match (name.as_str(), number) {
+            ("--keys", Some(n)) => keys = n,
+            ("--seconds", Some(n)) => seconds = n as u64,
+            ("--rows", _) => rows = value.split(',').filter_map(|n| n.parse().ok()).collect(),
+            ("--only", _) => only = value,
+            _ => {
+                eprintln!(
+                    "usage: checkpoint [--keys N] [--rows N,N] [--seconds N] [--only commit|state|pause]"
+                );
+                return ExitCode::from(2);
+            }
+        }
+    }
+    if only.is_empty() || only == "pause" {
+        pause(keys);
+    }
+    if only.is_empty() || only == "commit" {
+        commit(&rows, seconds);
+    }
+    if only.is_empty() || only == "state" {
+        state(keys);
+    }
+    ExitCode::SUCCESS
+}
