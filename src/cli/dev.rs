@@ -268,7 +268,7 @@ impl Stage {
     }
 
     fn feed(&self, args: &DevArgs) -> Result<Option<(Feed, FeedOptions)>, Exit> {
-        let topics = self.topology.source_topics();
+        let topics = self.topology.external_topics();
         if topics.is_empty() {
             return Ok(None);
         }
@@ -543,7 +543,8 @@ impl Run<'_> {
     fn snapshot(&self) -> Snapshot {
         let topology = &self.stage.topology;
         let metrics = &self.shared.metrics;
-        let sources = topology.nodes.iter().filter(|n| matches!(n.kind, NodeKind::Source(_)));
+        let declared = topology.nodes.iter().filter(|n| n.made_for.is_none());
+        let sources = declared.filter(|n| matches!(n.kind, NodeKind::Source(_)));
         let stats = self.stage.api.stats();
         Snapshot {
             elapsed: self.feeding_since.elapsed(),

@@ -76,6 +76,15 @@ impl TaskReader {
         }
     }
 
+    /// Where the end was, when it was reached and nothing came since.
+    #[must_use]
+    pub fn end(&self) -> Option<i64> {
+        match self {
+            TaskReader::Kafka(reader) if reader.caught_up() => reader.next_offset(),
+            TaskReader::Kafka(_) | TaskReader::Lines(_) | TaskReader::Made(_) => None,
+        }
+    }
+
     /// Does the group commit its offsets?
     #[must_use]
     pub fn has_offsets(&self) -> bool {

@@ -344,6 +344,17 @@ impl Task {
         self.committed[topic] = Some(offset);
     }
 
+    /// Everything in front of `next` was read, and no record lies between: only the marks of transactions, which no
+    /// reader ever sees.
+    pub fn skip_to(&mut self, topic: usize, next: i64) {
+        if let Some(read) = &mut self.positions[topic]
+            && *read < next
+        {
+            *read = next;
+            self.moved = true;
+        }
+    }
+
     /// Feeds one input. Effects are appended to `step`.
     ///
     /// # Errors

@@ -150,7 +150,11 @@ impl Slot {
                 break;
             }
             match reader.poll_batch(VISIT, now, records) {
-                Ok(0) => {}
+                Ok(0) => {
+                    if let Some(end) = reader.end() {
+                        task.skip_to(*topic, end);
+                    }
+                }
                 Ok(_) => {
                     busy = true;
                     for record in records.iter_mut() {

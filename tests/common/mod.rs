@@ -475,14 +475,19 @@ pub struct Instance {
 
 impl Instance {
     pub fn start(world: &World, id: &str, more: &[&str]) -> Instance {
+        Instance::spawn(world.command(&[]), &world.yaml, id, more)
+    }
+
+    /// `command` without arguments; log and state stand beside the topology file.
+    pub fn spawn(mut command: Command, yaml: &Path, id: &str, more: &[&str]) -> Instance {
         static RUN: AtomicU64 = AtomicU64::new(0);
-        let log = world.dir.path().join(format!("{id}-{}.log", RUN.fetch_add(1, Ordering::Relaxed)));
+        let log = yaml.with_file_name(format!("{id}-{}.log", RUN.fetch_add(1, Ordering::Relaxed)));
         let file = File::create(&log).unwrap();
-        let state = world.dir.path().join(format!("state-{id}"));
-        let child = world
-            .command(&[
+        let state = yaml.with_file_name(format!("state-{id}"));
+        let child = command
+            .args([
                 "run",
-                world.yaml.to_str().unwrap(),
+                yaml.to_str().unwrap(),
                 "--admin",
                 "127.0.0.1:0",
                 "--state-dir",
