@@ -12,6 +12,8 @@
 //! - `pause`: in this process, how long a task stands still at a checkpoint with so many changed keys, and what the
 //!   commit thread does with them then.
 
+#![expect(clippy::unwrap_used, reason = "a bench that cannot start says so; shares code with the tests")]
+
 #[path = "../tests/common/mod.rs"]
 mod common;
 

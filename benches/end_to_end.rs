@@ -11,6 +11,8 @@
 //! neither of the last two; without a changelog, none may lack its row. What an event's row must hold: the state of its
 //! account that the event told of, or a newer one. The run fails when that, or anything else that is promised, is not so.
 
+#![expect(clippy::unwrap_used, reason = "a bench that cannot start says so; shares code with the tests")]
+
 #[path = "../tests/common/mod.rs"]
 mod common;
 

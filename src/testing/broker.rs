@@ -40,7 +40,7 @@ impl Dice {
     /// A number from 0 to `below` - 1; 0 for 0.
     pub fn below(&mut self, below: usize) -> usize {
         let below = below.max(1) as u64;
-        usize::try_from((self.roll() >> 32) * below >> 32).unwrap_or(0)
+        usize::try_from(((self.roll() >> 32) * below) >> 32).unwrap_or(0)
     }
 
     /// True so often in a thousand times.

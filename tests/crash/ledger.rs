@@ -134,12 +134,10 @@ impl Ledger {
         if self.shape.is_ordered()
             && node != slackwater::runtime::DEAD_LETTER
             && let (Some(key), Some(first), Some(last)) = (&row.record.key, events.first(), events.last())
+            && let Some(before) = self.sent.insert((life, node, key.clone()), *last)
+            && before >= *first
         {
-            if let Some(before) = self.sent.insert((life, node, key.clone()), *last)
-                && before >= *first
-            {
-                return Err(format!("node {node} got event {first} of its key after event {before}"));
-            }
+            return Err(format!("node {node} got event {first} of its key after event {before}"));
         }
         if row.reply_to.is_none() {
             self.epochs.entry((life, epoch)).or_default().push(number);

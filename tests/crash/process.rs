@@ -434,6 +434,7 @@ impl Process {
         let mut parts = Vec::new();
         for slot in self.slots.values_mut() {
             let Some((mut sealed, _)) = slot.assigned.take_settled() else { continue };
+            sealed.finish();
             let handle = slot.assigned.handle();
             if env.is(Mutation::OpenEpochLeaked)
                 && let Some(task) = slot.assigned.task_mut()

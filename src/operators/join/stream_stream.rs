@@ -121,7 +121,7 @@ impl StreamStream {
         side: Side,
         partner: &Value,
         cx: &mut Cx<'_>,
-    ) -> Result<(), (Record, EvalError)> {
+    ) -> Result<(), Box<(Record, EvalError)>> {
         let (left, right) = match side {
             Side::Left => (&record.value, partner),
             Side::Right => (partner, &record.value),
@@ -132,13 +132,14 @@ impl StreamStream {
                 cx.forward(Record { value, ..record });
                 Ok(())
             }
-            Err(e) => Err((record, e)),
+            Err(e) => Err(Box::new((record, e))),
         }
     }
 
     /// Sends a record on alone.
     fn send_alone(&self, record: Record, side: Side, cx: &mut Cx<'_>) {
-        if let Err((record, e)) = self.send(record, side, &Value::Null, cx) {
+        if let Err(failed) = self.send(record, side, &Value::Null, cx) {
+            let (record, e) = *failed;
             refuse(record, &e, cx);
         }
     }
@@ -220,8 +221,8 @@ impl Operator for StreamStream {
         for (at, partner) in &partners {
             let partner = partner.value();
             let pair = Record { ts: Timestamp(ts.max(*at)), ..record.clone() };
-            if let Err((_, e)) = self.send(pair, side, &partner, cx) {
-                failed.get_or_insert(e);
+            if let Err(refused) = self.send(pair, side, &partner, cx) {
+                failed.get_or_insert(refused.1);
             }
             if self.is_outer(side.other()) && last != Some(*at) {
                 rows::stop_waiting(cx.store(OWN), side.other(), *at, &place.id)?;
