@@ -12,6 +12,7 @@
 //! - `pause`: in this process, how long a task stands still at a checkpoint with so many changed keys, and what the
 //!   commit thread does with them then.
 
+#![expect(clippy::cast_possible_truncation, reason = "counts read from metrics")]
 #![expect(clippy::unwrap_used, reason = "a bench that cannot start says so; shares code with the tests")]
 
 #[path = "../tests/common/mod.rs"]
@@ -31,7 +32,7 @@ use cpu_time::ThreadTime;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
-use rdkafka::{Message as _, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 use slackwater::kafka::{Admin, KafkaConfig, OutRecord, TopicPartition, TopicSpec, Writer};
 use slackwater::model::{Headers, Origin, Record, Timestamp, Value};
 use slackwater::runtime::{Input, Step, Task, TaskId};

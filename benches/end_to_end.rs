@@ -245,6 +245,7 @@ impl Watcher {
         }
         self.found.looks += 1;
         let mut by_state = false;
+        #[expect(clippy::needless_range_loop, reason = "`p` is a partition, the index of several lists")]
         for p in 0..self.done.len() {
             for (offset, e) in self.found.events[p].iter().enumerate().take(below(p)).skip(self.done[p]) {
                 if in_row(&self.rows, e) {

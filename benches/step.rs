@@ -76,7 +76,7 @@ impl Feed {
                 format!(
                     r#"{{"event":"changed","n":{},"amount":{amount},"paid":{},"plan":{{"name":"pro"}},"note":""#,
                     self.made,
-                    amount % 10 != 0
+                    !amount.is_multiple_of(10)
                 )
                 .as_bytes(),
             );

@@ -1,7 +1,5 @@
 //! `slackwater dev` with nothing installed: everything is inside the process, so this needs no server.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
-
 use std::time::{Duration, Instant};
 
 use assert_cmd::Command;

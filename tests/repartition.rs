@@ -1,6 +1,8 @@
 //! A repartition topic, and the commands around state and offsets, on a real Kafka with the real binary:
 //! `KAFKA_BROKERS=host:port cargo test --test repartition`.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
 mod common;
 
 use std::collections::BTreeMap;
