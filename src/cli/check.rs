@@ -9,7 +9,7 @@ use super::{BAD_FILE, Exit, UNAVAILABLE, read_file};
 use crate::kafka::Admin;
 use crate::operators::NodeConfig;
 use crate::sinks::{SinkConfig, SinkConnection, SinkError};
-use crate::spec::{Loaded, Mode, Report, load};
+use crate::spec::{Loaded, Mode, Registry, Report, load_with};
 use crate::topology::NodeKind;
 
 /// Arguments of `check`.
@@ -34,13 +34,13 @@ enum CheckFormat {
     Json,
 }
 
-pub(super) fn check(args: &CheckArgs) -> Result<(), Exit> {
+pub(super) fn check(registry: &Registry, args: &CheckArgs) -> Result<(), Exit> {
     let mut all = Vec::new();
     let mut code = None;
     for path in &args.topologies {
         let text = read_file(path)?;
         let variable = |name: &str| std::env::var(name).ok();
-        let loaded = load(&path.display().to_string(), &text, Mode::Required, &variable);
+        let loaded = load_with(registry, &path.display().to_string(), &text, Mode::Required, &variable);
         let (report, bad) = match loaded {
             Err(report) => (Some(*report), BAD_FILE),
             Ok(loaded) if args.connect => connect(&loaded)?,

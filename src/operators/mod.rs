@@ -12,6 +12,7 @@
 pub mod aggregate;
 mod branch;
 pub mod call;
+pub mod custom;
 pub mod debounce;
 mod dedupe;
 pub mod describe;
@@ -36,6 +37,7 @@ use bytes::Bytes;
 pub use aggregate::AggregateConfig;
 pub use branch::BranchConfig;
 pub use call::{CallRequest, HttpRequest, Reply};
+pub use custom::{CustomConfig, CustomOperator, Processor, ProcessorCx, Punctuator};
 pub use debounce::DebounceConfig;
 pub use dedupe::DedupeConfig;
 pub use enrich::EnrichConfig;
@@ -84,6 +86,8 @@ pub enum Reason {
     BadTimestamp,
     /// A bounded collection or buffer is full.
     Full,
+    /// An operator of the user's own refused the record.
+    Custom,
 }
 
 impl Reason {
@@ -103,6 +107,7 @@ impl Reason {
             Reason::GateTimeout => "gate_timeout",
             Reason::BadTimestamp => "bad_timestamp",
             Reason::Full => "full",
+            Reason::Custom => "custom",
         }
     }
 }
@@ -216,6 +221,12 @@ pub trait Operator: Send {
     fn on_reply(&mut self, call: u64, reply: Reply, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         let _ = (call, reply, cx);
         Ok(())
+    }
+
+    /// Is there something left to do because of records that came in? A source that has ended ends the task only when
+    /// nothing is. What is called again and again for ever (punctuation) does not count.
+    fn has_work(&self) -> bool {
+        self.deadline().is_some() || self.wall_deadline().is_some()
     }
 
     /// The node's clock went forward without a record, and timers due were called. The default passes it on; a node

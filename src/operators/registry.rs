@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::aggregate::{Aggregate, AggregateConfig};
 use super::branch::{Branch, BranchConfig};
+use super::custom::{self, CustomConfig};
 use super::debounce::{Debounce, DebounceConfig};
 use super::dedupe::{Dedupe, DedupeConfig};
 use super::describe::Described;
@@ -54,6 +55,9 @@ pub enum NodeConfig {
     Table(TableConfig),
     /// Joins the node's records with those of another node.
     Join(Box<JoinConfig>),
+    /// An operator of the user's own: its kind is registered, not known here.
+    #[serde(skip)]
+    Custom(CustomConfig),
 }
 
 impl NodeConfig {
@@ -75,10 +79,11 @@ impl NodeConfig {
             NodeConfig::Dedupe(_) => "dedupe",
             NodeConfig::Table(_) => "table",
             NodeConfig::Join(_) => "join",
+            NodeConfig::Custom(c) => c.kind(),
         }
     }
 
-    /// All kinds, as written in YAML.
+    /// All built-in kinds, as written in YAML.
     pub const KINDS: &'static [&'static str] = &[
         "filter",
         "map",
@@ -116,6 +121,7 @@ impl NodeConfig {
             NodeConfig::Dedupe(c) => Box::new(Dedupe::new(c)),
             NodeConfig::Table(c) => Box::new(Table::new(c)),
             NodeConfig::Join(c) => join::build(c),
+            NodeConfig::Custom(c) => c.build(),
         }
     }
 
@@ -136,6 +142,7 @@ impl NodeConfig {
             | NodeConfig::Dedupe(_) => Some(self.kind_name()),
             NodeConfig::Table(c) => Some(c.state_kind()),
             NodeConfig::Join(c) => c.plan.and_then(|plan| plan.kind.state_kind(c)),
+            NodeConfig::Custom(c) => c.is_stateful().then(|| c.kind()),
             NodeConfig::Filter(_)
             | NodeConfig::Map(_)
             | NodeConfig::FlatMap(_)
@@ -149,15 +156,34 @@ impl NodeConfig {
     /// Does it give records another key?
     #[must_use]
     pub fn changes_key(&self) -> bool {
-        matches!(self, NodeConfig::KeyBy(_))
+        match self {
+            NodeConfig::KeyBy(_) => true,
+            NodeConfig::Custom(c) => c.changes_key(),
+            _ => false,
+        }
     }
 
     /// Must all records of a key come to the same task for its result to be right? After a change of the key such a
     /// node reads from a topic in between.
     #[must_use]
     pub fn needs_key_together(&self) -> bool {
-        // By name, so that kinds that are still being added are known already.
-        ["debounce", "aggregate", "suppress", "dedupe", "join", "table"].contains(&self.kind_name())
+        match self {
+            NodeConfig::Debounce(_)
+            | NodeConfig::Aggregate(_)
+            | NodeConfig::Suppress(_)
+            | NodeConfig::Dedupe(_)
+            | NodeConfig::Join(_)
+            | NodeConfig::Table(_) => true,
+            NodeConfig::Custom(c) => c.needs_key_together(),
+            NodeConfig::Filter(_)
+            | NodeConfig::Map(_)
+            | NodeConfig::FlatMap(_)
+            | NodeConfig::KeyBy(_)
+            | NodeConfig::Branch(_)
+            | NodeConfig::Merge(_)
+            | NodeConfig::Peek(_)
+            | NodeConfig::Enrich(_) => false,
+        }
     }
 
     /// The expression by which the node itself groups the records of an input, where that need not be their key (an
@@ -217,6 +243,7 @@ impl NodeConfig {
         let described = match self {
             NodeConfig::Debounce(c) => c.describe_row(key, value),
             NodeConfig::Enrich(_) => enrich::describe_row(key, value),
+            NodeConfig::Custom(_) => custom::describe_row(key, value),
             _ => None,
         };
         described.unwrap_or_else(|| Described::raw(key, value))
@@ -233,6 +260,7 @@ impl NodeConfig {
     pub fn ports(&self) -> Vec<String> {
         match self {
             NodeConfig::Branch(c) => c.0.iter().map(|(name, _)| name.clone()).collect(),
+            NodeConfig::Custom(c) => c.ports(),
             _ => Vec::new(),
         }
     }
@@ -275,6 +303,7 @@ impl NodeConfig {
             NodeConfig::Dedupe(c) => c.by.iter_mut().map(|e| (e, &[] as &[&str])).collect(),
             NodeConfig::Table(_) => Vec::new(),
             NodeConfig::Join(c) => c.exprs_mut(),
+            NodeConfig::Custom(c) => c.exprs_mut().into_iter().map(|e| (e, &[] as &[&str])).collect(),
         }
     }
 
@@ -290,6 +319,7 @@ impl NodeConfig {
             NodeConfig::Suppress(c) => c.check(),
             NodeConfig::Dedupe(c) => c.check(),
             NodeConfig::Table(c) => c.check(true),
+            NodeConfig::Custom(c) => c.check(),
             // The topology knows what stands on each side, and checks it.
             NodeConfig::Join(_) => Vec::new(),
             NodeConfig::Filter(_)
@@ -313,6 +343,7 @@ impl NodeConfig {
             NodeConfig::Dedupe(c) => format!("dedupe {}", c.within),
             NodeConfig::Table(c) => c.label(),
             NodeConfig::Join(c) => c.label(),
+            NodeConfig::Custom(c) => c.label(),
             other => other.kind_name().into(),
         }
     }

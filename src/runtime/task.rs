@@ -460,6 +460,12 @@ impl Task {
         wall.into_iter().chain(stream).min()
     }
 
+    /// Is something left to do later because of records that were read? Punctuation for ever is not.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.next_deadline(true).is_some() && self.nodes.iter().any(|n| n.op.has_work())
+    }
+
     /// Deliveries not yet acknowledged.
     #[must_use]
     pub fn outstanding(&self) -> u64 {

@@ -199,7 +199,7 @@ impl Slot {
         let Some(task) = self.assigned.task() else { return false };
         !self.readers.is_empty()
             && self.readers.iter().all(|(_, r)| r.ended())
-            && task.next_deadline(true).is_none()
+            && !task.has_work()
             && task.pending_calls() == 0
             && task.outstanding() == 0
     }

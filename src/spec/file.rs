@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::decode::decode;
 use super::env::{Mode, substitute};
 use super::problem::{Problem, Report, did_you_mean};
+use super::registry::Registry;
 use super::secret::Secrets;
 use super::test_case::TestCase;
 use super::tree::{self, Key, Kind, Node};
@@ -123,11 +124,25 @@ impl Loaded {
     }
 }
 
-/// Reads a topology file.
+/// Reads a topology file of built-in operators.
 ///
 /// # Errors
 /// Every problem found, each at its place.
 pub fn load(
+    file: &str,
+    text: &str,
+    mode: Mode,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Box<Report>> {
+    load_with(&Registry::default(), file, text, mode, variable)
+}
+
+/// Reads a topology file that may use the operators of a registry.
+///
+/// # Errors
+/// Every problem found, each at its place.
+pub fn load_with(
+    registry: &Registry,
     file: &str,
     text: &str,
     mode: Mode,
@@ -182,11 +197,12 @@ pub fn load(
             None => builder.source(&key.name, config),
         };
     }
+    let kinds: Vec<&str> = NodeConfig::KINDS.iter().copied().chain(registry.kinds()).collect();
     for (key, node) in entries(root, "operators", &mut problems) {
         let from = from_of(node, &mut problems);
-        let Some(config) = one_kind(key, node, NodeConfig::KINDS, &["from"], &mut problems) else { continue };
+        let Some(config) = one_kind(key, node, &kinds, &["from"], &mut problems) else { continue };
         let before = problems.len();
-        let Some(mut config) = decode::<NodeConfig>(&config, &mut problems) else { continue };
+        let Some(mut config) = registry.read(&config, &mut problems) else { continue };
         if problems.len() > before {
             misread.insert(key.name.as_str());
         }

@@ -3,6 +3,7 @@
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::json;
 
+use super::registry::Registry;
 use super::test_case::TestStep;
 use crate::kafka::KafkaConfig;
 use crate::model::Json;
@@ -10,9 +11,15 @@ use crate::operators::{NodeConfig, RateLimitConfig, TableConfig};
 use crate::sinks::SinkConfig;
 use crate::topology::{Errors, Guarantee, SourceConfig, State, Time};
 
-/// The schema, draft 2020-12.
+/// The schema of the built-in kinds, draft 2020-12.
 #[must_use]
 pub fn schema() -> Json {
+    schema_with(&Registry::default())
+}
+
+/// The schema with the kinds of a registry, whose settings it leaves open.
+#[must_use]
+pub fn schema_with(registry: &Registry) -> Json {
     let mut generator = SchemaGenerator::default();
     let mut of = |schema: fn(&mut SchemaGenerator) -> schemars::Schema| schema(&mut generator).to_value();
     fn sub<T: JsonSchema>(generator: &mut SchemaGenerator) -> schemars::Schema {
@@ -27,7 +34,19 @@ pub fn schema() -> Json {
     let step = of(sub::<TestStep>);
     let table = of(sub::<TableConfig>);
     let source = with(of(<SourceConfig as JsonSchema>::json_schema), "table", &table, false);
-    let operator = with_from(of(<NodeConfig as JsonSchema>::json_schema));
+    let mut operator = of(<NodeConfig as JsonSchema>::json_schema);
+    if let Some(kinds) = operator.get_mut("oneOf").and_then(Json::as_array_mut) {
+        kinds.extend(registry.kinds().map(|kind| {
+            json!({
+                "type": "object",
+                "description": "An operator of this program's own.",
+                "properties": { kind: {} },
+                "additionalProperties": false,
+                "required": [kind]
+            })
+        }));
+    }
+    let operator = with_from(operator);
     let sink = with_from(of(<SinkConfig as JsonSchema>::json_schema));
     let defs = generator.take_definitions(true);
     let named = |schema: Json| json!({ "type": "object", "additionalProperties": schema });
