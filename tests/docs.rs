@@ -204,6 +204,7 @@ fn the_defaults_in_the_readme_are_the_defaults() {
         ("guarantee", vec![word(&settings.guarantee)]),
         ("time.clock", vec![word(&settings.time.clock)]),
         ("time.max_skew", vec![settings.time.max_skew.to_string()]),
+        ("time.idle", vec![settings.time.idle.to_string()]),
         ("errors.on_failure", vec![word(&settings.errors.policy())]),
         ("debounce.max_items", vec![DebounceConfig::MAX_ITEMS.to_string()]),
     ];

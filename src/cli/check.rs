@@ -10,7 +10,7 @@ use crate::kafka::Admin;
 use crate::operators::NodeConfig;
 use crate::sinks::{SinkConfig, SinkConnection, SinkError};
 use crate::spec::{Loaded, Mode, Registry, Report, load_with};
-use crate::topology::NodeKind;
+use crate::topology::{NodeKind, Uneven};
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
@@ -79,6 +79,10 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
         match Admin::open(kafka, Duration::from_secs(5)).and_then(|admin| admin.topics(&names)) {
             Ok(found) => {
+                let counts = found.iter().filter_map(|(topic, count)| Some((topic.clone(), (*count)?)));
+                if let Err(uneven) = topology.partition_counts(&counts.collect()) {
+                    problems.push((uneven_report(loaded, &uneven), BAD_FILE));
+                }
                 for (topic, count) in found {
                     if count.is_none() {
                         let node = topology.nodes.iter().find(
@@ -140,6 +144,17 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
     let list: Vec<_> = problems.iter().flat_map(|(report, _)| report.problems().to_vec()).collect();
     let report = (!list.is_empty()).then(|| places.reports(list).redacted(&loaded.secrets));
     Ok((report, code))
+}
+
+/// Topics that are read together and have different numbers of partitions, at the join that needs them to be equal.
+pub(super) fn uneven_report(loaded: &Loaded, uneven: &Uneven) -> Report {
+    loaded.places().report(
+        "connect::partitions",
+        Some(&uneven.node),
+        &uneven.field,
+        &uneven.message,
+        Some(&uneven.help),
+    )
 }
 
 /// Opens a TCP connection, no more: a request might change something.

@@ -88,6 +88,10 @@ pub(super) fn exit(loaded: &Loaded, error: EngineError) -> Exit {
             let report = loaded.places().report("connect::config", node.as_deref(), &field, &message, None);
             Exit { code: BAD_FILE, ..Exit::bad_file(&report.redacted(&loaded.secrets)) }
         }
+        EngineError::Uneven(uneven) => {
+            let report = super::check::uneven_report(loaded, &uneven);
+            Exit { code: BAD_FILE, ..Exit::bad_file(&report.redacted(&loaded.secrets)) }
+        }
         EngineError::Failed(message) => Exit::failed(message),
         EngineError::Stopped => Exit::quiet(0),
     }

@@ -74,9 +74,79 @@ pub trait Function: Send + Sync {
     /// The value is not JSON where a field is asked for, or the expression itself fails.
     fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError>;
 
-    /// Is it known, before any record, that the result is `null`?
-    fn is_always_null(&self) -> bool {
-        false
+    /// What the result may be, as far as it is known before any record.
+    fn yields(&self) -> Yields {
+        Yields::ANY
+    }
+}
+
+/// Kinds of JSON that an expression may give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Yields(u8);
+
+impl Yields {
+    /// Nothing.
+    pub const NULL: Yields = Yields(1);
+    /// True or false.
+    pub const BOOLEAN: Yields = Yields(2);
+    /// A number.
+    pub const NUMBER: Yields = Yields(4);
+    /// Text.
+    pub const TEXT: Yields = Yields(8);
+    /// A list.
+    pub const LIST: Yields = Yields(16);
+    /// An object.
+    pub const OBJECT: Yields = Yields(32);
+    /// Any of them.
+    pub const ANY: Yields = Yields(63);
+
+    /// The kind of a value.
+    #[must_use]
+    pub fn of(json: &Json) -> Yields {
+        match json {
+            Json::Null => Yields::NULL,
+            Json::Bool(_) => Yields::BOOLEAN,
+            Json::Number(_) => Yields::NUMBER,
+            Json::String(_) => Yields::TEXT,
+            Json::Array(_) => Yields::LIST,
+            Json::Object(_) => Yields::OBJECT,
+        }
+    }
+
+    /// One of these or of those.
+    #[must_use]
+    pub fn or(self, other: Yields) -> Yields {
+        Yields(self.0 | other.0)
+    }
+
+    /// May it be one of these?
+    #[must_use]
+    pub fn may_be(self, other: Yields) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+impl fmt::Display for Yields {
+    /// For messages: `a number or text`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = ["null", "true or false", "a number", "text", "a list", "an object"];
+        let mine = names.iter().enumerate().filter(|(n, _)| self.0 >> n & 1 == 1).map(|(_, name)| *name);
+        f.write_str(&mine.collect::<Vec<_>>().join(" or "))
+    }
+}
+
+/// A function whose kind of result is known.
+struct Typed<F>(F, Yields);
+
+impl<F> Function for Typed<F>
+where
+    F: Fn(&Scope<'_>) -> Result<Json, EvalError> + Send + Sync,
+{
+    fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError> {
+        self.0(scope)
+    }
+    fn yields(&self) -> Yields {
+        self.1
     }
 }
 
@@ -147,7 +217,13 @@ impl Expr {
     /// Is it known, before any record, that the result is `null`?
     #[must_use]
     pub fn is_always_null(&self) -> bool {
-        self.text.trim() == "null" || self.function.as_ref().is_some_and(|f| f.is_always_null())
+        self.yields() == Yields::NULL
+    }
+
+    /// What the result may be, as far as it is known before any record.
+    #[must_use]
+    pub fn yields(&self) -> Yields {
+        self.function.as_ref().map_or(Yields::ANY, |f| f.yields())
     }
 
     /// Evaluates the expression.
@@ -227,8 +303,13 @@ impl JsonSchema for Expr {
 fn bare(text: &str) -> Option<Arc<dyn Function>> {
     let text = text.trim();
     match text {
-        "key" => return Some(Arc::new(|s: &Scope<'_>| Ok(s.key_json()))),
-        "timestamp" => return Some(Arc::new(|s: &Scope<'_>| Ok(Json::from(s.ts.0)))),
+        "key" => {
+            let key = |s: &Scope<'_>| Ok(s.key_json());
+            return Some(Arc::new(Typed(key, Yields::TEXT.or(Yields::NULL))));
+        }
+        "timestamp" => {
+            return Some(Arc::new(Typed(|s: &Scope<'_>| Ok(Json::from(s.ts.0)), Yields::NUMBER)));
+        }
         _ => {}
     }
     if let Some(path) = parse_path(text) {
@@ -238,7 +319,8 @@ fn bare(text: &str) -> Option<Arc<dyn Function>> {
         }));
     }
     let literal: Json = serde_json::from_str(text).ok()?;
-    Some(Arc::new(move |_: &Scope<'_>| Ok(literal.clone())))
+    let yields = Yields::of(&literal);
+    Some(Arc::new(Typed(move |_: &Scope<'_>| Ok(literal.clone()), yields)))
 }
 
 /// One step of a path.

@@ -8,7 +8,7 @@ pub mod time;
 pub mod units;
 pub mod value;
 
-pub use expr::{EvalError, Expr, Function, Scope, Template};
+pub use expr::{EvalError, Expr, Function, Scope, Template, Yields};
 pub use record::{Change, Headers, Origin, Record, WINDOW_HEADER, Window};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
 pub use units::{Millis, Rate, Size};

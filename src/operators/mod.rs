@@ -420,14 +420,15 @@ impl<'a> Cx<'a> {
         self.store(n).push_rows(rows);
     }
 
-    /// Sends a record to every node below, with the record's timestamp as stream time.
+    /// Sends a record to every node below, with its timestamp as stream time, as far as time has come.
     pub fn forward(&mut self, record: Record) {
         self.forward_to(0, record);
     }
 
     /// Sends a record through one output port.
     pub fn forward_to(&mut self, port: u16, record: Record) {
-        let stream = record.ts;
+        // The source has kept a timestamp that is ahead of the wall clock from moving this node's: nor the next ones'.
+        let stream = record.ts.min(self.clock.max(self.now));
         self.tally.records_out += 1;
         self.effects.emits.push(Emit::Record { port, record, stream });
     }

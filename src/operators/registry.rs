@@ -111,7 +111,7 @@ impl NodeConfig {
             NodeConfig::KeyBy(c) => Box::new(KeyBy::new(c)),
             NodeConfig::Branch(c) => Box::new(Branch::new(c)),
             NodeConfig::Merge(_) => Box::new(Merge),
-            NodeConfig::Peek(_) => Box::new(Peek),
+            NodeConfig::Peek(c) => Box::new(Peek::new(c)),
             NodeConfig::Debounce(c) => Box::new(Debounce::new(c)),
             NodeConfig::Enrich(c) => {
                 Box::new(Enrich::new((**c).clone()).expect("the builder has checked the settings"))
@@ -320,13 +320,12 @@ impl NodeConfig {
             NodeConfig::Dedupe(c) => c.check(),
             NodeConfig::Table(c) => c.check(true),
             NodeConfig::Custom(c) => c.check(),
-            // The topology knows what stands on each side, and checks it.
-            NodeConfig::Join(_) => Vec::new(),
-            NodeConfig::Filter(_)
-            | NodeConfig::Map(_)
-            | NodeConfig::FlatMap(_)
-            | NodeConfig::Merge(_)
-            | NodeConfig::Peek(_) => Vec::new(),
+            // The topology knows what stands on each side, and checks that.
+            NodeConfig::Join(c) => c.check(),
+            NodeConfig::Filter(c) => c.check(),
+            NodeConfig::FlatMap(c) => c.check_list(),
+            NodeConfig::Peek(c) => c.check(),
+            NodeConfig::Map(_) | NodeConfig::Merge(_) => Vec::new(),
         }
     }
 

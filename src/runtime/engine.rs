@@ -74,6 +74,9 @@ pub enum EngineError {
         /// What is wrong.
         message: String,
     },
+    /// Topics that are read together have different numbers of partitions: exit code 78.
+    #[error(transparent)]
+    Uneven(#[from] crate::topology::Uneven),
     /// It failed while running: exit code 1.
     #[error("{0}")]
     Failed(String),
@@ -230,11 +233,7 @@ impl Engine {
             (Some(config), false) => {
                 let admin = open_admin(config).await?;
                 let counts = wait_topics(&admin, &topics, &shared, stop).await?;
-                let counts = topology.partition_counts(&counts).map_err(|e| EngineError::Config {
-                    node: Some(e.node),
-                    field: "from".into(),
-                    message: e.message,
-                })?;
+                let counts = topology.partition_counts(&counts)?;
                 for sub in &topology.subs {
                     if let Some(most) =
                         sub.topics.iter().filter_map(|t| counts.get(t)).max().filter(|n| **n > 1)
@@ -365,6 +364,7 @@ impl Engine {
                 transactional: transactional.clone(),
                 changelogs: plan.changelogs.to_vec(),
                 checkpoint: topology.settings.state.checkpoint.duration(),
+                idle: topology.settings.time.idle,
                 failed: {
                     let shared = Arc::clone(&self.shared);
                     let topology = Arc::clone(&topology);

@@ -1,9 +1,11 @@
 //! Floor 4: what runs a topology. The task is sans-I/O; the drivers around it do the waiting.
 
+mod ahead;
 mod assigned;
 pub mod breaker;
 pub mod calls;
 mod checkpoint;
+mod choose;
 mod deliver;
 mod engine;
 mod gate;

@@ -87,6 +87,12 @@ impl Operator for SourceNode {
     }
 }
 
+/// The time that a record has in the task, where the source has an expression for it; `None` where the expression fails,
+/// and the record will be refused.
+pub(super) fn event_time(expr: &Expr, record: &Record) -> Option<Timestamp> {
+    expr.eval(&Scope::of(record)).and_then(|t| milliseconds(&t, expr)).ok()
+}
+
 /// A timestamp from an expression: a number of milliseconds, or RFC 3339 text.
 fn milliseconds(json: &Json, expr: &Expr) -> Result<Timestamp, EvalError> {
     let parsed = match json {

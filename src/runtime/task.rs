@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::nodes::{SinkNode, SourceNode, dead_letter};
-use crate::model::{Origin, Record, Timestamp};
+use super::nodes::{SinkNode, SourceNode, dead_letter, event_time};
+use crate::model::{Expr, Origin, Record, Timestamp};
 use crate::operators::{
     Call, Cx, Effects, Emit, Load, Operator, OperatorError, Payload, Reason, Reject, Reply, SinkRow, Tally,
 };
@@ -181,6 +181,8 @@ pub struct Task {
     global: Vec<usize>,
     /// Sources by topic.
     sources: Vec<Vec<usize>>,
+    /// The expression of a record's time, by topic.
+    times: Vec<Option<Expr>>,
     /// Nodes by topic that its records reach in the step that reads them.
     reached: Vec<Vec<usize>>,
     stores: Vec<Store>,
@@ -273,6 +275,11 @@ impl Task {
                 sub.nodes.iter().filter(|g| reads(g)).filter_map(|g| by_global.get(g).copied()).collect()
             })
             .collect();
+        let time = |from: &Vec<usize>| match &topology.nodes[sub.nodes[*from.first()?]].kind {
+            NodeKind::Source(source) => source.timestamp().cloned(),
+            NodeKind::Operator(_) | NodeKind::Sink(_) => None,
+        };
+        let times = sources.iter().map(time).collect();
         let reached = sources.iter().map(|from| reached(topology, sub, &nodes, from)).collect();
         let mut task = Task {
             id,
@@ -284,6 +291,7 @@ impl Task {
             by_global,
             nodes,
             sources,
+            times,
             reached,
             stores,
             moved: false,
@@ -336,6 +344,13 @@ impl Task {
     pub fn uncommitted(&self, topic: usize) -> i64 {
         let (read, committed) = (self.positions[topic], self.committed[topic]);
         read.zip(committed).map_or(0, |(r, c)| (r - c).max(0))
+    }
+
+    /// The time that a record of a topic will have here: by it, what is read of several topics is put in order.
+    #[must_use]
+    pub fn time_of(&self, topic: usize, record: &Record) -> Timestamp {
+        let time = self.times[topic].as_ref().and_then(|expr| event_time(expr, record));
+        time.unwrap_or(record.ts)
     }
 
     /// Sets the next offset of a topic: where reading starts.

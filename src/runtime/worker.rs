@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
+use super::ahead::Ahead;
 use super::assigned::{Assigned, Rewound};
 use super::calls::{self, CallDriver, Job};
 use super::checkpoint::{Committer, Part};
@@ -19,7 +20,7 @@ use super::inbox::{Handle, Inbox, Mail, Message, Restored};
 use super::metrics::WorkerMetrics;
 use super::read::TaskReader;
 use super::task::{Input, Step, Task, TaskError, TaskId};
-use crate::model::{Clock, Record, SystemClock, Timestamp};
+use crate::model::{Clock, Millis, Record, SystemClock, Timestamp};
 use crate::sinks::KafkaLane;
 
 /// Records taken from one partition in one visit.
@@ -70,6 +71,8 @@ pub struct Outside {
     pub changelogs: Vec<Option<Arc<str>>>,
     /// Time between checkpoints.
     pub checkpoint: Duration,
+    /// How long a task with several inputs waits for one whose end was reached.
+    pub idle: Millis,
     /// Reported when a task stops for good.
     pub failed: Box<dyn Fn(TaskId, String) + Send>,
     /// Told which tasks run and which are restoring.
@@ -92,6 +95,8 @@ pub enum TaskStatus {
 struct Slot {
     assigned: Assigned,
     readers: Vec<(usize, TaskReader)>,
+    /// Read from several partitions, and not taken yet.
+    ahead: Ahead,
     /// Topics whose offsets the group commits. Kept when the readers are dropped: the last checkpoint has offsets too.
     commits: Vec<usize>,
     sealed_at: Instant,
@@ -140,9 +145,41 @@ impl Slot {
         records: &mut Vec<Record>,
         step: &mut Step,
     ) -> Result<bool, TaskError> {
+        let ordered = self.readers.len() > 1 && self.readers.iter().all(|(_, r)| r.has_offsets());
+        let mut busy = match (room, ordered) {
+            (false, _) => false,
+            (true, true) => self.read_ordered(now, records, step)?,
+            (true, false) => self.read(now, records, step)?,
+        };
+        let caught_up = !self.assigned.is_leaving()
+            && self.ahead.is_empty()
+            && self.readers.iter().all(|(_, r)| r.caught_up());
+        let Some(task) = self.assigned.task_mut() else { return Ok(false) };
+        if caught_up || task.next_deadline(false).is_some_and(|at| at <= now) {
+            task.step(Input::Clock { caught_up: caught_up && room }, now, step)?;
+        }
+        if self.left_at.is_some_and(|at| !self.gate.is_idle() && at.elapsed() < CALLS_GRACE) {
+            return Ok(busy);
+        }
+        let full = task.gathered() >= GATHERED_MAX;
+        let due = (full || self.sealed_at.elapsed() >= checkpoint) && !self.assigned.is_checkpointing();
+        busy |= self.assigned.seal(due, now)?;
+        if due {
+            self.sealed_at = Instant::now();
+        }
+        Ok(busy)
+    }
+
+    /// Reads every input in turn and takes what comes. True if anything came.
+    fn read(
+        &mut self,
+        now: Timestamp,
+        records: &mut Vec<Record>,
+        step: &mut Step,
+    ) -> Result<bool, TaskError> {
         let mut busy = false;
         for (topic, reader) in &mut self.readers {
-            if !room || !self.assigned.takes_input() {
+            if !self.assigned.takes_input() {
                 break;
             }
             let Some(task) = self.assigned.task_mut() else { break };
@@ -170,21 +207,60 @@ impl Slot {
                 }
             }
         }
-        let caught_up = !self.assigned.is_leaving() && self.readers.iter().all(|(_, r)| r.caught_up());
-        let Some(task) = self.assigned.task_mut() else { return Ok(false) };
-        if caught_up || task.next_deadline(false).is_some_and(|at| at <= now) {
-            task.step(Input::Clock { caught_up: caught_up && room }, now, step)?;
-        }
-        if self.left_at.is_some_and(|at| !self.gate.is_idle() && at.elapsed() < CALLS_GRACE) {
-            return Ok(busy);
-        }
-        let full = task.gathered() >= GATHERED_MAX;
-        let due = (full || self.sealed_at.elapsed() >= checkpoint) && !self.assigned.is_checkpointing();
-        busy |= self.assigned.seal(due, now)?;
-        if due {
-            self.sealed_at = Instant::now();
-        }
         Ok(busy)
+    }
+
+    /// Reads several partitions and takes their records by the lowest timestamp. True if anything was taken.
+    fn read_ordered(
+        &mut self,
+        now: Timestamp,
+        records: &mut Vec<Record>,
+        step: &mut Step,
+    ) -> Result<bool, TaskError> {
+        let mut taken = 0;
+        while taken < VISIT && self.assigned.takes_input() {
+            let Some(task) = self.assigned.task_mut() else { break };
+            if task.gathered() >= 2 * GATHERED_MAX {
+                break;
+            }
+            for (input, (topic, reader)) in self.readers.iter_mut().enumerate() {
+                if !self.ahead.wants(input) {
+                    continue;
+                }
+                match reader.poll_batch(VISIT, now, records) {
+                    Ok(0) => {
+                        if let Some(end) = reader.end() {
+                            task.skip_to(*topic, end);
+                        }
+                    }
+                    Ok(_) => {
+                        let number = u16::try_from(*topic).unwrap_or(u16::MAX);
+                        let timed = records.drain(..).map(|mut record| {
+                            record.origin.topic = number;
+                            (task.time_of(*topic, &record), record)
+                        });
+                        self.ahead.push(input, timed);
+                    }
+                    Err(e) => {
+                        records.clear();
+                        let task = task.id();
+                        tracing::warn!(?task, error = e, "cannot read a partition");
+                    }
+                }
+            }
+            let caught_up: Vec<bool> = self.readers.iter().map(|(_, r)| r.caught_up()).collect();
+            let Some((input, records)) = self.ahead.take(&caught_up, now) else { break };
+            taken += records.len();
+            let topic = self.readers[input].0;
+            task.step(Input::Records { topic, records }, now, step)?;
+        }
+        if let Some(input) = self.ahead.stalled()
+            && let Some(task) = self.assigned.task()
+        {
+            let topic = &*task.topics()[self.readers[input].0];
+            tracing::warn!(task = ?task.id(), topic, "records wait until more of this topic can be read");
+        }
+        Ok(taken > 0)
     }
 
     /// No more input, no more calls; it goes when it has committed.
@@ -486,6 +562,7 @@ impl Worker {
         let slot = Slot {
             assigned,
             readers: all,
+            ahead: Ahead::new(self.outside.idle),
             commits,
             sealed_at: Instant::now(),
             ended: false,
@@ -504,6 +581,7 @@ impl Worker {
         }
         match result {
             Ok(Restored { mut task, backend, step, offsets }) => {
+                slot.ahead.clear();
                 let starts: Vec<Option<i64>> = slot
                     .readers
                     .iter()

@@ -71,10 +71,10 @@ impl fmt::Debug for Registry {
 /// The value of a map of one entry. So a problem of the settings knows the key that they stand under.
 struct Only<C>(C);
 
-impl<'de, C: Deserialize<'de>> Deserialize<'de> for Only<C> {
+impl<'de, C: CustomOperator + Deserialize<'de>> Deserialize<'de> for Only<C> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         struct Entry<C>(PhantomData<C>);
-        impl<'de, C: Deserialize<'de>> Visitor<'de> for Entry<C> {
+        impl<'de, C: CustomOperator + Deserialize<'de>> Visitor<'de> for Entry<C> {
             type Value = Only<C>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a kind with its settings")
@@ -82,7 +82,8 @@ impl<'de, C: Deserialize<'de>> Deserialize<'de> for Only<C> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Only<C>, A::Error> {
                 match map.next_entry::<String, C>()? {
                     Some((_, settings)) => Ok(Only(settings)),
-                    None => Err(A::Error::custom("no settings")),
+                    // Left out, since what is wrong in it was reported.
+                    None => Err(A::Error::missing_field(C::KIND)),
                 }
             }
         }

@@ -27,8 +27,8 @@ use serde::Deserialize;
 pub use functions::DENIED;
 use rewrite::Fixes;
 
-use super::problem::Problem;
-use crate::model::{EvalError, Expr, Function, Json, Scope, Value};
+use super::problem::{Problem, near};
+use crate::model::{EvalError, Expr, Function, Json, Scope, Value, Yields};
 
 /// Every fix answers complaints one level further out; deeper than this is no expression.
 const ROUNDS_MAX: usize = 64;
@@ -60,7 +60,8 @@ impl VrlCompiler {
         vars: &[&str],
     ) -> Result<Arc<dyn Function>, Problem> {
         let used: Vec<&str> = NAMES.iter().chain(vars).copied().filter(|name| mentions(text, name)).collect();
-        let refused = |list: &DiagnosticList, fixes: &Fixes| self.problem(text, span.as_ref(), list, fixes);
+        let refused =
+            |list: &DiagnosticList, fixes: &Fixes| self.problem(text, span.as_ref(), vars, list, fixes);
         let program = parser::parse(shielded(text)).map_err(|error| {
             let error: Box<dyn ::vrl::diagnostic::DiagnosticMessage> = Box::new(error);
             refused(&DiagnosticList::from(vec![error]), &Fixes::default())
@@ -85,6 +86,7 @@ impl VrlCompiler {
         &self,
         text: &str,
         span: Option<&Range<usize>>,
+        vars: &[&str],
         list: &DiagnosticList,
         fixes: &Fixes,
     ) -> Problem {
@@ -96,7 +98,7 @@ impl VrlCompiler {
         let label = primary.map(|l| l.message.clone()).filter(|m| !m.is_empty());
         let label = label.unwrap_or_else(|| "here".into());
         let mut message = sentence(&complaint.message);
-        let mut help = self.help(text, complaint);
+        let mut help = self.help(text, vars, complaint);
         let label = if message == "syntax error" {
             message = "the expression has a syntax error".into();
             help = help.or_else(|| Some("write it like `.amount > 10` or `{ \"id\": .id }`".into()));
@@ -116,13 +118,22 @@ impl VrlCompiler {
     }
 
     /// The complaint's other labels and its hints, without what is about our own functions.
-    fn help(&self, text: &str, complaint: &Diagnostic) -> Option<String> {
+    fn help(&self, text: &str, vars: &[&str], complaint: &Diagnostic) -> Option<String> {
         let named = complaint.labels.iter().find(|l| l.primary).and_then(|l| text.get(l.span.range()));
         if let Some(denied) = named.and_then(|name| DENIED.iter().find(|d| **d == name)) {
             let instead = if *denied == "now" { "; the record's time is `timestamp`" } else { "" };
             return Some(format!(
                 "`{denied}` is left out: an expression only depends on its record{instead}"
             ));
+        }
+        if complaint.message == "call to undefined variable"
+            && let Some(name) = named
+        {
+            let known: Vec<&str> = NAMES.iter().chain(vars).copied().collect();
+            return Some(match near(name, &known) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("a field of the value begins with a dot: `.{name}`"),
+            });
         }
         let labels = complaint.labels.iter().skip(1).map(|l| l.message.clone());
         let notes = complaint.notes.iter().map(ToString::to_string);
@@ -180,7 +191,7 @@ struct Compiled {
     program: Program,
     names: Vec<String>,
     reads_value: bool,
-    always_null: bool,
+    yields: Yields,
     zone: TimeZone,
 }
 
@@ -190,10 +201,24 @@ impl Compiled {
         let mut paths = info.target_queries.iter().chain(&info.target_assignments);
         let reads_value = paths.any(|path| path.prefix == PathPrefix::Event);
         let zone = TimeZone::parse("UTC").unwrap_or_default();
-        let always_null = program.final_type_info().result.is_null();
+        let yields = yields(program.final_type_info().result.kind());
         let names = used.iter().map(|&n| n.to_owned()).collect();
-        Compiled { names, reads_value, always_null, zone, program }
+        Compiled { names, reads_value, yields, zone, program }
     }
+}
+
+/// What VRL knows about a result, as JSON. What never ends well (`abort`) may be anything.
+fn yields(kind: &Kind) -> Yields {
+    let kinds = [
+        (kind.contains_null() || kind.contains_undefined(), Yields::NULL),
+        (kind.contains_boolean(), Yields::BOOLEAN),
+        (kind.contains_integer() || kind.contains_float(), Yields::NUMBER),
+        (kind.contains_bytes() || kind.contains_timestamp() || kind.contains_regex(), Yields::TEXT),
+        (kind.contains_array(), Yields::LIST),
+        (kind.contains_object(), Yields::OBJECT),
+    ];
+    let known = kinds.into_iter().filter(|(has, _)| *has).map(|(_, yields)| yields);
+    known.reduce(Yields::or).unwrap_or(Yields::ANY)
 }
 
 thread_local! {
@@ -223,8 +248,8 @@ impl Function for Compiled {
         }
     }
 
-    fn is_always_null(&self) -> bool {
-        self.always_null
+    fn yields(&self) -> Yields {
+        self.yields
     }
 }
 

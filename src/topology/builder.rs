@@ -197,6 +197,11 @@ fn check_name(name: &str, node: Option<&str>, problems: &mut Vec<GraphProblem>) 
 }
 
 fn check_settings(name: &str, kind: &NodeKind, settings: &Settings, problems: &mut Vec<GraphProblem>) {
+    if let NodeKind::Source(source) = kind {
+        for (field, message, help) in source.check() {
+            problems.push(problem("graph::setting", name, &field, &message, Some(help)));
+        }
+    }
     match kind {
         NodeKind::Source(SourceConfig::Kafka(k)) => match (&k.topic, &k.topics) {
             (Some(_), Some(_)) => problems.push(problem(

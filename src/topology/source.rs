@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::model::{Expr, Rate};
+use crate::model::{Expr, Rate, Yields};
+use crate::operators::Problem;
 
 /// A source's settings; its kind is the key that holds them in YAML.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
@@ -157,6 +158,32 @@ impl SourceConfig {
             SourceConfig::Stdin(l) => l.key.as_ref(),
             SourceConfig::Kafka(_) | SourceConfig::Generate(_) => None,
         }
+    }
+
+    /// What is wrong with its expressions.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        let kind = match self {
+            SourceConfig::Kafka(_) => "kafka",
+            SourceConfig::File(_) => "file",
+            SourceConfig::Stdin(_) => "stdin",
+            SourceConfig::Generate(_) => "generate",
+        };
+        let mut problems = Vec::new();
+        if let Some(timestamp) = self.timestamp()
+            && !timestamp.yields().may_be(Yields::NUMBER.or(Yields::TEXT))
+        {
+            let message =
+                format!("a timestamp is a number or text, and this is always {}", timestamp.yields());
+            let help = "write where it stands, for example `.created_at`: milliseconds, or RFC 3339 text";
+            problems.push((format!("{kind}.timestamp"), message, help.into()));
+        }
+        if self.key().is_some_and(Expr::is_always_null) {
+            let message = "an expression that yields nothing for a key";
+            let help = "write what the key is made of, for example `.customer`, or leave it out";
+            problems.push((format!("{kind}.key"), message.into(), help.into()));
+        }
+        problems
     }
 
     /// The expressions inside, to be compiled.
