@@ -56,7 +56,7 @@ pub struct Time {
     #[serde(default = "Time::default_skew")]
     pub max_skew: Millis,
     /// How long a task with several input topics waits for one of which everything was read, before it goes on with the
-    /// others. Records are taken by the lowest timestamp, and more of that one may be on its way. Default 0s: it is
+    /// others. Records are taken by the lowest timestamp, and more of that one may be on its way. Default 0ms: it is
     /// waited for only while there is more of it to be read.
     #[serde(default)]
     pub idle: Millis,
