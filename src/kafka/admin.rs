@@ -258,7 +258,31 @@ impl Admin {
         self.log_offsets(partitions, Offset::Beginning)
     }
 
+    /// The end of each partition with what is in open transactions, like [`Admin::end_offsets`]. Above it while one is
+    /// open, or is committed and its marker is still on the way to the partition. Makes a client for the call.
+    ///
+    /// # Errors
+    /// A partition does not exist, or the cluster does not answer.
+    pub fn uncommitted_end_offsets(&self, partitions: &[TopicPartition]) -> Result<Vec<i64>, AdminError> {
+        let reader: BaseConsumer<Quiet> = self
+            .config
+            .admin_consumer()
+            .set("isolation.level", "read_uncommitted")
+            .create_with_context(Quiet)
+            .map_err(|e| AdminError::new("cannot make a Kafka client", &e))?;
+        self.log_offsets_by(&reader, partitions, Offset::End)
+    }
+
     fn log_offsets(&self, partitions: &[TopicPartition], which: Offset) -> Result<Vec<i64>, AdminError> {
+        self.log_offsets_by(&self.reader, partitions, which)
+    }
+
+    fn log_offsets_by(
+        &self,
+        reader: &BaseConsumer<Quiet>,
+        partitions: &[TopicPartition],
+        which: Offset,
+    ) -> Result<Vec<i64>, AdminError> {
         let what = "cannot look up offsets";
         if partitions.is_empty() {
             return Ok(Vec::new());
@@ -267,8 +291,7 @@ impl Admin {
         for p in partitions {
             list.add_partition_offset(&p.topic, p.partition, which).map_err(|e| AdminError::new(what, &e))?;
         }
-        let list =
-            self.reader.offsets_for_times(list, self.timeout).map_err(|e| AdminError::new(what, &e))?;
+        let list = reader.offsets_for_times(list, self.timeout).map_err(|e| AdminError::new(what, &e))?;
         let mut offsets = Vec::with_capacity(partitions.len());
         for p in partitions {
             let what = || format!("{what} of {p}");

@@ -177,6 +177,19 @@ impl CommitError {
     }
 }
 
+/// Says whether an assigned partition is still that assignment's. Whoever commits for a partition looks at it right
+/// before: brokers take offsets of partitions that belong to somebody else.
+#[derive(Clone, Debug)]
+pub struct Lease(Arc<AtomicBool>);
+
+impl Lease {
+    /// Is the assignment over: lost, or given away?
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// What one poll of a partition brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Polled {
@@ -390,10 +403,18 @@ pub struct GroupHandle {
 }
 
 impl GroupHandle {
-    /// The member's identity for a transaction; `None` after the reader was closed.
+    /// The member's identity for a transaction; `None` while it is no member: the reader is closed, or its session was
+    /// lost and it has not joined again. Such an identity is empty, and brokers take a transaction's offsets from
+    /// anybody without one.
+    ///
+    /// A partition whose [`Lease`] is not over *after* this call is safe to commit with it: to be given away, it needs
+    /// another generation of the group, in which this identity is refused.
     #[must_use]
     pub fn group_metadata(&self) -> Option<GroupMetadata> {
-        self.consumer.upgrade()?.group_metadata().map(GroupMetadata)
+        let consumer = self.consumer.upgrade()?;
+        let before = ffi::membership(consumer.client())?;
+        let metadata = consumer.group_metadata()?;
+        (ffi::membership(consumer.client())? == before).then_some(GroupMetadata(metadata))
     }
 
     /// Commits next offsets and waits for the broker (1-15 ms; longer while it is away). Only partitions that are ours:
@@ -541,6 +562,7 @@ impl Poller {
                 },
                 partition: p.clone(),
                 start_offset,
+                first: None,
                 next: start_offset,
                 caught_up: false,
                 revoked,
@@ -646,6 +668,8 @@ pub struct PartitionReader {
     partition: TopicPartition,
     origin: Origin,
     start_offset: Option<i64>,
+    /// The first record read: the start, where no offset is committed.
+    first: Option<i64>,
     next: Option<i64>,
     caught_up: bool,
     revoked: Arc<AtomicBool>,
@@ -663,10 +687,17 @@ impl PartitionReader {
         &self.partition
     }
 
-    /// The committed offset that reading starts at; `None` without a commit: by [`GroupOptions::offset_reset`].
+    /// The committed offset that reading starts at. Without a commit it is by [`GroupOptions::offset_reset`]: `None`
+    /// until something was read, then the first record's offset.
     #[must_use]
     pub fn start_offset(&self) -> Option<i64> {
-        self.start_offset
+        self.start_offset.or(self.first)
+    }
+
+    /// Tells, for as long as anybody asks, whether this assignment is over.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        Lease(Arc::clone(&self.revoked))
     }
 
     /// The offset behind what was read: what to commit when all of it is done. At the end of the partition it is also
@@ -713,6 +744,7 @@ impl PartitionReader {
                     }
                     self.spans.push((append(&mut data, message.key()), append(&mut data, message.payload())));
                     out.push(self.record(&message));
+                    self.first.get_or_insert(message.offset());
                     self.next = Some(message.offset() + 1);
                     polled.records += 1;
                 }

@@ -6,7 +6,9 @@
 //! the limiter, so it slows every caller of that API.
 //!
 //! Order: jobs of one key never overlap, because the operator sends a key's next call after the answer to the one
-//! before. Shutdown: calls under way are dropped; they are pending in the checkpoint and will be made again.
+//! before, and because a task that is released or taken back closes its [`Wire`]: from then on none of its calls starts,
+//! and whoever runs the task next waits until those on the wire have ended. Shutdown: calls under way are dropped; they
+//! are pending in the checkpoint and will be made again.
 //!
 //! Not here: what an answer means for the record.
 
@@ -35,6 +37,57 @@ pub struct Job<T> {
     pub ticket: T,
     /// The call.
     pub call: Call,
+    /// The task's calls on the wire. Once closed, the attempt is not made and not answered.
+    pub wire: Wire,
+}
+
+/// The calls of one task in one assignment that are on the wire now, over all its nodes. Shared by the worker, which
+/// closes it, and by the calls.
+#[derive(Clone, Debug, Default)]
+pub struct Wire(Arc<WireParts>);
+
+#[derive(Debug, Default)]
+struct WireParts {
+    closed: CancellationToken,
+    /// Held for moments: a call goes on the wire, or comes off it, or the wire is closed.
+    flying: Mutex<usize>,
+}
+
+impl Wire {
+    fn flying(&self) -> MutexGuard<'_, usize> {
+        self.0.flying.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on no call starts.
+    pub fn close(&self) {
+        let flying = self.flying();
+        self.0.closed.cancel();
+        drop(flying);
+    }
+
+    /// Is no call on the wire? Then their answers have been handed back.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        *self.flying() == 0
+    }
+
+    fn enter(&self) -> Option<OnWire<'_>> {
+        let mut flying = self.flying();
+        if self.0.closed.is_cancelled() {
+            return None;
+        }
+        *flying += 1;
+        Some(OnWire(self))
+    }
+}
+
+/// A call on the wire; off it when dropped.
+struct OnWire<'a>(&'a Wire);
+
+impl Drop for OnWire<'_> {
+    fn drop(&mut self) {
+        *self.0.flying() -= 1;
+    }
 }
 
 /// What a node's calls came to. Read by the metrics at any time.
@@ -224,7 +277,18 @@ impl<F> Shared<F> {
     where
         F: Fn(T, u64, Reply),
     {
-        let pass = self.pass().await;
+        let pass = tokio::select! {
+            biased;
+            () = job.wire.0.closed.cancelled() => return,
+            // Cancel-safe: it takes its grant last, without waiting after it.
+            pass = self.pass() => pass,
+        };
+        let wire = job.wire;
+        let Some(on_wire) = wire.enter() else {
+            // As for a request that could not be sent: it says nothing about the API, and a probe must end.
+            self.settle(pass, &Reply::Refused { message: String::new() });
+            return;
+        };
         let CallRequest::Http(request) = &job.call.request;
         let began = Instant::now();
         let flying = Flying::new(&self.counters.in_flight);
@@ -233,6 +297,7 @@ impl<F> Shared<F> {
         self.counters.count(&reply, began.elapsed());
         self.settle(pass, &reply);
         (self.reply_to)(job.ticket, job.call.id, reply);
+        drop(on_wire);
     }
 
     /// Waits until the circuit is closed (or needs a probe) and the limiter grants the attempt. A grant that meets a

@@ -6,6 +6,7 @@ pub mod calls;
 mod checkpoint;
 mod deliver;
 mod engine;
+mod failpoint;
 pub mod http;
 mod inbox;
 pub mod limiter;

@@ -9,14 +9,18 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 use super::assigned::{Assigned, Rewound};
-use super::calls::{CallDriver, Job};
+use super::calls::{CallDriver, Job, Wire};
 use super::checkpoint::{Committer, Part};
 use super::deliver::{CHUNK, Parcel, SinkDriver};
+use super::failpoint;
 use super::inbox::{Handle, Inbox, Mail, Message, Restored};
 use super::metrics::WorkerMetrics;
 use super::read::TaskReader;
 use super::task::{Input, Step, Task, TaskError, TaskId};
+use crate::kafka::Lease;
 use crate::model::{Clock, Record, SystemClock, Timestamp};
 use crate::sinks::KafkaLane;
 
@@ -30,6 +34,8 @@ const GATHERED_MAX: usize = 20_000;
 const IDLE: Duration = Duration::from_millis(2);
 /// How often counters become metrics.
 const REPORT: Duration = Duration::from_millis(250);
+/// How long a task that leaves waits for answers to its calls on the wire; then its next owner makes them again.
+const ANSWERS: Duration = Duration::from_secs(5);
 
 /// Where the answer to a call belongs: task, node, worker.
 pub type Ticket = (Handle, usize, Inbox);
@@ -44,7 +50,7 @@ pub struct Outside {
     /// Call drivers by node.
     pub calls: BTreeMap<usize, Calls>,
     /// Starts restoring a task; the answer comes through the inbox.
-    pub restore: Box<dyn Fn(Handle, Inbox) + Send>,
+    pub restore: Box<dyn Fn(Order) + Send>,
     /// Sinks whose records go into the checkpoint's transaction.
     pub transactional: BTreeMap<usize, KafkaLane>,
     /// Changelog topic of each sub-topology, where there is one.
@@ -70,9 +76,29 @@ pub enum TaskStatus {
     Gone,
 }
 
+/// A restore to be made.
+pub struct Order {
+    /// The task, under the handle that it will have.
+    pub handle: Handle,
+    /// Where the answer goes.
+    pub inbox: Inbox,
+    /// Cancelled when nobody waits for it any more: then state must not stay open.
+    pub unwanted: CancellationToken,
+    /// Calls of earlier assignments of the task: it may not make them again before they have ended.
+    pub wires: Vec<Wire>,
+}
+
 struct Slot {
     assigned: Assigned,
     readers: Vec<(usize, TaskReader)>,
+    /// Of its readers; kept when those are dropped.
+    leases: Vec<Lease>,
+    /// Its calls.
+    wire: Wire,
+    /// Cancelled when the slot goes, or another restore begins.
+    unwanted: CancellationToken,
+    /// When it began to leave.
+    left_at: Option<Instant>,
     /// Topics whose offsets the group commits. Kept when the readers are dropped: the last checkpoint has offsets too.
     commits: Vec<usize>,
     sealed_at: Instant,
@@ -100,6 +126,8 @@ pub struct Worker {
     /// Rows by sink node and lane, not handed on yet.
     rows: BTreeMap<(usize, usize), Vec<Parcel>>,
     calls: VecDeque<(usize, Job<Ticket>)>,
+    /// Calls of assignments that are over.
+    wires: Vec<(TaskId, Wire)>,
     step: Step,
     records: Vec<Record>,
     reported: Instant,
@@ -188,6 +216,7 @@ impl Worker {
             generation: 0,
             rows: BTreeMap::new(),
             calls: VecDeque::new(),
+            wires: Vec::new(),
             step: Step::default(),
             records: Vec::new(),
             reported: Instant::now(),
@@ -212,6 +241,12 @@ impl Worker {
 
     fn turn(&mut self) -> bool {
         let mut busy = false;
+        // Before the messages are taken: a wire that is quiet here has its answers among them.
+        for slot in self.slots.values_mut() {
+            let waits = slot.left_at.is_some_and(|at| at.elapsed() < ANSWERS);
+            slot.assigned.awaits(waits && !slot.wire.is_quiet());
+        }
+        self.wires.retain(|(_, wire)| !wire.is_quiet());
         while let Some(message) = self.mail.try_next() {
             self.message(message);
             busy = true;
@@ -251,8 +286,11 @@ impl Worker {
     /// Sorts what a step wants into the queues of sinks and calls.
     fn take_step(&mut self, handle: Handle) {
         self.step.drops.clear();
+        let slot = self.slots.get(&handle.id).filter(|s| s.left_at.is_none());
         for (node, call) in self.step.calls.drain(..) {
-            let job = Job { ticket: (handle, node, self.inbox.clone()), call };
+            // The calls of a task that leaves are pending in its state.
+            let Some(slot) = slot else { continue };
+            let job = Job { ticket: (handle, node, self.inbox.clone()), call, wire: slot.wire.clone() };
             self.calls.push_back((node, job));
         }
         for delivery in self.step.deliveries.drain(..) {
@@ -312,7 +350,9 @@ impl Worker {
             let lanes = &self.outside.transactional;
             let outputs = sealed.outputs.iter();
             let outputs = outputs.filter_map(|(node, row)| Some(lanes.get(node)?.message(row))).collect();
-            parts.push(Part { handle, sealed, outputs, backend, changelog, offsets });
+            failpoint::hit(failpoint::SEALED);
+            let leases = slot.leases.clone();
+            parts.push(Part { handle, sealed, outputs, backend, changelog, offsets, leases });
         }
         if parts.is_empty() {
             return;
@@ -346,6 +386,8 @@ impl Worker {
     fn remove(&mut self, id: TaskId) {
         if let Some(slot) = self.slots.remove(&id) {
             self.forget(slot.assigned.handle());
+            self.close(slot.wire, id);
+            slot.unwanted.cancel();
             (self.outside.status)(id, TaskStatus::Gone);
             self.metrics.forget(id);
         }
@@ -356,6 +398,34 @@ impl Worker {
         for rows in self.rows.values_mut() {
             rows.retain(|p| p.handle != handle);
         }
+        self.calls.retain(|(_, job)| job.ticket.0 != handle);
+    }
+
+    /// No call of an assignment starts any more. Those on the wire are remembered until they have ended.
+    fn close(&mut self, wire: Wire, id: TaskId) {
+        wire.close();
+        self.wires.push((id, wire));
+    }
+
+    /// Asks for a restore of a task, under its handle.
+    fn restore(&mut self, handle: Handle) {
+        let wires = self.wires.iter().filter(|(id, _)| *id == handle.id).map(|(_, w)| w.clone()).collect();
+        let Some(slot) = self.slots.get_mut(&handle.id) else { return };
+        slot.unwanted.cancel();
+        slot.unwanted = CancellationToken::new();
+        (self.outside.status)(handle.id, TaskStatus::Restoring);
+        let (inbox, unwanted) = (self.inbox.clone(), slot.unwanted.clone());
+        (self.outside.restore)(Order { handle, inbox, unwanted, wires });
+    }
+
+    fn leave(&mut self, id: TaskId) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.assigned.leave();
+        slot.left_at.get_or_insert_with(Instant::now);
+        // Unless it turns out otherwise at the next turn.
+        slot.assigned.awaits(true);
+        slot.wire.close();
+        let handle = slot.assigned.handle();
         self.calls.retain(|(_, job)| job.ticket.0 != handle);
     }
 
@@ -377,9 +447,11 @@ impl Worker {
                 for id in &ids {
                     if lost {
                         self.remove(*id);
-                    } else if let Some(slot) = self.slots.get_mut(id) {
-                        slot.assigned.leave();
-                        slot.readers.clear();
+                    } else {
+                        self.leave(*id);
+                        if let Some(slot) = self.slots.get_mut(id) {
+                            slot.readers.clear();
+                        }
                     }
                 }
                 self.leaves.push(Leave { ids, done });
@@ -409,14 +481,17 @@ impl Worker {
             }
             Message::Drain(done) => {
                 self.drain = Some(done);
-                for slot in self.slots.values_mut() {
-                    slot.assigned.leave();
-                }
+                let ids: Vec<TaskId> = self.slots.keys().copied().collect();
+                ids.into_iter().for_each(|id| self.leave(id));
             }
         }
     }
 
     fn assign(&mut self, id: TaskId, readers: Vec<(usize, crate::kafka::PartitionReader)>) {
+        if self.drain.is_some() {
+            // On the way out; the group gives them to others as soon as it is left.
+            return;
+        }
         let readers: Vec<(usize, TaskReader)> =
             readers.into_iter().map(|(topic, reader)| (topic, TaskReader::Kafka(reader))).collect();
         self.add(id, readers);
@@ -429,17 +504,27 @@ impl Worker {
         let mut ahead = false;
         if let Some(old) = self.slots.remove(&id) {
             self.forget(old.assigned.handle());
+            self.close(old.wire, id);
+            old.unwanted.cancel();
             // It starts again from its last checkpoint: what its readers have read since must be read again.
             ahead = true;
-            all.retain(|(topic, _)| old.readers.iter().all(|(t, _)| t != topic));
-            all.extend(old.readers);
+            let kept: Vec<_> =
+                old.readers.into_iter().filter(|(t, _)| all.iter().all(|(topic, _)| topic != t)).collect();
+            all.extend(kept);
         }
-        (self.outside.status)(id, TaskStatus::Restoring);
-        let commits = all.iter().filter(|(_, r)| r.has_offsets()).map(|(topic, _)| *topic).collect();
-        let assigned = Assigned::new(handle, ahead);
-        let slot = Slot { assigned, readers: all, commits, sealed_at: Instant::now(), ended: false };
+        let slot = Slot {
+            assigned: Assigned::new(handle, ahead),
+            commits: all.iter().filter(|(_, r)| r.has_offsets()).map(|(topic, _)| *topic).collect(),
+            leases: all.iter().filter_map(|(_, r)| r.lease()).collect(),
+            readers: all,
+            wire: Wire::default(),
+            unwanted: CancellationToken::new(),
+            left_at: None,
+            sealed_at: Instant::now(),
+            ended: false,
+        };
         self.slots.insert(id, slot);
-        (self.outside.restore)(handle, self.inbox.clone());
+        self.restore(handle);
     }
 
     fn restored(&mut self, handle: Handle, result: Result<Restored, String>) {
@@ -449,27 +534,19 @@ impl Worker {
         }
         match result {
             Ok(Restored { mut task, backend, step, offsets }) => {
-                let starts: Vec<Option<i64>> = slot
-                    .readers
-                    .iter()
-                    .map(|(topic, reader)| {
-                        let known = offsets.iter().find(|(t, _)| t == topic).map(|(_, offset)| *offset);
-                        known.or(reader.start_offset())
-                    })
-                    .collect();
-                for ((topic, _), start) in slot.readers.iter().zip(&starts) {
-                    if let Some(start) = start {
-                        task.start_at(*topic, *start);
+                for (topic, reader) in &mut slot.readers {
+                    let known = offsets.iter().find(|(t, _)| t == topic).map(|(_, offset)| *offset);
+                    let Some(start) = known.or(reader.start_offset()) else { continue };
+                    task.start_at(*topic, start);
+                    if let Err(e) = reader.rewind(start) {
+                        // To go on from elsewhere would lose records.
+                        tracing::warn!(task = ?handle.id, error = e, "cannot go to the last checkpoint, trying again");
+                        self.rewind(handle);
+                        return;
                     }
                 }
                 if slot.assigned.restored(task, backend) {
-                    for ((_, reader), start) in slot.readers.iter_mut().zip(&starts) {
-                        if let Some(start) = start
-                            && let Err(e) = reader.rewind(*start)
-                        {
-                            tracing::warn!(task = ?handle.id, error = e, "cannot go back to the last checkpoint");
-                        }
-                    }
+                    tracing::info!(task = ?handle.id, "goes on from its last checkpoint");
                 }
                 slot.sealed_at = Instant::now();
                 (self.outside.status)(handle.id, TaskStatus::Running);
@@ -501,9 +578,10 @@ impl Worker {
             Rewound::Stale => {}
             Rewound::Gone => self.remove(handle.id),
             Rewound::Restoring => {
+                let wire = std::mem::take(&mut slot.wire);
                 self.forget(handle);
-                (self.outside.status)(handle.id, TaskStatus::Restoring);
-                (self.outside.restore)(next, self.inbox.clone());
+                self.close(wire, handle.id);
+                self.restore(next);
             }
         }
     }

@@ -77,7 +77,8 @@ impl Bench {
         };
         let id = self.next;
         self.next += 1;
-        Job { ticket, call: Call { id, attempt: 1, key: None, request: CallRequest::Http(request) } }
+        let call = Call { id, attempt: 1, key: None, request: CallRequest::Http(request) };
+        Job { ticket, call, wire: Wire::default() }
     }
 
     fn submit(&mut self, ticket: &'static str, path: &str) {

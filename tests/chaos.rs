@@ -1,0 +1,134 @@
+//! A seeded crash driver over the real Kafka and the real binary: instances are killed with -9, lose their disks, come
+//! and go, and the broker goes down, all under a steady load. At the end everything settles and the outputs are
+//! compared with what went in.
+//!
+//! `CHAOS_ROUNDS` (10) bad things per test; `CHAOS_SEED` repeats the choices, not their exact moments.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::fleet::{
+    Fleet, Until, all_committed, feed_numbers, gathering, numbers, read_all, rounds, seed,
+};
+use common::{OwnServer, Setup, World, wait};
+use slackwater::kafka::TopicSpec;
+
+const LONG: Duration = Duration::from_secs(90);
+
+/// A world on a broker of its own.
+fn world(setup: Setup) -> (OwnServer, World) {
+    let broker = OwnServer::kafka();
+    let world = World::new(Setup { brokers: Some(broker.address.clone()), ..setup });
+    (broker, world)
+}
+
+#[test]
+fn accounts_are_in_step_whatever_happens() {
+    let (broker, world) = world(Setup { limit: "200/s", max_wait: "4s", ..Setup::default() });
+    world.api.mood(|m| m.latency_ms = 30);
+    let mut fleet = Fleet::start(&world, &broker, seed());
+    let stop = AtomicBool::new(false);
+    let events = std::thread::scope(|scope| {
+        let _until = Until(&stop);
+        let feeder = scope.spawn(|| {
+            let mut sent = 0;
+            while !stop.load(Ordering::Acquire) {
+                let group = (sent / 600) % 3;
+                let some: Vec<String> =
+                    (sent..sent + 20).map(|n| format!("acct-{}", group * 50 + n * 7 % 60)).collect();
+                world.change(&some);
+                sent += some.len();
+                std::thread::park_timeout(Duration::from_millis(150));
+            }
+            sent
+        });
+        (0..rounds()).for_each(|_| fleet.round());
+        drop(_until);
+        feeder.join().unwrap()
+    });
+    fleet.settle();
+    world.wait_synced(LONG);
+    fleet.stop_all();
+    let own: Vec<_> = world.api.all_overlaps().into_iter().filter(|o| o.others.contains(&o.who)).collect();
+    println!(
+        "{events} events, {} calls, {} of them gave what was known, {} overlapped another instance's, {} in the busiest second",
+        world.api.calls(),
+        world.api.superfluous(),
+        world.api.overlaps() - own.len(),
+        world.api.busiest_second()
+    );
+    assert!(own.is_empty(), "calls of one account by one instance never overlap: {own:?}");
+    assert!(world.api.busiest_second() <= 200, "the limit holds: {}", world.api.busiest_second());
+}
+
+#[test]
+fn exactly_once_with_state_is_exactly_once() {
+    let (broker, world) = world(Setup::default());
+    let out = format!("{}-out", world.name);
+    world.admin().create_topics(&[TopicSpec::new(&out, 2)]).unwrap();
+    gathering(&world, &out, "");
+    let mut fleet = Fleet::start(&world, &broker, seed());
+    fleet.freeze_members = true;
+    let stop = AtomicBool::new(false);
+    let sent = std::thread::scope(|scope| {
+        let until = Until(&stop);
+        let feeder = scope.spawn(|| feed_numbers(&world, &stop, Duration::from_millis(100)));
+        (0..rounds()).for_each(|_| fleet.round());
+        drop(until);
+        feeder.join().unwrap()
+    });
+    fleet.settle();
+    wait("nothing is pending", LONG, || fleet.metric("slackwater_debounce_pending_keys") == 0.0);
+    fleet.stop_all();
+    let (seen, disordered) = numbers(&read_all(&world, &out, 2));
+    let lost: Vec<u64> = (0..sent).filter(|n| !seen.contains_key(n)).collect();
+    let twice: Vec<_> = seen.iter().filter(|(_, n)| **n > 1).map(|(n, times)| (*n, *times)).collect();
+    println!("{sent} events, {} lost, {} twice, {disordered} out of order", lost.len(), twice.len());
+    assert!(
+        lost.is_empty() && twice.is_empty() && disordered == 0,
+        "lost {:?}, twice {:?}, out of order {disordered}",
+        &lost[..lost.len().min(20)],
+        &twice[..twice.len().min(20)]
+    );
+}
+
+#[test]
+fn a_copy_at_least_once_loses_nothing() {
+    let (broker, world) = world(Setup::default());
+    let out = format!("{}-out", world.name);
+    world.admin().create_topics(&[TopicSpec::new(&out, 2)]).unwrap();
+    std::fs::write(
+        &world.yaml,
+        format!(
+            "name: {}\nkafka: {{ brokers: \"${{KAFKA_BROKERS}}\", session_timeout: 6s }}\n\
+             sources:\n  in: {{ kafka: {{ topic: {} }} }}\n\
+             sinks:\n  out: {{ from: in, kafka: {{ topic: {out}, value: '[.]' }} }}\n",
+            world.name, world.topic
+        ),
+    )
+    .unwrap();
+    let mut fleet = Fleet::start(&world, &broker, seed());
+    fleet.freeze_members = true;
+    let stop = AtomicBool::new(false);
+    let sent = std::thread::scope(|scope| {
+        let until = Until(&stop);
+        let feeder = scope.spawn(|| feed_numbers(&world, &stop, Duration::from_millis(50)));
+        (0..rounds()).for_each(|_| fleet.round());
+        drop(until);
+        feeder.join().unwrap()
+    });
+    fleet.settle();
+    fleet.stop_all();
+    assert!(all_committed(&world));
+    let (seen, _) = numbers(&read_all(&world, &out, 2));
+    let lost: Vec<u64> = (0..sent).filter(|n| !seen.contains_key(n)).collect();
+    let again: BTreeMap<usize, usize> = seen.values().fold(BTreeMap::new(), |mut all, n| {
+        *all.entry(*n).or_default() += 1;
+        all
+    });
+    println!("{sent} events, {} lost; written N times: events {again:?}", lost.len());
+    assert!(lost.is_empty(), "lost {:?}", &lost[..lost.len().min(20)]);
+}
