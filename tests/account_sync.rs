@@ -1,5 +1,7 @@
 //! account-sync end to end: real Kafka, the real Spanner emulator, the real binary, a real HTTP API, and bad days.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
 mod common;
 
 use std::time::{Duration, Instant};
@@ -81,6 +83,8 @@ fn a_lost_disk_is_restored_from_the_changelog() {
 #[test]
 fn two_instances_share_the_partitions_and_one_takes_over() {
     let world = World::new(Setup { limit: "200/s", ..Setup::default() });
+    // Calls are on the wire when partitions move.
+    world.api.mood(|m| m.latency_ms = 100);
     let mut one = world.start("one");
     one.wait_ready(LONG);
     let mut two = world.start("two");

@@ -10,9 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::fleet::{
-    Fleet, Until, all_committed, feed_numbers, gathering, numbers, read_all, rounds, seed,
-};
+use common::fleet::{Fleet, Until, all_committed, feed_numbers, gathering, numbers, read_all, rounds, seed};
 use common::{OwnServer, Setup, World, wait};
 use slackwater::kafka::TopicSpec;
 

@@ -1,5 +1,7 @@
 //! What is promised about duplicates and offsets, on the real Kafka with the real binary killed under load.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
 mod common;
 
 use std::collections::BTreeMap;

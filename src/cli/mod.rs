@@ -4,6 +4,7 @@
 //! answered (`check --connect`), 78 bad topology file.
 
 mod check;
+mod dev;
 mod graph;
 mod run;
 mod simulate;
@@ -46,6 +47,8 @@ enum LogFormat {
 enum Command {
     /// Run a topology against its real servers.
     Run(run::RunArgs),
+    /// Run a topology with nothing installed: broker, API and tables are inside the process. Ends with a proof.
+    Dev(dev::DevArgs),
     /// Report everything wrong with a topology file.
     Check(check::CheckArgs),
     /// Run the tests inside a topology file, on virtual time, without servers.
@@ -62,7 +65,9 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_logs(cli.log_format);
+    if !matches!(cli.command, Command::Dev(_)) {
+        start_logs(cli.log_format, "info,librdkafka=error", std::io::stderr);
+    }
     end_on_panic();
     // gcloud-spanner panics on TLS when two crypto providers are compiled in and none is chosen.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
@@ -70,6 +75,7 @@ pub fn main() -> ExitCode {
     }
     let code = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Dev(args) => dev::dev(&args, cli.log_format),
         Command::Check(args) => check::check(&args),
         Command::Test(args) => test::test(&args),
         Command::Simulate(args) => simulate::simulate(&args),
@@ -123,11 +129,14 @@ fn end_on_panic() {
     }));
 }
 
-fn start_logs(format: LogFormat) {
+/// `default` is what is logged unless `SLACKWATER_LOG` says otherwise.
+fn start_logs<W>(format: LogFormat, default: &str, writer: W)
+where
+    W: for<'w> tracing_subscriber::fmt::MakeWriter<'w> + Send + Sync + 'static,
+{
     use tracing_subscriber::EnvFilter;
-    let filter =
-        EnvFilter::try_from_env("SLACKWATER_LOG").unwrap_or_else(|_| EnvFilter::new("info,librdkafka=error"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = EnvFilter::try_from_env("SLACKWATER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // A second call (in tests) keeps the first.
     match format {
         LogFormat::Text => drop(logs.with_target(false).with_ansi(colours()).try_init()),

@@ -56,7 +56,7 @@ pub(super) fn run(args: &RunArgs) -> Result<(), Exit> {
     result
 }
 
-fn cores() -> usize {
+pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
@@ -82,7 +82,7 @@ async fn serve(loaded: &Loaded, options: EngineOptions, admin: &str) -> Result<(
     Ok(())
 }
 
-fn exit(loaded: &Loaded, error: EngineError) -> Exit {
+pub(super) fn exit(loaded: &Loaded, error: EngineError) -> Exit {
     match error {
         EngineError::Config { node, field, message } => {
             let report = loaded.places().report("connect::config", node.as_deref(), &field, &message, None);

@@ -354,6 +354,17 @@ impl Template {
         &self.text
     }
 
+    /// Replaces the first `len` bytes; false, and nothing is changed, where an expression stands in them.
+    pub fn replace_start(&mut self, len: usize, with: &str) -> bool {
+        let Some(Part::Text(first)) = self.parts.first_mut() else { return false };
+        if len > first.len() || !first.is_char_boundary(len) {
+            return false;
+        }
+        first.replace_range(..len, with);
+        self.text.replace_range(..len, with);
+        true
+    }
+
     /// The expressions inside, to be compiled.
     pub fn exprs_mut(&mut self) -> impl Iterator<Item = &mut Expr> {
         self.parts.iter_mut().filter_map(|p| match p {

@@ -9,6 +9,7 @@
 //! calls [`Operator::on_time`], before the record that moved the clock if [`Operator::time_first`] says so, else after
 //! it; always before a watermark goes on to the nodes below.
 
+pub mod aggregate;
 mod branch;
 pub mod call;
 pub mod debounce;
@@ -19,9 +20,12 @@ mod merge;
 pub mod rate_limit;
 mod registry;
 pub mod retry;
+pub mod suppress;
+pub mod window;
 
 use bytes::Bytes;
 
+pub use aggregate::AggregateConfig;
 pub use branch::BranchConfig;
 pub use call::{CallRequest, HttpRequest, Reply};
 pub use debounce::DebounceConfig;
@@ -31,6 +35,8 @@ pub use map::MapConfig;
 pub use merge::MergeConfig;
 pub use rate_limit::{RateLimitConfig, RateScope};
 pub use registry::NodeConfig;
+pub use suppress::SuppressConfig;
+pub use window::WindowConfig;
 
 use crate::model::{EvalError, Record, Timestamp};
 use crate::state::{StateError, Store};

@@ -5,12 +5,14 @@ use std::ops::RangeInclusive;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::aggregate::{Aggregate, AggregateConfig};
 use super::branch::{Branch, BranchConfig};
 use super::debounce::{Debounce, DebounceConfig};
 use super::enrich::{Enrich, EnrichConfig};
 use super::filter::{Filter, FilterConfig};
 use super::map::{FlatMap, Map, MapConfig};
 use super::merge::{Merge, MergeConfig};
+use super::suppress::{Suppress, SuppressConfig};
 use super::{Operator, Problem};
 use crate::model::Expr;
 
@@ -32,6 +34,10 @@ pub enum NodeConfig {
     Debounce(DebounceConfig),
     /// Calls an API for each record and puts the answer into it.
     Enrich(Box<EnrichConfig>),
+    /// One result per key, or per key and window.
+    Aggregate(Box<AggregateConfig>),
+    /// Holds results back until their window is closed, or for a time.
+    Suppress(SuppressConfig),
 }
 
 impl NodeConfig {
@@ -46,12 +52,14 @@ impl NodeConfig {
             NodeConfig::Merge(_) => "merge",
             NodeConfig::Debounce(_) => "debounce",
             NodeConfig::Enrich(_) => "enrich",
+            NodeConfig::Aggregate(_) => "aggregate",
+            NodeConfig::Suppress(_) => "suppress",
         }
     }
 
     /// All kinds, as written in YAML.
     pub const KINDS: &'static [&'static str] =
-        &["filter", "map", "flat_map", "branch", "merge", "debounce", "enrich"];
+        &["filter", "map", "flat_map", "branch", "merge", "debounce", "enrich", "aggregate", "suppress"];
 
     /// A new operator with these settings, without state.
     #[must_use]
@@ -66,13 +74,21 @@ impl NodeConfig {
             NodeConfig::Enrich(c) => {
                 Box::new(Enrich::new((**c).clone()).expect("the builder has checked the settings"))
             }
+            NodeConfig::Aggregate(c) => Box::new(Aggregate::new(c)),
+            NodeConfig::Suppress(c) => Box::new(Suppress::new(c)),
         }
     }
 
     /// Does it keep state?
     #[must_use]
     pub fn is_stateful(&self) -> bool {
-        matches!(self, NodeConfig::Debounce(_) | NodeConfig::Enrich(_))
+        matches!(
+            self,
+            NodeConfig::Debounce(_)
+                | NodeConfig::Enrich(_)
+                | NodeConfig::Aggregate(_)
+                | NodeConfig::Suppress(_)
+        )
     }
 
     /// Why its state cannot be rebuilt by reading the input again from the low watermark, and what to write instead.
@@ -128,6 +144,8 @@ impl NodeConfig {
             NodeConfig::Merge(_) => Vec::new(),
             NodeConfig::Debounce(c) => c.exprs_mut(),
             NodeConfig::Enrich(c) => c.exprs_mut().map(|e| (e, &[] as &[&str])).collect(),
+            NodeConfig::Aggregate(c) => c.exprs_mut(),
+            NodeConfig::Suppress(_) => Vec::new(),
         }
     }
 
@@ -138,6 +156,8 @@ impl NodeConfig {
             NodeConfig::Debounce(c) => c.check(),
             NodeConfig::Enrich(c) => c.check(),
             NodeConfig::Branch(c) => c.check(),
+            NodeConfig::Aggregate(c) => c.check(),
+            NodeConfig::Suppress(c) => c.check(),
             NodeConfig::Filter(_) | NodeConfig::Map(_) | NodeConfig::FlatMap(_) | NodeConfig::Merge(_) => {
                 Vec::new()
             }
@@ -151,6 +171,8 @@ impl NodeConfig {
             NodeConfig::Filter(c) => format!("filter {}", c.0.text()),
             NodeConfig::Debounce(c) => format!("debounce {}", c.label()),
             NodeConfig::Enrich(c) => format!("enrich {}", c.label()),
+            NodeConfig::Aggregate(c) => format!("aggregate {}", c.label()),
+            NodeConfig::Suppress(c) => format!("suppress {}", c.label()),
             other => other.kind_name().into(),
         }
     }

@@ -5,8 +5,7 @@
 //!
 //! - what comes back for another assignment of the same partition is ignored: every answer carries its [`Handle`];
 //! - one epoch at a time is between its seal and the moment its rows are in the backend;
-//! - a task that leaves takes no input; it goes after an epoch that was sealed since has been applied, and that epoch is
-//!   sealed when its calls on the wire are answered, so that nobody makes them a second time;
+//! - a task that leaves takes no input; it goes after an epoch that was sealed since has been applied;
 //! - a checkpoint that was not committed takes the task back to the last one that was, and its readers with it.
 
 use std::sync::Arc;
@@ -47,8 +46,6 @@ pub struct Assigned {
     leaving: bool,
     /// Sealed for the last time.
     last: bool,
-    /// Answers are on their way that belong into the last epoch.
-    awaits: bool,
     /// Its readers are ahead of the checkpoint that it is restored to.
     ahead: bool,
 }
@@ -57,7 +54,7 @@ impl Assigned {
     /// A task that waits for its restore. `ahead`: its readers have read already.
     #[must_use]
     pub fn new(handle: Handle, ahead: bool) -> Assigned {
-        Assigned { handle, phase: Phase::Restoring, leaving: false, last: false, awaits: false, ahead }
+        Assigned { handle, phase: Phase::Restoring, leaving: false, last: false, ahead }
     }
 
     /// Whose answers count.
@@ -128,23 +125,17 @@ impl Assigned {
         }
     }
 
-    /// Are answers to its calls on their way? While it leaves, its last epoch waits for them.
-    pub fn awaits(&mut self, answers: bool) {
-        self.awaits = answers;
-    }
-
     /// Ends the open epoch, if it is time (`due`, or it leaves) and the one before is done with. True if one was sealed.
     ///
     /// # Errors
     /// The task must stop.
     pub fn seal(&mut self, due: bool, now: Timestamp) -> Result<bool, TaskError> {
-        let last = self.leaving && !self.awaits;
-        if self.is_checkpointing() || !(due || last && !self.last) {
+        if self.is_checkpointing() || !(due || self.leaving && !self.last) {
             return Ok(false);
         }
         let Phase::Running(running) = &mut self.phase else { return Ok(false) };
         running.sealed = running.task.seal_late(now)?;
-        self.last = last;
+        self.last = self.leaving;
         Ok(running.sealed.is_some())
     }
 

@@ -6,9 +6,7 @@
 //! the limiter, so it slows every caller of that API.
 //!
 //! Order: jobs of one key never overlap, because the operator sends a key's next call after the answer to the one
-//! before, and because a task that is released or taken back closes its [`Wire`]: from then on none of its calls starts,
-//! and whoever runs the task next waits until those on the wire have ended. Shutdown: calls under way are dropped; they
-//! are pending in the checkpoint and will be made again.
+//! before. Shutdown: calls under way are dropped; they are pending in the checkpoint and will be made again.
 //!
 //! Not here: what an answer means for the record.
 
@@ -37,57 +35,6 @@ pub struct Job<T> {
     pub ticket: T,
     /// The call.
     pub call: Call,
-    /// The task's calls on the wire. Once closed, the attempt is not made and not answered.
-    pub wire: Wire,
-}
-
-/// The calls of one task in one assignment that are on the wire now, over all its nodes. Shared by the worker, which
-/// closes it, and by the calls.
-#[derive(Clone, Debug, Default)]
-pub struct Wire(Arc<WireParts>);
-
-#[derive(Debug, Default)]
-struct WireParts {
-    closed: CancellationToken,
-    /// Held for moments: a call goes on the wire, or comes off it, or the wire is closed.
-    flying: Mutex<usize>,
-}
-
-impl Wire {
-    fn flying(&self) -> MutexGuard<'_, usize> {
-        self.0.flying.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// From now on no call starts.
-    pub fn close(&self) {
-        let flying = self.flying();
-        self.0.closed.cancel();
-        drop(flying);
-    }
-
-    /// Is no call on the wire? Then their answers have been handed back.
-    #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        *self.flying() == 0
-    }
-
-    fn enter(&self) -> Option<OnWire<'_>> {
-        let mut flying = self.flying();
-        if self.0.closed.is_cancelled() {
-            return None;
-        }
-        *flying += 1;
-        Some(OnWire(self))
-    }
-}
-
-/// A call on the wire; off it when dropped.
-struct OnWire<'a>(&'a Wire);
-
-impl Drop for OnWire<'_> {
-    fn drop(&mut self) {
-        *self.0.flying() -= 1;
-    }
 }
 
 /// What a node's calls came to. Read by the metrics at any time.
@@ -174,7 +121,15 @@ pub struct CallDriver<T> {
     task: JoinHandle<()>,
 }
 
-impl<T: Send + 'static> CallDriver<T> {
+/// What a job carries to its reply.
+pub trait Ticket: Send + Sync + 'static {
+    /// The call is about to be sent: false if nobody waits for it any more; then the job ends without a reply.
+    fn begin(&self) -> bool {
+        true
+    }
+}
+
+impl<T: Ticket> CallDriver<T> {
     /// Starts a driver. `reply_to(ticket, call id, reply)` is called on the runtime for each answer; it must not block.
     pub fn spawn<F>(handle: &Handle, parts: CallParts, reply_to: F) -> CallDriver<T>
     where
@@ -236,7 +191,7 @@ async fn drive<T, F>(
     slots: usize,
     cancel: CancellationToken,
 ) where
-    T: Send + 'static,
+    T: Ticket,
     F: Fn(T, u64, Reply) + Send + Sync + 'static,
 {
     enum Event<T> {
@@ -273,22 +228,11 @@ async fn drive<T, F>(
 }
 
 impl<F> Shared<F> {
-    async fn perform<T>(&self, job: Job<T>)
+    async fn perform<T: Ticket>(&self, job: Job<T>)
     where
         F: Fn(T, u64, Reply),
     {
-        let pass = tokio::select! {
-            biased;
-            () = job.wire.0.closed.cancelled() => return,
-            // Cancel-safe: it takes its grant last, without waiting after it.
-            pass = self.pass() => pass,
-        };
-        let wire = job.wire;
-        let Some(on_wire) = wire.enter() else {
-            // As for a request that could not be sent: it says nothing about the API, and a probe must end.
-            self.settle(pass, &Reply::Refused { message: String::new() });
-            return;
-        };
+        let Some(pass) = self.pass(|| job.ticket.begin()).await else { return };
         let CallRequest::Http(request) = &job.call.request;
         let began = Instant::now();
         let flying = Flying::new(&self.counters.in_flight);
@@ -297,19 +241,27 @@ impl<F> Shared<F> {
         self.counters.count(&reply, began.elapsed());
         self.settle(pass, &reply);
         (self.reply_to)(job.ticket, job.call.id, reply);
-        drop(on_wire);
     }
 
     /// Waits until the circuit is closed (or needs a probe) and the limiter grants the attempt. A grant that meets a
     /// circuit opened meanwhile is given up: fewer calls than allowed, never more.
-    async fn pass(&self) -> Pass {
+    ///
+    /// `begin` is asked last; on false there is no pass.
+    async fn pass(&self, begin: impl Fn() -> bool) -> Option<Pass> {
         loop {
             self.circuit().await;
             let came = Instant::now();
             self.limiter.acquire().await;
             self.counters.limiter_wait_micros.fetch_add(micros(came.elapsed()), Ordering::Relaxed);
-            if let Admission::Go(pass) = self.breaker().admit(self.start.elapsed()) {
-                return pass;
+            let mut breaker = self.breaker();
+            if !matches!(breaker.look(self.start.elapsed()), Admission::Go(_)) {
+                continue;
+            }
+            if !begin() {
+                return None;
+            }
+            if let Admission::Go(pass) = breaker.admit(self.start.elapsed()) {
+                return Some(pass);
             }
         }
     }

@@ -277,8 +277,6 @@ impl Engine {
             let reader = GroupReader::open(config, &options, move |event| router.event(event))
                 .map_err(|e| EngineError::Failed(e.to_string()))?;
             self.reader = Some(reader);
-        } else {
-            self.shared.status_mut().joined = true;
         }
         let transactional = match writer {
             Some(writer) if plan.transactions && topology.settings.guarantee == Guarantee::ExactlyOnce => {
@@ -348,6 +346,10 @@ impl Engine {
                 .map_err(|e| EngineError::Failed(e.to_string()))?;
             self.threads.push(thread);
         }
+        if self.reader.is_none() {
+            // Their own sources' tasks are known by now: not ready before they run.
+            self.shared.status_mut().joined = true;
+        }
         Ok(())
     }
 
@@ -397,8 +399,11 @@ impl Engine {
                 counters,
                 cancel: self.calls_stop.clone(),
             };
-            let reply = |(handle, node, inbox): Ticket, call: u64, reply: Reply| {
+            let reply = |ticket: Ticket, call: u64, reply: Reply| {
+                let Ticket { handle, node, inbox, gate } = ticket;
+                // The answer is in the inbox before the gate is seen idle.
                 inbox.send(Message::Reply { handle, node, call, reply });
+                gate.end();
             };
             out.insert(n, CallDriver::spawn(tokio, parts, reply));
         }
@@ -481,8 +486,7 @@ impl Engine {
 
     /// The tasks that are still there, for the log.
     fn left(&self) -> String {
-        let names: Vec<String> =
-            self.shared.status().tasks.keys().map(|id| self.task_name(*id)).collect();
+        let names: Vec<String> = self.shared.status().tasks.keys().map(|id| self.task_name(*id)).collect();
         names.join(", ")
     }
 
@@ -891,7 +895,12 @@ impl Router {
                     }
                 }
                 tracing::info!(tasks = tasks.len(), "partitions assigned");
-                self.shared.status_mut().joined = true;
+                {
+                    // At once, not when the worker hears of it: in between the instance would look ready.
+                    let mut status = self.shared.status_mut();
+                    status.joined = true;
+                    status.tasks.extend(tasks.keys().map(|id| (*id, "restoring")));
+                }
                 self.shares.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks.keys().copied());
                 self.share();
                 for (id, readers) in tasks {

@@ -7,6 +7,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     CounterVec, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -265,10 +267,36 @@ impl Metrics {
         self.restore_remaining.with_label_values(&labels).set(remaining);
     }
 
+    /// Keys waiting to go quiet, all nodes and partitions together. Up to a report old, as every value of a task.
+    #[must_use]
+    pub fn keys_waiting(&self) -> u64 {
+        sum(&self.pending_keys)
+    }
+
+    /// Calls waiting or sent, all nodes and partitions together.
+    #[must_use]
+    pub fn calls_waiting(&self) -> u64 {
+        sum(&self.calls_pending)
+    }
+
+    /// Records that came into a node.
+    #[must_use]
+    pub fn records_in(&self, node: &str) -> u64 {
+        self.records_in.with_label_values(&[node]).get()
+    }
+
     /// How many tasks are in a state.
     pub fn set_tasks(&self, state: &str, n: usize) {
         self.tasks.with_label_values(&[state]).set(i64::try_from(n).unwrap_or(i64::MAX));
     }
+}
+
+/// The sum over all labels.
+fn sum(gauges: &IntGaugeVec) -> u64 {
+    let families = gauges.collect();
+    let values = families.iter().flat_map(MetricFamily::get_metric).map(|m| m.get_gauge().get_value());
+    // Whole numbers, kept as floats by the library: far below 2^53.
+    Duration::try_from_secs_f64(values.sum()).unwrap_or_default().as_secs()
 }
 
 /// What a worker reports.

@@ -7,6 +7,7 @@ mod checkpoint;
 mod deliver;
 mod engine;
 mod failpoint;
+mod gate;
 pub mod http;
 mod inbox;
 pub mod limiter;

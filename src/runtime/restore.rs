@@ -118,12 +118,13 @@ impl Parts {
         let mut task = Task::open(&self.topology, id, &backend, SystemClock.now(), &mut step)
             .map_err(|e| e.to_string())?;
         task.set_transactional(self.transactional.clone());
-        while order.wires.iter().any(|wire| !wire.is_quiet()) {
+        while order.gates.iter().any(|gate| !gate.is_idle()) {
             order.wait(Duration::from_millis(5))?;
         }
+        let firsts = self.firsts(order, &sub.topics, &offsets)?;
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(task = format!("{}-{}", sub.name, id.partition), rows, ms, "restored");
-        Ok(Restored { task, backend, step, offsets })
+        Ok(Restored { task, backend, step, offsets, firsts })
     }
 
     /// Opens the task's store. While an earlier assignment in this process has it, say in a commit that waits for a
@@ -282,6 +283,24 @@ impl Parts {
             GroupOffset::None | GroupOffset::Pending => None,
         });
         Ok(known.collect())
+    }
+
+    /// Where reading begins without a commit.
+    fn firsts(
+        &self,
+        order: &Order,
+        topics: &[String],
+        known: &[(usize, i64)],
+    ) -> Result<Vec<(usize, i64)>, String> {
+        let Some(admin) = &self.admin else { return Ok(Vec::new()) };
+        let (at, asked): (Vec<usize>, Vec<TopicPartition>) = topics
+            .iter()
+            .enumerate()
+            .filter(|(t, _)| known.iter().all(|(topic, _)| topic != t))
+            .map(|(t, name)| (t, TopicPartition::new(name.as_str(), order.handle.id.partition)))
+            .unzip();
+        let found = order.patiently(|| admin.start_offsets(&asked))?;
+        Ok(at.into_iter().zip(found).collect())
     }
 }
 

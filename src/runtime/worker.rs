@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::assigned::{Assigned, Rewound};
-use super::calls::{CallDriver, Job, Wire};
+use super::calls::{self, CallDriver, Job};
 use super::checkpoint::{Committer, Part};
 use super::deliver::{CHUNK, Parcel, SinkDriver};
 use super::failpoint;
+use super::gate::CallGate;
 use super::inbox::{Handle, Inbox, Mail, Message, Restored};
 use super::metrics::WorkerMetrics;
 use super::read::TaskReader;
@@ -30,15 +31,30 @@ const VISIT: usize = 256;
 const BACKLOG_MAX: usize = 8192;
 /// Rows gathered for one transaction; the epoch is sealed early then, and at twice as many no input is taken.
 const GATHERED_MAX: usize = 20_000;
+/// How long a task that leaves waits for calls on the wire.
+const CALLS_GRACE: Duration = Duration::from_secs(3);
 /// How long an idle worker waits for a message before it polls again.
 const IDLE: Duration = Duration::from_millis(2);
 /// How often counters become metrics.
 const REPORT: Duration = Duration::from_millis(250);
-/// How long a task that leaves waits for answers to its calls on the wire; then its next owner makes them again.
-const ANSWERS: Duration = Duration::from_secs(5);
 
 /// Where the answer to a call belongs: task, node, worker.
-pub type Ticket = (Handle, usize, Inbox);
+pub struct Ticket {
+    /// The task.
+    pub handle: Handle,
+    /// Its node.
+    pub node: usize,
+    /// Its worker.
+    pub inbox: Inbox,
+    /// Whether it may still be sent.
+    pub gate: CallGate,
+}
+
+impl calls::Ticket for Ticket {
+    fn begin(&self) -> bool {
+        self.gate.begin()
+    }
+}
 
 /// Where calls of one node go.
 pub type Calls = CallDriver<Ticket>;
@@ -85,7 +101,7 @@ pub struct Order {
     /// Cancelled when nobody waits for it any more: then state must not stay open.
     pub unwanted: CancellationToken,
     /// Calls of earlier assignments of the task: it may not make them again before they have ended.
-    pub wires: Vec<Wire>,
+    pub gates: Vec<CallGate>,
 }
 
 struct Slot {
@@ -93,17 +109,19 @@ struct Slot {
     readers: Vec<(usize, TaskReader)>,
     /// Of its readers; kept when those are dropped.
     leases: Vec<Lease>,
-    /// Its calls.
-    wire: Wire,
     /// Cancelled when the slot goes, or another restore begins.
     unwanted: CancellationToken,
-    /// When it began to leave.
-    left_at: Option<Instant>,
     /// Topics whose offsets the group commits. Kept when the readers are dropped: the last checkpoint has offsets too.
     commits: Vec<usize>,
     sealed_at: Instant,
     /// [`TaskStatus::Ended`] was told.
     ended: bool,
+    /// Of this assignment's calls.
+    gate: CallGate,
+    /// Were no calls on the wire when this turn began?
+    answered: bool,
+    /// When it began to leave.
+    left_at: Option<Instant>,
 }
 
 /// Waiting for tasks to leave.
@@ -126,8 +144,8 @@ pub struct Worker {
     /// Rows by sink node and lane, not handed on yet.
     rows: BTreeMap<(usize, usize), Vec<Parcel>>,
     calls: VecDeque<(usize, Job<Ticket>)>,
-    /// Calls of assignments that are over.
-    wires: Vec<(TaskId, Wire)>,
+    /// Of assignments that are over, while calls are on the wire.
+    gates: Vec<(TaskId, CallGate)>,
     step: Step,
     records: Vec<Record>,
     reported: Instant,
@@ -174,6 +192,9 @@ impl Slot {
         if caught_up || task.next_deadline(false).is_some_and(|at| at <= now) {
             task.step(Input::Clock { caught_up: caught_up && room }, now, step)?;
         }
+        if self.left_at.is_some_and(|at| !self.answered && at.elapsed() < CALLS_GRACE) {
+            return Ok(busy);
+        }
         let full = task.gathered() >= GATHERED_MAX;
         let due = (full || self.sealed_at.elapsed() >= checkpoint) && !self.assigned.is_checkpointing();
         busy |= self.assigned.seal(due, now)?;
@@ -181,6 +202,15 @@ impl Slot {
             self.sealed_at = Instant::now();
         }
         Ok(busy)
+    }
+
+    /// No more input, no more calls; it goes when it has committed.
+    fn leave(&mut self) {
+        self.assigned.leave();
+        self.gate.close();
+        // Looked at before the gate was closed: a call may have begun since.
+        self.answered = false;
+        self.left_at.get_or_insert_with(Instant::now);
     }
 
     /// Have all its sources ended, with nothing left to do?
@@ -216,7 +246,7 @@ impl Worker {
             generation: 0,
             rows: BTreeMap::new(),
             calls: VecDeque::new(),
-            wires: Vec::new(),
+            gates: Vec::new(),
             step: Step::default(),
             records: Vec::new(),
             reported: Instant::now(),
@@ -241,12 +271,11 @@ impl Worker {
 
     fn turn(&mut self) -> bool {
         let mut busy = false;
-        // Before the messages are taken: a wire that is quiet here has its answers among them.
+        // Before the messages are taken: then the answers of a gate that is idle are among them.
         for slot in self.slots.values_mut() {
-            let waits = slot.left_at.is_some_and(|at| at.elapsed() < ANSWERS);
-            slot.assigned.awaits(waits && !slot.wire.is_quiet());
+            slot.answered = slot.gate.is_idle();
         }
-        self.wires.retain(|(_, wire)| !wire.is_quiet());
+        self.gates.retain(|(_, gate)| !gate.is_idle());
         while let Some(message) = self.mail.try_next() {
             self.message(message);
             busy = true;
@@ -286,11 +315,10 @@ impl Worker {
     /// Sorts what a step wants into the queues of sinks and calls.
     fn take_step(&mut self, handle: Handle) {
         self.step.drops.clear();
-        let slot = self.slots.get(&handle.id).filter(|s| s.left_at.is_none());
         for (node, call) in self.step.calls.drain(..) {
-            // The calls of a task that leaves are pending in its state.
-            let Some(slot) = slot else { continue };
-            let job = Job { ticket: (handle, node, self.inbox.clone()), call, wire: slot.wire.clone() };
+            let Some(slot) = self.slots.get(&handle.id) else { continue };
+            let ticket = Ticket { handle, node, inbox: self.inbox.clone(), gate: slot.gate.clone() };
+            let job = Job { ticket, call };
             self.calls.push_back((node, job));
         }
         for delivery in self.step.deliveries.drain(..) {
@@ -386,7 +414,7 @@ impl Worker {
     fn remove(&mut self, id: TaskId) {
         if let Some(slot) = self.slots.remove(&id) {
             self.forget(slot.assigned.handle());
-            self.close(slot.wire, id);
+            self.close(slot.gate, id);
             slot.unwanted.cancel();
             (self.outside.status)(id, TaskStatus::Gone);
             self.metrics.forget(id);
@@ -398,35 +426,24 @@ impl Worker {
         for rows in self.rows.values_mut() {
             rows.retain(|p| p.handle != handle);
         }
-        self.calls.retain(|(_, job)| job.ticket.0 != handle);
+        self.calls.retain(|(_, job)| job.ticket.handle != handle);
     }
 
     /// No call of an assignment starts any more. Those on the wire are remembered until they have ended.
-    fn close(&mut self, wire: Wire, id: TaskId) {
-        wire.close();
-        self.wires.push((id, wire));
+    fn close(&mut self, gate: CallGate, id: TaskId) {
+        gate.close();
+        self.gates.push((id, gate));
     }
 
     /// Asks for a restore of a task, under its handle.
     fn restore(&mut self, handle: Handle) {
-        let wires = self.wires.iter().filter(|(id, _)| *id == handle.id).map(|(_, w)| w.clone()).collect();
+        let gates = self.gates.iter().filter(|(id, _)| *id == handle.id).map(|(_, g)| g.clone()).collect();
         let Some(slot) = self.slots.get_mut(&handle.id) else { return };
         slot.unwanted.cancel();
         slot.unwanted = CancellationToken::new();
         (self.outside.status)(handle.id, TaskStatus::Restoring);
         let (inbox, unwanted) = (self.inbox.clone(), slot.unwanted.clone());
-        (self.outside.restore)(Order { handle, inbox, unwanted, wires });
-    }
-
-    fn leave(&mut self, id: TaskId) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        slot.assigned.leave();
-        slot.left_at.get_or_insert_with(Instant::now);
-        // Unless it turns out otherwise at the next turn.
-        slot.assigned.awaits(true);
-        slot.wire.close();
-        let handle = slot.assigned.handle();
-        self.calls.retain(|(_, job)| job.ticket.0 != handle);
+        (self.outside.restore)(Order { handle, inbox, unwanted, gates });
     }
 
     fn stop_task(&mut self, id: TaskId, error: &TaskError) {
@@ -447,11 +464,9 @@ impl Worker {
                 for id in &ids {
                     if lost {
                         self.remove(*id);
-                    } else {
-                        self.leave(*id);
-                        if let Some(slot) = self.slots.get_mut(id) {
-                            slot.readers.clear();
-                        }
+                    } else if let Some(slot) = self.slots.get_mut(id) {
+                        slot.leave();
+                        slot.readers.clear();
                     }
                 }
                 self.leaves.push(Leave { ids, done });
@@ -481,8 +496,9 @@ impl Worker {
             }
             Message::Drain(done) => {
                 self.drain = Some(done);
-                let ids: Vec<TaskId> = self.slots.keys().copied().collect();
-                ids.into_iter().for_each(|id| self.leave(id));
+                for slot in self.slots.values_mut() {
+                    slot.leave();
+                }
             }
         }
     }
@@ -490,6 +506,7 @@ impl Worker {
     fn assign(&mut self, id: TaskId, readers: Vec<(usize, crate::kafka::PartitionReader)>) {
         if self.drain.is_some() {
             // On the way out; the group gives them to others as soon as it is left.
+            (self.outside.status)(id, TaskStatus::Gone);
             return;
         }
         let readers: Vec<(usize, TaskReader)> =
@@ -504,7 +521,7 @@ impl Worker {
         let mut ahead = false;
         if let Some(old) = self.slots.remove(&id) {
             self.forget(old.assigned.handle());
-            self.close(old.wire, id);
+            self.close(old.gate, id);
             old.unwanted.cancel();
             // It starts again from its last checkpoint: what its readers have read since must be read again.
             ahead = true;
@@ -517,11 +534,12 @@ impl Worker {
             commits: all.iter().filter(|(_, r)| r.has_offsets()).map(|(topic, _)| *topic).collect(),
             leases: all.iter().filter_map(|(_, r)| r.lease()).collect(),
             readers: all,
-            wire: Wire::default(),
-            unwanted: CancellationToken::new(),
-            left_at: None,
             sealed_at: Instant::now(),
             ended: false,
+            gate: CallGate::default(),
+            answered: false,
+            left_at: None,
+            unwanted: CancellationToken::new(),
         };
         self.slots.insert(id, slot);
         self.restore(handle);
@@ -533,10 +551,15 @@ impl Worker {
             return;
         }
         match result {
-            Ok(Restored { mut task, backend, step, offsets }) => {
+            Ok(Restored { mut task, backend, step, offsets, firsts }) => {
                 for (topic, reader) in &mut slot.readers {
-                    let known = offsets.iter().find(|(t, _)| t == topic).map(|(_, offset)| *offset);
-                    let Some(start) = known.or(reader.start_offset()) else { continue };
+                    let find =
+                        |list: &[(usize, i64)]| list.iter().find(|(t, _)| t == topic).map(|(_, at)| *at);
+                    let Some(start) = find(&offsets).or(reader.start_offset()) else {
+                        // Nothing was read yet: that begins with the first record by itself.
+                        find(&firsts).into_iter().for_each(|first| task.start_at(*topic, first));
+                        continue;
+                    };
                     task.start_at(*topic, start);
                     if let Err(e) = reader.rewind(start) {
                         // To go on from elsewhere would lose records.
@@ -578,9 +601,9 @@ impl Worker {
             Rewound::Stale => {}
             Rewound::Gone => self.remove(handle.id),
             Rewound::Restoring => {
-                let wire = std::mem::take(&mut slot.wire);
+                let gate = std::mem::take(&mut slot.gate);
                 self.forget(handle);
-                self.close(wire, handle.id);
+                self.close(gate, handle.id);
                 self.restore(next);
             }
         }

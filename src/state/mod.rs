@@ -5,6 +5,7 @@
 //! overlay becomes one sorted list of rows, which goes to the changelog and then, in one write, to the [`Backend`].
 //! Nothing here knows Kafka: the changelog's rows are the same rows.
 
+mod cells;
 pub mod changelog;
 pub mod codec;
 mod memory;
@@ -16,16 +17,20 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+pub use cells::{Cell, Cells};
 pub use memory::MemoryBackend;
 pub use record::{decode_record, encode_record};
 pub use rocks::{RocksBackend, RocksEnv};
 pub use store::{Late, Store};
 
+/// Visitor of changed rows: key, value; `None` deletes.
+pub type VisitChanged<'a> = &'a mut dyn FnMut(&[u8], Option<&[u8]>);
+
 /// Changed rows of a resident operator, copied out of it and not encoded into [`Row`]s yet: whoever commits them does
 /// that, on a thread of its own.
 pub trait LateRows: Send + Sync {
     /// Visits every key (without the store's prefix) once, in key order; `None` deletes.
-    fn visit(&mut self, row: &mut dyn FnMut(&[u8], Option<&[u8]>));
+    fn visit(&mut self, row: VisitChanged<'_>);
     /// Nothing in it?
     fn is_empty(&self) -> bool;
     /// A copy.

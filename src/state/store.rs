@@ -139,16 +139,25 @@ impl Store {
             return Ok(());
         }
         let range = (Bound::Included(&start[..]), Bound::Excluded(&end[..]));
-        // Overlay of this range: sealed below open.
-        let mut overlay: BTreeMap<&[u8], Option<&Bytes>> = BTreeMap::new();
-        for (k, v) in self.sealed.range::<[u8], _>(range) {
-            overlay.insert(k, v.as_ref());
-        }
-        for (k, c) in self.open.range::<[u8], _>(range) {
-            overlay.insert(k, c.value.as_ref());
-        }
+        // Overlay of this range: the open epoch's changes hide the sealed one's.
+        let mut sealed = self.sealed.range::<[u8], _>(range).peekable();
+        let mut open = self.open.range::<[u8], _>(range).peekable();
+        let overlay = std::iter::from_fn(move || {
+            let (first_sealed, first_open) = (sealed.peek().map(|(k, _)| *k), open.peek().map(|(k, _)| *k));
+            match (first_sealed, first_open) {
+                (Some(s), Some(o)) if s < o => sealed.next().map(|(k, v)| (&k[..], v.as_ref())),
+                (Some(_), None) => sealed.next().map(|(k, v)| (&k[..], v.as_ref())),
+                (s, Some(o)) => {
+                    if s == Some(o) {
+                        sealed.next();
+                    }
+                    open.next().map(|(k, c)| (&k[..], c.value.as_ref()))
+                }
+                (None, None) => None,
+            }
+        });
         let skip = self.prefix.len();
-        let mut over = overlay.into_iter().peekable();
+        let mut over = overlay.peekable();
         let mut stopped = false;
         self.backend.scan(&start, &end, &mut |key, value| {
             while let Some((k, v)) = over.next_if(|(k, _)| *k < key) {

@@ -3,6 +3,7 @@
 //!
 //! [`Task`]: crate::runtime::Task
 
+pub mod dev;
 mod driver;
 mod mock;
 mod run_test;

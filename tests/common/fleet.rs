@@ -315,9 +315,7 @@ pub fn read_all(world: &World, topic: &str, partitions: i32) -> Vec<(String, Str
         let at = TopicPartition::new(topic, partition);
         let end = admin.end_offsets(std::slice::from_ref(&at)).unwrap()[0];
         restore(&KafkaConfig::new(world.brokers.clone()), "reader", &at, 0, end, |rows, _, _| {
-            out.extend(
-                rows.iter().map(|(k, v)| (text(k), v.as_ref().map(|v| text(v)).unwrap_or_default())),
-            );
+            out.extend(rows.iter().map(|(k, v)| (text(k), v.as_ref().map(|v| text(v)).unwrap_or_default())));
             ControlFlow::Continue(())
         })
         .unwrap();

@@ -30,6 +30,8 @@ use slackwater::sinks::spanner::{create_database, statements};
 use tokio_util::sync::CancellationToken;
 
 pub mod fleet;
+/// Key and value.
+type Sent<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
 
 /// A name that no other test or run has.
 pub fn unique(what: &str) -> String {
@@ -389,7 +391,7 @@ impl World {
     }
 
     /// Sends raw records.
-    pub fn send(&self, topic: &str, records: &[(Option<&[u8]>, Option<&[u8]>)]) {
+    pub fn send(&self, topic: &str, records: &[Sent<'_>]) {
         let records: Vec<OutRecord> = records
             .iter()
             .map(|(key, value)| OutRecord {
@@ -414,7 +416,7 @@ impl World {
             self.api.set(account, *version);
             batch.push((account.clone(), json!({ "n": *version }).to_string()));
         }
-        let records: Vec<(Option<&[u8]>, Option<&[u8]>)> =
+        let records: Vec<Sent<'_>> =
             batch.iter().map(|(k, v)| (Some(k.as_bytes()), Some(v.as_bytes()))).collect();
         self.send(&self.topic, &records);
     }

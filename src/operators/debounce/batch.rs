@@ -143,7 +143,7 @@ impl DirtyBatch {
 }
 
 impl crate::state::LateRows for DirtyBatch {
-    fn visit(&mut self, row: &mut dyn FnMut(&[u8], Option<&[u8]>)) {
+    fn visit(&mut self, row: crate::state::VisitChanged<'_>) {
         self.sort();
         for (key, value) in self.iter() {
             row(key, value);

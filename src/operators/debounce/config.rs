@@ -23,6 +23,11 @@ pub struct DebounceConfig {
     /// quiet never fires.
     #[serde(default)]
     pub max_wait: Option<Millis>,
+    /// With `max_wait`: what a key had when it fired before it was quiet is kept, and fires once more when it has gone
+    /// quiet, even if nothing else came. For whoever reads state that takes `quiet` to settle. Only with `keep: last`
+    /// or `first`. Default false.
+    #[serde(default)]
+    pub trailing: bool,
     /// What becomes of the values: `last` (default), `first`, `all` (a list of them), or `{ merge: EXPRESSION }`,
     /// which gives the new value from `acc`, the value so far, and `.`, the event's; the first event's is taken as it
     /// is.
@@ -60,6 +65,7 @@ impl DebounceConfig {
             quiet: Some(quiet),
             settle: None,
             max_wait: None,
+            trailing: false,
             keep: KeepConfig::Last,
             max_items: None,
         }
@@ -107,6 +113,19 @@ impl DebounceConfig {
                     &format!("write {quiet} or more, or `settle: {max_wait}` if that is what you want"),
                 );
             }
+        }
+        if self.trailing && (self.max_wait.is_none() || self.settle.is_some()) {
+            problem(
+                ".trailing",
+                "`trailing` follows a firing by `max_wait`, and there is none",
+                "add `max_wait`",
+            );
+        } else if self.trailing && !matches!(self.keep, KeepConfig::Last | KeepConfig::First) {
+            problem(
+                ".trailing",
+                "`trailing` would send events of a list or a merge twice",
+                "remove it, or write `keep: last`",
+            );
         }
         if self.max_items.is_some() && self.keep != KeepConfig::All {
             problem(".max_items", "only `keep: all` has items", "remove `max_items`, or write `keep: all`");
@@ -169,6 +188,12 @@ mod tests {
         check(json!({ "quiet": "30s", "max_wait": "20s" }), &["debounce.max_wait"]);
         check(json!({ "settle": "30s", "max_wait": "50s" }), &["debounce.max_wait"]);
         check(json!({ "quiet": "30s", "max_items": 5 }), &["debounce.max_items"]);
+        check(json!({ "quiet": "30s", "max_wait": "5m", "trailing": true }), &[]);
+        check(json!({ "quiet": "30s", "trailing": true }), &["debounce.trailing"]);
+        check(
+            json!({ "quiet": "3s", "max_wait": "5s", "trailing": true, "keep": "all" }),
+            &["debounce.trailing"],
+        );
         for bad in [json!({ "quiet": "30s", "wait": 1 }), json!({ "quiet": "30s", "keep": "most" })] {
             assert!(serde_json::from_value::<DebounceConfig>(bad).is_err());
         }

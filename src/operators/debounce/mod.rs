@@ -9,6 +9,9 @@
 //! key of 20 + 128 bytes. It is read from the store when the task opens and never after; when an epoch ends, what
 //! changed goes to the store as sorted rows. Deadlines are computed from the rows, so no timer is stored.
 //!
+//! With `trailing`, an entry that fires by `max_wait` leaves its last event behind as a new one: state that takes
+//! `quiet` to settle had not settled for that event, so it is due once more.
+//!
 //! Invariants: what fires, and in which order, depends on the input alone, by (deadline, key bytes), never on hashes,
 //! memory or restarts. Nothing is dropped: an event is folded or refused.
 
@@ -38,7 +41,7 @@ pub use table::{Fired, Keep, Pending, PendingTable, Reason as FireReason, Rule, 
 
 use self::origins::Origins;
 use super::{Cx, Load, Operator, OperatorError, Reason};
-use crate::model::{EvalError, Headers, Json, Record, Scope, Timestamp, Value};
+use crate::model::{EvalError, Headers, Json, Origin, Record, Scope, Timestamp, Value};
 use crate::state::StateError;
 
 /// Header of a fired record: how many events it stands for.
@@ -57,6 +60,7 @@ const PENDING: usize = 0;
 /// See the module. One store: the pending entries.
 pub struct Debounce {
     keep: KeepConfig,
+    trailing: bool,
     items_max: u32,
     table: PendingTable,
     /// Without a changelog: where each entry's first event was read.
@@ -64,6 +68,29 @@ pub struct Debounce {
     /// Kept for their memory.
     extra: Vec<u8>,
     value: Vec<u8>,
+}
+
+/// What stays of an entry that fired before its key was quiet.
+struct Carried {
+    key: Bytes,
+    last: i64,
+    last_ts: i64,
+    value: Option<Bytes>,
+    extra: Bytes,
+    origin: Origin,
+}
+
+impl Carried {
+    fn of(fired: &Fired<'_>, origin: Origin) -> Carried {
+        Carried {
+            key: Bytes::copy_from_slice(fired.key),
+            last: fired.row.last,
+            last_ts: fired.row.last_ts,
+            value: fired.row.value.map(Bytes::copy_from_slice),
+            extra: Bytes::copy_from_slice(fired.row.extra),
+            origin,
+        }
+    }
 }
 
 /// Why a value cannot be folded.
@@ -79,6 +106,7 @@ impl Debounce {
     pub fn new(config: &DebounceConfig) -> Debounce {
         Debounce {
             keep: config.keep.clone(),
+            trailing: config.trailing,
             items_max: config.max_items.map_or(DebounceConfig::MAX_ITEMS, Into::into),
             table: PendingTable::new(config.rule()),
             origins: None,
@@ -219,20 +247,33 @@ impl Operator for Debounce {
     fn on_time(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         let list = self.keep == KeepConfig::All;
         let mut failed = None;
-        let origins = &mut self.origins;
+        let mut carried: Vec<Carried> = Vec::new();
+        let (origins, trailing) = (&mut self.origins, self.trailing);
         self.table.pop_due(cx.clock.0, FIRE_MAX, |fired| match Debounce::record(list, &fired) {
             Ok(mut record) => {
                 if let Some(origins) = origins {
                     record.origin = origins.take(fired.key);
                 }
                 match fired.reason {
-                    FireReason::MaxWait => cx.tally.fired_max_wait += 1,
+                    FireReason::MaxWait => {
+                        cx.tally.fired_max_wait += 1;
+                        if trailing {
+                            carried.push(Carried::of(&fired, record.origin));
+                        }
+                    }
                     FireReason::Quiet | FireReason::Settle | FireReason::Taken => cx.tally.fired_quiet += 1,
                 }
                 cx.forward(record);
             }
             Err(error) => failed = Some(error),
         });
+        for one in carried {
+            let Carried { key, last, last_ts, value, extra, origin } = one;
+            self.table.upsert(&key, last, last_ts, value.as_deref(), &extra, Keep::Last);
+            if let Some(origins) = &mut self.origins {
+                origins.add(&key, origin);
+            }
+        }
         failed.map_or(Ok(()), |error| Err(OperatorError::Fatal(error)))
     }
 

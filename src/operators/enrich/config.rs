@@ -155,6 +155,24 @@ impl HttpConfig {
         Some(if has_port { authority.to_owned() } else { format!("{authority}:{port}") })
     }
 
+    /// Sends the calls to `base` (`http://127.0.0.1:8080`) in place of the host in the URL, or of a `${VARIABLE}` without
+    /// a value that it begins with; path and query stay. False where the host comes from the record.
+    pub fn call_at(&mut self, base: &str) -> bool {
+        let urls = [&mut self.get, &mut self.post, &mut self.put, &mut self.patch, &mut self.delete];
+        urls.into_iter().flatten().all(|url| {
+            let text = url.text();
+            let end = match text.split_once("://") {
+                Some((scheme, rest)) => {
+                    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+                    scheme.len() + "://".len() + authority
+                }
+                None if text.starts_with("${") => text.find('}').map_or(0, |end| end + 1),
+                None => text.find(['/', '?', '#']).unwrap_or(text.len()),
+            };
+            url.replace_start(end, base)
+        })
+    }
+
     /// `GET` of a URL, everything else at its default.
     #[must_use]
     pub fn get(url: Template) -> HttpConfig {

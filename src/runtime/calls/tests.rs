@@ -8,6 +8,9 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::*;
+
+impl Ticket for &'static str {}
+
 use crate::model::{Expr, Millis, Size, SystemClock, Template};
 use crate::operators::HttpRequest;
 use crate::operators::enrich::HttpConfig;
@@ -77,8 +80,7 @@ impl Bench {
         };
         let id = self.next;
         self.next += 1;
-        let call = Call { id, attempt: 1, key: None, request: CallRequest::Http(request) };
-        Job { ticket, call, wire: Wire::default() }
+        Job { ticket, call: Call { id, attempt: 1, key: None, request: CallRequest::Http(request) } }
     }
 
     fn submit(&mut self, ticket: &'static str, path: &str) {

@@ -1,0 +1,170 @@
+//! `fields` of an aggregate: names with `count()`, `sum(.amount)`, `top(.amount, 3)`.
+//!
+//! The text between the parentheses is an expression like any other; it keeps the place of the whole in the file.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+
+use crate::model::Expr;
+
+/// Names in the order of the file, each with its aggregation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FieldsConfig(pub Vec<(String, FieldConfig)>);
+
+/// One aggregation of several.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldConfig {
+    /// Which.
+    pub function: FieldFunction,
+    /// Of what; `None` for `count`.
+    pub of: Option<Expr>,
+    /// The bound of `collect` and `top`.
+    pub limit: Option<u32>,
+}
+
+/// The functions that may stand in `fields`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "see the fields of the same names in `AggregateConfig`")]
+pub enum FieldFunction {
+    Count,
+    Sum,
+    Min,
+    Max,
+    Avg,
+    First,
+    Last,
+    Collect,
+    Top,
+    Distinct,
+}
+
+const FUNCTIONS: &[(&str, FieldFunction)] = &[
+    ("count", FieldFunction::Count),
+    ("sum", FieldFunction::Sum),
+    ("min", FieldFunction::Min),
+    ("max", FieldFunction::Max),
+    ("avg", FieldFunction::Avg),
+    ("first", FieldFunction::First),
+    ("last", FieldFunction::Last),
+    ("collect", FieldFunction::Collect),
+    ("top", FieldFunction::Top),
+    ("distinct", FieldFunction::Distinct),
+];
+
+impl FieldConfig {
+    /// Reads `name(expression)`.
+    ///
+    /// # Errors
+    /// What is wrong and what to write.
+    pub fn parse(whole: &Expr) -> Result<FieldConfig, String> {
+        let text = whole.text().trim();
+        let forms = "write `count()`, `sum(.amount)`, `collect(.id, 50)` or `top(.amount, 3)`";
+        let (name, rest) = text.split_once('(').ok_or_else(|| format!("`{text}`: {forms}"))?;
+        let inside =
+            rest.strip_suffix(')').ok_or_else(|| format!("`{text}` has no `)` at its end: {forms}"))?;
+        let name = name.trim();
+        let Some((_, function)) = FUNCTIONS.iter().find(|(n, _)| *n == name) else {
+            let known: Vec<_> = FUNCTIONS.iter().map(|(n, _)| format!("`{n}`")).collect();
+            return Err(format!("there is no aggregation `{name}`: one of {}", known.join(", ")));
+        };
+        let bounded = matches!(function, FieldFunction::Collect | FieldFunction::Top);
+        let (of, limit) = match inside.rsplit_once(',').filter(|_| bounded) {
+            Some((of, limit)) if limit.trim().bytes().all(|b| b.is_ascii_digit()) => {
+                let limit = limit.trim().parse().map_err(|_| format!("`{}` is no number", limit.trim()))?;
+                (of.trim(), Some(limit))
+            }
+            _ => (inside.trim(), None),
+        };
+        let of = match (function, of) {
+            (FieldFunction::Count, "") => None,
+            (FieldFunction::Count, _) => return Err("`count()` takes nothing: it counts records".into()),
+            (_, "") => return Err(format!("`{name}()` of what: write `{name}(.amount)`")),
+            (FieldFunction::Top, _) if limit.is_none() => {
+                return Err(format!("how many: write `top({of}, 3)`"));
+            }
+            (_, of) => Some(Expr::new(of, whole.span())),
+        };
+        Ok(FieldConfig { function: *function, of, limit })
+    }
+}
+
+impl<'de> Deserialize<'de> for FieldConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        FieldConfig::parse(&Expr::deserialize(d)?).map_err(de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for FieldsConfig {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = FieldsConfig;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("names, each with an aggregation such as `sum(.amount)`")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<FieldsConfig, A::Error> {
+                let mut out = Vec::new();
+                while let Some(pair) = map.next_entry::<String, FieldConfig>()? {
+                    out.push(pair);
+                }
+                Ok(FieldsConfig(out))
+            }
+        }
+        d.deserialize_map(Pairs)
+    }
+}
+
+impl JsonSchema for FieldsConfig {
+    fn schema_name() -> Cow<'static, str> {
+        "AggregateFields".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Name: aggregation, such as `count()` or `sum(.amount)`.",
+            "type": "object",
+            "additionalProperties": {
+                "type": "string",
+                "pattern": r"^\s*(count|sum|min|max|avg|first|last|collect|top|distinct)\s*\(.*\)\s*$"
+            },
+            "minProperties": 1
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_a_name_and_an_expression() {
+        let parse = |text: &str| FieldConfig::parse(&Expr::new(text, Some(3..9)));
+        let check = |text: &str, function, of: Option<&str>, limit| {
+            let field = parse(text).unwrap();
+            assert_eq!((field.function, field.limit), (function, limit), "{text}");
+            assert_eq!(field.of.as_ref().map(Expr::text), of, "{text}");
+            assert!(field.of.is_none_or(|of| of.span() == Some(3..9)));
+        };
+        check("count()", FieldFunction::Count, None, None);
+        check(" sum( .amount ) ", FieldFunction::Sum, Some(".amount"), None);
+        check("last(.a[0])", FieldFunction::Last, Some(".a[0]"), None);
+        check("max(length(.a) + (1))", FieldFunction::Max, Some("length(.a) + (1)"), None);
+        check("sum(add(.a, 3))", FieldFunction::Sum, Some("add(.a, 3)"), None);
+        check("collect(.id)", FieldFunction::Collect, Some(".id"), None);
+        check("collect(.id, 50)", FieldFunction::Collect, Some(".id"), Some(50));
+        check("collect(f(.a, 3))", FieldFunction::Collect, Some("f(.a, 3)"), None);
+        check("top(f(.a, 3), 2)", FieldFunction::Top, Some("f(.a, 3)"), Some(2));
+        let refused = |text: &str, part: &str| {
+            let message = parse(text).unwrap_err();
+            assert!(message.contains(part), "{message}");
+        };
+        refused("count", "`count()`");
+        refused("count(", "no `)`");
+        refused("count(.a)", "takes nothing");
+        refused("sum()", "sum(.amount)");
+        refused("top(.a)", "top(.a, 3)");
+        refused("median(.a)", "no aggregation `median`");
+    }
+}

@@ -1,0 +1,398 @@
+//! A bounded write-back cache of decoded rows over one store: what aggregates and buffers keep hot.
+//!
+//! Called by operators whose state may be larger than memory. A row is decoded when it is first asked for, changed in
+//! memory as often as the epoch wants, and encoded once, when the epoch ends ([`Cells::flush`]). After that, rows that
+//! were not used lately leave memory while there are more than `bytes_max` of them ([`Cells::evict`], second chance).
+//! Within an epoch nothing that changed is evicted: the store's overlay would hold it in memory anyway.
+//!
+//! Invariants: a resident row is the newest one; what a scan of the store sees is only right after a flush. Which rows
+//! are resident depends on use alone, never on hashes, and never shows in an operator's output.
+
+use bytes::Bytes;
+use hashbrown::HashTable;
+
+use super::{StateError, Store};
+
+/// A row as an operator works on it.
+pub trait Cell: Sized {
+    /// The row's bytes.
+    ///
+    /// # Errors
+    /// It is too large.
+    fn encode(&self) -> Result<Bytes, StateError>;
+
+    /// Reads what [`Cell::encode`] wrote.
+    ///
+    /// # Errors
+    /// The bytes are no such row.
+    fn decode(bytes: &[u8]) -> Result<Self, StateError>;
+}
+
+struct Slot<V> {
+    key: Box<[u8]>,
+    /// `None`: the slot is free.
+    value: Option<V>,
+    /// Bytes of the row when it was last encoded or decoded.
+    row_bytes: usize,
+    dirty: bool,
+    /// The store may have a row of this key.
+    persisted: bool,
+    used: bool,
+}
+
+/// Memory of a slot besides its key and value, about.
+const SLOT_BYTES: usize = 96;
+
+/// See the module. Slots are named by number; a number is good until its row is removed or evicted.
+pub struct Cells<V> {
+    table: HashTable<u32>,
+    hasher: ahash::RandomState,
+    slots: Vec<Slot<V>>,
+    free: Vec<u32>,
+    dirty: Vec<u32>,
+    hand: usize,
+    bytes: usize,
+    bytes_max: usize,
+    evicted: bool,
+}
+
+impl<V: Cell> Cells<V> {
+    /// Nothing resident; rows beyond `bytes_max` are evicted when an epoch ends.
+    #[must_use]
+    pub fn new(bytes_max: usize) -> Cells<V> {
+        Cells {
+            table: HashTable::new(),
+            hasher: ahash::RandomState::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            dirty: Vec::new(),
+            hand: 0,
+            bytes: 0,
+            bytes_max,
+            evicted: false,
+        }
+    }
+
+    /// Rows in memory.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// No row in memory?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// Bytes in memory, about.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Has a row ever left memory for the store? Until then, and if the store was empty at the start, a row that is not
+    /// resident does not exist.
+    #[must_use]
+    pub fn has_evicted(&self) -> bool {
+        self.evicted
+    }
+
+    fn resident(&self, hash: u64, key: &[u8]) -> Option<u32> {
+        self.table.find(hash, |id| *self.slots[at(*id)].key == *key).copied()
+    }
+
+    /// The slot of a row, read from the store if it `may_be_stored` and is not resident.
+    ///
+    /// # Errors
+    /// The store failed, or its row cannot be read.
+    pub fn find(
+        &mut self,
+        store: &Store,
+        key: &[u8],
+        may_be_stored: bool,
+    ) -> Result<Option<u32>, StateError> {
+        let hash = self.hasher.hash_one(key);
+        if let Some(id) = self.resident(hash, key) {
+            return Ok(Some(id));
+        }
+        if !may_be_stored {
+            return Ok(None);
+        }
+        let Some(row) = store.get(key)? else { return Ok(None) };
+        let value = V::decode(&row)?;
+        Ok(Some(self.add(hash, key, value, row.len(), true)))
+    }
+
+    fn add(&mut self, hash: u64, key: &[u8], value: V, row_bytes: usize, persisted: bool) -> u32 {
+        let slot =
+            Slot { key: key.into(), value: Some(value), row_bytes, dirty: false, persisted, used: true };
+        self.bytes += slot.key.len() + row_bytes + SLOT_BYTES;
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.slots[at(id)] = slot;
+                id
+            }
+            None => {
+                let id = u32::try_from(self.slots.len()).expect("fewer than 4 Gi rows fit in memory");
+                self.slots.push(slot);
+                id
+            }
+        };
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        self.table.insert_unique(hash, id, |id| hasher.hash_one(&*slots[at(*id)].key));
+        id
+    }
+
+    /// A row that is neither resident nor stored.
+    pub fn insert(&mut self, key: &[u8], value: V) -> u32 {
+        let hash = self.hasher.hash_one(key);
+        debug_assert!(self.resident(hash, key).is_none(), "the row is new");
+        let id = self.add(hash, key, value, 0, false);
+        self.slots[at(id)].dirty = true;
+        self.dirty.push(id);
+        id
+    }
+
+    /// Key and row of a slot; `None` where it is free.
+    #[must_use]
+    pub fn get(&self, id: u32) -> Option<(&[u8], &V)> {
+        let slot = self.slots.get(at(id))?;
+        Some((&slot.key, slot.value.as_ref()?))
+    }
+
+    /// The row's key.
+    #[must_use]
+    pub fn key(&self, id: u32) -> &[u8] {
+        &self.slots[at(id)].key
+    }
+
+    /// The row.
+    #[must_use]
+    pub fn value(&self, id: u32) -> &V {
+        self.slots[at(id)].value.as_ref().expect("the slot is in use")
+    }
+
+    /// The row, to be changed.
+    pub fn value_mut(&mut self, id: u32) -> &mut V {
+        let slot = &mut self.slots[at(id)];
+        slot.used = true;
+        if !slot.dirty {
+            slot.dirty = true;
+            self.dirty.push(id);
+        }
+        slot.value.as_mut().expect("the slot is in use")
+    }
+
+    /// Removes a row from memory and from the store.
+    pub fn remove(&mut self, store: &mut Store, id: u32) -> V {
+        if self.slots[at(id)].persisted {
+            store.delete(&self.slots[at(id)].key);
+        }
+        self.release(id)
+    }
+
+    /// Removes a row by its key, where the caller knows it to be stored.
+    pub fn remove_stored(&mut self, store: &mut Store, key: &[u8]) {
+        store.delete(key);
+        if let Some(id) = self.resident(self.hasher.hash_one(key), key) {
+            self.release(id);
+        }
+    }
+
+    fn release(&mut self, id: u32) -> V {
+        let hash = self.hasher.hash_one(&*self.slots[at(id)].key);
+        if let Ok(entry) = self.table.find_entry(hash, |other| *other == id) {
+            entry.remove();
+        }
+        let slot = &mut self.slots[at(id)];
+        self.bytes -= slot.key.len() + slot.row_bytes + SLOT_BYTES;
+        slot.key = Box::default();
+        slot.dirty = false;
+        self.free.push(id);
+        slot.value.take().expect("the slot is in use")
+    }
+
+    /// Writes every changed row to the store.
+    ///
+    /// # Errors
+    /// A row is too large: it stays changed, and so do those after it.
+    pub fn flush(&mut self, store: &mut Store) -> Result<(), StateError> {
+        while let Some(id) = self.dirty.last().copied() {
+            let slot = &mut self.slots[at(id)];
+            if slot.dirty
+                && let Some(value) = &slot.value
+            {
+                let row = value.encode()?;
+                self.bytes = self.bytes - slot.row_bytes + row.len();
+                slot.row_bytes = row.len();
+                if slot.persisted {
+                    store.put(&slot.key, row);
+                } else {
+                    store.put_new(&slot.key, row);
+                }
+                slot.persisted = true;
+                slot.dirty = false;
+            }
+            self.dirty.pop();
+        }
+        Ok(())
+    }
+
+    /// Lets rows go that were not used since the last time, until memory is within its bound. After [`Cells::flush`].
+    pub fn evict(&mut self) {
+        if self.bytes <= self.bytes_max {
+            return;
+        }
+        let goal = self.bytes_max / 4 * 3;
+        for _ in 0..2 * self.slots.len() {
+            if self.bytes <= goal {
+                break;
+            }
+            self.hand = if self.hand + 1 < self.slots.len() { self.hand + 1 } else { 0 };
+            let slot = &mut self.slots[self.hand];
+            if slot.value.is_none() || slot.dirty {
+                continue;
+            }
+            if slot.used {
+                slot.used = false;
+                continue;
+            }
+            self.evicted = true;
+            let id = u32::try_from(self.hand).expect("fewer than 4 Gi rows fit in memory");
+            self.release(id);
+        }
+    }
+}
+
+fn at(id: u32) -> usize {
+    id as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::state::{Backend, MemoryBackend};
+
+    #[derive(Clone, Debug, PartialEq)]
+    struct Number(u64);
+
+    impl Cell for Number {
+        fn encode(&self) -> Result<Bytes, StateError> {
+            if self.0 == 666 {
+                return Err(StateError("too large".into()));
+            }
+            Ok(Bytes::copy_from_slice(&self.0.to_be_bytes()))
+        }
+        fn decode(bytes: &[u8]) -> Result<Self, StateError> {
+            bytes.try_into().map(|b| Number(u64::from_be_bytes(b))).map_err(|_| StateError("length".into()))
+        }
+    }
+
+    fn store() -> (Arc<MemoryBackend>, Store) {
+        let backend = Arc::new(MemoryBackend::default());
+        let store = Store::new("n", Arc::clone(&backend) as Arc<dyn Backend>);
+        (backend, store)
+    }
+
+    fn checkpoint(store: &mut Store, backend: &MemoryBackend) -> usize {
+        let mut rows = Vec::new();
+        store.seal(&mut rows);
+        backend.write(&rows).expect("writes");
+        store.applied();
+        rows.len()
+    }
+
+    #[test]
+    fn a_row_is_written_once_per_epoch_and_read_back_after_its_eviction() {
+        let (backend, mut store) = store();
+        let mut cells = Cells::<Number>::new(0);
+        let id = cells.insert(b"a", Number(1));
+        cells.value_mut(id).0 += 1;
+        cells.flush(&mut store).expect("flushes");
+        assert_eq!(checkpoint(&mut store, &backend), 1);
+        cells.evict();
+        assert!(cells.is_empty() && cells.has_evicted());
+        assert_eq!(cells.bytes(), 0);
+        assert_eq!(cells.find(&store, b"a", false).expect("finds"), None);
+        let id = cells.find(&store, b"a", true).expect("finds").expect("is stored");
+        assert_eq!(cells.value(id), &Number(2));
+        assert_eq!(checkpoint(&mut store, &backend), 0, "reading changes nothing");
+        cells.remove(&mut store, id);
+        assert_eq!(checkpoint(&mut store, &backend), 1);
+        assert_eq!(backend.snapshot(), vec![]);
+    }
+
+    #[test]
+    fn a_row_that_comes_and_goes_within_an_epoch_leaves_no_trace() {
+        let (backend, mut store) = store();
+        let mut cells = Cells::<Number>::new(1000);
+        let id = cells.insert(b"a", Number(1));
+        cells.remove(&mut store, id);
+        let id = cells.insert(b"b", Number(1));
+        cells.flush(&mut store).expect("flushes");
+        cells.remove(&mut store, id);
+        cells.flush(&mut store).expect("flushes");
+        assert_eq!(checkpoint(&mut store, &backend), 0);
+        let id = cells.insert(b"c", Number(1));
+        cells.flush(&mut store).expect("flushes");
+        checkpoint(&mut store, &backend);
+        cells.remove(&mut store, id);
+        cells.insert(b"c", Number(5));
+        cells.flush(&mut store).expect("flushes");
+        checkpoint(&mut store, &backend);
+        assert_eq!(store.get(b"c").expect("gets"), Some(Bytes::copy_from_slice(&5u64.to_be_bytes())));
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_encoded_stays_changed() {
+        let (backend, mut store) = store();
+        let mut cells = Cells::<Number>::new(1000);
+        let id = cells.insert(b"a", Number(666));
+        assert!(cells.flush(&mut store).is_err());
+        cells.value_mut(id).0 = 1;
+        cells.flush(&mut store).expect("flushes");
+        assert_eq!(checkpoint(&mut store, &backend), 1);
+    }
+
+    /// Random use against a plain map, with little memory.
+    #[test]
+    fn it_answers_as_a_map_would() {
+        let (backend, mut store) = store();
+        let mut cells = Cells::<Number>::new(600);
+        let mut model = std::collections::BTreeMap::new();
+        let mut seed = 7u64;
+        let mut random = |n: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % n
+        };
+        for step in 0..20_000u64 {
+            let key = [u8::try_from(random(40)).expect("is small")];
+            let found = cells.find(&store, &key, true).expect("finds");
+            assert_eq!(found.map(|id| cells.value(id).0), model.get(&key).copied());
+            match (random(4), found) {
+                (0, Some(id)) => {
+                    cells.remove(&mut store, id);
+                    model.remove(&key);
+                }
+                (1, Some(id)) => {
+                    cells.value_mut(id).0 = step;
+                    model.insert(key, step);
+                }
+                (1, None) => {
+                    cells.insert(&key, Number(step));
+                    model.insert(key, step);
+                }
+                _ => {}
+            }
+            if random(50) == 0 {
+                cells.flush(&mut store).expect("flushes");
+                cells.evict();
+                checkpoint(&mut store, &backend);
+            }
+        }
+        assert!(cells.has_evicted());
+    }
+}
