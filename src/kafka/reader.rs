@@ -36,8 +36,11 @@ use crate::model::{Headers, Origin, Record, Timestamp, Value};
 
 /// How long one poll of the main queue waits; also how late a stop is noticed.
 const POLL: Duration = Duration::from_millis(50);
-/// One look-up of committed offsets. It waits while a transaction holds offsets of a partition, so it is kept short.
+/// One look-up at a broker.
 const LOOKUP: Duration = Duration::from_secs(1);
+/// The first look-up of committed offsets; each further one takes twice as long, up to [`LOOKUP`]. It waits while a
+/// transaction holds offsets of a partition, and does not see that it has ended.
+const LOOKUP_FIRST: Duration = Duration::from_millis(150);
 /// Between two looks for topics that do not exist.
 const MISSING_AGAIN: Duration = Duration::from_secs(5);
 /// How long a seek waits for a partition that is just being assigned.
@@ -360,7 +363,9 @@ impl GroupReader {
             .spawn({
                 let stop = Arc::clone(&stop);
                 move || {
-                    Poller { consumer, missing: BTreeSet::new(), look_at: None, lookup_at: None }.run(&stop)
+                    let lookup = LOOKUP_FIRST;
+                    Poller { consumer, missing: BTreeSet::new(), look_at: None, lookup_at: None, lookup }
+                        .run(&stop)
                 }
             })
             .map_err(|e| ReadError::Client(e.to_string()))?;
@@ -466,6 +471,8 @@ struct Poller {
     missing: BTreeSet<Arc<str>>,
     look_at: Option<Instant>,
     lookup_at: Option<Instant>,
+    /// How long the next look-up of committed offsets may take.
+    lookup: Duration,
 }
 
 impl Poller {
@@ -533,12 +540,16 @@ impl Poller {
         if fresh.is_empty() || self.lookup_at.is_some_and(|at| at > Instant::now()) {
             return;
         }
-        let found = match committed(&self.consumer, &fresh) {
-            Ok(found) => found,
+        let found = match committed(&self.consumer, &fresh, self.lookup) {
+            Ok(found) => {
+                self.lookup = LOOKUP_FIRST;
+                found
+            }
             Err(error) => {
                 // Also while a transaction of a former owner holds offsets of one of them.
                 tracing::debug!(%error, "committed offsets are not known yet");
-                self.lookup_at = Some(Instant::now() + Duration::from_millis(100));
+                self.lookup_at = Some(Instant::now() + self.lookup / 10);
+                self.lookup = (self.lookup * 2).min(LOOKUP);
                 return;
             }
         };
@@ -637,12 +648,13 @@ fn topic_is_missing<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str)
 fn committed(
     consumer: &BaseConsumer<Context>,
     partitions: &[TopicPartition],
+    timeout: Duration,
 ) -> KafkaResult<Vec<(TopicPartition, Option<i64>)>> {
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for p in partitions {
         list.add_partition(&p.topic, p.partition);
     }
-    let list = consumer.committed_offsets(list, LOOKUP)?;
+    let list = consumer.committed_offsets(list, timeout)?;
     let mut found = Vec::with_capacity(partitions.len());
     for e in list.elements() {
         e.error()?;
