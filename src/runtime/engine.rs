@@ -563,7 +563,7 @@ async fn connect(
             Some(connection) => connection.clone(),
             None => loop {
                 let env = |name: &str| std::env::var(name).ok();
-                match SinkConnection::connect(config, &env, writer).await {
+                match unless_stopped(stop, SinkConnection::connect(config, &env, writer)).await? {
                     Ok(connection) => break connection,
                     Err(SinkError::Config { message, column }) => {
                         let kind = config.kind_name();
@@ -650,6 +650,17 @@ async fn blocking<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
     }
 }
 
+/// Waits for an answer, but not when told to stop.
+async fn unless_stopped<T>(
+    stop: &CancellationToken,
+    answer: impl Future<Output = T>,
+) -> Result<T, EngineError> {
+    tokio::select! {
+        () = stop.cancelled() => Err(EngineError::Stopped),
+        answer = answer => Ok(answer),
+    }
+}
+
 /// Partition counts of the source topics; waits for topics that do not exist and brokers that do not answer.
 async fn wait_topics(
     admin: &Arc<Admin>,
@@ -659,8 +670,8 @@ async fn wait_topics(
 ) -> Result<BTreeMap<String, i32>, EngineError> {
     loop {
         let (asked, names) = (Arc::clone(admin), topics.to_vec());
-        let found =
-            blocking(move || asked.topics(&names.iter().map(String::as_str).collect::<Vec<_>>())).await;
+        let look = blocking(move || asked.topics(&names.iter().map(String::as_str).collect::<Vec<_>>()));
+        let found = unless_stopped(stop, look).await?;
         match found {
             Ok(found) => {
                 let missing: Vec<&str> =
@@ -779,7 +790,7 @@ async fn make_topics(
     loop {
         let asked = Arc::clone(admin);
         let wanted = specs.clone();
-        let found = blocking(move || {
+        let make = blocking(move || {
             let names: Vec<&str> = wanted.iter().map(|(s, _)| s.name.as_str()).collect();
             let found = asked.topics(&names)?;
             let missing: Vec<TopicSpec> = wanted
@@ -788,8 +799,8 @@ async fn make_topics(
                 .map(|(s, _)| s.clone())
                 .collect();
             asked.create_topics(&missing).map(|()| found)
-        })
-        .await;
+        });
+        let found = unless_stopped(stop, make).await?;
         match found {
             Ok(found) => {
                 for (spec, source) in &specs {
