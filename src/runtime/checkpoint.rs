@@ -207,9 +207,15 @@ impl Run {
             (CommitMode::Transaction(_), Some(writer)) => {
                 let group = self.group.as_ref().ok_or_else(|| Failure::last("no consumer group"))?;
                 failpoint::hit(failpoint::SETTLED);
+                if failpoint::fails(failpoint::FAILED) {
+                    return Err(Failure::last("failpoint"));
+                }
                 match transact(writer, group, parts, &offsets) {
                     Ok(ends) => {
                         failpoint::hit(failpoint::COMMITTED);
+                        if failpoint::fails(failpoint::DOUBTFUL) {
+                            return Err(Failure::last("failpoint"));
+                        }
                         for part in parts {
                             apply(part, &ends).map_err(Failure::last)?;
                         }

@@ -17,27 +17,46 @@ pub(super) const APPLIED: &str = "applied";
 /// Some rows of the changelog are in local state, and more are to come.
 pub(super) const RESTORING: &str = "restoring";
 
-/// Ends the process here, if it was told to.
-#[cfg(debug_assertions)]
-pub(super) fn hit(point: &str) {
-    use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicU64, Ordering};
+/// A checkpoint fails before anything of it was sent: `failed:N` makes every Nth do so.
+pub(super) const FAILED: &str = "failed";
+/// A checkpoint is committed and nobody hears of it: `doubtful:N` makes every Nth end so.
+pub(super) const DOUBTFUL: &str = "doubtful";
 
-    static AT: OnceLock<Option<(String, AtomicU64)>> = OnceLock::new();
-    let at = AT.get_or_init(|| {
-        let text = std::env::var("SLACKWATER_FAILPOINT").ok()?;
-        let (name, nth) = text.split_once(':').unwrap_or((&text, "1"));
-        Some((name.to_owned(), AtomicU64::new(nth.parse().unwrap_or(1))))
-    });
-    if let Some((name, left)) = at
-        && name == point
-        && left.fetch_sub(1, Ordering::Relaxed) == 1
-    {
+/// Ends the process here, if it was told to.
+pub(super) fn hit(point: &str) {
+    if reached(point, |count, nth| count == nth) {
         tracing::error!(point, "failpoint");
         std::process::abort();
     }
 }
 
-/// Nothing, in a release build.
+/// Is this to fail?
+pub(super) fn fails(point: &str) -> bool {
+    reached(point, u64::is_multiple_of)
+}
+
+#[cfg(debug_assertions)]
+fn reached(point: &str, now: fn(u64, u64) -> bool) -> bool {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    struct At {
+        name: String,
+        nth: u64,
+        count: AtomicU64,
+    }
+    static AT: OnceLock<Option<At>> = OnceLock::new();
+    let at = AT.get_or_init(|| {
+        let text = std::env::var("SLACKWATER_FAILPOINT").ok()?;
+        let (name, nth) = text.split_once(':').unwrap_or((&text, "1"));
+        Some(At { name: name.to_owned(), nth: nth.parse().unwrap_or(1), count: AtomicU64::new(0) })
+    });
+    at.as_ref()
+        .is_some_and(|at| at.name == point && now(at.count.fetch_add(1, Ordering::Relaxed) + 1, at.nth))
+}
+
+/// Never, in a release build.
 #[cfg(not(debug_assertions))]
-pub(super) fn hit(_: &str) {}
+fn reached(_: &str, _: fn(u64, u64) -> bool) -> bool {
+    false
+}

@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use slackwater::kafka::{GroupOffset, KafkaConfig, TopicPartition, restore};
 
-use super::{Instance, OwnServer, World, wait};
+use super::{Instance, OwnServer, Sent, World, wait};
 
 const LONG: Duration = Duration::from_secs(90);
 /// Instances at a time.
@@ -364,7 +364,7 @@ pub fn feed_numbers(world: &World, stop: &AtomicBool, every: Duration) -> u64 {
         let batch: Vec<(String, String)> = (n..n + 20)
             .map(|n| (format!("k{}", group * 20 + n * 7 % 25), format!("{{\"n\":{n}}}")))
             .collect();
-        let records: Vec<(Option<&[u8]>, Option<&[u8]>)> =
+        let records: Vec<Sent<'_>> =
             batch.iter().map(|(k, v)| (Some(k.as_bytes()), Some(v.as_bytes()))).collect();
         world.send(&world.topic, &records);
         n += 20;

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 pub mod fleet;
 /// Key and value.
-type Sent<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+pub type Sent<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
 
 /// A name that no other test or run has.
 pub fn unique(what: &str) -> String {
@@ -495,7 +495,10 @@ impl World {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_slackwater"));
+        // Another build of it, for example one that must not change during a long run.
+        let binary =
+            std::env::var("SLACKWATER_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_slackwater").into());
+        let mut command = Command::new(binary);
         command
             .args(args)
             .env("KAFKA_BROKERS", &self.brokers)
