@@ -154,6 +154,7 @@ impl Member {
                 done.send(()).expect("the poller waits");
             }
             Ok(GroupEvent::Idle) => self.idle = true,
+            Ok(GroupEvent::Waiting(_)) => {}
             Ok(GroupEvent::Error(error)) => self.errors.push(error.kind),
             Ok(GroupEvent::Closed) => self.closed = true,
         }

@@ -60,6 +60,23 @@ pub(super) fn position<C: ClientContext>(client: &Client<C>, topic: &str, partit
     list.elements().first().map(|e| e.offset).filter(|offset| *offset >= 0)
 }
 
+/// Generation and member id of a consumer in its group; `None` while it is no member.
+pub(super) fn membership<C: ClientContext>(client: &Client<C>) -> Option<(i32, String)> {
+    // SAFETY: the client is alive; what librdkafka allocates is copied and freed here, null is looked for.
+    unsafe {
+        let metadata = rd::rd_kafka_consumer_group_metadata(client.native_ptr());
+        if metadata.is_null() {
+            return None;
+        }
+        let generation = rd::rd_kafka_consumer_group_metadata_generation_id(metadata);
+        let id = rd::rd_kafka_consumer_group_metadata_member_id(metadata);
+        let member =
+            if id.is_null() { String::new() } else { CStr::from_ptr(id).to_string_lossy().into_owned() };
+        rd::rd_kafka_consumer_group_metadata_destroy(metadata);
+        (generation >= 0 && !member.is_empty()).then_some((generation, member))
+    }
+}
+
 /// One partition of a list, copied out.
 pub(super) struct Element {
     pub(super) topic: String,

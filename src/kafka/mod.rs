@@ -29,7 +29,7 @@ pub use admin::{Admin, AdminError, GroupOffset, TopicSpec};
 pub use config::{Assignment, KafkaConfig, MESSAGE_BYTES_MAX, OffsetReset, SecurityProtocol};
 pub use mock::MockBroker;
 pub use reader::{
-    CommitError, GroupError, GroupEvent, GroupHandle, GroupMetadata, GroupOptions, GroupReader,
+    CommitError, GroupError, GroupEvent, GroupHandle, GroupMetadata, GroupOptions, GroupReader, Lease,
     PartitionReader, Polled, ReadError,
 };
 pub use restore::{Progress, RestoreError, restore};

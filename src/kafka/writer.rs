@@ -453,8 +453,47 @@ impl TxnWriter {
         failed.map_or(Ok(()), |error| Err(self.error(&error)))
     }
 
-    /// Flushes, adds the group's next offsets (may be empty) and commits. Only offsets of partitions that are ours:
-    /// the broker does not check that. After [`TxnError::Retriable`] call it again with the same arguments.
+    /// Flushes, then adds the group's next offsets (may be empty) to the open transaction. Only offsets of partitions
+    /// that are ours: the broker does not check that. [`TxnWriter::commit`] does it where it was not done.
+    ///
+    /// # Errors
+    /// See [`TxnError`].
+    pub fn add_offsets(
+        &mut self,
+        offsets: &[(TopicPartition, i64)],
+        group: Option<&GroupMetadata>,
+        timeout: Duration,
+    ) -> Result<(), TxnError> {
+        let deadline = Instant::now() + timeout;
+        match self.phase {
+            Phase::Idle => return Err(TxnError::Fatal("no transaction is open".to_owned())),
+            Phase::Open => {}
+            Phase::OffsetsSent | Phase::Committing => return Ok(()),
+        }
+        // First, or adding the offsets waits 100 ms for the first records' partitions.
+        self.flush(timeout)?;
+        match group {
+            _ if offsets.is_empty() => {}
+            None => return Err(TxnError::Abort("the group's reader is closed".to_owned())),
+            Some(group) => {
+                let list = offset_list(offsets).map_err(|e| TxnError::Abort(e.to_string()))?;
+                until(deadline, |left| self.producer.send_offsets_to_transaction(&list, &group.0, left))
+                    .map_err(|e| self.fatal_or(e))?;
+            }
+        }
+        self.phase = Phase::OffsetsSent;
+        Ok(())
+    }
+
+    /// May the open transaction be committed already, or still become so, whatever was reported? True from the moment
+    /// when the broker was asked to commit it, until it answers.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.phase == Phase::Committing
+    }
+
+    /// Does what [`TxnWriter::add_offsets`] does, unless it was done, and commits. After [`TxnError::Retriable`] call it
+    /// again with the same arguments.
     ///
     /// # Errors
     /// See [`TxnError`].
@@ -465,23 +504,7 @@ impl TxnWriter {
         timeout: Duration,
     ) -> Result<Committed, TxnError> {
         let deadline = Instant::now() + timeout;
-        if self.phase == Phase::Idle {
-            return Err(TxnError::Fatal("no transaction is open".to_owned()));
-        }
-        if self.phase == Phase::Open {
-            // First, or adding the offsets waits 100 ms for the first records' partitions.
-            self.flush(timeout)?;
-            match group {
-                _ if offsets.is_empty() => {}
-                None => return Err(TxnError::Abort("the group's reader is closed".to_owned())),
-                Some(group) => {
-                    let list = offset_list(offsets).map_err(|e| TxnError::Abort(e.to_string()))?;
-                    until(deadline, |left| self.producer.send_offsets_to_transaction(&list, &group.0, left))
-                        .map_err(|e| self.fatal_or(e))?;
-                }
-            }
-            self.phase = Phase::OffsetsSent;
-        }
+        self.add_offsets(offsets, group, timeout)?;
         self.phase = Phase::Committing;
         until(deadline, |left| self.producer.commit_transaction(left)).map_err(|e| self.fatal_or(e))?;
         self.phase = Phase::Idle;

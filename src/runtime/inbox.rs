@@ -96,8 +96,10 @@ pub struct Restored {
     pub backend: Arc<dyn Backend>,
     /// Calls and deliveries that were pending.
     pub step: Step,
-    /// Committed next offsets by index of the topic, where the group has one.
+    /// Next offsets by index of the topic, where the group has committed one or state knows it.
     pub offsets: Vec<(usize, i64)>,
+    /// The first offset that there is, of the other topics.
+    pub firsts: Vec<(usize, i64)>,
 }
 
 /// The sending side.
