@@ -81,7 +81,9 @@ fn exactly_once_with_state_is_exactly_once() {
         feeder.join().unwrap()
     });
     fleet.settle();
-    wait("nothing is pending", LONG, || fleet.metric("slackwater_debounce_pending_keys") == 0.0);
+    wait("nothing is pending", LONG, || {
+        fleet.metric("slackwater_debounce_pending_keys", "") == 0.0 && fleet.metric("slackwater_tasks", "running") == 4.0
+    });
     fleet.stop_all();
     let (seen, disordered) = numbers(&read_all(&world, &out, 2));
     let lost: Vec<u64> = (0..sent).filter(|n| !seen.contains_key(n)).collect();

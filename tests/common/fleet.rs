@@ -253,9 +253,9 @@ impl<'w> Fleet<'w> {
         self.say("everything is read and committed");
     }
 
-    /// What is in a metric of all instances.
-    pub fn metric(&self, name: &str) -> f64 {
-        self.members.iter().filter_map(|m| m.instance.as_ref()).map(|i| i.metric(name, "")).sum()
+    /// What is in a metric of all instances, where the labels contain `part`.
+    pub fn metric(&self, name: &str, part: &str) -> f64 {
+        self.members.iter().filter_map(|m| m.instance.as_ref()).map(|i| i.metric(name, part)).sum()
     }
 
     /// Stops all in order.
