@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::fleet::{Fleet, Until, all_committed, feed_numbers, gathering, numbers, read_all, rounds, seed};
 use common::{Instance, OwnServer, Setup, World, wait};
-use slackwater::kafka::TopicSpec;
+use slackwater::kafka::{Admin, KafkaConfig, TopicPartition, TopicSpec};
 
 const LONG: Duration = Duration::from_secs(90);
 
@@ -82,7 +82,8 @@ fn exactly_once_with_state_is_exactly_once() {
     });
     fleet.settle();
     wait("nothing is pending", LONG, || {
-        fleet.metric("slackwater_debounce_pending_keys", "") == 0.0 && fleet.metric("slackwater_tasks", "running") == 4.0
+        fleet.metric("slackwater_debounce_pending_keys", "") == 0.0
+            && fleet.metric("slackwater_tasks", "running") == 4.0
     });
     fleet.stop_all();
     let (seen, disordered) = numbers(&read_all(&world, &out, 2));
@@ -133,6 +134,26 @@ fn a_copy_at_least_once_loses_nothing() {
     });
     println!("{sent} events, {} lost; written N times: events {again:?}", lost.len());
     assert!(lost.is_empty(), "lost {:?}", &lost[..lost.len().min(20)]);
+}
+
+/// librdkafka 2.12.1 aborts the process when a coordinator comes back after it gave a question up (see `kafka/ffi.rs`).
+#[test]
+fn questions_that_nobody_answered_do_not_end_the_process() {
+    let broker = OwnServer::kafka();
+    let config = KafkaConfig::new(broker.address.clone());
+    let admin = Admin::open(&config, Duration::from_millis(500)).unwrap();
+    let at = [TopicPartition::new("t", 0)];
+    wait("it answers", LONG, || admin.committed("g", &at).is_ok());
+    for act in ["stop", "kill"] {
+        broker.act(act);
+        (0..4).for_each(|_| assert!(admin.committed("g", &at).is_err()));
+        broker.act("resume");
+        wait("it answers again", LONG, || admin.committed("g", &at).is_ok());
+    }
+    broker.freeze();
+    (0..4).for_each(|_| assert!(admin.committed("g", &at).is_err()));
+    broker.thaw();
+    wait("it answers again", LONG, || admin.committed("g", &at).is_ok());
 }
 
 /// How long things take after which nobody should have to wait. Prints them; the bounds asserted are far off, since

@@ -349,7 +349,7 @@ impl Admin {
         partitions: Option<&[(&str, i32)]>,
     ) -> Result<Vec<(TopicPartition, GroupOffset)>, AdminError> {
         let found =
-            ffi::list_group_offsets(self.admin.inner(), group, partitions, self.timeout).map_err(|e| {
+            ffi::list_group_offsets(self.reader.client(), group, partitions, self.timeout).map_err(|e| {
                 AdminError {
                     kind: kind_of(e.code),
                     message: format!("cannot look up the offsets of group `{group}`: {}", e.message),

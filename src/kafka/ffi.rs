@@ -135,6 +135,9 @@ unsafe fn elements(list: *const rd::rd_kafka_topic_partition_list_t) -> Vec<Elem
     }
 }
 
+/// The longest time that librdkafka takes for the timeout of a request.
+const GIVE_UP: Duration = Duration::from_secs(3600);
+
 /// Owned native objects of one ListConsumerGroupOffsets call.
 struct Listing {
     options: *mut rd::rd_kafka_AdminOptions_t,
@@ -212,9 +215,12 @@ pub(super) fn list_group_offsets<C: ClientContext>(
             event: ptr::null_mut(),
         };
         let mut text = [0; 256];
+        // Not `timeout`: when librdkafka 2.12.1 has given such a request up, and its coordinator comes back later, it
+        // aborts the process (`eonce->refcnt > 0`; rd_kafka_admin_coord_request answers a request that is gone). So it
+        // never gives up in a time that matters; an answer that nobody waits for any more is dropped with its queue.
         let set = rd::rd_kafka_AdminOptions_set_request_timeout(
             call.options,
-            millis(timeout),
+            millis(GIVE_UP),
             text.as_mut_ptr(),
             text.len(),
         );
@@ -228,7 +234,7 @@ pub(super) fn list_group_offsets<C: ClientContext>(
             return Err(failure);
         }
         rd::rd_kafka_ListConsumerGroupOffsets(rk, &mut call.request, 1, call.options, call.queue);
-        call.event = rd::rd_kafka_queue_poll(call.queue, millis(timeout).saturating_add(1000));
+        call.event = rd::rd_kafka_queue_poll(call.queue, millis(timeout));
         if call.event.is_null() {
             let code = rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__TIMED_OUT;
             return Err(Failure::new(code, "no answer in time".to_owned()));

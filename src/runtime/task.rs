@@ -631,7 +631,7 @@ impl Task {
         }
         Err(TaskError::State(StateError(format!(
             "the state was written by another topology: it has `{}`, which this one has not. Give the topology a new \
-             name, or remove the state with `slackwater reset`",
+             name, or remove the state with `slackwater reset` (docs/changing-a-topology.md says what may change)",
             missing.join("`, `")
         ))))
     }
@@ -865,12 +865,14 @@ fn shape(topology: &Topology, sub: &SubTopology) -> String {
         .filter_map(|g| {
             let node = &topology.nodes[*g];
             match &node.kind {
-                NodeKind::Operator(config) => config.state_kind().map(|kind| format!("{kind} {}", node.name)),
+                NodeKind::Operator(config) => {
+                    config.state_shape().map(|shape| format!("{} = {shape}", node.name))
+                }
                 NodeKind::Source(_) => {
-                    node.table.map(|table| format!("{} {}", table.state_kind(), node.name))
+                    node.table.map(|table| format!("{} = {}", node.name, table.state_kind()))
                 }
                 NodeKind::Sink(_) if topology.readers(*g).next().is_some() => {
-                    Some(format!("sink {}", node.name))
+                    Some(format!("{} = sink", node.name))
                 }
                 _ => None,
             }
