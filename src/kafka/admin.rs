@@ -11,14 +11,16 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::config::{Assignment, KafkaConfig, OffsetReset};
+use super::config::{Assignment, KafkaConfig, MESSAGE_BYTES_MAX, OffsetReset};
 use super::reader::offset_list;
+use crate::model::Timestamp;
+
 use super::{ErrorKind, Quiet, TopicPartition, ffi, kind_of};
 
 /// A topic to create.
@@ -140,6 +142,36 @@ impl Admin {
             found.push(((*name).to_owned(), count));
         }
         Ok(found)
+    }
+
+    /// How many bytes of key, value and headers a message of each topic may certainly have: its `max.message.bytes`
+    /// (which holds for compressed batches) without the frame around one record. At most what our own producers send.
+    /// `None`: no such topic. In the order asked.
+    ///
+    /// # Errors
+    /// The cluster does not answer, or refuses.
+    pub fn message_bytes_max(&self, names: &[&str]) -> Result<Vec<Option<usize>>, AdminError> {
+        /// Batch and record headers, with lengths: about 100 bytes.
+        const FRAME: usize = 256;
+        let what = "cannot look up the settings of topics";
+        let asked: Vec<ResourceSpecifier<'_>> = names.iter().map(|n| ResourceSpecifier::Topic(n)).collect();
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found = block_on(self.admin.describe_configs(&asked, &self.options()))
+            .map_err(|e| AdminError::new(what, &e))?;
+        found
+            .into_iter()
+            .map(|result| match result {
+                Ok(resource) => {
+                    let entry = resource.get("max.message.bytes").and_then(|e| e.value.as_ref());
+                    let bytes = entry.and_then(|v| v.parse::<usize>().ok()).unwrap_or(usize::MAX);
+                    Ok(Some(bytes.min(MESSAGE_BYTES_MAX as usize).saturating_sub(FRAME)))
+                }
+                Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
+                Err(code) => Err(AdminError::code(what, code)),
+            })
+            .collect()
     }
 
     /// Names of all topics, sorted.
@@ -280,6 +312,37 @@ impl Admin {
     /// A partition does not exist, or the cluster does not answer.
     pub fn end_offsets(&self, partitions: &[TopicPartition]) -> Result<Vec<i64>, AdminError> {
         self.log_offsets(partitions, Offset::End)
+    }
+
+    /// The first record of each partition whose timestamp is not before `at`; `None`: there is none. In the order asked.
+    ///
+    /// # Errors
+    /// A partition does not exist, or the cluster does not answer.
+    pub fn offsets_since(
+        &self,
+        partitions: &[TopicPartition],
+        at: Timestamp,
+    ) -> Result<Vec<Option<i64>>, AdminError> {
+        let what = "cannot look up offsets by time";
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for p in partitions {
+            list.add_partition_offset(&p.topic, p.partition, Offset::Offset(at.0))
+                .map_err(|e| AdminError::new(what, &e))?;
+        }
+        let list =
+            self.reader.offsets_for_times(list, self.timeout).map_err(|e| AdminError::new(what, &e))?;
+        partitions
+            .iter()
+            .map(|p| {
+                let found = list.find_partition(&p.topic, p.partition);
+                let e = found.ok_or_else(|| AdminError::code(what, RDKafkaErrorCode::UnknownPartition))?;
+                e.error().map_err(|error| AdminError::new(&format!("{what} of {p}"), &error))?;
+                Ok(match e.offset() {
+                    Offset::Offset(offset) if offset >= 0 => Some(offset),
+                    _ => None,
+                })
+            })
+            .collect()
     }
 
     /// The first offset of each partition that is still there, like [`Admin::end_offsets`].

@@ -266,6 +266,10 @@ pub enum TxnError {
     /// This transaction is lost: call [`TxnWriter::abort`], rewind to the last commit, go on.
     #[error("must be aborted: {0}")]
     Abort(String),
+    /// A record is larger than the client or its topic allows (`max.message.bytes`): like [`TxnError::Abort`], but the
+    /// same transaction will fail again.
+    #[error("too large: {0}")]
+    TooLarge(String),
     /// Another producer took the transactional id, or this transaction was open for longer than
     /// `transaction_timeout`: rewind and go on with a new [`TxnWriter`]. If that is fenced again at once, somebody
     /// else really has the id.
@@ -286,6 +290,7 @@ impl TxnError {
             ) => {
                 return TxnError::Fenced(message);
             }
+            Some(E::MessageSizeTooLarge | E::MessageBatchTooLarge) => return TxnError::TooLarge(message),
             // Of a delivery: the transaction lost a record, the client is well.
             _ if !matches!(error, KafkaError::Transaction(_)) => return TxnError::Abort(message),
             _ => {}

@@ -55,17 +55,19 @@ impl Part {
 /// Why a checkpoint was not committed.
 struct Failure {
     message: String,
+    /// It would fail whenever it is tried: its tasks must stop.
+    for_good: bool,
     /// It certainly did not happen, and may be tried again as it is.
     again: bool,
 }
 
 impl Failure {
     fn again(message: impl ToString) -> Failure {
-        Failure { message: message.to_string(), again: true }
+        Failure { message: message.to_string(), for_good: false, again: true }
     }
 
     fn last(message: impl ToString) -> Failure {
-        Failure { message: message.to_string(), again: false }
+        Failure { message: message.to_string(), for_good: false, again: false }
     }
 }
 
@@ -173,7 +175,12 @@ impl Run {
                     self.inbox.send(Message::Committed(handles(&parts)));
                     return;
                 }
-                Err(Failure { message, again: true }) if attempt < TRIES => {
+                Err(Failure { message, for_good: true, .. }) => {
+                    self.metrics.failed();
+                    self.inbox.send(Message::Failed { handles: handles(&parts), message });
+                    return;
+                }
+                Err(Failure { message, again: true, .. }) if attempt < TRIES => {
                     tracing::info!(message, attempt, "checkpoint not committed, once more");
                     std::thread::park_timeout(Duration::from_millis(50) * attempt);
                 }
@@ -232,7 +239,7 @@ impl Run {
                 match (&self.group, offsets.is_empty()) {
                     (Some(group), false) => group.commit(&offsets).map_err(|e| {
                         let again = e.retriable || e.rebalanced;
-                        Failure { message: e.to_string(), again }
+                        Failure { message: e.to_string(), for_good: false, again }
                     }),
                     _ => Ok(()),
                 }
@@ -250,6 +257,13 @@ impl Run {
         if dead || writer.abort(COMMIT_TIMEOUT).is_err() {
             self.writer = None;
             self.open()?;
+        }
+        if matches!(error, TxnError::TooLarge(_)) {
+            let message = format!(
+                "a checkpoint's record is larger than its topic takes (max.message.bytes of the changelog or of a sink's \
+                 topic; our own bound is 8 MiB): {error}"
+            );
+            return Err(Failure { message, for_good: true, again: false });
         }
         Err(if in_doubt { Failure::last(error) } else { Failure::again(error) })
     }

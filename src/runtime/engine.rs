@@ -27,8 +27,8 @@ use super::restore::Restorer;
 use super::task::{DEAD_LETTER, TaskId};
 use super::worker::{Calls, Outside, TaskStatus, Ticket, Worker};
 use crate::kafka::{
-    Admin, Assignment, ErrorKind, GroupEvent, GroupOptions, GroupReader, KafkaConfig, PartitionReader,
-    TopicPartition, TopicSpec, TxnWriter, Writer,
+    Admin, Assignment, ErrorKind, GroupEvent, GroupOptions, GroupReader, KafkaConfig, MESSAGE_BYTES_MAX,
+    PartitionReader, TopicPartition, TopicSpec, TxnWriter, Writer,
 };
 use crate::model::{Clock, SystemClock};
 use crate::operators::{NodeConfig, RateScope, Reply};
@@ -228,6 +228,7 @@ impl Engine {
             connect(&topology, &stand_ins, writer.as_ref(), &shared, &lanes, &lanes_stop, stop).await?;
         let limiters = limiters(&topology, &shared);
         let topics = topology.external_topics();
+        let mut transactional = BTreeMap::new();
         let plan = match (&kafka, topics.is_empty()) {
             (Some(config), false) => {
                 let admin = open_admin(config).await?;
@@ -246,6 +247,9 @@ impl Engine {
                 }
                 let plan = Plan::new(&topology, counts, stand_ins.plain_commits);
                 make_topics(&admin, &topology, &plan, &shared, stop, stand_ins.plain_commits).await?;
+                let writer = writer.as_ref().filter(|_| plan.transactions);
+                let lanes = writer.map_or_else(BTreeMap::new, |w| transactional_lanes(&topology, w));
+                transactional = message_limits(&admin, lanes, &shared, stop).await?;
                 Some((admin, plan))
             }
             // Topics without Kafka were refused above.
@@ -266,7 +270,7 @@ impl Engine {
         if let Some((admin, plan)) = &plan {
             engine.purge(admin, plan);
         }
-        engine.start_workers(kafka, plan, sinks, limiters, writer.as_ref())?;
+        engine.start_workers(kafka, plan, sinks, limiters, transactional)?;
         Ok(engine)
     }
 
@@ -298,7 +302,7 @@ impl Engine {
         plan: Option<(Arc<Admin>, Plan)>,
         sinks: BTreeMap<usize, SinkDriver>,
         limiters: BTreeMap<String, Arc<Limiter>>,
-        writer: Option<&Arc<Writer>>,
+        transactional: Transactional,
     ) -> Result<(), EngineError> {
         let topology = Arc::clone(&self.topology);
         let tokio = TokioHandle::current();
@@ -325,16 +329,12 @@ impl Engine {
                 .map_err(|e| EngineError::Failed(e.to_string()))?;
             self.reader = Some(reader);
         }
-        let transactional = match writer {
-            Some(writer) if plan.transactions => transactional_lanes(&topology, writer),
-            _ => BTreeMap::new(),
-        };
         let restorer = Restorer::new(
             Arc::clone(&topology),
             kafka.clone(),
             admin,
             Arc::clone(&plan.changelogs),
-            transactional.keys().copied().collect(),
+            transactional.iter().map(|(node, (_, bytes_max))| (*node, *bytes_max)).collect(),
             self.options.state_dir.clone(),
             RocksEnv::new(topology.settings.state.cache.bytes(), topology.settings.state.cache.bytes()),
             self.shared.metrics.clone(),
@@ -364,7 +364,7 @@ impl Engine {
                 sinks: sinks.clone(),
                 calls: self.calls(&tokio, &limiters)?,
                 restore: restorer.handle(),
-                transactional: transactional.clone(),
+                transactional: transactional.iter().map(|(n, (lane, _))| (*n, lane.clone())).collect(),
                 changelogs: plan.changelogs.to_vec(),
                 checkpoint: topology.settings.state.checkpoint.duration(),
                 failed: {
@@ -630,6 +630,38 @@ async fn connect(
     Ok(out)
 }
 
+/// Sinks whose records are part of the checkpoint's transaction, each with the largest message that its topic takes, in
+/// bytes.
+type Transactional = BTreeMap<usize, (KafkaLane, usize)>;
+
+/// Looks up how large a message of each lane may be. A topic that does not exist yet is taken for one of ours.
+async fn message_limits(
+    admin: &Arc<Admin>,
+    lanes: BTreeMap<usize, KafkaLane>,
+    shared: &Shared,
+    stop: &CancellationToken,
+) -> Result<Transactional, EngineError> {
+    let topics: Vec<String> = lanes.values().map(|lane| lane.topic().to_owned()).collect();
+    loop {
+        let (asked, names) = (Arc::clone(admin), topics.clone());
+        let look = blocking(move || {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            asked.message_bytes_max(&names)
+        });
+        match unless_stopped(stop, look).await? {
+            Ok(found) => {
+                shared.go_on();
+                let limits = found.into_iter().map(|found| found.unwrap_or(MESSAGE_BYTES_MAX as usize));
+                return Ok(lanes.into_iter().zip(limits).map(|((n, lane), max)| (n, (lane, max))).collect());
+            }
+            Err(message) => {
+                shared.wait_for(&message);
+                pause(stop, shared).await?;
+            }
+        }
+    }
+}
+
 /// How rows become records of the checkpoint's transaction: those of repartition topics always, since state is exactly
 /// once below them too; with `exactly_once` those of every Kafka sink and the dead letter.
 fn transactional_lanes(topology: &Topology, writer: &Arc<Writer>) -> BTreeMap<usize, KafkaLane> {
@@ -812,7 +844,11 @@ async fn make_topics(
     for (sub, changelog) in plan.changelogs.iter().enumerate() {
         let (Some(name), Some(source)) = (changelog, topology.subs[sub].topics.first()) else { continue };
         let partitions = plan.counts.get(source).copied().unwrap_or(1);
-        let spec = TopicSpec::new(&**name, partitions).with("cleanup.policy", "compact");
+        // Tombstones stay for a day, or a store that is behind would keep what was deleted: see `restore.rs`.
+        let spec = TopicSpec::new(&**name, partitions)
+            .with("cleanup.policy", "compact")
+            .with("delete.retention.ms", "86400000")
+            .with("max.message.bytes", MESSAGE_BYTES_MAX.to_string());
         let wrong = format!(
             "the topic `{source}` has {partitions}: state belongs to a partition, so they must be equal. Start under a \
              new name, or remove the state with `slackwater reset`"
@@ -827,6 +863,7 @@ async fn make_topics(
             .with("retention.ms", "-1")
             .with("retention.bytes", "-1")
             .with("segment.bytes", "52428800")
+            .with("max.message.bytes", MESSAGE_BYTES_MAX.to_string())
             .with("message.timestamp.type", "CreateTime");
         let wrong = format!(
             "the topics beside or above it have {partitions}: they must be equal. Stop every instance and remove the \
@@ -835,7 +872,9 @@ async fn make_topics(
         specs.push((spec, wrong));
     }
     if let (Some(dead_letter), false) = (&topology.settings.errors.dead_letter, plain) {
-        specs.push((TopicSpec::new(dead_letter.topic.clone(), 1), String::new()));
+        // It takes whatever we could read, and headers that say why.
+        let spec = TopicSpec::new(dead_letter.topic.clone(), 1);
+        specs.push((spec.with("max.message.bytes", MESSAGE_BYTES_MAX.to_string()), String::new()));
     }
     for (spec, _) in &mut specs {
         spec.replication = topology.settings.state.replication.unwrap_or(-1);

@@ -84,6 +84,13 @@ pub enum Message {
     Committed(Vec<Handle>),
     /// A checkpoint was not committed: these tasks go back to their last one.
     Rewind(Vec<Handle>),
+    /// A checkpoint can never be committed.
+    Failed {
+        /// Its tasks.
+        handles: Vec<Handle>,
+        /// Why not.
+        message: String,
+    },
     /// Stop taking input, finish, commit; answered when nothing is left.
     Drain(SyncSender<()>),
 }

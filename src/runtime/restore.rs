@@ -17,12 +17,14 @@ use super::metrics::Metrics;
 use super::task::{Step, Task, TaskId, applied_positions};
 use super::worker::Order;
 use crate::kafka::{Admin, GroupOffset, KafkaConfig, RestoreError, TopicPartition, restore};
-use crate::model::{Clock, SystemClock};
+use crate::model::{Clock, SystemClock, Timestamp};
 use crate::state::{Backend, MemoryBackend, RocksBackend, RocksEnv, Row, StateDir, StateError, changelog};
 use crate::topology::{Changelog, Topology};
 
 /// Tasks restored at a time.
 const AT_ONCE: usize = 4;
+/// Local rows are caught up only with what was written in this time: half of the changelogs' `delete.retention.ms`.
+const OUTDATED_MS: i64 = 12 * 3_600_000;
 /// How long a store that nobody in this process has may refuse to open: its last owner is closing it.
 const CLOSING: Duration = Duration::from_secs(10);
 
@@ -37,7 +39,7 @@ struct Parts {
     /// Sees offsets behind open transactions.
     ends: Option<Arc<Admin>>,
     changelogs: Arc<Vec<Option<Arc<str>>>>,
-    transactional: Vec<usize>,
+    transactional: Vec<(usize, usize)>,
     dir: PathBuf,
     env: RocksEnv,
     metrics: Metrics,
@@ -54,7 +56,7 @@ impl Restorer {
         kafka: Option<KafkaConfig>,
         admin: Option<Arc<Admin>>,
         changelogs: Arc<Vec<Option<Arc<str>>>>,
-        transactional: Vec<usize>,
+        transactional: Vec<(usize, usize)>,
         dir: PathBuf,
         env: RocksEnv,
         metrics: Metrics,
@@ -116,11 +118,15 @@ impl Parts {
                 (Arc::new(MemoryBackend::default()), self.offsets(order, &sub.topics)?)
             } else {
                 let backend = self.open(order, &dir)?;
-                let offsets = match &self.changelogs[id.sub] {
-                    Some(topic) => self.agree(order, &backend, topic, &sub.topics, &mut rows)?,
-                    None => self.offsets(order, &sub.topics)?,
-                };
-                (backend, offsets)
+                match &self.changelogs[id.sub] {
+                    Some(topic) => {
+                        let changelog = TopicPartition::new(Arc::clone(topic), id.partition);
+                        let backend = self.drop_outdated(order, backend, &dir, &changelog)?;
+                        let offsets = self.agree(order, &backend, &changelog, &sub.topics, &mut rows)?;
+                        (backend, offsets)
+                    }
+                    None => (backend, self.offsets(order, &sub.topics)?),
+                }
             };
         let mut step = Step::default();
         let mut task = Task::open(&self.topology, id, &backend, SystemClock.now(), &mut step)
@@ -133,6 +139,40 @@ impl Parts {
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(task = format!("{}-{}", sub.name, id.partition), rows, ms, "restored");
         Ok(Restored { task, backend, step, offsets, firsts })
+    }
+
+    /// Removes local rows that are so far behind that tombstones may be missing from the gap: compaction drops one when
+    /// it is older than the changelog's `delete.retention.ms`, and the row that it deleted would stay for ever.
+    fn drop_outdated(
+        &self,
+        order: &Order,
+        backend: Arc<RocksBackend>,
+        dir: &Path,
+        changelog: &TopicPartition,
+    ) -> Result<Arc<RocksBackend>, String> {
+        let Some(admin) = &self.admin else { return Ok(backend) };
+        let from = changelog::position(&*backend).map_err(|e| e.to_string())?;
+        if from == 0 {
+            return Ok(backend);
+        }
+        let since = Timestamp(SystemClock.now().0 - OUTDATED_MS);
+        let fresh = order.patiently(|| admin.offsets_since(std::slice::from_ref(changelog), since))?;
+        let fresh = match fresh.first().copied().flatten() {
+            Some(offset) => offset,
+            // Everything is older.
+            None => {
+                let ends = self.ends.as_deref().unwrap_or(admin);
+                let end = order.patiently(|| ends.end_offsets(std::slice::from_ref(changelog)))?;
+                end.first().copied().unwrap_or(0)
+            }
+        };
+        if from >= fresh {
+            return Ok(backend);
+        }
+        tracing::info!(%changelog, from, fresh, "local state is too old to be caught up; it is made anew");
+        drop(backend);
+        std::fs::remove_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        self.open(order, dir)
     }
 
     /// Opens the task's store. While an earlier assignment in this process has it, say in a commit that waits for a
@@ -168,14 +208,13 @@ impl Parts {
         &self,
         order: &Order,
         backend: &Arc<RocksBackend>,
-        changelog: &Arc<str>,
+        partition: &TopicPartition,
         topics: &[String],
         rows: &mut u64,
     ) -> Result<Vec<(usize, i64)>, String> {
-        let partition = TopicPartition::new(Arc::clone(changelog), order.handle.id.partition);
         let mut offsets = self.offsets(order, topics)?;
         loop {
-            self.catch_up(order, backend, &partition, rows)?;
+            self.catch_up(order, backend, partition, rows)?;
             let again = self.offsets(order, topics)?;
             if again == offsets {
                 break;

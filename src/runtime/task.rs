@@ -195,8 +195,9 @@ pub struct Task {
     hybrid: bool,
     /// Without a changelog: positions are held back to what has no durable effect yet.
     low_watermark: bool,
-    /// Rows of these nodes go into the checkpoint's transaction instead of to a driver.
-    transactional: Vec<usize>,
+    /// Rows of these nodes go into the checkpoint's transaction instead of to a driver; with the largest message of
+    /// each in bytes.
+    transactional: Vec<(usize, usize)>,
     outputs: Vec<(usize, SinkRow)>,
     dead_letter: Option<usize>,
     stack: Vec<Work>,
@@ -484,8 +485,15 @@ impl Task {
 
     /// From now on, rows of these sinks are part of the sealed epoch ([`Sealed::outputs`]): for exactly-once delivery
     /// to Kafka, in the transaction that commits the epoch.
-    pub fn set_transactional(&mut self, nodes: Vec<usize>) {
+    ///
+    /// With the largest message that the node's topic takes, in bytes: a transaction with a larger one would fail, and
+    /// fail again each time it is made, so such a row is refused before.
+    pub fn set_transactional(&mut self, nodes: Vec<(usize, usize)>) {
         self.transactional = nodes;
+    }
+
+    fn message_bytes_max(&self, node: usize) -> Option<usize> {
+        self.transactional.iter().find(|(n, _)| *n == node).map(|(_, bytes_max)| *bytes_max)
     }
 
     /// Rows gathered for the open epoch's transaction: a bound for the driver.
@@ -661,9 +669,15 @@ impl Task {
         for call in self.effects.calls.drain(..) {
             step.calls.push((global, call));
         }
-        let gather = self.transactional.contains(&global);
+        let gather = self.message_bytes_max(global);
         for row in self.effects.rows.drain(..) {
-            if gather {
+            if let Some(bytes_max) = gather {
+                if row.exceeds(bytes_max) {
+                    let detail = format!("the topic takes messages up to {bytes_max} bytes");
+                    let reason = Reason::SinkRefused;
+                    self.effects.rejects.push(Reject { reason, detail, record: row.record, attempts: 1 });
+                    continue;
+                }
                 self.outputs.push((global, row));
                 continue;
             }
@@ -807,7 +821,10 @@ impl Task {
             (OnFailure::DeadLetter, Some(sink)) => {
                 let record = dead_letter(&reject, name, topic);
                 let row = SinkRow { reply_to: None, record, payload: Payload::Record };
-                if self.transactional.contains(&sink) && epoch == self.epoch {
+                if let Some(bytes_max) = self.message_bytes_max(sink).filter(|_| epoch == self.epoch) {
+                    if row.exceeds(bytes_max) {
+                        return self.reject(reject, name, node, epoch, OnFailure::Stop, step);
+                    }
                     self.outputs.push((sink, row));
                     return Ok(());
                 }

@@ -24,6 +24,7 @@ use super::task::{Input, Step, Task, TaskError, TaskId};
 use crate::kafka::Lease;
 use crate::model::{Clock, Record, SystemClock, Timestamp};
 use crate::sinks::KafkaLane;
+use crate::state::StateError;
 
 /// Records taken from one partition in one visit.
 const VISIT: usize = 256;
@@ -490,6 +491,13 @@ impl Worker {
                         && let Some(task) = slot.assigned.task()
                     {
                         self.metrics.committed(handle.id, task);
+                    }
+                }
+            }
+            Message::Failed { handles, message } => {
+                for handle in handles {
+                    if self.slots.get(&handle.id).is_some_and(|slot| slot.assigned.handle() == handle) {
+                        self.stop_task(handle.id, &TaskError::State(StateError(message.clone())));
                     }
                 }
             }
