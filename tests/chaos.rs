@@ -9,12 +9,13 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::fleet::{Fleet, Until, all_committed, feed_numbers, gathering, numbers, read_all, rounds, seed};
 use common::{Instance, OwnServer, Setup, World, wait};
-use slackwater::kafka::{Admin, KafkaConfig, TopicPartition, TopicSpec};
+use slackwater::kafka::{Admin, KafkaConfig, OutRecord, TopicPartition, TopicSpec, Writer};
+use slackwater::model::Headers;
 
 const LONG: Duration = Duration::from_secs(90);
 
@@ -154,6 +155,48 @@ fn questions_that_nobody_answered_do_not_end_the_process() {
     (0..4).for_each(|_| assert!(admin.committed("g", &at).is_err()));
     broker.thaw();
     wait("it answers again", LONG, || admin.committed("g", &at).is_ok());
+}
+
+/// A broker that stood still for longer than its own session in the cluster comes back fenced: for a moment there are
+/// topics and no broker. librdkafka 2.12.1 then forgets all brokers and never looks for them again (its issue 5301).
+#[test]
+fn clients_find_a_cluster_again_that_had_no_broker_for_a_moment() {
+    let broker = OwnServer::kafka();
+    let config = KafkaConfig::new(broker.address.clone());
+    let admin = Admin::open(&config, Duration::from_secs(30)).unwrap();
+    admin.create_topics(&[TopicSpec::new("t", 4)]).unwrap();
+    wait("the topic is there", LONG, || admin.topics(&["t"]).is_ok_and(|t| t[0].1.is_some()));
+    let writer = Writer::open(&config).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(1).build().unwrap();
+    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let until = Until(&stop);
+        scope.spawn(|| {
+            while !stop.load(Ordering::Acquire) {
+                let record = |n: u64| OutRecord {
+                    topic: "t".into(),
+                    partition: None,
+                    key: Some(n.to_string().into()),
+                    value: None,
+                    headers: Headers::default(),
+                    ts: None,
+                };
+                let batch: Vec<OutRecord> = (0..20).map(record).collect();
+                runtime.block_on(writer.send_all(&batch)).unwrap();
+                sent.fetch_add(1, Ordering::AcqRel);
+                std::thread::park_timeout(Duration::from_millis(100));
+            }
+        });
+        for round in 0..rounds().div_ceil(4) {
+            broker.freeze();
+            std::thread::park_timeout(Duration::from_secs(12));
+            broker.thaw();
+            let (before, began) = (sent.load(Ordering::Acquire), Instant::now());
+            wait("records arrive", Duration::from_secs(30), || sent.load(Ordering::Acquire) > before + 3);
+            println!("{round}: on after {} ms", began.elapsed().as_millis());
+        }
+        drop(until);
+    });
 }
 
 /// How long things take after which nobody should have to wait. Prints them; the bounds asserted are far off, since

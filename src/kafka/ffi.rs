@@ -60,6 +60,13 @@ pub(super) fn position<C: ClientContext>(client: &Client<C>, topic: &str, partit
     list.elements().first().map(|e| e.offset).filter(|offset| *offset >= 0)
 }
 
+/// Gives a client bootstrap servers; those it has already stay as they are. How many of the list it has then.
+pub(super) fn add_brokers<C: ClientContext>(client: &Client<C>, brokers: &str) -> i32 {
+    let Ok(brokers) = CString::new(brokers) else { return 0 };
+    // SAFETY: the client is alive; the list is copied.
+    unsafe { rd::rd_kafka_brokers_add(client.native_ptr(), brokers.as_ptr()) }
+}
+
 /// Generation and member id of a consumer in its group; `None` while it is no member.
 pub(super) fn membership<C: ClientContext>(client: &Client<C>) -> Option<(i32, String)> {
     // SAFETY: the client is alive; what librdkafka allocates is copied and freed here, null is looked for.

@@ -31,6 +31,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::config::{Assignment, KafkaConfig, OffsetReset};
+use super::remind::{Lost, Series};
 use super::{ErrorKind, TopicPartition, ffi, kind_of, log};
 use crate::model::{Headers, Origin, Record, Timestamp, Value};
 
@@ -218,6 +219,7 @@ struct Context {
     on_event: Box<dyn Fn(GroupEvent) + Send + Sync>,
     topics: Vec<Arc<str>>,
     revoke_deadline: Duration,
+    lost: Lost,
     /// Shut: callbacks do nothing any more.
     closed: AtomicBool,
     /// Held by the poller's callbacks only, for moments; never while an event is handed over.
@@ -295,6 +297,7 @@ impl ClientContext for Context {
 
     /// Called right before `poll` returns the same error without its words.
     fn error(&self, error: KafkaError, reason: &str) {
+        self.lost.note(&error);
         // The end of a partition comes as an error too, on the worker's thread.
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
             return;
@@ -352,6 +355,7 @@ impl GroupReader {
             on_event: Box::new(on_event),
             topics: options.topics.clone(),
             revoke_deadline: options.revoke_deadline,
+            lost: Lost::default(),
             closed: AtomicBool::new(false),
             members: Mutex::default(),
         };
@@ -368,7 +372,8 @@ impl GroupReader {
             .name("kafka-poller".to_owned())
             .spawn({
                 let stop = Arc::clone(&stop);
-                move || Poller::new(consumer).run(&stop)
+                let brokers = config.brokers.clone();
+                move || Poller::new(consumer, brokers).run(&stop)
             })
             .map_err(|e| ReadError::Client(e.to_string()))?;
         Ok(GroupReader { handle, stop, thread: Some(thread) })
@@ -479,10 +484,12 @@ struct Poller {
     failing: Option<(Instant, Instant)>,
     /// When a lost connection was last said.
     transport_at: Option<Instant>,
+    brokers: String,
+    series: Series,
 }
 
 impl Poller {
-    fn new(consumer: Shared) -> Poller {
+    fn new(consumer: Shared, brokers: String) -> Poller {
         Poller {
             consumer,
             missing: BTreeSet::new(),
@@ -491,6 +498,8 @@ impl Poller {
             lookup: LOOKUP_FIRST,
             failing: None,
             transport_at: None,
+            brokers,
+            series: Series::default(),
         }
     }
 
@@ -504,6 +513,7 @@ impl Poller {
             }
             self.hand_over();
             self.look_for_missing();
+            self.series.remind(&self.consumer.context().lost, self.consumer.client(), &self.brokers);
         }
         self.leave();
     }

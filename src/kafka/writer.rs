@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use super::config::KafkaConfig;
 use super::reader::{GroupMetadata, offset_list};
+use super::remind::{Lost, Reminder};
 use super::{TopicPartition, ffi, log};
 use crate::model::{Headers, Timestamp};
 
@@ -144,6 +145,7 @@ struct Ticket {
 struct PlainContext {
     /// Told at each report: the producer's queue has room again.
     room: Notify,
+    lost: Lost,
 }
 
 impl ClientContext for PlainContext {
@@ -152,6 +154,7 @@ impl ClientContext for PlainContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.lost.note(&error);
         tracing::debug!(target: "librdkafka", %error, "{reason}");
     }
 }
@@ -174,7 +177,9 @@ fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
 
 /// An idempotent producer. Cheap to share: `&self`, any thread.
 pub struct Writer {
-    producer: ThreadedProducer<PlainContext>,
+    // In front of the producer, so that it is dropped here and not on the reminder's thread.
+    _reminder: Reminder,
+    producer: Arc<ThreadedProducer<PlainContext>>,
 }
 
 impl Writer {
@@ -183,11 +188,18 @@ impl Writer {
     /// # Errors
     /// librdkafka refuses the settings.
     pub fn open(config: &KafkaConfig) -> Result<Writer, WriteError> {
-        let producer = config
-            .producer()
-            .create_with_context(PlainContext { room: Notify::new() })
-            .map_err(|e| WriteError { index: 0, class: WriteClass::Fatal, message: e.to_string() })?;
-        Ok(Writer { producer })
+        let failed = |message: String| WriteError { index: 0, class: WriteClass::Fatal, message };
+        let context = PlainContext { room: Notify::new(), lost: Lost::default() };
+        let producer: ThreadedProducer<PlainContext> =
+            config.producer().create_with_context(context).map_err(|e| failed(e.to_string()))?;
+        let producer = Arc::new(producer);
+        let (weak, brokers) = (Arc::downgrade(&producer), config.brokers.clone());
+        let reminder = Reminder::start(move |series| {
+            if let Some(producer) = weak.upgrade() {
+                series.remind(&producer.client().context().lost, producer.client(), &brokers);
+            }
+        });
+        Ok(Writer { _reminder: reminder.map_err(|e| failed(e.to_string()))?, producer })
     }
 
     /// Writes records in order; resolves when all are acked by all in-sync replicas. Waits where the producer's queue
@@ -320,6 +332,7 @@ struct Reports {
 }
 
 struct TxnContext {
+    lost: Lost,
     /// Written by the producer's thread, read by the worker.
     reports: Mutex<Reports>,
 }
@@ -336,6 +349,7 @@ impl ClientContext for TxnContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.lost.note(&error);
         tracing::debug!(target: "librdkafka", %error, "{reason}");
     }
 }
@@ -374,7 +388,8 @@ enum Phase {
 
 /// A transactional producer for one worker. All calls block; one thread at a time.
 pub struct TxnWriter {
-    producer: ThreadedProducer<TxnContext>,
+    _reminder: Reminder,
+    producer: Arc<ThreadedProducer<TxnContext>>,
     phase: Phase,
 }
 
@@ -392,10 +407,18 @@ impl TxnWriter {
         let deadline = Instant::now() + timeout;
         let producer: ThreadedProducer<TxnContext> = config
             .txn_producer(transactional_id)
-            .create_with_context(TxnContext { reports: Mutex::default() })
+            .create_with_context(TxnContext { lost: Lost::default(), reports: Mutex::default() })
             .map_err(|e| TxnError::Fatal(e.to_string()))?;
+        let producer = Arc::new(producer);
+        let (weak, brokers) = (Arc::downgrade(&producer), config.brokers.clone());
+        let reminder = Reminder::start(move |series| {
+            if let Some(producer) = weak.upgrade() {
+                series.remind(&producer.client().context().lost, producer.client(), &brokers);
+            }
+        });
+        let reminder = reminder.map_err(|e| TxnError::Fatal(e.to_string()))?;
         until(deadline, |left| producer.init_transactions(left))?;
-        Ok(TxnWriter { producer, phase: Phase::Idle })
+        Ok(TxnWriter { _reminder: reminder, producer, phase: Phase::Idle })
     }
 
     /// Begins a transaction. It should not stay open for long: see `transaction_timeout`.
