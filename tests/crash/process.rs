@@ -257,7 +257,10 @@ impl Process {
                     CommittedOffset::Pending if env.is(Mutation::PendingOffsetsIgnored) => {
                         env.broker.committed_unstable(input)
                     }
-                    CommittedOffset::Pending => return false,
+                    CommittedOffset::Pending => {
+                        env.tally.pending += 1;
+                        return false;
+                    }
                     CommittedOffset::At(next) => Some(next),
                     CommittedOffset::None => None,
                 });
@@ -274,6 +277,11 @@ impl Process {
     }
 
     // The worker's side.
+
+    /// Messages that nobody has read yet.
+    pub fn mail_waiting(&self) -> usize {
+        self.mail.len()
+    }
 
     /// Takes one message. False if there is none.
     pub fn read_mail(&mut self, env: &mut Env, disks: &BTreeMap<i32, Disk>) -> Result<bool, String> {
@@ -305,6 +313,7 @@ impl Process {
             }
             Mail::Revoke { partition, lost } => {
                 note!(env, "p{} must let go of {partition}, lost: {lost}", self.number);
+                env.tally.revokes += 1;
                 if lost {
                     self.remove(env, partition);
                 } else if let Some(slot) = self.slots.get_mut(&partition) {
@@ -564,7 +573,8 @@ impl Process {
         let Parcel { handle, epoch, node, row, .. } = self.acks.remove(n);
         let refused = env.is_refused(node, &row) && !env.is(Mutation::RefusedCountedAsAcked);
         note!(env, "p{} hears of {}'s row in {node}, refused: {refused}", self.number, handle.generation);
-        if env.is(Mutation::CommitWithoutWaiting) && !refused && row.reply_to.is_none() {
+        if env.is(Mutation::CommitWithoutWaiting) && row.reply_to.is_none() {
+            // Counted already.
             return Ok(true);
         }
         let input = match (row.reply_to, refused) {
@@ -676,6 +686,7 @@ impl Process {
                     env.broker.committed_unstable(reader.input)
                 }
                 CommittedOffset::Pending => {
+                    env.tally.pending += 1;
                     self.mail.push_back(Mail::Restored { handle });
                     return Ok(());
                 }
