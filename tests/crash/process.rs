@@ -152,6 +152,8 @@ pub struct Process {
     epoch: Option<u64>,
     /// The group's generation as this member knows it.
     pub generation: u64,
+    /// The group has given it up, and it does not know yet: what it has may be somebody else's, or its own again.
+    pub expelled: bool,
     /// Partitions that the group has given to it, whose offsets are being looked up.
     fresh: Vec<i32>,
     slots: BTreeMap<i32, Slot>,
@@ -177,6 +179,7 @@ impl Process {
             producer,
             epoch: None,
             generation,
+            expelled: false,
             fresh: Vec::new(),
             slots: BTreeMap::new(),
             handles: 0,
@@ -542,7 +545,7 @@ impl Process {
         let n = first_of_key(&self.parcels, nth % self.parcels.len());
         let parcel = &self.parcels[n];
         let owner = env.owners.get(&parcel.handle.id.partition) == Some(&self.machine);
-        if env.shape.is_table(parcel.node) && (parcel.lease.is_over() || !owner) {
+        if env.shape.is_table(parcel.node) && (parcel.lease.is_over() || !owner || self.expelled) {
             // A member cut off from the group is cut off from the table as well. Nothing else keeps a late write of a
             // former owner from a newer row: a table has no fence.
             self.parcels.remove(n);
@@ -697,7 +700,8 @@ impl Process {
         }
         let disk = disks.get(&partition).ok_or("no disk")?;
         // Who is no owner any more may restore what it likes: it cannot commit on top of it.
-        let ours = !slot.lease.is_over() && env.owners.get(&partition) == Some(&self.machine);
+        let owner = env.owners.get(&partition) == Some(&self.machine);
+        let ours = owner && !self.expelled && !slot.lease.is_over();
         if env.shape.stateful && ours {
             let mut rows = disk.backend.snapshot();
             rows.retain(|(k, _)| &k[..] != META_CHANGELOG);

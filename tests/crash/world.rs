@@ -39,8 +39,6 @@ struct Plan {
 #[derive(Default)]
 struct Machine {
     process: Option<Process>,
-    /// The group has given it up, and it does not know yet.
-    expelled: bool,
     disks: BTreeMap<i32, Disk>,
 }
 
@@ -130,7 +128,10 @@ impl Action {
     /// Is it worth doing several times on end?
     fn goes_on(self) -> bool {
         use Action::{Acknowledge, Append, Commit, LookUp, Mail, Marker, Quiet, Read, Reply, Restore, Write};
-        matches!(self, Append | Read | Reply | Write | Acknowledge | Commit | Mail | LookUp | Restore | Marker | Quiet)
+        matches!(
+            self,
+            Append | Read | Reply | Write | Acknowledge | Commit | Mail | LookUp | Restore | Marker | Quiet
+        )
     }
 }
 
@@ -419,7 +420,9 @@ impl World {
         note!(self.env, "machine {m} is taken for dead");
         let lost: Vec<i32> = self.env.owners.iter().filter(|(_, o)| **o == m).map(|(p, _)| *p).collect();
         self.drop_member(m);
-        self.machines[m].expelled = true;
+        if let Some(process) = &mut self.machines[m].process {
+            process.expelled = true;
+        }
         for partition in lost {
             self.env.owners.insert(partition, other);
         }
@@ -478,8 +481,8 @@ impl World {
     /// A member takes part in the last rebalance, and learns what it has and what it has lost.
     fn sync(&mut self, m: usize) -> bool {
         let mut busy = false;
-        let expelled = std::mem::take(&mut self.machines[m].expelled);
         let Some(process) = &mut self.machines[m].process else { return false };
+        let expelled = std::mem::take(&mut process.expelled);
         for partition in 0..self.env.partitions {
             if expelled && process.holds(partition) {
                 // Even what it gets again at once: in between it may have been somebody else's.
@@ -509,7 +512,6 @@ impl World {
     fn crash(&mut self, m: usize) -> bool {
         let Some(process) = self.machines[m].process.take() else { return false };
         process.die(&mut self.env);
-        self.machines[m].expelled = false;
         self.env.tally.crashes += 1;
         self.moving.retain(|_, to| *to != m);
         let disks = &mut self.machines[m].disks;
