@@ -5,26 +5,22 @@
 //! changelog. What stands in: the threads around them (`process.rs`), Kafka (`MemoryBroker`), tables and the API. What
 //! is checked, and when, is in `ledger.rs`.
 //!
-//! The driver keeps four rules that the production threads around the task do not keep yet:
-//!
-//! - a restore ends at the changelog's end, not in front of open transactions (`runtime/restore.rs` asks for the
-//!   latter, so it can miss rows whose markers are late, or find its own local state "ahead");
-//! - a checkpoint of a partition that was taken away in the meantime is not committed (`Lease`; `checkpoint.rs` takes
-//!   the member's identity fresh and does not look again whether its partitions are still its own);
-//! - a reader that started without a committed offset remembers its first record, so that it can go back to it
-//!   (`PartitionReader::start_offset` stays `None`, and `worker.rs` then does not go back);
-//! - a restore waits for the committed offsets for as long as it takes (`Parts::offsets` gives up and says none).
+//! Every seed is a schedule: it draws a topology, how often each thing happens, and what happens when. A topology whose
+//! results depend on its records alone (windows, tables, joins on stream time) is compared with a task that reads them
+//! in one go; in all others each event is followed from its offset to its result.
 //!
 //! ```text
-//! cargo test --test crash                                      CRASH_SCHEDULES=100000 for more
-//! CRASH_SEED=4711 cargo test --test crash one_seed -- --nocapture      its trace
-//! CRASH_MUTATIONS=20000 cargo test --test crash mutations      tries so many seeds for each fault put in on purpose
+//! cargo test --test crash                                               CRASH_SCHEDULES=100000 for more, as `./test` does
+//! CRASH_SEED=4711 cargo test --test crash one_seed -- --nocapture       its trace
+//! cargo test --test crash mutations -- --nocapture                      which seed finds each fault put in on purpose;
+//!                                                                       CRASH_MUTATIONS=20000: tries so many at most
 //! ```
 
 mod env;
 mod ledger;
 mod mutation;
 mod process;
+mod replay;
 mod shape;
 mod world;
 

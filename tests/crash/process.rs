@@ -19,6 +19,8 @@ use super::mutation::Mutation;
 
 /// Checkpoints that may wait for the commit thread.
 const JOBS_MAX: usize = 2;
+/// Partitions from here on hold what transactions write to the output topic.
+pub const OUTPUTS: i32 = 1000;
 
 /// Is the partition still ours? Set before the group can give it to anybody else.
 #[derive(Clone, Default)]
@@ -634,6 +636,9 @@ impl Process {
         let disk = disks.entry(partition).or_default();
         match slot.restore {
             Restore::Open => {
+                if env.shape.forgets {
+                    *disk = Disk::default();
+                }
                 let committing = self.commit.iter().flat_map(|c| &c.parts).chain(self.jobs.iter().flatten());
                 if !disk.is_free() || committing.into_iter().any(|p| p.handle.id.partition == partition) {
                     // An earlier life of the task has it open.
@@ -719,6 +724,7 @@ impl Process {
                 task.start_at(reader.input.0, *start);
             }
         }
+        task.set_transactional(env.shape.transactional.clone());
         let ahead = slot.assigned.restored(task, backend) && !env.is(Mutation::ReadersNotRewound);
         for (reader, start) in slot.readers.iter_mut().zip(&starts) {
             if let Some(at) = start
@@ -738,13 +744,13 @@ impl Process {
     /// One step of the checkpoint under way. True if it got anywhere.
     pub fn commit(&mut self, env: &mut Env, disks: &BTreeMap<i32, Disk>) -> Result<bool, String> {
         let Some(commit) = &mut self.commit else {
-            if self.epoch.is_none() && env.shape.stateful {
+            if self.epoch.is_none() && env.shape.transacts() {
                 // Before the first checkpoint: what the last life of this id left open holds up every restore.
                 self.epoch = env.broker.init(self.producer).ok();
                 return Ok(true);
             }
             let Some(parts) = self.jobs.pop_front() else { return Ok(false) };
-            let at = if env.shape.stateful { At::Begin } else { At::Apply(0) };
+            let at = if env.shape.transacts() { At::Begin } else { At::Apply(0) };
             let ends = Vec::new();
             self.commit = Some(Commit { parts, at, ends, recorded: false, committed: false });
             return Ok(true);
@@ -754,6 +760,11 @@ impl Process {
         match commit.at {
             At::Begin => {
                 commit.at = At::Rows(0);
+                if env.is(Mutation::OutputsBeforeCommit) {
+                    for part in &commit.parts {
+                        env.ledger.outputs(&part.sealed)?;
+                    }
+                }
                 if env.is(Mutation::ApplyBeforeCommit) {
                     for part in &commit.parts {
                         if let Some(disk) = disks.get(&part.handle.id.partition) {
@@ -765,11 +776,20 @@ impl Process {
             At::Rows(n) => match commit.parts.get(n) {
                 None => commit.at = At::Offsets,
                 Some(part) => {
-                    let rows = part.rows(env);
-                    let partition = part.handle.id.partition;
-                    match env.broker.produce(id, self.epoch.unwrap_or(0), partition, &rows) {
+                    let (partition, epoch) = (part.handle.id.partition, self.epoch.unwrap_or(0));
+                    let mut result = Ok(None);
+                    if env.shape.stateful {
+                        let rows = part.rows(env);
+                        result = env.broker.produce(id, epoch, partition, &rows).map(Some);
+                    }
+                    if result.is_ok() && !part.sealed.outputs.is_empty() {
+                        let outputs = env.ledger.output_rows(&part.sealed)?;
+                        let sent = env.broker.produce(id, epoch, OUTPUTS + partition, &outputs);
+                        result = sent.and(result);
+                    }
+                    match result {
                         Ok(end) => {
-                            commit.ends.push(end);
+                            commit.ends.extend(end);
                             commit.at = At::Rows(n + 1);
                         }
                         Err(BrokerError::Concurrent) => return Ok(true),
@@ -811,6 +831,10 @@ impl Process {
                         env.tally.commits += 1;
                         env.tally.under_fire += u64::from(!env.calm);
                         env.ledger.commit(life, part.base, &part.sealed, &part.rows(env), offsets)?;
+                        if !env.is(Mutation::OutputsBeforeCommit) {
+                            env.ledger.outputs(&part.sealed)?;
+                        }
+                        env.ledger.check(part.handle.id.partition)?;
                     }
                 }
                 match result {
@@ -822,7 +846,7 @@ impl Process {
                 }
             }
             At::Apply(n) => match commit.parts.get(n) {
-                None if env.shape.stateful => {
+                None if env.shape.transacts() => {
                     commit.committed = true;
                 }
                 None => commit.at = At::OffsetsAlone,
@@ -865,16 +889,17 @@ impl Process {
                 };
                 let after: Vec<Option<i64>> =
                     offsets.iter().map(|(at, _)| env.broker.committed_unstable(*at)).collect();
-                if !env.shape.stateful && (result.is_ok() || before != after) {
+                if !env.shape.transacts() && (result.is_ok() || before != after) {
                     for part in &commit.parts {
                         let life = (self.number, part.handle.id.partition, part.handle.generation);
                         env.tally.commits += 1;
                         env.tally.under_fire += u64::from(!env.calm);
                         env.ledger.commit(life, part.base, &part.sealed, &part.sealed.rows, &part.offsets)?;
+                        env.ledger.check(part.handle.id.partition)?;
                     }
                 }
                 match result {
-                    Ok(()) if env.shape.stateful => commit.at = At::Apply(0),
+                    Ok(()) if env.shape.transacts() => commit.at = At::Apply(0),
                     Ok(()) => commit.committed = true,
                     Err(e) => {
                         note!(env, "p{} could not commit: {e}", self.number);

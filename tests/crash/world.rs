@@ -9,7 +9,7 @@ use slackwater::testing::Faults;
 use super::env::{Env, note};
 use super::ledger::Kind;
 use super::mutation::Mutation;
-use super::process::{Disk, Process};
+use super::process::{Disk, OUTPUTS, Process};
 use super::shape::{SHAPES, Shape};
 
 const MACHINES: usize = 2;
@@ -225,7 +225,13 @@ impl World {
     fn compare(&self) -> Outcome {
         self.env.ledger.check_end()?;
         let shape = self.env.shape;
-        if !shape.is_ordered() {
+        if !shape.transactional.is_empty() {
+            let read = |partition| self.env.broker.read_changelog(OUTPUTS + partition, 0, usize::MAX).0;
+            let rows: Vec<_> = (0..self.env.partitions).flat_map(read).collect();
+            self.env.ledger.check_outputs(&rows)?;
+        }
+        // Without tables everything was compared already.
+        if !shape.is_ordered() || !(0..shape.topology.nodes.len()).any(|n| shape.is_table(n)) {
             return Ok(());
         }
         let calm = self.calm()?;
@@ -484,8 +490,8 @@ impl World {
         let Some(process) = &mut self.machines[m].process else { return false };
         let expelled = std::mem::take(&mut process.expelled);
         for partition in 0..self.env.partitions {
-            if expelled && process.holds(partition) {
-                // Even what it gets again at once: in between it may have been somebody else's.
+            if expelled && (process.holds(partition) || process.has_slot(partition)) {
+                // Even what it gets again at once, or is about to release: in between it may have been somebody else's.
                 process.revoke(partition, true);
             }
             let ours = self.env.owners.get(&partition) == Some(&m);
