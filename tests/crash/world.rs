@@ -503,6 +503,8 @@ impl World {
                 // It was leaving, and the poller did not wait any longer.
                 process.end_lease(partition);
             } else if ours && !polite && !process.holds(partition) {
+                // What it was about to release it has released, or its deadline has passed: that comes first.
+                process.end_lease(partition);
                 process.give(partition);
                 busy = true;
             }
