@@ -74,6 +74,13 @@ fn every_state_directory_opens_and_goes_on() {
     }
 }
 
+/// Writes the first version, where there is none.
+pub fn write_first() {
+    if versions(&dir()).is_empty() {
+        write(1);
+    }
+}
+
 /// Writes a version that is not there yet.
 pub fn write(version: u32) {
     let new = dir().join(format!("v{version}"));

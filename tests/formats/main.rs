@@ -7,10 +7,11 @@
 //! ```text
 //! FORMATS_WRITE=debounce:2 cargo test --test formats write            writes v2.jsonl of a case; never over a file
 //! FORMATS_WRITE=state-directory:2 cargo test --test formats write     the same for a state directory
+//! FORMATS_WRITE=changed cargo test --test formats write               the next version of every case whose bytes changed
 //! ```
 //!
 //! A new case is `topology.yaml`, `before.jsonl` and `after.jsonl` in a directory of its own, a line in `CASES`, and that
-//! command with version 1.
+//! command.
 
 mod directory;
 mod fixture;
@@ -23,8 +24,8 @@ use bytes::Bytes;
 use fixture::{Case, as_lines, rows};
 use run::{Run, topology};
 use serde_json::Value as Json;
-use slackwater::state::{Backend, META_FORMAT, META_SHAPE, MemoryBackend, Row, changelog, codec};
-use slackwater::topology::Topology;
+use slackwater::state::{Backend, META_FORMAT, MemoryBackend, Row, changelog, codec};
+use slackwater::topology::{NodeKind, Topology};
 
 /// A kind of row: the store that has it, how its key goes on behind the store's name, and the first byte of its value.
 type Kind = (&'static str, &'static [u8], Option<u8>);
@@ -192,14 +193,17 @@ fn the_fixtures_hold_every_kind_of_row() {
                     .filter(|(k, _)| k[0] == 0)
                     .map(|(k, _)| String::from_utf8_lossy(&k[1..]).into_owned()),
             );
-            let shapes = log.iter().filter(|(k, _)| &k[..] == META_SHAPE).filter_map(|(_, v)| v.as_ref());
-            for line in shapes.flat_map(|s| std::str::from_utf8(s).expect("text").lines()) {
-                let (kind, _) = line.rsplit_once(' ').expect("a kind and a node");
-                kinds.insert(kind.to_owned());
-            }
+        }
+        let topology = topology(name, &case.yaml());
+        for (n, node) in topology.nodes.iter().enumerate() {
+            kinds.extend(match &node.kind {
+                NodeKind::Operator(config) => config.state_kind(),
+                NodeKind::Source(_) => node.table.map(|table| table.state_kind()),
+                NodeKind::Sink(_) => topology.readers(n).next().map(|_| "sink"),
+            });
         }
     }
-    assert_eq!(kinds.iter().collect::<Vec<_>>(), STATE_KINDS);
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), STATE_KINDS);
     assert_eq!(notes.iter().collect::<Vec<_>>(), ["clocks", "format", "positions", "shape"]);
 }
 
@@ -242,6 +246,16 @@ fn a_row_of_a_newer_version_is_refused() {
 #[test]
 fn write() {
     let Ok(wanted) = std::env::var("FORMATS_WRITE") else { return };
+    if wanted == "changed" {
+        for case in cases() {
+            let newest = case.versions().last().copied();
+            let (changelog, expected) = today(&case, &topology(&case.name, &case.yaml()));
+            if newest.is_none_or(|version| case.changelog(version) != changelog) {
+                case.write(newest.unwrap_or(0) + 1, &changelog, &expected);
+            }
+        }
+        return directory::write_first();
+    }
     let parsed = wanted.split_once(':').and_then(|(name, n)| Some((name, n.parse::<u32>().ok()?)));
     let (name, version) = parsed.expect("FORMATS_WRITE=CASE:VERSION");
     if name == directory::NAME {
