@@ -17,7 +17,9 @@ use crate::model::{Origin, Record, Timestamp};
 use crate::operators::{
     Call, Cx, Effects, Emit, Load, Operator, OperatorError, Payload, Reason, Reject, Reply, SinkRow, Tally,
 };
-use crate::state::{Backend, Late, META_CLOCKS, META_POSITIONS, META_SHAPE, Row, StateError, Store, codec};
+use crate::state::{
+    Backend, Late, META_CLOCKS, META_FORMAT, META_POSITIONS, META_SHAPE, Row, StateError, Store, codec,
+};
 use crate::topology::{Changelog, ClockMode, NodeKind, OnFailure, SubTopology, Topology};
 
 /// Which task: sub-topology and partition.
@@ -203,8 +205,13 @@ pub struct Task {
     stack: Vec<Work>,
     effects: Effects,
     clocks_saved: Vec<(String, i64)>,
+    format_saved: bool,
     shape: String,
 }
+
+/// Format of a task's rows as a whole: how keys are built, what rows there are. What a row holds has a version of its
+/// own, its first byte. State without the row is of format 1.
+const FORMAT: u32 = 1;
 
 /// Records that nodes are told of before they come: as many as the nearest caches hold.
 const WARM_GROUP: usize = 64;
@@ -300,11 +307,13 @@ impl Task {
             stack: Vec::new(),
             effects: Effects::default(),
             clocks_saved: Vec::new(),
+            format_saved: false,
             shape: shape(topology, sub),
         };
         if task.low_watermark {
             task.nodes.iter_mut().for_each(|n| n.op.track_origins());
         }
+        task.check_format(backend)?;
         task.check_shape(backend)?;
         task.read_clocks(backend)?;
         for n in 0..task.nodes.len() {
@@ -547,6 +556,10 @@ impl Task {
             rows.push((Bytes::from_static(META_CLOCKS), Some(codec::encode(1, &clocks)?)));
             self.clocks_saved = clocks;
         }
+        if !self.format_saved {
+            rows.push((Bytes::from_static(META_FORMAT), Some(codec::encode(1, &FORMAT)?)));
+            self.format_saved = true;
+        }
         rows.push((Bytes::from_static(META_SHAPE), Some(Bytes::from(self.shape.clone()))));
         let held: Vec<Option<i64>> = (0..self.positions.len()).map(|t| self.committable(t)).collect();
         let positions: Vec<(usize, i64)> =
@@ -627,6 +640,19 @@ impl Task {
             }
         }
         self.clocks_saved = clocks;
+        Ok(())
+    }
+
+    fn check_format(&mut self, backend: &Arc<dyn Backend>) -> Result<(), TaskError> {
+        let Some(bytes) = backend.get(META_FORMAT)? else { return Ok(()) };
+        let found: u32 = codec::decode(1, &bytes)?;
+        if found != FORMAT {
+            return Err(TaskError::State(StateError(format!(
+                "the state has format {found}, and this program reads format {FORMAT}: it was written by a newer one. Run \
+                 that one, or remove the state with `slackwater reset`"
+            ))));
+        }
+        self.format_saved = true;
         Ok(())
     }
 
