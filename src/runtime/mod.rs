@@ -8,6 +8,7 @@ mod checkpoint;
 mod choose;
 mod deliver;
 mod engine;
+mod failpoint;
 mod gate;
 pub mod http;
 mod inbox;
