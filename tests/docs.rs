@@ -26,7 +26,10 @@ fn slackwater(args: &[&str]) -> (i32, String) {
 #[test]
 fn examples_are_good() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let docs = std::fs::read_dir(root.join("docs")).expect("is there").flatten().map(|e| e.path());
+    let files = |dir: &str| {
+        std::fs::read_dir(root.join(dir)).expect("is there").flatten().map(|e| e.path()).collect::<Vec<_>>()
+    };
+    let docs = [files("docs"), files("docs/reference")].concat().into_iter();
     let pages = docs.filter(|p| p.extension().is_some_and(|e| e == "md")).chain([root.join("README.md")]);
     let dir = tempfile::tempdir().expect("a folder");
     let mut count = 0;
