@@ -621,3 +621,24 @@ fn what_shows_only_at_the_start_points_into_the_file() {
     assert_eq!(ended.code, 78, "{}", ended.err);
     assert!(ended.err.contains("t.yaml:3:23") && ended.err.contains("cannot read file"), "{}", ended.err);
 }
+
+#[test]
+fn a_starter_is_a_good_topology_that_explains_itself() {
+    let dir = folder();
+    for template in ["count", "enrich", "join"] {
+        let path = dir.path().join(format!("my-{template}.yaml")).display().to_string();
+        check(&["new", &path, "--template", template], 0, "");
+        check(&["new", &path], 2, "is there already");
+        check(&["check", &path], 0, "");
+        check(&["test", &path], 0, "");
+        let text = std::fs::read_to_string(&path).expect("is there");
+        assert!(text.contains(&format!("name: my-{template}\n")), "{text}");
+    }
+    check(&["new", &dir.path().join("my orders.yaml").display().to_string()], 2, "is no name");
+    let path = dir.path().join("my-count.yaml").display().to_string();
+    insta::assert_snapshot!(check(&["explain", &path], 0, "").out);
+    let said = check(&["explain", &path, "--format", "json"], 0, "").out;
+    let json: Json = serde_json::from_str(&said).expect("is JSON");
+    let topic = &json["sub_topologies"][0]["repartition_topics"][0]["topic"];
+    assert_eq!(topic, "my-count-per-minute-repartition");
+}

@@ -6,7 +6,9 @@
 mod check;
 mod connect;
 mod dev;
+mod explain;
 mod graph;
+mod new;
 mod offsets;
 mod reset;
 mod run;
@@ -62,12 +64,16 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     /// Print the topology as a picture.
     Graph(graph::GraphArgs),
+    /// Say what the topology does: what runs together, keys, state, topics of its own, guarantees.
+    Explain(explain::ExplainArgs),
     /// Print what the topology's consumer group has committed and what it has still to read.
     Offsets(offsets::OffsetsArgs),
     /// Look into the state of a stopped instance.
     State(state::StateArgs),
     /// Go back to the beginning: delete offsets, the topology's own topics and local state. A dry run by default.
     Reset(reset::ResetArgs),
+    /// Write a starter file.
+    New(new::NewArgs),
     /// Print the JSON schema of topology files, for editors.
     Schema,
 }
@@ -97,6 +103,8 @@ pub fn main_with(registry: &Registry) -> ExitCode {
         Command::Test(args) => test::test(registry, &args),
         Command::Simulate(args) => simulate::simulate(registry, &args),
         Command::Graph(args) => graph::graph(registry, &args),
+        Command::Explain(args) => explain::explain(registry, &args),
+        Command::New(args) => new::new(&args),
         Command::Offsets(args) => offsets::offsets(registry, &args),
         Command::State(args) => state::state(registry, &args),
         Command::Reset(args) => reset::reset(registry, &args),

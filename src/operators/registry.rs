@@ -164,6 +164,16 @@ impl NodeConfig {
         }
     }
 
+    /// The expression that gives records another key, as it was written.
+    #[must_use]
+    pub fn key_expr(&self) -> Option<String> {
+        match self {
+            NodeConfig::KeyBy(c) => Some(c.0.text().to_owned()),
+            NodeConfig::Aggregate(c) if c.changes_key() => c.by.as_ref().map(|by| by.text().to_owned()),
+            _ => None,
+        }
+    }
+
     /// Does it give records another key?
     #[must_use]
     pub fn changes_key(&self) -> bool {

@@ -6,6 +6,7 @@
 
 mod builder;
 mod describe;
+mod explain;
 mod joins;
 mod repartition;
 mod settings;
@@ -13,6 +14,7 @@ mod source;
 mod sub;
 
 pub use builder::{GraphProblem, TopologyBuilder};
+pub use explain::{Explanation, NodeExplanation, RepartitionExplanation, SubExplanation};
 pub use repartition::{Repartition, Uneven};
 pub use settings::{Changelog, ClockMode, DeadLetter, Errors, Guarantee, OnFailure, State, Time};
 pub use source::{FileSource, Format, Generate, KafkaSource, Lines, SourceConfig};
