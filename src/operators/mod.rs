@@ -66,6 +66,10 @@ pub enum Reason {
     NullValue,
     /// The value is not JSON, and a field was asked for.
     NotJson,
+    /// The bytes of the key or the value are not of the source's format, or their schema cannot be had.
+    BadFormat,
+    /// The value does not fit the source's `schema`.
+    Schema,
     /// An expression failed on this record.
     Expression,
     /// The record came after its window (and grace) had closed.
@@ -94,6 +98,8 @@ impl Reason {
             Reason::NullKey => "null_key",
             Reason::NullValue => "null_value",
             Reason::NotJson => "not_json",
+            Reason::BadFormat => "bad_format",
+            Reason::Schema => "schema",
             Reason::Expression => "expression",
             Reason::Late => "late",
             Reason::Duplicate => "duplicate",

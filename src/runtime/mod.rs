@@ -7,6 +7,7 @@ mod checkpoint;
 mod deliver;
 mod engine;
 mod gate;
+mod held;
 pub mod http;
 mod inbox;
 pub mod limiter;

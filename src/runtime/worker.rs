@@ -15,10 +15,12 @@ use super::calls::{self, CallDriver, Job};
 use super::checkpoint::{Committer, Part};
 use super::deliver::{CHUNK, Parcel, SinkDriver};
 use super::gate::CallGate;
+use super::held::{Gate, HeldReader};
 use super::inbox::{Handle, Inbox, Mail, Message, Restored};
 use super::metrics::WorkerMetrics;
 use super::read::TaskReader;
 use super::task::{Input, Step, Task, TaskError, TaskId};
+use crate::kafka::PartitionReader;
 use crate::model::{Clock, Record, SystemClock, Timestamp};
 use crate::sinks::KafkaLane;
 
@@ -68,12 +70,20 @@ pub struct Outside {
     pub transactional: BTreeMap<usize, KafkaLane>,
     /// Changelog topic of each sub-topology, where there is one.
     pub changelogs: Vec<Option<Arc<str>>>,
+    /// What the records of a topic need before a task may have them, by sub-topology and topic.
+    pub gates: BTreeMap<(usize, usize), Gate>,
     /// Time between checkpoints.
     pub checkpoint: Duration,
     /// Reported when a task stops for good.
     pub failed: Box<dyn Fn(TaskId, String) + Send>,
     /// Told which tasks run and which are restoring.
     pub status: Box<dyn Fn(TaskId, TaskStatus) + Send>,
+}
+
+impl Outside {
+    fn held(&self, id: TaskId, topic: usize, reader: PartitionReader) -> TaskReader {
+        TaskReader::Kafka(HeldReader::new(reader, self.gates.get(&(id.sub, topic)).cloned()))
+    }
 }
 
 /// What `/ready` and the logs say of a task.
@@ -460,9 +470,9 @@ impl Worker {
         }
     }
 
-    fn assign(&mut self, id: TaskId, readers: Vec<(usize, crate::kafka::PartitionReader)>) {
+    fn assign(&mut self, id: TaskId, readers: Vec<(usize, PartitionReader)>) {
         let readers: Vec<(usize, TaskReader)> =
-            readers.into_iter().map(|(topic, reader)| (topic, TaskReader::Kafka(reader))).collect();
+            readers.into_iter().map(|(topic, reader)| (topic, self.outside.held(id, topic, reader))).collect();
         self.add(id, readers);
     }
 

@@ -4,8 +4,9 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::json;
 
 use super::test_case::TestStep;
+use crate::formats::RegistryConfig;
 use crate::kafka::KafkaConfig;
-use crate::model::Json;
+use crate::model::{Field, Json};
 use crate::operators::{NodeConfig, RateLimitConfig, TableConfig};
 use crate::sinks::SinkConfig;
 use crate::topology::{Errors, Guarantee, SourceConfig, State, Time};
@@ -19,6 +20,8 @@ pub fn schema() -> Json {
         generator.subschema_for::<T>()
     }
     let kafka = of(sub::<KafkaConfig>);
+    let registry = of(sub::<RegistryConfig>);
+    let shape = of(sub::<Field>);
     let errors = of(sub::<Errors>);
     let time = of(sub::<Time>);
     let state = of(sub::<State>);
@@ -27,6 +30,7 @@ pub fn schema() -> Json {
     let step = of(sub::<TestStep>);
     let table = of(sub::<TableConfig>);
     let source = with(of(<SourceConfig as JsonSchema>::json_schema), "table", &table, false);
+    let source = with(source, "schema", &shape, false);
     let operator = with_from(of(<NodeConfig as JsonSchema>::json_schema));
     let sink = with_from(of(<SinkConfig as JsonSchema>::json_schema));
     let defs = generator.take_definitions(true);
@@ -49,6 +53,7 @@ pub fn schema() -> Json {
         "properties": {
             "name": { "type": "string", "description": "Consumer group and prefix of internal topics." },
             "kafka": kafka,
+            "schema_registry": registry,
             "rate_limits": named(limit),
             "sources": named(source),
             "operators": named(operator),
