@@ -25,15 +25,12 @@ fetch_jars() {
             command -v "$tool" >/dev/null || die "$tool is missing: run scripts/prerequisites.sh test"
         done
         printf 'registry.sh: fetching Apicurio Registry %s from Maven Central into %s, once\n' "$version" "$cache" >&2
-        # By its full name: `dependency:get` and `copy` of the plugin that kafka.sh has already.
+        # By the version of the plugin that kafka.sh has already.
         rm -rf "$cache/partial"
         mkdir "$cache/partial"
-        mvn -B -q org.apache.maven.plugins:maven-dependency-plugin:3.6.1:get \
-            -Dartifact="io.apicurio:apicurio-registry-app:$version:tar.gz:all" -Dtransitive=false \
-            >"$cache/mvn.log" 2>&1 </dev/null &&
-            mvn -B -q org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy \
-                -Dartifact="io.apicurio:apicurio-registry-app:$version:tar.gz:all" -DoutputDirectory="$cache/partial" \
-                >>"$cache/mvn.log" 2>&1 </dev/null ||
+        mvn -B -q org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy \
+            -Dartifact="io.apicurio:apicurio-registry-app:$version:tar.gz:all" -DoutputDirectory="$cache/partial" \
+            >"$cache/mvn.log" 2>&1 </dev/null ||
             die "Maven could not fetch Apicurio Registry $version: $(grep -m1 ERROR "$cache/mvn.log")"
         mkdir "$cache/partial/app"
         tar -xzf "$cache"/partial/*.tar.gz -C "$cache/partial/app"

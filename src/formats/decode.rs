@@ -35,7 +35,13 @@ pub struct Decoder {
 impl Decoder {
     /// A decoder for a source of these formats. `shape`: what its values have to be.
     #[must_use]
-    pub fn new(key: Format, value: Format, formats: Arc<Formats>, name: &str, shape: Option<Shape>) -> Decoder {
+    pub fn new(
+        key: Format,
+        value: Format,
+        formats: Arc<Formats>,
+        name: &str,
+        shape: Option<Shape>,
+    ) -> Decoder {
         let node = formats.node(name);
         Decoder { key, value, formats, node, shape }
     }
@@ -65,7 +71,8 @@ impl Decoder {
                 return Ok(None);
             }
         };
-        let format = if self.formats.is_live() || self.value == Format::Bytes { self.value } else { Format::Json };
+        let format =
+            if self.formats.is_live() || self.value == Format::Bytes { self.value } else { Format::Json };
         match format {
             Format::Bytes => Ok(None),
             // Nobody asks for a field yet: it is only looked through.
@@ -131,10 +138,15 @@ mod tests {
         if live {
             formats.go_live();
         }
-        formats.put(1, "AVRO", r#"{"type": "record", "name": "R", "fields": [{"name": "id", "type": "long"}]}"#);
+        formats.put(
+            1,
+            "AVRO",
+            r#"{"type": "record", "name": "R", "fields": [{"name": "id", "type": "long"}]}"#,
+        );
         formats.put(2, "PROTOBUF", "syntax = \"proto3\"; message P { int32 id = 1; }");
         formats.put(3, "JSON", "{}");
-        let shape = shape.map(|json| serde_json::from_value::<crate::model::Field>(json).expect("is a shape").shape);
+        let shape =
+            shape.map(|json| serde_json::from_value::<crate::model::Field>(json).expect("is a shape").shape);
         Decoder::new(key, value, formats, "n", shape)
     }
 
@@ -194,7 +206,10 @@ mod tests {
         for live in [true, false] {
             let value = |text: &'static str| decoder(live).value(&Value::Bytes(Bytes::from(text)));
             assert_eq!(value("{\"id\":1}"), Ok(Some(Value::from(json!({"id": 1})))));
-            assert_eq!(value("{\"id\":\"x\"}"), Err(Bad::Schema("the field `id` is \"x\", no integer".into())));
+            assert_eq!(
+                value("{\"id\":\"x\"}"),
+                Err(Bad::Schema("the field `id` is \"x\", no integer".into()))
+            );
             assert_eq!(decoder(live).value(&Value::Null), Ok(None));
         }
     }

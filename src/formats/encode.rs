@@ -56,7 +56,9 @@ impl Encoder {
         }
         let json = value.json().map_err(|e| EvalError(e.to_string()))?;
         let bytes = self.bytes(self.value, &json, self.node.value.as_deref());
-        bytes.map(Some).map_err(|e| EvalError(format!("the value cannot be written as {}: {e}", self.value.name())))
+        bytes
+            .map(Some)
+            .map_err(|e| EvalError(format!("the value cannot be written as {}: {e}", self.value.name())))
     }
 
     fn bytes(&self, format: Format, json: &Json, slot: Option<&Slot>) -> Result<Bytes, String> {
@@ -111,7 +113,10 @@ mod tests {
         let formats = Arc::new(Formats::default());
         formats.go_live();
         let encoder = Encoder::new(Format::Long, Format::String, &formats, "n").expect("changes something");
-        assert_eq!(encoder.key(Some(&Bytes::from("42"))), Ok(Some(Bytes::copy_from_slice(&42i64.to_be_bytes()))));
+        assert_eq!(
+            encoder.key(Some(&Bytes::from("42"))),
+            Ok(Some(Bytes::copy_from_slice(&42i64.to_be_bytes())))
+        );
         assert_eq!(encoder.key(None), Ok(None));
         assert!(encoder.key(Some(&Bytes::from("x"))).is_err_and(|e| e.0 == "the key: \"x\" is no long"));
         assert_eq!(encoder.value(&Value::from(json!("hi"))), Ok(Some(Bytes::from("hi"))));
@@ -124,13 +129,19 @@ mod tests {
     fn a_schema_beside_the_file_is_held_to_without_a_registry() {
         let mut formats = Formats::default();
         let schema = WriterSchema {
-            inline: Some(r#"{"type": "record", "name": "R", "fields": [{"name": "id", "type": "long"}]}"#.into()),
+            inline: Some(
+                r#"{"type": "record", "name": "R", "fields": [{"name": "id", "type": "long"}]}"#.into(),
+            ),
             ..WriterSchema::default()
         };
         formats.add_writer("n", "t", false, Format::Avro, &schema).expect("is a schema");
-        let encoder = Encoder::new(Format::Json, Format::Avro, &Arc::new(formats), "n").expect("changes something");
+        let encoder =
+            Encoder::new(Format::Json, Format::Avro, &Arc::new(formats), "n").expect("changes something");
         assert!(!encoder.is_live());
-        assert_eq!(encoder.value(&Value::from(json!({"id": 7}))), Ok(Some(Bytes::from_static(&[0, 0, 0, 0, 0, 14]))));
+        assert_eq!(
+            encoder.value(&Value::from(json!({"id": 7}))),
+            Ok(Some(Bytes::from_static(&[0, 0, 0, 0, 0, 14])))
+        );
         let error = encoder.value(&Value::from(json!({"id": "x"}))).expect_err("does not fit");
         assert_eq!(error.0, "the value cannot be written as avro: `id`: \"x\" is no long");
     }

@@ -253,19 +253,38 @@ impl Formats {
             let slots = [("writer_schema", &formats.value), ("key_writer_schema", &formats.key)];
             for (field, slot) in slots {
                 let Some(slot) = slot.as_ref().filter(|slot| slot.live.get().is_none()) else { continue };
-                let live = connect(&client, slot).await.map_err(|e| match e {
-                    RegistryError::Away(message) => WriterError::Away(format!("schema registry {message}")),
-                    RegistryError::Unknown(message) | RegistryError::Refused(message) => WriterError::Config {
-                        node: node.clone(),
-                        field: format!("kafka.{field}"),
-                        message: format!("subject `{}`: {message}", slot.subject),
-                    },
-                })?;
+                let register = slot.settings.auto_register;
+                let live = connect(&client, slot, register).await;
+                let live = live.map_err(|e| writer_error(node, field, slot, e))?;
                 // Only here it is set, one after the other.
                 slot.live.set(live).unwrap_or_default();
             }
         }
         Ok(())
+    }
+
+    /// Asks the registry for everything that the topology will ask it for at its start, and changes nothing.
+    ///
+    /// # Errors
+    /// All that will be wrong; one that it does not answer stands for all.
+    pub async fn check(&self) -> Result<(), Vec<WriterError>> {
+        let Some(config) = &self.registry else { return Ok(()) };
+        let client = RegistryClient::new(config).map_err(|e| vec![WriterError::Away(e)])?;
+        client.ping().await.map_err(|e| vec![WriterError::Away(e.to_string())])?;
+        let mut wrong = Vec::new();
+        for (node, formats) in &self.nodes {
+            let slots = [("writer_schema", &formats.value), ("key_writer_schema", &formats.key)];
+            for (field, slot) in slots {
+                let Some(slot) = slot else { continue };
+                match connect(&client, slot, false).await {
+                    Ok(_) => {}
+                    // It will be put there.
+                    Err(RegistryError::Unknown(_)) if slot.settings.auto_register => {}
+                    Err(e) => wrong.push(writer_error(node, field, slot, e)),
+                }
+            }
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
     /// What is known of an id, for a task.
@@ -331,7 +350,11 @@ impl Formats {
                     Entry { found: Found::None(message.into()), until: Some(Instant::now() + UNKNOWN_AGAIN) }
                 }
                 // Refused may be a wrong password: nothing about the record is known, so it waits.
-                Err(RegistryError::Away(message) | RegistryError::Refused(message)) => {
+                Err(
+                    RegistryError::Away(message)
+                    | RegistryError::Refused(message)
+                    | RegistryError::Conflict(message),
+                ) => {
                     self.failed.fetch_add(1, Ordering::Relaxed);
                     waiting(Some(&format!("schema registry, for the schema id {id}: {message}")));
                     let pause = Duration::from_millis(100 << failures.min(5));
@@ -385,12 +408,29 @@ fn parsed(id: u32, schema: &Registered) -> Entry {
     Entry { found, until: None }
 }
 
+fn writer_error(node: &str, field: &str, slot: &Slot, error: RegistryError) -> WriterError {
+    match error {
+        RegistryError::Away(message) => WriterError::Away(format!("schema registry {message}")),
+        RegistryError::Unknown(message)
+        | RegistryError::Refused(message)
+        | RegistryError::Conflict(message) => WriterError::Config {
+            node: node.to_owned(),
+            field: format!("kafka.{field}"),
+            message: format!("subject `{}`: {message}", slot.subject),
+        },
+    }
+}
+
 /// The id and the schema of a slot.
-async fn connect(client: &RegistryClient, slot: &Slot) -> Result<(u32, Writer), RegistryError> {
+async fn connect(
+    client: &RegistryClient,
+    slot: &Slot,
+    register: bool,
+) -> Result<(u32, Writer), RegistryError> {
     let kind = kind_of(slot.format);
     let message = slot.settings.message.as_deref();
     if let Some(text) = &slot.text {
-        let id = client.id_of(&slot.subject, kind, text, slot.settings.auto_register).await.map_err(|e| {
+        let id = client.id_of(&slot.subject, kind, text, register).await.map_err(|e| {
             match e {
                 RegistryError::Unknown(message) => RegistryError::Unknown(format!(
                     "the registry does not have this schema there: register it, or set `auto_register: true` ({message})"
@@ -408,7 +448,8 @@ async fn connect(client: &RegistryClient, slot: &Slot) -> Result<(u32, Writer), 
         other => other,
     })?;
     if latest.kind != kind {
-        let wrong = format!("its schema is of type {}, and the format is `{}`", latest.kind, slot.format.name());
+        let wrong =
+            format!("its schema is of type {}, and the format is `{}`", latest.kind, slot.format.name());
         return Err(RegistryError::Refused(wrong));
     }
     let id = latest.id.ok_or_else(|| RegistryError::Refused("the registry's answer has no `id`".into()))?;
@@ -431,7 +472,8 @@ fn no_schema(field: &str, kind: &str, error: &str) -> SchemaProblem {
         help: if kind == "Avro" {
             "an Avro schema is JSON: `{\"type\": \"record\", \"name\": \"Order\", \"fields\": [...]}`".into()
         } else {
-            "it is a `.proto` file; of other files it may import Google's own only (`google/protobuf/...`)".into()
+            "it is a `.proto` file; of other files it may import Google's own only (`google/protobuf/...`)"
+                .into()
         },
     }
 }

@@ -204,7 +204,10 @@ mod tests {
         encode(&order, &json, &mut bytes).expect("fits");
         assert_eq!(decode(&order, &bytes), Ok(json));
         let plain = decode(&order, &[8, 1]).expect("is a message");
-        assert_eq!((&plain["id"], &plain["customer_name"], &plain["lines"]), (&json!(1), &json!(""), &json!([])));
+        assert_eq!(
+            (&plain["id"], &plain["customer_name"], &plain["lines"]),
+            (&json!(1), &json!(""), &json!([]))
+        );
         assert_eq!(plain["status"], json!("UNKNOWN"));
         assert!(plain.get("cash").is_none() && plain.get("card").is_none());
     }

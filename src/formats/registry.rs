@@ -33,6 +33,9 @@ pub enum RegistryError {
     /// The registry refuses: asking again does not help.
     #[error("{0}")]
     Refused(String),
+    /// It contradicts what is there.
+    #[error("{0}")]
+    Conflict(String),
     /// The registry does not answer, or cannot now.
     #[error("{0}")]
     Away(String),
@@ -56,6 +59,9 @@ struct Reference {
 
 /// More files than this behind one schema are refused.
 const REFERENCES_MAX: usize = 256;
+/// After a conflict the schema is looked for so often, with this pause before.
+const CONFLICT_LOOKS: usize = 5;
+const CONFLICT_PAUSE: Duration = Duration::from_millis(300);
 /// A longer answer is no schema.
 const BODY_MAX: usize = 8 << 20;
 
@@ -81,7 +87,11 @@ impl RegistryClient {
             .timeout(config.timeout.duration())
             .build()
             .map_err(|e| e.to_string())?;
-        Ok(RegistryClient { client, config: config.clone(), base: config.url.trim_end_matches('/').to_owned() })
+        Ok(RegistryClient {
+            client,
+            config: config.clone(),
+            base: config.url.trim_end_matches('/').to_owned(),
+        })
     }
 
     /// Does it answer?
@@ -122,13 +132,36 @@ impl RegistryClient {
         text: &str,
         register: bool,
     ) -> Result<u32, RegistryError> {
-        let path = format!("/subjects/{}{}", escaped(subject), if register { "/versions" } else { "" });
         // Avro is the registry's default, and older ones do not know the field.
         let body = match kind {
             "AVRO" => serde_json::json!({ "schema": text }),
             kind => serde_json::json!({ "schema": text, "schemaType": kind }),
         };
-        let answer = parse(&self.ask(Method::POST, &path, Some(&body)).await?)?;
+        let path = format!("/subjects/{}", escaped(subject));
+        let look_up = || self.id(&path, &body);
+        // First, so that nothing is written where nothing has to be.
+        match look_up().await {
+            Err(RegistryError::Unknown(_)) if register => {}
+            other => return other,
+        }
+        match self.id(&format!("{path}/versions"), &body).await {
+            Err(RegistryError::Conflict(message)) => {
+                // Incompatible; or somebody else, or an earlier question of ours that came to nothing, is just putting it
+                // there.
+                for _ in 0..CONFLICT_LOOKS {
+                    tokio::time::sleep(CONFLICT_PAUSE).await;
+                    if let Ok(id) = look_up().await {
+                        return Ok(id);
+                    }
+                }
+                Err(RegistryError::Refused(message))
+            }
+            other => other,
+        }
+    }
+
+    async fn id(&self, path: &str, body: &Json) -> Result<u32, RegistryError> {
+        let answer = parse(&self.ask(Method::POST, path, Some(body)).await?)?;
         answer.id.ok_or_else(|| RegistryError::Refused("the registry's answer has no `id`".into()))
     }
 
@@ -193,6 +226,7 @@ impl RegistryClient {
                 "{}{path} is not there ({text}): `url` has to end before `/subjects`",
                 self.base
             )),
+            StatusCode::CONFLICT => RegistryError::Conflict(text),
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => RegistryError::Away(text),
             status if status.is_server_error() => RegistryError::Away(text),
             _ => RegistryError::Refused(text),

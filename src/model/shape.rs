@@ -257,8 +257,10 @@ mod tests {
     }
 
     fn order() -> Shape {
-        shape(json!({"id": "integer", "note": "string?", "at": "timestamp", "lines": [{"sku": "string", "price": "number"}],
-                     "more": {"*": "boolean"}, "user.name": "any"}))
+        shape(
+            json!({"id": "integer", "note": "string?", "at": "timestamp", "lines": [{"sku": "string", "price": "number"}],
+                     "more": {"*": "boolean"}, "user.name": "any"}),
+        )
     }
 
     fn refused(json: Json, what: &str) {

@@ -66,7 +66,8 @@ pub enum Reason {
     NullValue,
     /// The value is not JSON, and a field was asked for.
     NotJson,
-    /// The bytes of the key or the value are not of the source's format, or their schema cannot be had.
+    /// The bytes of the key or the value are not of the source's format, or their schema cannot be had; or they do not fit
+    /// the format or the schema of the sink.
     BadFormat,
     /// The value does not fit the source's `schema`.
     Schema,

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::formats::{Bad, Decoder, Encoder};
-use crate::model::{EvalError, Expr, Json, Millis, Record, Scope, Timestamp, WINDOW_HEADER, Window, key_text};
+use crate::model::{
+    EvalError, Expr, Json, Millis, Record, Scope, Timestamp, WINDOW_HEADER, Window, key_text,
+};
 use crate::operators::describe::{self, Described};
 use crate::operators::table::{Table, TableConfig};
 use crate::operators::{Cx, Load, Operator, OperatorError, Reason, Reject, Reply, SinkRow};
@@ -141,11 +143,15 @@ impl SinkNode {
     }
 
     fn row(&self, record: Record, reply_to: Option<u64>) -> Result<SinkRow, OperatorError> {
-        let payload = self.config.payload(&record);
-        let payload = payload.and_then(|payload| match (&self.config, &self.encoder) {
-            (SinkConfig::Kafka(config), Some(encoder)) => config.encoded(&record, payload, encoder),
-            _ => Ok(payload),
-        });
+        let payload = match (self.config.payload(&record), &self.config, &self.encoder) {
+            (Ok(payload), SinkConfig::Kafka(config), Some(encoder)) => {
+                match config.encoded(&record, payload, encoder) {
+                    Ok(payload) => Ok(payload),
+                    Err(e) => return Err(OperatorError::reject(record, Reason::BadFormat, e.0)),
+                }
+            }
+            (payload, _, _) => payload,
+        };
         match payload {
             Ok(payload) => Ok(SinkRow { reply_to, record, payload }),
             Err(e) => Err(OperatorError::expression(record, &e)),

@@ -471,8 +471,10 @@ impl Worker {
     }
 
     fn assign(&mut self, id: TaskId, readers: Vec<(usize, PartitionReader)>) {
-        let readers: Vec<(usize, TaskReader)> =
-            readers.into_iter().map(|(topic, reader)| (topic, self.outside.held(id, topic, reader))).collect();
+        let readers: Vec<(usize, TaskReader)> = readers
+            .into_iter()
+            .map(|(topic, reader)| (topic, self.outside.held(id, topic, reader)))
+            .collect();
         self.add(id, readers);
     }
 

@@ -174,7 +174,9 @@ pub fn load(
     let mut misread: BTreeSet<&str> = BTreeSet::new();
     for (key, node) in entries(root, "sources", &mut problems) {
         let source_kinds = ["kafka", "generate", "file", "stdin"];
-        let Some(config) = one_kind(key, node, &source_kinds, &["table", "schema"], &mut problems) else { continue };
+        let Some(config) = one_kind(key, node, &source_kinds, &["table", "schema"], &mut problems) else {
+            continue;
+        };
         let before = problems.len();
         let table = node.get("table").map(|table| decode::<TableConfig>(table, &mut problems));
         let shape = node.get("schema").and_then(|schema| decode::<Field>(schema, &mut problems));

@@ -65,7 +65,12 @@ fn base(name: &str) -> &str {
 }
 
 /// Compiles an operator's expressions; the kind of the values that it sends on.
-fn operator(config: &mut NodeConfig, value: &Kind, compiler: &VrlCompiler, problems: &mut Vec<Problem>) -> Kind {
+fn operator(
+    config: &mut NodeConfig,
+    value: &Kind,
+    compiler: &VrlCompiler,
+    problems: &mut Vec<Problem>,
+) -> Kind {
     let known = !value.is_any();
     let kind = match config {
         NodeConfig::Filter(c) => {

@@ -77,8 +77,28 @@ impl VrlCompiler {
         vars: &[&str],
         value: &Kind,
     ) -> Result<(Arc<dyn Function>, Kind), Problem> {
+        if !value.is_any() {
+            // A field that is not there first: what follows from that says less.
+            let (program, _) = self.program(text, span.as_ref(), vars, &Kind::any())?;
+            if let Some(missing) = kinds::missing_in(&program, value) {
+                return Err(self.missing(text, span.as_ref(), missing));
+            }
+        }
+        let (program, used) = self.program(text, span.as_ref(), vars, value)?;
+        let result = program.final_type_info().result.kind().clone();
+        Ok((Arc::new(Compiled::new(program, &used)), result))
+    }
+
+    /// The program, and which of the names it uses.
+    fn program<'v>(
+        &self,
+        text: &str,
+        span: Option<&Range<usize>>,
+        vars: &[&'v str],
+        value: &Kind,
+    ) -> Result<(Program, Vec<&'v str>), Problem> {
         let used: Vec<&str> = NAMES.iter().chain(vars).copied().filter(|name| mentions(text, name)).collect();
-        let refused = |list: &DiagnosticList, fixes: &Fixes| self.problem(text, span.as_ref(), list, fixes);
+        let refused = |list: &DiagnosticList, fixes: &Fixes| self.problem(text, span, list, fixes);
         let program = parser::parse(shielded(text)).map_err(|error| {
             let error: Box<dyn ::vrl::diagnostic::DiagnosticMessage> = Box::new(error);
             refused(&DiagnosticList::from(vec![error]), &Fixes::default())
@@ -88,14 +108,7 @@ impl VrlCompiler {
         for round in 0..ROUNDS_MAX {
             let state = state(&used, value);
             match Compiler::compile(&self.functions, program_text, &state, CompileConfig::default()) {
-                Ok(compiled) => {
-                    let program = compiled.program;
-                    if let Some(missing) = kinds::missing_in(&program, value) {
-                        return Err(self.missing(text, span.as_ref(), missing));
-                    }
-                    let result = program.final_type_info().result.kind().clone();
-                    return Ok((Arc::new(Compiled::new(program, &used)), result));
-                }
+                Ok(compiled) => return Ok((compiled.program, used)),
                 Err(list) if fixes.learn(&list, round == 0) => {
                     program_text = with_names(fixes.apply(program.clone()), &used);
                 }
@@ -148,6 +161,10 @@ impl VrlCompiler {
         let label = primary.map(|l| l.message.clone()).filter(|m| !m.is_empty());
         let label = label.unwrap_or_else(|| "here".into());
         let mut message = sentence(&complaint.message);
+        // What a function of ours says of itself comes in a wrapping.
+        if let Some((_, own)) = message.split_once("error[E9001] ") {
+            message = own.to_owned();
+        }
         let mut help = self.help(text, complaint);
         let label = if message == "syntax error" {
             message = "the expression has a syntax error".into();

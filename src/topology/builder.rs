@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, formats, joins, repartition,
-    sub,
+    Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, formats, joins,
+    repartition, sub,
 };
 use crate::model::Shape;
 use crate::operators::{NodeConfig, TableConfig};

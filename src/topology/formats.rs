@@ -121,7 +121,10 @@ fn needs_registry(
             "graph::registry",
             node,
             &format!("kafka.{field}"),
-            &format!("`{}` needs a schema registry, and the topology does not say where it is", format.name()),
+            &format!(
+                "`{}` needs a schema registry, and the topology does not say where it is",
+                format.name()
+            ),
             Some("add `schema_registry: { url: \"http://localhost:8081\" }`".into()),
         ));
     }

@@ -5,8 +5,8 @@
 //! that are connected without a topic between them. A task is one sub-topology on one partition.
 
 mod builder;
-mod formats;
 mod describe;
+mod formats;
 mod joins;
 mod repartition;
 mod settings;

@@ -18,6 +18,11 @@ pub(super) fn value(json: &Json, schema: &Schema, names: &HashMap<Name, Schema>)
     Maker { names, path: String::new(), default: false }.value(json, schema)
 }
 
+/// The value of a field's default, as a schema writes it.
+pub(super) fn default(json: &Json, schema: &Schema, names: &HashMap<Name, Schema>) -> Result<Value, String> {
+    Maker { names, path: String::new(), default: true }.value(json, schema)
+}
+
 struct Maker<'a> {
     names: &'a HashMap<Name, Schema>,
     /// Where we are: `lines[0].sku`.
@@ -136,7 +141,8 @@ impl Maker<'_> {
             // With one branch it could be, its own complaint says more.
             (Some(error), true) => Err(error),
             _ => {
-                let names: Vec<String> = branches.iter().map(|branch| name(real(branch, self.names))).collect();
+                let names: Vec<String> =
+                    branches.iter().map(|branch| name(real(branch, self.names))).collect();
                 Err(self.wrong(json, &names.join(" or ")))
             }
         }
@@ -229,7 +235,9 @@ fn name(schema: &Schema) -> String {
         Schema::Union(_) => "branch of the union",
         Schema::Duration => "duration (`{ months, days, millis }`)",
         Schema::BigDecimal => "value that can be written: big-decimal cannot",
-        Schema::Decimal(d) => return format!("decimal with {} digits, {} behind the point", d.precision, d.scale),
+        Schema::Decimal(d) => {
+            return format!("decimal with {} digits, {} behind the point", d.precision, d.scale);
+        }
         Schema::Record(r) => return format!("record {}", r.name.name),
         Schema::Enum(e) => return format!("symbol of {} ({})", e.name.name, e.symbols.join(", ")),
         Schema::Fixed(f) => return format!("{} bytes in base64", f.size),

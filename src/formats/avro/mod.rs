@@ -4,7 +4,9 @@
 //! base64, dates and times are text (`2024-01-02`, `12:34:56.789`, `2024-01-02T03:04:05.678Z`), a decimal is text with
 //! all its digits. What a value may be is in `to_json` and `from_json`, in the README as a table.
 
+mod depth;
 mod from_json;
+mod resolve;
 mod time_text;
 mod to_json;
 
@@ -20,7 +22,11 @@ pub struct AvroSchema {
     schema: Schema,
     /// Records, enums and fixed by full name.
     names: HashMap<Name, Schema>,
+    recursive: bool,
 }
+
+/// No part of a value is longer: no message is. The library's own bound is 512 MiB.
+const BYTES_MAX: usize = 16 << 20;
 
 impl AvroSchema {
     /// Reads a schema, and those that it refers to.
@@ -28,6 +34,7 @@ impl AvroSchema {
     /// # Errors
     /// It is no Avro schema, for people.
     pub fn parse(text: &str, references: &[(String, String)]) -> Result<AvroSchema, String> {
+        apache_avro::util::max_allocation_bytes(BYTES_MAX);
         let others: Vec<&str> = references.iter().map(|(_, text)| text.as_str()).collect();
         let (schema, others) = if others.is_empty() {
             (Schema::parse_str(text).map_err(|e| e.to_string())?, Vec::new())
@@ -39,7 +46,8 @@ impl AvroSchema {
         let resolved = ResolvedSchema::try_from(all).map_err(|e| e.to_string())?;
         let names: &NamesRef<'_> = resolved.get_names();
         let names = names.iter().map(|(name, schema)| (name.clone(), (*schema).clone())).collect();
-        Ok(AvroSchema { schema, names })
+        let recursive = depth::is_recursive(&schema, &names);
+        Ok(AvroSchema { schema, names, recursive })
     }
 
     /// The JSON that the bytes mean. `reader`: the schema to see it with.
@@ -47,6 +55,9 @@ impl AvroSchema {
     /// # Errors
     /// The bytes do not fit the schema, or this schema does not fit the reader's.
     pub fn decode(&self, mut bytes: &[u8], reader: Option<&AvroSchema>) -> Result<Json, String> {
+        if self.recursive {
+            depth::check(bytes, &self.schema, &self.names)?;
+        }
         let others = self.others();
         let value = apache_avro::from_avro_datum_schemata(&self.schema, others, &mut bytes, None)
             .map_err(|e| format!("no value of the Avro schema: {e}"))?;
@@ -55,8 +66,7 @@ impl AvroSchema {
         }
         let (value, schema) = match reader {
             Some(reader) => {
-                let value = value
-                    .resolve_schemata(&reader.schema, reader.others())
+                let value = resolve::resolve(value, self, reader)
                     .map_err(|e| format!("cannot be seen with `reader_schema`: {e}"))?;
                 (value, reader)
             }
@@ -143,7 +153,8 @@ mod tests {
         round(stamp("timestamp-millis"), json!("1970-01-01T00:00:00.064Z"), &[0x80, 1]);
         round(stamp("timestamp-micros"), json!("1970-01-01T00:00:00.000064Z"), &[0x80, 1]);
         round(stamp("local-timestamp-millis"), json!("1970-01-01T00:00:00.064"), &[0x80, 1]);
-        let decimal = |scale: u32| json!({"type": "bytes", "logicalType": "decimal", "precision": 6, "scale": scale});
+        let decimal =
+            |scale: u32| json!({"type": "bytes", "logicalType": "decimal", "precision": 6, "scale": scale});
         round(decimal(2), json!("1.28"), &[4, 0, 128]);
         round(decimal(2), json!("-0.01"), &[2, 255]);
         round(decimal(0), json!("5"), &[2, 5]);
@@ -169,7 +180,8 @@ mod tests {
         order()
             .encode(&json!({"id": 1, "lines": [{"sku": "a"}], "first": {"sku": "b", "n": 2}}), &mut out)
             .expect("fits");
-        let expected = json!({"id": 1, "note": null, "lines": [{"sku": "a", "n": 1}], "first": {"sku": "b", "n": 2}});
+        let expected =
+            json!({"id": 1, "note": null, "lines": [{"sku": "a", "n": 1}], "first": {"sku": "b", "n": 2}});
         assert_eq!(order().decode(&out, None), Ok(expected));
         let refused = |json: Json, part: &str| {
             let error = order().encode(&json, &mut Vec::new()).expect_err("does not fit");
@@ -195,8 +207,71 @@ mod tests {
         let mut out = Vec::new();
         old.encode(&json!({"id": 7, "gone": "x"}), &mut out).expect("fits");
         assert_eq!(old.decode(&out, Some(&new)), Ok(json!({"id": 7, "tier": "basic"})));
-        let other = schema(json!({"type": "record", "name": "R", "fields": [{"name": "must", "type": "string"}]}));
+        let other =
+            schema(json!({"type": "record", "name": "R", "fields": [{"name": "must", "type": "string"}]}));
         assert!(old.decode(&out, Some(&other)).is_err_and(|e| e.contains("reader_schema")));
+    }
+
+    #[test]
+    fn types_are_promoted_as_the_specification_says() {
+        let round = |writer: Json, value: Json, reader: Json| {
+            let (writer, mut out) = (schema(writer), Vec::new());
+            writer.encode(&value, &mut out).expect("fits");
+            writer.decode(&out, Some(&schema(reader)))
+        };
+        let logical = |kind: &str, name: &str| json!({"type": kind, "logicalType": name});
+        let symbols = |list: Json| json!({"type": "enum", "name": "E", "symbols": list, "default": "A"});
+        assert_eq!(round(json!("int"), json!(1), json!("double")), Ok(json!(1.0)));
+        assert_eq!(round(json!("string"), json!("a"), json!("bytes")), Ok(json!("YQ==")));
+        assert_eq!(round(json!("bytes"), json!("YQ=="), json!(["null", "string"])), Ok(json!("a")));
+        assert_eq!(round(json!(["null", "int"]), json!(3), json!("long")), Ok(json!(3)));
+        assert_eq!(round(json!(["null", "int"]), Json::Null, json!(["int", "null"])), Ok(Json::Null));
+        assert!(round(json!(["null", "int"]), Json::Null, json!("int")).is_err());
+        assert_eq!(round(symbols(json!(["A", "B"])), json!("B"), symbols(json!(["A"]))), Ok(json!("A")));
+        let millis = logical("long", "timestamp-millis");
+        assert_eq!(round(json!("long"), json!(64), millis.clone()), Ok(json!("1970-01-01T00:00:00.064Z")));
+        assert_eq!(round(millis.clone(), json!(64), json!("long")), Ok(json!(64)));
+        assert!(round(millis, json!(64), logical("long", "timestamp-micros")).is_err());
+    }
+
+    /// Bytes that fastavro wrote: see `make.py` beside them.
+    #[test]
+    fn what_others_wrote_is_read() {
+        let all: Json = serde_json::from_str(include_str!("../../../tests/fixtures/formats/fixtures.json"))
+            .expect("JSON");
+        let hex = all["order_v1_1"].as_str().expect("a fixture");
+        let byte = |n| u8::from_str_radix(&hex[n..n + 2], 16).expect("hex");
+        let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
+        let parse = |text: &str| AvroSchema::parse(text, &[]).expect("is a schema");
+        let v1 = parse(include_str!("../../../tests/fixtures/formats/order_v1.avsc"));
+        let v2 = parse(include_str!("../../../tests/fixtures/formats/order_v2.avsc"));
+        let mut expected = json!({
+            "id": 1, "customer": "ann", "amount": "1.25", "count": -1, "at": "2024-01-02T03:04:05.678Z",
+            "seen": "2024-01-02T03:04:05.678901Z", "day": "1969-12-31", "uid": "2b8ba2e8-9c1b-4c4c-8a59-0e2a6c3d9a11",
+            "status": "PAID", "note": null, "lines": [{"sku": "a", "price": 1.5}, {"sku": "b", "price": 0.25}],
+            "attrs": {"gift": true}, "raw": "AP8="
+        });
+        assert_eq!(v1.decode(&bytes, None), Ok(expected.clone()));
+        let mut again = Vec::new();
+        v1.encode(&expected, &mut again).expect("fits");
+        assert_eq!(again, bytes);
+        expected["tier"] = json!("basic");
+        expected["weight"] = Json::Null;
+        assert_eq!(v1.decode(&bytes, Some(&v2)), Ok(expected));
+    }
+
+    #[test]
+    fn a_value_without_an_end_is_refused() {
+        let list = schema(json!({"type": "record", "name": "L", "fields": [
+            {"name": "n", "type": "int"}, {"name": "next", "type": ["null", "L"], "default": null}]}));
+        let mut out = Vec::new();
+        let value = json!({"n": 1, "next": {"n": 2, "next": null}});
+        list.encode(&value, &mut out).expect("fits");
+        assert_eq!(list.decode(&out, None), Ok(value));
+        let deep = [2, 2].repeat(1_000_000);
+        assert_eq!(list.decode(&deep, None), Err("the Avro value is more than 64 levels deep".into()));
+        assert_eq!(list.decode(&[2, 2], None), Err("the Avro value ends too early".into()));
+        assert_eq!(list.shape().to_string().matches("n: integer").count(), 16);
     }
 
     #[test]

@@ -38,7 +38,9 @@ pub(super) fn units_of_day(text: &str, per_second: i64) -> Option<i64> {
 pub(super) fn stamp(units: i64, per_second: i64, local: bool) -> Result<String, String> {
     let nanos = i128::from(units) * i128::from(1_000_000_000 / per_second);
     let at = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok();
-    let text = at.and_then(|at| at.format(&Rfc3339).ok()).ok_or_else(|| format!("the time {units} is out of range"))?;
+    let text = at
+        .and_then(|at| at.format(&Rfc3339).ok())
+        .ok_or_else(|| format!("the time {units} is out of range"))?;
     Ok(if local { text.trim_end_matches('Z').to_owned() } else { text })
 }
 

@@ -131,7 +131,9 @@ pub(super) fn shape(schema: &Schema, names: &HashMap<Name, Schema>, depth: usize
         | Schema::LocalTimestampMicros
         | Schema::LocalTimestampNanos => Shape::String,
         Schema::Array(array) => Shape::Array(Box::new(inner_field(&array.items, names, depth))),
-        Schema::Map(map) => Shape::Object { fields: Vec::new(), rest: Some(Box::new(inner_field(&map.types, names, depth))) },
+        Schema::Map(map) => {
+            Shape::Object { fields: Vec::new(), rest: Some(Box::new(inner_field(&map.types, names, depth))) }
+        }
         Schema::Record(record) => Shape::Object {
             fields: record
                 .fields

@@ -203,11 +203,7 @@ impl Plan {
                     return Err(fault(Some(name), message));
                 }
             }
-            columns.push(Planned {
-                name: name.clone(),
-                column_type,
-                nullable: found.nullable,
-            });
+            columns.push(Planned { name: name.clone(), column_type, nullable: found.nullable });
         }
         let position = |name: &str| columns.iter().position(|c| c.name == name);
         let missing = table.columns.iter().filter(|c| position(&c.name).is_none());

@@ -23,8 +23,10 @@ pub fn kind_of(shape: &Shape) -> Kind {
         Shape::String | Shape::Timestamp => Kind::bytes(),
         Shape::Array(item) => Kind::array(Collection::from_unknown(field_kind(item).upgrade_undefined())),
         Shape::Object { fields, rest } => {
-            let known = fields.iter().map(|(name, field)| (name.as_str().into(), field_kind(field))).collect();
-            let unknown = rest.as_ref().map_or_else(Kind::undefined, |field| field_kind(field).or_undefined());
+            let known =
+                fields.iter().map(|(name, field)| (name.as_str().into(), field_kind(field))).collect();
+            let unknown =
+                rest.as_ref().map_or_else(Kind::undefined, |field| field_kind(field).or_undefined());
             Kind::object(Collection::from_parts(known, unknown))
         }
     }
@@ -67,7 +69,11 @@ pub fn element(kind: &Kind) -> Kind {
 pub fn with_field(kind: &Kind, path: &[Step], value: Kind) -> Kind {
     let Some((Step::Field(name), rest)) = path.split_first() else { return value };
     let Some(object) = kind.as_object() else { return Kind::any() };
-    let inner = object.known().get(&KeyField::from(name.as_str())).cloned().unwrap_or_else(|| Kind::object(Collection::empty()));
+    let inner = object
+        .known()
+        .get(&KeyField::from(name.as_str()))
+        .cloned()
+        .unwrap_or_else(|| Kind::object(Collection::empty()));
     let inner = if rest.is_empty() { value } else { with_field(&inner, rest, value) };
     Kind::object(object.clone().with_known(name.as_str(), inner))
 }
@@ -98,7 +104,9 @@ impl Missing {
         }
         let known: Vec<&str> = self.known.iter().map(String::as_str).collect();
         let hint = did_you_mean(&self.name, &known);
-        format!("{hint}; a field that it should have belongs into the `schema`, and `\"*\": any` allows all others")
+        format!(
+            "{hint}; a field that it should have belongs into the `schema`, and `\"*\": any` allows all others"
+        )
     }
 }
 
