@@ -113,7 +113,7 @@ impl Decoder {
         match (&*parsed, format) {
             (Parsed::Avro(schema), Format::Avro) => {
                 let reader = match reader {
-                    Some(Parsed::Avro(reader)) => Some(reader),
+                    Some(Parsed::Avro(reader)) => Some(&**reader),
                     _ => None,
                 };
                 schema.decode(rest, reader)

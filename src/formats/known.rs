@@ -20,7 +20,7 @@ const UNKNOWN_AGAIN: Duration = Duration::from_secs(30);
 /// A schema that can be used.
 pub enum Parsed {
     /// Avro.
-    Avro(AvroSchema),
+    Avro(Box<AvroSchema>),
     /// Protobuf.
     Protobuf(ProtoSchema),
 }
@@ -32,7 +32,7 @@ impl Parsed {
     /// It is none, or of a kind that is not known here.
     fn parse(kind: &str, text: &str, references: &[(String, String)]) -> Result<Parsed, String> {
         match kind {
-            "AVRO" => AvroSchema::parse(text, references).map(Parsed::Avro),
+            "AVRO" => AvroSchema::parse(text, references).map(|schema| Parsed::Avro(Box::new(schema))),
             "PROTOBUF" => ProtoSchema::parse(text, references).map(Parsed::Protobuf),
             other => Err(format!("it is a schema of type {other}; `avro` and `protobuf` can be read")),
         }
@@ -200,7 +200,8 @@ impl Formats {
             });
         };
         let schema = AvroSchema::parse(&text, &[]).map_err(|e| no_schema(&at, "Avro", &e))?;
-        self.nodes.entry(node.to_owned()).or_default().reader = Some(Arc::new(Parsed::Avro(schema)));
+        self.nodes.entry(node.to_owned()).or_default().reader =
+            Some(Arc::new(Parsed::Avro(Box::new(schema))));
         Ok(())
     }
 

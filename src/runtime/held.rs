@@ -57,7 +57,11 @@ impl Gate {
 /// See the module. Used like the [`PartitionReader`] in it.
 pub struct HeldReader {
     reader: PartitionReader,
-    gate: Option<Gate>,
+    hold: Option<Box<Hold>>,
+}
+
+struct Hold {
+    gate: Gate,
     held: VecDeque<Record>,
     batch: Vec<Record>,
 }
@@ -66,7 +70,8 @@ impl HeldReader {
     /// A reader that holds back what `gate` does not let through.
     #[must_use]
     pub fn new(reader: PartitionReader, gate: Option<Gate>) -> HeldReader {
-        HeldReader { reader, gate, held: VecDeque::new(), batch: Vec::new() }
+        let hold = |gate| Box::new(Hold { gate, held: VecDeque::new(), batch: Vec::new() });
+        HeldReader { reader, hold: gate.map(hold) }
     }
 
     /// As [`PartitionReader::poll_batch`].
@@ -74,29 +79,35 @@ impl HeldReader {
     /// # Errors
     /// The partition cannot be read now.
     pub fn poll_batch(&mut self, max: usize, out: &mut Vec<Record>) -> Result<Polled, ReadError> {
-        let Some(gate) = &self.gate else { return self.reader.poll_batch(max, out) };
-        if self.held.is_empty() {
-            self.reader.poll_batch(max, &mut self.batch)?;
-            self.held.extend(self.batch.drain(..));
+        let Some(hold) = &mut self.hold else { return self.reader.poll_batch(max, out) };
+        let Hold { gate, held, batch } = &mut **hold;
+        if held.is_empty() {
+            self.reader.poll_batch(max, batch)?;
+            held.extend(batch.drain(..));
         }
         let mut records = 0;
-        while let Some(record) = self.held.pop_front_if(|record| gate.is_open(record)) {
+        while let Some(record) = held.pop_front_if(|record| gate.is_open(record)) {
             out.push(record);
             records += 1;
         }
         Ok(Polled { records, eof: self.caught_up() })
     }
 
+    /// The first record that waits.
+    fn waits(&self) -> Option<&Record> {
+        self.hold.as_ref().and_then(|hold| hold.held.front())
+    }
+
     /// As [`PartitionReader::caught_up`].
     #[must_use]
     pub fn caught_up(&self) -> bool {
-        self.held.is_empty() && self.reader.caught_up()
+        self.waits().is_none() && self.reader.caught_up()
     }
 
     /// As [`PartitionReader::next_offset`].
     #[must_use]
     pub fn next_offset(&self) -> Option<i64> {
-        match self.held.front() {
+        match self.waits() {
             Some(record) => Some(record.origin.offset),
             None => self.reader.next_offset(),
         }
@@ -113,7 +124,9 @@ impl HeldReader {
     /// # Errors
     /// The partition is not ours any more.
     pub fn seek(&mut self, offset: i64) -> Result<(), ReadError> {
-        self.held.clear();
+        if let Some(hold) = &mut self.hold {
+            hold.held.clear();
+        }
         self.reader.seek(offset)
     }
 }

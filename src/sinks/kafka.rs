@@ -32,10 +32,10 @@ pub struct KafkaSinkConfig {
     pub key_format: Format,
     /// The schema of values, with `format: avro` or `protobuf`. Default: the latest of the topic's subject.
     #[serde(default)]
-    pub writer_schema: Option<WriterSchema>,
+    pub writer_schema: Option<Box<WriterSchema>>,
     /// The schema of keys, with `key_format: avro` or `protobuf`. Default: the latest of the topic's subject.
     #[serde(default)]
-    pub key_writer_schema: Option<WriterSchema>,
+    pub key_writer_schema: Option<Box<WriterSchema>>,
     /// Headers set on the message, beside those of the record: name: expression. Default none.
     #[serde(default)]
     pub headers: BTreeMap<String, Expr>,

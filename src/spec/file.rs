@@ -16,7 +16,7 @@ use super::secret::Secrets;
 use super::test_case::TestCase;
 use super::tree::{self, Key, Kind, Node};
 use super::types::{self, Draft};
-use super::vrl::{self, VrlCompiler, compile_typed, kind_of};
+use super::vrl::{Kind as TypeKind, VrlCompiler, compile_typed, kind_of};
 use crate::model::{Field, Types};
 use crate::operators::{NodeConfig, TableConfig};
 use crate::sinks::SinkConfig;
@@ -168,7 +168,7 @@ pub fn load(
     let compiler = VrlCompiler::new(text);
     let mut builder = TopologyBuilder::new(name).settings(settings);
     // What is known of the values of sources, and the nodes that read them.
-    let mut kinds: BTreeMap<String, vrl::Kind> = BTreeMap::new();
+    let mut kinds: BTreeMap<String, TypeKind> = BTreeMap::new();
     let mut drafts: Vec<(String, Vec<String>, Draft)> = Vec::new();
     // Nodes that were read, but not all of them.
     let mut misread: BTreeSet<&str> = BTreeSet::new();
@@ -189,7 +189,7 @@ pub fn load(
         }
         let read = || config.reader_schema().and_then(crate::formats::shape_of);
         let kind = shape.as_ref().map(|field| field.shape.clone()).or_else(read);
-        let kind = kind.map_or_else(vrl::Kind::any, |shape| kind_of(&shape));
+        let kind = kind.map_or_else(TypeKind::any, |shape| kind_of(&shape));
         for expr in config.exprs_mut() {
             compile_typed(expr, &compiler, &[], &kind, &mut problems);
         }

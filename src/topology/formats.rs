@@ -101,7 +101,7 @@ fn load_sink(
             }
             continue;
         }
-        let schema = schema.as_ref().unwrap_or(&default);
+        let schema = schema.as_deref().unwrap_or(&default);
         if let Err(found) = formats.add_writer(name, &sink.topic, is_key, format, schema) {
             let field = format!("kafka.{}", found.field);
             problems.push(problem("graph::schema", name, &field, &found.message, Some(found.help)));
