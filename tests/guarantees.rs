@@ -6,10 +6,12 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Instance, Setup, World, wait};
-use slackwater::kafka::{KafkaConfig, TopicPartition, TopicSpec, restore};
+use common::{Instance, Sent, Setup, World, wait};
+use slackwater::kafka::{KafkaConfig, OutRecord, TopicPartition, TopicSpec, Writer, restore};
+use slackwater::model::{Clock, Headers, SystemClock, Timestamp};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -129,4 +131,91 @@ fn without_a_changelog_an_offset_is_committed_only_after_its_row() {
     world.wait_synced(LONG);
     wait("the offsets follow the rows", LONG, || committed() == 200);
     assert_eq!(two.stop(LONG), 0);
+}
+
+/// A transaction with it would fail, be aborted and made again, for ever.
+#[test]
+fn a_record_too_large_for_its_topic_goes_to_the_dead_letter_and_stops_nothing() {
+    let world = World::new(Setup::default());
+    let (out, bad) = (format!("{}-out", world.name), format!("{}-bad", world.name));
+    let small = TopicSpec::new(&out, 1).with("max.message.bytes", "20000");
+    world.admin().create_topics(&[small]).unwrap();
+    let yaml = format!(
+        "name: {}\nkafka: {{ brokers: \"${{KAFKA_BROKERS}}\" }}\nguarantee: exactly_once\n\
+         sources:\n  in: {{ kafka: {{ topic: {} }} }}\nsinks:\n  out: {{ from: in, kafka: {{ topic: {out} }} }}\n\
+         errors: {{ dead_letter: {{ topic: {bad} }} }}\n",
+        world.name, world.topic
+    );
+    std::fs::write(&world.yaml, yaml).unwrap();
+    let mut one = world.start("one");
+    one.wait_ready(LONG);
+    let large = format!("\"{}\"", "x".repeat(1_000_000));
+    let records: [(&str, &str); 3] = [("a", "1"), ("b", &large), ("c", "3")];
+    let records: Vec<Sent<'_>> =
+        records.iter().map(|(k, v)| (Some(k.as_bytes()), Some(v.as_bytes()))).collect();
+    world.send(&world.topic, &records);
+    wait("the others are there", LONG, || count(&world, &out, 1).len() == 2);
+    wait("it is in the dead letter", LONG, || count(&world, &bad, 1).len() == 1);
+    assert_eq!(one.stop(LONG), 0);
+    let keys = |topic: &str| count(&world, topic, 1).into_iter().collect::<Vec<_>>();
+    assert_eq!(keys(&out), [("a".to_owned(), 1), ("c".to_owned(), 1)]);
+    assert_eq!(keys(&bad), [("b".to_owned(), 1)]);
+}
+
+/// Compaction drops tombstones in the end: what they deleted must not come back with an old state directory.
+#[test]
+fn local_state_that_is_too_far_behind_is_made_anew() {
+    let world = World::new(Setup::default());
+    let out = format!("{}-out", world.name);
+    world.admin().create_topics(&[TopicSpec::new(&out, 1)]).unwrap();
+    let yaml = format!(
+        "name: {}\nkafka: {{ brokers: \"${{KAFKA_BROKERS}}\" }}\nguarantee: exactly_once\n\
+         sources:\n  in: {{ kafka: {{ topic: {} }} }}\noperators:\n  n: {{ from: in, aggregate: {{ count: {{}} }} }}\n\
+         sinks:\n  out: {{ from: n, kafka: {{ topic: {out} }} }}\n",
+        world.name, world.topic
+    );
+    std::fs::write(&world.yaml, yaml).unwrap();
+    // Only this policy lets records be deleted by a call, as compaction would.
+    let changelog = TopicSpec::new(format!("{}-in-changelog", world.name), 4);
+    world.admin().create_topics(&[changelog.with("cleanup.policy", "compact,delete")]).unwrap();
+    let keys: Vec<String> = (0..20).map(|n| format!("k{n}")).collect();
+    let once = || {
+        let before = count(&world, &out, 1).values().sum::<usize>();
+        let mut one = world.start("one");
+        one.wait_ready(LONG);
+        let records: Vec<Sent<'_>> = keys.iter().map(|k| (Some(k.as_bytes()), Some(&b"{}"[..]))).collect();
+        world.send(&world.topic, &records);
+        wait("all are counted", LONG, || {
+            count(&world, &out, 1).values().sum::<usize>() == before + keys.len()
+        });
+        let text = one.text();
+        assert_eq!(one.stop(LONG), 0);
+        text
+    };
+    once();
+    // As if another owner had deleted every row of partition 0 long ago, and compaction the tombstones since.
+    let admin = world.admin();
+    let changelog = TopicPartition::new(format!("{}-in-changelog", world.name), 0);
+    let gone = OutRecord {
+        topic: Arc::clone(&changelog.topic),
+        partition: Some(0),
+        key: Some("a row".into()),
+        value: None,
+        headers: Headers::default(),
+        ts: Some(Timestamp(SystemClock.now().0 - 13 * 3_600_000)),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let writer = Writer::open(&KafkaConfig::new(world.brokers.clone())).unwrap();
+    runtime.block_on(writer.send_all(&[gone])).unwrap();
+    let end = admin.end_offsets(std::slice::from_ref(&changelog)).unwrap()[0];
+    admin.delete_records(&[(changelog, end)]).unwrap();
+
+    let text = once();
+    assert_eq!(text.matches("too old to be caught up").count(), 1, "one partition of four: {text}");
+    let mut last: BTreeMap<String, String> = BTreeMap::new();
+    last.extend(common::fleet::read_all(&world, &out, 1));
+    let anew = last.values().filter(|n| *n == "1").count();
+    let counted = last.values().filter(|n| *n == "2").count();
+    assert_eq!(anew + counted, keys.len(), "{last:?}");
+    assert!(anew > 0 && counted > 0, "{last:?}");
 }

@@ -6,19 +6,22 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::config::{Assignment, KafkaConfig, OffsetReset};
+use super::config::{Assignment, KafkaConfig, MESSAGE_BYTES_MAX, OffsetReset};
 use super::reader::offset_list;
+use crate::model::Timestamp;
+
+use super::remind::Series;
 use super::{ErrorKind, Quiet, TopicPartition, ffi, kind_of};
 
 /// A topic to create.
@@ -87,6 +90,8 @@ pub struct Admin {
     admin: AdminClient<Quiet>,
     reader: BaseConsumer<Quiet>,
     timeout: Duration,
+    /// Of both clients. Held by a call for a moment.
+    series: Mutex<[Series; 2]>,
 }
 
 impl Admin {
@@ -97,14 +102,33 @@ impl Admin {
     pub fn open(config: &KafkaConfig, timeout: Duration) -> Result<Admin, AdminError> {
         let failed = |e: KafkaError| AdminError::new("cannot make a Kafka client", &e);
         Ok(Admin {
-            admin: config.admin().create_with_context(Quiet).map_err(failed)?,
-            reader: config.admin_consumer().create_with_context(Quiet).map_err(failed)?,
+            admin: config.admin().create_with_context(Quiet::default()).map_err(failed)?,
+            reader: config.admin_consumer().create_with_context(Quiet::default()).map_err(failed)?,
             config: config.clone(),
             timeout,
+            series: Mutex::default(),
         })
     }
 
+    /// In front of every call: a client that has forgotten its cluster hears of it again.
+    fn remind(&self) {
+        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let brokers = &self.config.brokers;
+        let [admin, reader] = &mut *series;
+        admin.remind(&self.admin.inner().context().lost, self.admin.inner(), brokers);
+        reader.remind(&self.reader.context().lost, self.reader.client(), brokers);
+    }
+
+    /// Behind a call of the client that nobody polls: only its answers tell that it has lost its cluster.
+    fn heard<T>(&self, answer: Result<T, AdminError>) -> Result<T, AdminError> {
+        if answer.as_ref().is_err_and(|e| e.kind == ErrorKind::Transport) {
+            self.reader.context().lost.set();
+        }
+        answer
+    }
+
     fn options(&self) -> AdminOptions {
+        self.remind();
         AdminOptions::new().request_timeout(Some(self.timeout)).operation_timeout(Some(self.timeout))
     }
 
@@ -113,10 +137,12 @@ impl Admin {
     /// # Errors
     /// It does not.
     pub fn brokers(&self) -> Result<usize, AdminError> {
+        self.remind();
         let metadata = self
             .reader
             .fetch_metadata(Some("__consumer_offsets"), self.timeout)
-            .map_err(|e| AdminError::new("cannot reach Kafka", &e))?;
+            .map_err(|e| AdminError::new("cannot reach Kafka", &e));
+        let metadata = self.heard(metadata)?;
         Ok(metadata.brokers().len())
     }
 
@@ -127,10 +153,12 @@ impl Admin {
     pub fn topics(&self, names: &[&str]) -> Result<Vec<(String, Option<i32>)>, AdminError> {
         let mut found = Vec::with_capacity(names.len());
         for name in names {
+            self.remind();
             let metadata = self
                 .reader
                 .fetch_metadata(Some(name), self.timeout)
-                .map_err(|e| AdminError::new(&format!("cannot look up topic `{name}`"), &e))?;
+                .map_err(|e| AdminError::new(&format!("cannot look up topic `{name}`"), &e));
+            let metadata = self.heard(metadata)?;
             let topic = metadata.topics().iter().find(|t| t.name() == *name);
             let count = match topic.and_then(|t| t.error()).map(RDKafkaErrorCode::from) {
                 None => topic.and_then(|t| i32::try_from(t.partitions().len()).ok()).filter(|n| *n > 0),
@@ -142,15 +170,47 @@ impl Admin {
         Ok(found)
     }
 
+    /// How many bytes of key, value and headers a message of each topic may certainly have: its `max.message.bytes`
+    /// (which holds for compressed batches) without the frame around one record. At most what our own producers send.
+    /// `None`: no such topic. In the order asked.
+    ///
+    /// # Errors
+    /// The cluster does not answer, or refuses.
+    pub fn message_bytes_max(&self, names: &[&str]) -> Result<Vec<Option<usize>>, AdminError> {
+        /// Batch and record headers, with lengths: about 100 bytes.
+        const FRAME: usize = 256;
+        let what = "cannot look up the settings of topics";
+        let asked: Vec<ResourceSpecifier<'_>> = names.iter().map(|n| ResourceSpecifier::Topic(n)).collect();
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found = block_on(self.admin.describe_configs(&asked, &self.options()))
+            .map_err(|e| AdminError::new(what, &e))?;
+        found
+            .into_iter()
+            .map(|result| match result {
+                Ok(resource) => {
+                    let entry = resource.get("max.message.bytes").and_then(|e| e.value.as_ref());
+                    let bytes = entry.and_then(|v| v.parse::<usize>().ok()).unwrap_or(usize::MAX);
+                    Ok(Some(bytes.min(MESSAGE_BYTES_MAX as usize).saturating_sub(FRAME)))
+                }
+                Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
+                Err(code) => Err(AdminError::code(what, code)),
+            })
+            .collect()
+    }
+
     /// Names of all topics, sorted.
     ///
     /// # Errors
     /// The cluster does not answer.
     pub fn topic_names(&self) -> Result<Vec<String>, AdminError> {
+        self.remind();
         let metadata = self
             .reader
             .fetch_metadata(None, self.timeout)
-            .map_err(|e| AdminError::new("cannot list the topics", &e))?;
+            .map_err(|e| AdminError::new("cannot list the topics", &e));
+        let metadata = self.heard(metadata)?;
         let mut names: Vec<String> = metadata.topics().iter().map(|t| t.name().to_owned()).collect();
         names.sort();
         Ok(names)
@@ -268,7 +328,7 @@ impl Admin {
         let consumer: BaseConsumer<Quiet> = self
             .config
             .consumer(group, Assignment::default(), OffsetReset::default())
-            .create_with_context(Quiet)
+            .create_with_context(Quiet::default())
             .map_err(failed)?;
         consumer.commit(&offset_list(offsets).map_err(failed)?, CommitMode::Sync).map_err(failed)
     }
@@ -280,6 +340,38 @@ impl Admin {
     /// A partition does not exist, or the cluster does not answer.
     pub fn end_offsets(&self, partitions: &[TopicPartition]) -> Result<Vec<i64>, AdminError> {
         self.log_offsets(partitions, Offset::End)
+    }
+
+    /// The first record of each partition whose timestamp is not before `at`; `None`: there is none. In the order asked.
+    ///
+    /// # Errors
+    /// A partition does not exist, or the cluster does not answer.
+    pub fn offsets_since(
+        &self,
+        partitions: &[TopicPartition],
+        at: Timestamp,
+    ) -> Result<Vec<Option<i64>>, AdminError> {
+        let what = "cannot look up offsets by time";
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for p in partitions {
+            list.add_partition_offset(&p.topic, p.partition, Offset::Offset(at.0))
+                .map_err(|e| AdminError::new(what, &e))?;
+        }
+        self.remind();
+        let list = self.reader.offsets_for_times(list, self.timeout).map_err(|e| AdminError::new(what, &e));
+        let list = self.heard(list)?;
+        partitions
+            .iter()
+            .map(|p| {
+                let found = list.find_partition(&p.topic, p.partition);
+                let e = found.ok_or_else(|| AdminError::code(what, RDKafkaErrorCode::UnknownPartition))?;
+                e.error().map_err(|error| AdminError::new(&format!("{what} of {p}"), &error))?;
+                Ok(match e.offset() {
+                    Offset::Offset(offset) if offset >= 0 => Some(offset),
+                    _ => None,
+                })
+            })
+            .collect()
     }
 
     /// The first offset of each partition that is still there, like [`Admin::end_offsets`].
@@ -299,8 +391,9 @@ impl Admin {
         for p in partitions {
             list.add_partition_offset(&p.topic, p.partition, which).map_err(|e| AdminError::new(what, &e))?;
         }
-        let list =
-            self.reader.offsets_for_times(list, self.timeout).map_err(|e| AdminError::new(what, &e))?;
+        self.remind();
+        let list = self.reader.offsets_for_times(list, self.timeout).map_err(|e| AdminError::new(what, &e));
+        let list = self.heard(list)?;
         let mut offsets = Vec::with_capacity(partitions.len());
         for p in partitions {
             let what = || format!("{what} of {p}");
@@ -348,13 +441,12 @@ impl Admin {
         group: &str,
         partitions: Option<&[(&str, i32)]>,
     ) -> Result<Vec<(TopicPartition, GroupOffset)>, AdminError> {
-        let found =
-            ffi::list_group_offsets(self.admin.inner(), group, partitions, self.timeout).map_err(|e| {
-                AdminError {
-                    kind: kind_of(e.code),
-                    message: format!("cannot look up the offsets of group `{group}`: {}", e.message),
-                }
-            })?;
+        self.remind();
+        let found = ffi::list_group_offsets(self.reader.client(), group, partitions, self.timeout);
+        let found = self.heard(found.map_err(|e| AdminError {
+            kind: kind_of(e.code),
+            message: format!("cannot look up the offsets of group `{group}`: {}", e.message),
+        }))?;
         found
             .into_iter()
             .map(|e| {

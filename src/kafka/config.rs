@@ -256,6 +256,9 @@ impl KafkaConfig {
     /// A client that consumes nothing: offsets and metadata asked on a consuming one wait for its idle fetch.
     pub(super) fn admin_consumer(&self) -> ClientConfig {
         let mut config = self.client();
+        // A group that nothing is ever asked of: without one, librdkafka 2.12.1 follows a null pointer when a broker
+        // answers a question about another group's offsets with `NOT_COORDINATOR` (rd_kafka_handle_OffsetFetch).
+        config.set("group.id", "slackwater-admin").set("enable.auto.commit", "false");
         config.set("isolation.level", "read_committed");
         self.with_properties(config)
     }

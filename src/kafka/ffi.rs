@@ -60,6 +60,30 @@ pub(super) fn position<C: ClientContext>(client: &Client<C>, topic: &str, partit
     list.elements().first().map(|e| e.offset).filter(|offset| *offset >= 0)
 }
 
+/// Gives a client bootstrap servers; those it has already stay as they are. How many of the list it has then.
+pub(super) fn add_brokers<C: ClientContext>(client: &Client<C>, brokers: &str) -> i32 {
+    let Ok(brokers) = CString::new(brokers) else { return 0 };
+    // SAFETY: the client is alive; the list is copied.
+    unsafe { rd::rd_kafka_brokers_add(client.native_ptr(), brokers.as_ptr()) }
+}
+
+/// Generation and member id of a consumer in its group; `None` while it is no member.
+pub(super) fn membership<C: ClientContext>(client: &Client<C>) -> Option<(i32, String)> {
+    // SAFETY: the client is alive; what librdkafka allocates is copied and freed here, null is looked for.
+    unsafe {
+        let metadata = rd::rd_kafka_consumer_group_metadata(client.native_ptr());
+        if metadata.is_null() {
+            return None;
+        }
+        let generation = rd::rd_kafka_consumer_group_metadata_generation_id(metadata);
+        let id = rd::rd_kafka_consumer_group_metadata_member_id(metadata);
+        let member =
+            if id.is_null() { String::new() } else { CStr::from_ptr(id).to_string_lossy().into_owned() };
+        rd::rd_kafka_consumer_group_metadata_destroy(metadata);
+        (generation >= 0 && !member.is_empty()).then_some((generation, member))
+    }
+}
+
 /// One partition of a list, copied out.
 pub(super) struct Element {
     pub(super) topic: String,
@@ -117,6 +141,9 @@ unsafe fn elements(list: *const rd::rd_kafka_topic_partition_list_t) -> Vec<Elem
             .collect()
     }
 }
+
+/// The longest time that librdkafka takes for the timeout of a request.
+const GIVE_UP: Duration = Duration::from_secs(3600);
 
 /// Owned native objects of one ListConsumerGroupOffsets call.
 struct Listing {
@@ -195,9 +222,12 @@ pub(super) fn list_group_offsets<C: ClientContext>(
             event: ptr::null_mut(),
         };
         let mut text = [0; 256];
+        // Not `timeout`: when librdkafka 2.12.1 has given such a request up, and its coordinator comes back later, it
+        // aborts the process (`eonce->refcnt > 0`; rd_kafka_admin_coord_request answers a request that is gone). So it
+        // never gives up in a time that matters; an answer that nobody waits for any more is dropped with its queue.
         let set = rd::rd_kafka_AdminOptions_set_request_timeout(
             call.options,
-            millis(timeout),
+            millis(GIVE_UP),
             text.as_mut_ptr(),
             text.len(),
         );
@@ -211,7 +241,7 @@ pub(super) fn list_group_offsets<C: ClientContext>(
             return Err(failure);
         }
         rd::rd_kafka_ListConsumerGroupOffsets(rk, &mut call.request, 1, call.options, call.queue);
-        call.event = rd::rd_kafka_queue_poll(call.queue, millis(timeout).saturating_add(1000));
+        call.event = rd::rd_kafka_queue_poll(call.queue, millis(timeout));
         if call.event.is_null() {
             let code = rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__TIMED_OUT;
             return Err(Failure::new(code, "no answer in time".to_owned()));

@@ -30,7 +30,7 @@ impl MockBroker {
         let failed = |message: String| AdminError { kind: ErrorKind::Other, message };
         let host: BaseConsumer<Quiet> = ClientConfig::new()
             .set("test.mock.num.brokers", "1")
-            .create_with_context(Quiet)
+            .create_with_context(Quiet::default())
             .map_err(|e| failed(format!("cannot start the embedded broker: {e}")))?;
         let brokers = ffi::mock_start(host.client())
             .ok_or_else(|| failed("the embedded broker did not start".to_owned()))?;

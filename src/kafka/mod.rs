@@ -16,6 +16,7 @@ mod config;
 mod ffi;
 mod mock;
 mod reader;
+mod remind;
 mod restore;
 mod writer;
 
@@ -29,7 +30,7 @@ pub use admin::{Admin, AdminError, GroupOffset, TopicSpec};
 pub use config::{Assignment, KafkaConfig, MESSAGE_BYTES_MAX, OffsetReset, SecurityProtocol};
 pub use mock::MockBroker;
 pub use reader::{
-    CommitError, GroupError, GroupEvent, GroupHandle, GroupMetadata, GroupOptions, GroupReader,
+    CommitError, GroupError, GroupEvent, GroupHandle, GroupMetadata, GroupOptions, GroupReader, Lease,
     PartitionReader, Polled, ReadError,
 };
 pub use restore::{Progress, RestoreError, restore};
@@ -112,7 +113,10 @@ fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
 }
 
 /// Context of clients whose errors come back from each call anyway: they are logged, nothing else.
-struct Quiet;
+#[derive(Default)]
+struct Quiet {
+    lost: remind::Lost,
+}
 
 impl rdkafka::ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
@@ -120,6 +124,7 @@ impl rdkafka::ClientContext for Quiet {
     }
 
     fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
+        self.lost.note(&error);
         tracing::debug!(target: "librdkafka", %error, "{reason}");
     }
 }

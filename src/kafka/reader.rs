@@ -31,13 +31,21 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::config::{Assignment, KafkaConfig, OffsetReset};
+use super::remind::{Lost, Series};
 use super::{ErrorKind, TopicPartition, ffi, kind_of, log};
 use crate::model::{Headers, Origin, Record, Timestamp, Value};
 
 /// How long one poll of the main queue waits; also how late a stop is noticed.
 const POLL: Duration = Duration::from_millis(50);
-/// One look-up of committed offsets. It waits while a transaction holds offsets of a partition, so it is kept short.
+/// One look-up at a broker.
 const LOOKUP: Duration = Duration::from_secs(1);
+/// The first look-up of committed offsets; each further one takes twice as long, up to [`LOOKUP`]. It waits while a
+/// transaction holds offsets of a partition, and does not see that it has ended.
+const LOOKUP_FIRST: Duration = Duration::from_millis(150);
+/// After this time of failed look-ups somebody is told, and again after each such time.
+const LOOKUP_SAY: Duration = Duration::from_secs(5);
+/// Between two reports of lost connections: a client with a broker down makes ten a second.
+const TRANSPORT_SAY: Duration = Duration::from_secs(5);
 /// Between two looks for topics that do not exist.
 const MISSING_AGAIN: Duration = Duration::from_secs(5);
 /// How long a seek waits for a partition that is just being assigned.
@@ -95,6 +103,8 @@ pub enum GroupEvent {
     },
     /// Member of the group without any partition: there are more members than partitions.
     Idle,
+    /// Partitions were assigned, but where their group left off cannot be found out yet. `Assigned` or `Revoked` follows.
+    Waiting(String),
     /// Something is wrong. The reader goes on, except after [`ErrorKind::Fatal`].
     Error(GroupError),
     /// The last event: the member has left, its thread ends.
@@ -177,6 +187,19 @@ impl CommitError {
     }
 }
 
+/// Says whether an assigned partition is still that assignment's. Whoever commits for a partition looks at it right
+/// before: brokers take offsets of partitions that belong to somebody else.
+#[derive(Clone, Debug)]
+pub struct Lease(Arc<AtomicBool>);
+
+impl Lease {
+    /// Is the assignment over: lost, or given away?
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// What one poll of a partition brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Polled {
@@ -196,6 +219,7 @@ struct Context {
     on_event: Box<dyn Fn(GroupEvent) + Send + Sync>,
     topics: Vec<Arc<str>>,
     revoke_deadline: Duration,
+    lost: Lost,
     /// Shut: callbacks do nothing any more.
     closed: AtomicBool,
     /// Held by the poller's callbacks only, for moments; never while an event is handed over.
@@ -273,6 +297,7 @@ impl ClientContext for Context {
 
     /// Called right before `poll` returns the same error without its words.
     fn error(&self, error: KafkaError, reason: &str) {
+        self.lost.note(&error);
         // The end of a partition comes as an error too, on the worker's thread.
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
             return;
@@ -330,6 +355,7 @@ impl GroupReader {
             on_event: Box::new(on_event),
             topics: options.topics.clone(),
             revoke_deadline: options.revoke_deadline,
+            lost: Lost::default(),
             closed: AtomicBool::new(false),
             members: Mutex::default(),
         };
@@ -346,9 +372,8 @@ impl GroupReader {
             .name("kafka-poller".to_owned())
             .spawn({
                 let stop = Arc::clone(&stop);
-                move || {
-                    Poller { consumer, missing: BTreeSet::new(), look_at: None, lookup_at: None }.run(&stop)
-                }
+                let brokers = config.brokers.clone();
+                move || Poller::new(consumer, brokers).run(&stop)
             })
             .map_err(|e| ReadError::Client(e.to_string()))?;
         Ok(GroupReader { handle, stop, thread: Some(thread) })
@@ -390,10 +415,18 @@ pub struct GroupHandle {
 }
 
 impl GroupHandle {
-    /// The member's identity for a transaction; `None` after the reader was closed.
+    /// The member's identity for a transaction; `None` while it is no member: the reader is closed, or its session was
+    /// lost and it has not joined again. Such an identity is empty, and brokers take a transaction's offsets from
+    /// anybody without one.
+    ///
+    /// A partition whose [`Lease`] is not over *after* this call is safe to commit with it: to be given away, it needs
+    /// another generation of the group, in which this identity is refused.
     #[must_use]
     pub fn group_metadata(&self) -> Option<GroupMetadata> {
-        self.consumer.upgrade()?.group_metadata().map(GroupMetadata)
+        let consumer = self.consumer.upgrade()?;
+        let before = ffi::membership(consumer.client())?;
+        let metadata = consumer.group_metadata()?;
+        (ffi::membership(consumer.client())? == before).then_some(GroupMetadata(metadata))
     }
 
     /// Commits next offsets and waits for the broker (1-15 ms; longer while it is away). Only partitions that are ours:
@@ -445,9 +478,31 @@ struct Poller {
     missing: BTreeSet<Arc<str>>,
     look_at: Option<Instant>,
     lookup_at: Option<Instant>,
+    /// How long the next look-up of committed offsets may take.
+    lookup: Duration,
+    /// Since when look-ups fail, and when that was said.
+    failing: Option<(Instant, Instant)>,
+    /// When a lost connection was last said.
+    transport_at: Option<Instant>,
+    brokers: String,
+    series: Series,
 }
 
 impl Poller {
+    fn new(consumer: Shared, brokers: String) -> Poller {
+        Poller {
+            consumer,
+            missing: BTreeSet::new(),
+            look_at: None,
+            lookup_at: None,
+            lookup: LOOKUP_FIRST,
+            failing: None,
+            transport_at: None,
+            brokers,
+            series: Series::default(),
+        }
+    }
+
     fn run(mut self, stop: &AtomicBool) {
         while !stop.load(Ordering::Acquire) {
             // `None` also stands for a rebalance that was served, so it says nothing.
@@ -458,6 +513,7 @@ impl Poller {
             }
             self.hand_over();
             self.look_for_missing();
+            self.series.remind(&self.consumer.context().lost, self.consumer.client(), &self.brokers);
         }
         self.leave();
     }
@@ -493,6 +549,12 @@ impl Poller {
             _ => ErrorKind::Other,
         };
         let reason = std::mem::take(&mut self.consumer.context().members().reason);
+        if kind == ErrorKind::Transport {
+            if self.transport_at.is_some_and(|at| at.elapsed() < TRANSPORT_SAY) {
+                return;
+            }
+            self.transport_at = Some(Instant::now());
+        }
         let message = if reason.is_empty() { error.to_string() } else { reason };
         self.emit(GroupEvent::Error(GroupError { kind, message }));
     }
@@ -509,15 +571,32 @@ impl Poller {
             }
             members.fresh.iter().cloned().collect()
         };
-        if fresh.is_empty() || self.lookup_at.is_some_and(|at| at > Instant::now()) {
+        if fresh.is_empty() {
+            self.failing = None;
             return;
         }
-        let found = match committed(&self.consumer, &fresh) {
-            Ok(found) => found,
+        if self.lookup_at.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
+        let found = match committed(&self.consumer, &fresh, self.lookup) {
+            Ok(found) => {
+                self.lookup = LOOKUP_FIRST;
+                self.failing = None;
+                found
+            }
             Err(error) => {
                 // Also while a transaction of a former owner holds offsets of one of them.
-                tracing::debug!(%error, "committed offsets are not known yet");
-                self.lookup_at = Some(Instant::now() + Duration::from_millis(100));
+                self.lookup_at = Some(Instant::now() + self.lookup / 10);
+                self.lookup = (self.lookup * 2).min(LOOKUP);
+                let (since, said) = self.failing.get_or_insert_with(|| (Instant::now(), Instant::now()));
+                if said.elapsed() > LOOKUP_SAY {
+                    *said = Instant::now();
+                    let (partitions, seconds) = (fresh.len(), since.elapsed().as_secs());
+                    let words = format!(
+                        "the committed offsets of {partitions} partitions are not known after {seconds} s: {error}"
+                    );
+                    self.emit(GroupEvent::Waiting(words));
+                }
                 return;
             }
         };
@@ -541,6 +620,7 @@ impl Poller {
                 },
                 partition: p.clone(),
                 start_offset,
+                first: None,
                 next: start_offset,
                 caught_up: false,
                 revoked,
@@ -615,12 +695,13 @@ fn topic_is_missing<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str)
 fn committed(
     consumer: &BaseConsumer<Context>,
     partitions: &[TopicPartition],
+    timeout: Duration,
 ) -> KafkaResult<Vec<(TopicPartition, Option<i64>)>> {
     let mut list = TopicPartitionList::with_capacity(partitions.len());
     for p in partitions {
         list.add_partition(&p.topic, p.partition);
     }
-    let list = consumer.committed_offsets(list, LOOKUP)?;
+    let list = consumer.committed_offsets(list, timeout)?;
     let mut found = Vec::with_capacity(partitions.len());
     for e in list.elements() {
         e.error()?;
@@ -646,6 +727,8 @@ pub struct PartitionReader {
     partition: TopicPartition,
     origin: Origin,
     start_offset: Option<i64>,
+    /// The first record read: the start, where no offset is committed.
+    first: Option<i64>,
     next: Option<i64>,
     caught_up: bool,
     revoked: Arc<AtomicBool>,
@@ -663,10 +746,17 @@ impl PartitionReader {
         &self.partition
     }
 
-    /// The committed offset that reading starts at; `None` without a commit: by [`GroupOptions::offset_reset`].
+    /// The committed offset that reading starts at. Without a commit it is by [`GroupOptions::offset_reset`]: `None`
+    /// until something was read, then the first record's offset.
     #[must_use]
     pub fn start_offset(&self) -> Option<i64> {
-        self.start_offset
+        self.start_offset.or(self.first)
+    }
+
+    /// Tells, for as long as anybody asks, whether this assignment is over.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        Lease(Arc::clone(&self.revoked))
     }
 
     /// The offset behind what was read: what to commit when all of it is done. At the end of the partition it is also
@@ -713,6 +803,7 @@ impl PartitionReader {
                     }
                     self.spans.push((append(&mut data, message.key()), append(&mut data, message.payload())));
                     out.push(self.record(&message));
+                    self.first.get_or_insert(message.offset());
                     self.next = Some(message.offset() + 1);
                     polled.records += 1;
                 }

@@ -16,6 +16,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::config::KafkaConfig;
+use super::remind::Series;
 use super::{ErrorKind, Quiet, TopicPartition, ffi, kind_of};
 use crate::state::Row;
 
@@ -94,7 +95,8 @@ pub fn restore(
     }
     let failed =
         |e: KafkaError| RestoreError::Client { partition: partition.clone(), message: e.to_string() };
-    let consumer: BaseConsumer<Quiet> = config.restore(group).create_with_context(Quiet).map_err(failed)?;
+    let consumer: BaseConsumer<Quiet> =
+        config.restore(group).create_with_context(Quiet::default()).map_err(failed)?;
     let mut list = TopicPartitionList::with_capacity(1);
     list.add_partition_offset(&partition.topic, partition.partition, Offset::Offset(from)).map_err(failed)?;
     consumer.assign(&list).map_err(failed)?;
@@ -105,7 +107,9 @@ pub fn restore(
     let mut batch = Batch::default();
     let mut next = from;
     let mut reported = Instant::now();
+    let mut series = Series::default();
     while next < end {
+        series.remind(&consumer.context().lost, consumer.client(), &config.brokers);
         match consumer.poll(Duration::from_millis(if batch.is_empty() { 10 } else { 0 })) {
             Some(Ok(message)) => {
                 let full = batch.add(message.key().unwrap_or_default(), message.payload());

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use super::config::KafkaConfig;
 use super::reader::{GroupMetadata, offset_list};
+use super::remind::{Lost, Reminder};
 use super::{TopicPartition, ffi, log};
 use crate::model::{Headers, Timestamp};
 
@@ -144,6 +145,7 @@ struct Ticket {
 struct PlainContext {
     /// Told at each report: the producer's queue has room again.
     room: Notify,
+    lost: Lost,
 }
 
 impl ClientContext for PlainContext {
@@ -152,6 +154,7 @@ impl ClientContext for PlainContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.lost.note(&error);
         tracing::debug!(target: "librdkafka", %error, "{reason}");
     }
 }
@@ -174,7 +177,9 @@ fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
 
 /// An idempotent producer. Cheap to share: `&self`, any thread.
 pub struct Writer {
-    producer: ThreadedProducer<PlainContext>,
+    // In front of the producer, so that it is dropped here and not on the reminder's thread.
+    _reminder: Reminder,
+    producer: Arc<ThreadedProducer<PlainContext>>,
 }
 
 impl Writer {
@@ -183,11 +188,18 @@ impl Writer {
     /// # Errors
     /// librdkafka refuses the settings.
     pub fn open(config: &KafkaConfig) -> Result<Writer, WriteError> {
-        let producer = config
-            .producer()
-            .create_with_context(PlainContext { room: Notify::new() })
-            .map_err(|e| WriteError { index: 0, class: WriteClass::Fatal, message: e.to_string() })?;
-        Ok(Writer { producer })
+        let failed = |message: String| WriteError { index: 0, class: WriteClass::Fatal, message };
+        let context = PlainContext { room: Notify::new(), lost: Lost::default() };
+        let producer: ThreadedProducer<PlainContext> =
+            config.producer().create_with_context(context).map_err(|e| failed(e.to_string()))?;
+        let producer = Arc::new(producer);
+        let (weak, brokers) = (Arc::downgrade(&producer), config.brokers.clone());
+        let reminder = Reminder::start(move |series| {
+            if let Some(producer) = weak.upgrade() {
+                series.remind(&producer.client().context().lost, producer.client(), &brokers);
+            }
+        });
+        Ok(Writer { _reminder: reminder.map_err(|e| failed(e.to_string()))?, producer })
     }
 
     /// Writes records in order; resolves when all are acked by all in-sync replicas. Waits where the producer's queue
@@ -266,6 +278,10 @@ pub enum TxnError {
     /// This transaction is lost: call [`TxnWriter::abort`], rewind to the last commit, go on.
     #[error("must be aborted: {0}")]
     Abort(String),
+    /// A record is larger than the client or its topic allows (`max.message.bytes`): like [`TxnError::Abort`], but the
+    /// same transaction will fail again.
+    #[error("too large: {0}")]
+    TooLarge(String),
     /// Another producer took the transactional id, or this transaction was open for longer than
     /// `transaction_timeout`: rewind and go on with a new [`TxnWriter`]. If that is fenced again at once, somebody
     /// else really has the id.
@@ -286,6 +302,7 @@ impl TxnError {
             ) => {
                 return TxnError::Fenced(message);
             }
+            Some(E::MessageSizeTooLarge | E::MessageBatchTooLarge) => return TxnError::TooLarge(message),
             // Of a delivery: the transaction lost a record, the client is well.
             _ if !matches!(error, KafkaError::Transaction(_)) => return TxnError::Abort(message),
             _ => {}
@@ -315,6 +332,7 @@ struct Reports {
 }
 
 struct TxnContext {
+    lost: Lost,
     /// Written by the producer's thread, read by the worker.
     reports: Mutex<Reports>,
 }
@@ -331,6 +349,7 @@ impl ClientContext for TxnContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.lost.note(&error);
         tracing::debug!(target: "librdkafka", %error, "{reason}");
     }
 }
@@ -369,7 +388,8 @@ enum Phase {
 
 /// A transactional producer for one worker. All calls block; one thread at a time.
 pub struct TxnWriter {
-    producer: ThreadedProducer<TxnContext>,
+    _reminder: Reminder,
+    producer: Arc<ThreadedProducer<TxnContext>>,
     phase: Phase,
 }
 
@@ -387,10 +407,18 @@ impl TxnWriter {
         let deadline = Instant::now() + timeout;
         let producer: ThreadedProducer<TxnContext> = config
             .txn_producer(transactional_id)
-            .create_with_context(TxnContext { reports: Mutex::default() })
+            .create_with_context(TxnContext { lost: Lost::default(), reports: Mutex::default() })
             .map_err(|e| TxnError::Fatal(e.to_string()))?;
+        let producer = Arc::new(producer);
+        let (weak, brokers) = (Arc::downgrade(&producer), config.brokers.clone());
+        let reminder = Reminder::start(move |series| {
+            if let Some(producer) = weak.upgrade() {
+                series.remind(&producer.client().context().lost, producer.client(), &brokers);
+            }
+        });
+        let reminder = reminder.map_err(|e| TxnError::Fatal(e.to_string()))?;
         until(deadline, |left| producer.init_transactions(left))?;
-        Ok(TxnWriter { producer, phase: Phase::Idle })
+        Ok(TxnWriter { _reminder: reminder, producer, phase: Phase::Idle })
     }
 
     /// Begins a transaction. It should not stay open for long: see `transaction_timeout`.
@@ -453,8 +481,47 @@ impl TxnWriter {
         failed.map_or(Ok(()), |error| Err(self.error(&error)))
     }
 
-    /// Flushes, adds the group's next offsets (may be empty) and commits. Only offsets of partitions that are ours:
-    /// the broker does not check that. After [`TxnError::Retriable`] call it again with the same arguments.
+    /// Flushes, then adds the group's next offsets (may be empty) to the open transaction. Only offsets of partitions
+    /// that are ours: the broker does not check that. [`TxnWriter::commit`] does it where it was not done.
+    ///
+    /// # Errors
+    /// See [`TxnError`].
+    pub fn add_offsets(
+        &mut self,
+        offsets: &[(TopicPartition, i64)],
+        group: Option<&GroupMetadata>,
+        timeout: Duration,
+    ) -> Result<(), TxnError> {
+        let deadline = Instant::now() + timeout;
+        match self.phase {
+            Phase::Idle => return Err(TxnError::Fatal("no transaction is open".to_owned())),
+            Phase::Open => {}
+            Phase::OffsetsSent | Phase::Committing => return Ok(()),
+        }
+        // First, or adding the offsets waits 100 ms for the first records' partitions.
+        self.flush(timeout)?;
+        match group {
+            _ if offsets.is_empty() => {}
+            None => return Err(TxnError::Abort("the group's reader is closed".to_owned())),
+            Some(group) => {
+                let list = offset_list(offsets).map_err(|e| TxnError::Abort(e.to_string()))?;
+                until(deadline, |left| self.producer.send_offsets_to_transaction(&list, &group.0, left))
+                    .map_err(|e| self.fatal_or(e))?;
+            }
+        }
+        self.phase = Phase::OffsetsSent;
+        Ok(())
+    }
+
+    /// May the open transaction be committed already, or still become so, whatever was reported? True from the moment
+    /// when the broker was asked to commit it, until it answers.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        self.phase == Phase::Committing
+    }
+
+    /// Does what [`TxnWriter::add_offsets`] does, unless it was done, and commits. After [`TxnError::Retriable`] call it
+    /// again with the same arguments.
     ///
     /// # Errors
     /// See [`TxnError`].
@@ -465,23 +532,7 @@ impl TxnWriter {
         timeout: Duration,
     ) -> Result<Committed, TxnError> {
         let deadline = Instant::now() + timeout;
-        if self.phase == Phase::Idle {
-            return Err(TxnError::Fatal("no transaction is open".to_owned()));
-        }
-        if self.phase == Phase::Open {
-            // First, or adding the offsets waits 100 ms for the first records' partitions.
-            self.flush(timeout)?;
-            match group {
-                _ if offsets.is_empty() => {}
-                None => return Err(TxnError::Abort("the group's reader is closed".to_owned())),
-                Some(group) => {
-                    let list = offset_list(offsets).map_err(|e| TxnError::Abort(e.to_string()))?;
-                    until(deadline, |left| self.producer.send_offsets_to_transaction(&list, &group.0, left))
-                        .map_err(|e| self.fatal_or(e))?;
-                }
-            }
-            self.phase = Phase::OffsetsSent;
-        }
+        self.add_offsets(offsets, group, timeout)?;
         self.phase = Phase::Committing;
         until(deadline, |left| self.producer.commit_transaction(left)).map_err(|e| self.fatal_or(e))?;
         self.phase = Phase::Idle;

@@ -357,6 +357,24 @@ pub struct SinkRow {
     pub payload: Payload,
 }
 
+impl SinkRow {
+    /// Is its message, without the frame around it, larger than that? Measures only what may be.
+    #[must_use]
+    pub fn exceeds(&self, bytes_max: usize) -> bool {
+        let headers: usize = self.record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let content = match &self.payload {
+            Payload::Texts(texts) => texts.iter().flatten().map(Bytes::len).sum(),
+            // A control character in a text is one byte here and six in JSON.
+            _ if self.record.size() + headers < bytes_max / 8 => 0,
+            Payload::Record | Payload::Columns(_) => {
+                self.record.key.as_ref().map_or(0, Bytes::len)
+                    + self.record.value.bytes().map_or(0, |bytes| bytes.len())
+            }
+        };
+        content + headers > bytes_max
+    }
+}
+
 /// What a sink writes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Payload {

@@ -146,6 +146,17 @@ impl NodeConfig {
         }
     }
 
+    /// What the rows of its state depend on, for the comparison at a start; `None` where it keeps none. See
+    /// `docs/changing-a-topology.md`.
+    #[must_use]
+    pub fn state_shape(&self) -> Option<String> {
+        match self {
+            NodeConfig::Aggregate(c) => Some(c.state_shape()),
+            NodeConfig::Debounce(c) => Some(c.state_shape().to_owned()),
+            other => other.state_kind().map(String::from),
+        }
+    }
+
     /// Does it give records another key?
     #[must_use]
     pub fn changes_key(&self) -> bool {

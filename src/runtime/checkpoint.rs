@@ -3,29 +3,35 @@
 //! With a changelog: one Kafka transaction holds the epochs' rows and the source offsets, then each task's rows go to its
 //! backend in one write. Without one (no state, or no Kafka) the backend is written first and the offsets after it. The
 //! worker goes on processing meanwhile; it hears of the result through its inbox.
+//!
+//! A checkpoint that certainly did not happen (a rebalance changed the group's generation, a broker was away) is made
+//! again as it is, for the tasks that are still ours. One that may have happened is not: its tasks are restored, which
+//! finds out.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::failpoint;
 use super::inbox::{Handle, Inbox, Message};
 use super::metrics::CheckpointMetrics;
 use super::task::Sealed;
-use crate::kafka::{GroupHandle, OutRecord, TopicPartition, TxnError, TxnWriter};
+use crate::kafka::{GroupHandle, Lease, OutRecord, TopicPartition, TxnError, TxnWriter};
 use crate::model::Headers;
 use crate::state::{Backend, changelog};
 
 /// How long one commit may take before it counts as failed.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a checkpoint that certainly did not happen is tried.
+const TRIES: u32 = 10;
+/// How long the end of the thread is waited for. What it may still do is of tasks that are gone.
+const JOIN: Duration = Duration::from_secs(1);
 
 /// One task's share of a checkpoint.
 pub struct Part {
     /// The task.
     pub handle: Handle,
-    /// False once the worker has let the task go: its partition may be somebody else's.
-    pub lease: Arc<AtomicBool>,
     /// Its sealed epoch.
     pub sealed: Sealed,
     /// Its state.
@@ -36,11 +42,38 @@ pub struct Part {
     pub changelog: Option<Arc<str>>,
     /// Topic and next offset; empty for sources without offsets.
     pub offsets: Vec<(Arc<str>, i64)>,
+    /// The assignments of its partitions. Once one is over, nothing of it may be committed.
+    pub leases: Vec<Lease>,
+}
+
+impl Part {
+    fn is_over(&self) -> bool {
+        self.leases.iter().any(Lease::is_over)
+    }
+}
+
+/// Why a checkpoint was not committed.
+struct Failure {
+    message: String,
+    /// It would fail whenever it is tried: its tasks must stop.
+    for_good: bool,
+    /// It certainly did not happen, and may be tried again as it is.
+    again: bool,
+}
+
+impl Failure {
+    fn again(message: impl ToString) -> Failure {
+        Failure { message: message.to_string(), for_good: false, again: true }
+    }
+
+    fn last(message: impl ToString) -> Failure {
+        Failure { message: message.to_string(), for_good: false, again: false }
+    }
 }
 
 /// How commits are made.
 pub enum CommitMode {
-    /// Rows and offsets in one transaction. Opens the producer (again, after it was fenced).
+    /// Rows and offsets in one transaction. Opens the producer, at first and after it was fenced or has failed.
     Transaction(Box<dyn FnMut() -> Result<TxnWriter, String> + Send>),
     /// Offsets alone, by the consumer.
     Offsets,
@@ -87,10 +120,17 @@ impl Committer {
         }
     }
 
-    /// Ends the thread after what it has.
+    /// Ends the thread after what it has, if that is soon.
     pub fn join(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
+            let end = Instant::now() + JOIN;
+            while !thread.is_finished() {
+                if Instant::now() > end {
+                    return;
+                }
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
             // A panic there has been reported by the hook and ends the process.
             drop(thread.join());
         }
@@ -107,84 +147,137 @@ struct Run {
 
 impl Run {
     fn all(&mut self, jobs: &Receiver<Vec<Part>>) {
-        if let CommitMode::Transaction(open) = &mut self.mode {
-            // Before the first checkpoint: what the last life of this id left open holds up every restore.
-            match open() {
-                Ok(writer) => self.writer = Some(writer),
-                Err(message) => tracing::warn!(message, "no transactions yet"),
-            }
+        // At once: it ends a transaction that an earlier process of this id left open, which the restores wait for.
+        if let Err(failure) = self.open() {
+            tracing::warn!(message = failure.message, "no transactions yet");
         }
-        while let Ok(parts) = jobs.recv() {
-            let started = Instant::now();
-            let handles: Vec<Handle> = parts.iter().map(|p| p.handle).collect();
-            let mut parts = parts;
+        while let Ok(mut parts) = jobs.recv() {
             parts.iter_mut().for_each(|p| p.sealed.finish());
-            match self.commit(parts) {
+            self.checkpoint(parts);
+        }
+    }
+
+    fn checkpoint(&mut self, mut parts: Vec<Part>) {
+        let started = Instant::now();
+        for attempt in 1.. {
+            let (over, ours): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(Part::is_over);
+            parts = ours;
+            if !over.is_empty() {
+                tracing::info!(tasks = over.len(), "a checkpoint came too late for partitions that are gone");
+                self.inbox.send(Message::Rewind(handles(&over)));
+            }
+            if parts.is_empty() {
+                return;
+            }
+            match self.commit(&parts) {
                 Ok(()) => {
                     self.metrics.done(started.elapsed());
-                    self.inbox.send(Message::Committed(handles));
+                    self.inbox.send(Message::Committed(handles(&parts)));
+                    return;
                 }
-                Err(message) => {
+                Err(Failure { message, for_good: true, .. }) => {
+                    self.metrics.failed();
+                    self.inbox.send(Message::Failed { handles: handles(&parts), message });
+                    return;
+                }
+                Err(Failure { message, again: true, .. }) if attempt < TRIES => {
+                    tracing::info!(message, attempt, "checkpoint not committed, once more");
+                    std::thread::park_timeout(Duration::from_millis(50) * attempt);
+                }
+                Err(Failure { message, .. }) => {
                     self.metrics.failed();
                     tracing::warn!(message, "checkpoint not committed; its tasks go back to the last one");
-                    self.inbox.send(Message::Rewind(handles));
+                    self.inbox.send(Message::Rewind(handles(&parts)));
+                    return;
                 }
             }
         }
     }
 
-    fn commit(&mut self, parts: Vec<Part>) -> Result<(), String> {
+    fn open(&mut self) -> Result<(), Failure> {
+        if let (CommitMode::Transaction(open), None) = (&mut self.mode, &self.writer) {
+            self.writer = Some(open().map_err(Failure::last)?);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, parts: &[Part]) -> Result<(), Failure> {
         let mut offsets: Vec<(TopicPartition, i64)> = Vec::new();
-        for part in &parts {
+        for part in parts {
             let partition = part.handle.id.partition;
             offsets.extend(
                 part.offsets.iter().map(|(t, next)| (TopicPartition::new(Arc::clone(t), partition), *next)),
             );
         }
-        match &mut self.mode {
-            CommitMode::Local => {
-                for part in &parts {
-                    part.backend.write(&part.sealed.rows).map_err(|e| e.to_string())?;
+        self.open()?;
+        match (&self.mode, &mut self.writer) {
+            (CommitMode::Transaction(_), Some(writer)) => {
+                let group = self.group.as_ref().ok_or_else(|| Failure::last("no consumer group"))?;
+                failpoint::hit(failpoint::SETTLED);
+                if failpoint::fails(failpoint::FAILED) {
+                    return Err(Failure::last("failpoint"));
                 }
-                Ok(())
+                match transact(writer, group, parts, &offsets) {
+                    Ok(ends) => {
+                        failpoint::hit(failpoint::COMMITTED);
+                        if failpoint::fails(failpoint::DOUBTFUL) {
+                            return Err(Failure::last("failpoint"));
+                        }
+                        for part in parts {
+                            apply(part, &ends).map_err(Failure::last)?;
+                        }
+                        failpoint::hit(failpoint::APPLIED);
+                        Ok(())
+                    }
+                    Err(error) => self.give_up(&error),
+                }
             }
-            CommitMode::Offsets => {
-                for part in &parts {
-                    part.backend.write(&part.sealed.rows).map_err(|e| e.to_string())?;
-                }
+            // `open` has failed then.
+            (CommitMode::Transaction(_), None) => Err(Failure::last("no transactions")),
+            (CommitMode::Offsets, _) => {
+                write(parts)?;
                 match (&self.group, offsets.is_empty()) {
-                    (Some(group), false) => group.commit(&offsets).map_err(|e| e.to_string()),
+                    (Some(group), false) => group.commit(&offsets).map_err(|e| {
+                        let again = e.retriable || e.rebalanced;
+                        Failure { message: e.to_string(), for_good: false, again }
+                    }),
                     _ => Ok(()),
                 }
             }
-            CommitMode::Transaction(open) => {
-                let group = self.group.as_ref().ok_or("no consumer group")?;
-                let writer = match &mut self.writer {
-                    Some(writer) => writer,
-                    None => self.writer.insert(open()?),
-                };
-                match transact(writer, group, &parts, &offsets) {
-                    Ok(ends) => {
-                        for part in &parts {
-                            apply(part, &ends)?;
-                        }
-                        Ok(())
-                    }
-                    Err(error) => {
-                        // The next owner of the state reads it back: what this transaction became must be settled
-                        // first, by an abort, or by a new producer of the same id, which ends whatever was open.
-                        let aborted = !matches!(error, TxnError::Fenced(_) | TxnError::Fatal(_))
-                            && writer.abort(COMMIT_TIMEOUT).is_ok();
-                        if !aborted {
-                            self.writer = None;
-                            self.writer = Some(open()?);
-                        }
-                        Err(error.to_string())
-                    }
-                }
-            }
+            (CommitMode::Local, _) => write(parts),
         }
     }
+
+    /// Makes sure what became of a failed transaction. Whoever reads state and offsets next must find both as they
+    /// will stay: that takes an abort, or a new producer of the same id, which ends whatever was open.
+    fn give_up(&mut self, error: &TxnError) -> Result<(), Failure> {
+        let Some(writer) = &mut self.writer else { return Err(Failure::last(error)) };
+        let dead = matches!(error, TxnError::Fenced(_) | TxnError::Fatal(_));
+        let in_doubt = writer.is_in_doubt();
+        if dead || writer.abort(COMMIT_TIMEOUT).is_err() {
+            self.writer = None;
+            self.open()?;
+        }
+        if matches!(error, TxnError::TooLarge(_)) {
+            let message = format!(
+                "a checkpoint's record is larger than its topic takes (max.message.bytes of the changelog or of a sink's \
+                 topic; our own bound is 8 MiB): {error}"
+            );
+            return Err(Failure { message, for_good: true, again: false });
+        }
+        Err(if in_doubt { Failure::last(error) } else { Failure::again(error) })
+    }
+}
+
+fn handles(parts: &[Part]) -> Vec<Handle> {
+    parts.iter().map(|p| p.handle).collect()
+}
+
+fn write(parts: &[Part]) -> Result<(), Failure> {
+    for part in parts {
+        part.backend.write(&part.sealed.rows).map_err(Failure::last)?;
+    }
+    Ok(())
 }
 
 fn transact(
@@ -210,13 +303,16 @@ fn transact(
             })?;
         }
     }
+    writer.flush(COMMIT_TIMEOUT)?;
+    failpoint::hit(failpoint::PRODUCED);
     let metadata =
         group.group_metadata().ok_or_else(|| TxnError::Abort("this instance is not in the group".into()))?;
-    // The broker checks member and generation, not who owns a partition. A lost partition's lease ends before the next
-    // generation begins: with a lease that stands now, this metadata is of a generation in which we own it, or is stale.
-    if parts.iter().any(|p| !p.lease.load(Ordering::Acquire)) {
-        return Err(TxnError::Abort("a partition of this checkpoint was lost".into()));
+    // In this order: see `group_metadata`.
+    if parts.iter().any(Part::is_over) {
+        return Err(TxnError::Abort("a partition is gone".into()));
     }
+    writer.add_offsets(offsets, Some(&metadata), COMMIT_TIMEOUT)?;
+    failpoint::hit(failpoint::OFFSETS);
     writer.commit(offsets, Some(&metadata), COMMIT_TIMEOUT).map(|c| c.ends)
 }
 

@@ -29,8 +29,8 @@ use super::task::{DEAD_LETTER, TaskId};
 use super::worker::{Calls, Outside, TaskStatus, Ticket, Worker};
 use crate::formats::WriterError;
 use crate::kafka::{
-    Admin, Assignment, ErrorKind, GroupEvent, GroupOptions, GroupReader, KafkaConfig, PartitionReader,
-    TopicPartition, TopicSpec, TxnWriter, Writer,
+    Admin, Assignment, ErrorKind, GroupEvent, GroupOptions, GroupReader, KafkaConfig, MESSAGE_BYTES_MAX,
+    PartitionReader, TopicPartition, TopicSpec, TxnWriter, Writer,
 };
 use crate::model::{Clock, SystemClock};
 use crate::operators::{NodeConfig, RateScope, Reply};
@@ -40,6 +40,8 @@ use crate::topology::{Changelog, Guarantee, NodeKind, Topology};
 
 /// Between tries of a server that does not answer.
 const AGAIN: Duration = Duration::from_secs(1);
+/// What of a stop's time is kept for leaving the group and ending the sinks' lanes.
+const LEAVING: Duration = Duration::from_secs(4);
 
 /// What differs from one instance to the next.
 #[derive(Clone, Debug)]
@@ -233,6 +235,7 @@ impl Engine {
             connect(&topology, &stand_ins, writer.as_ref(), &shared, &lanes, &lanes_stop, stop).await?;
         let limiters = limiters(&topology, &shared);
         let topics = topology.external_topics();
+        let mut transactional = BTreeMap::new();
         let plan = match (&kafka, topics.is_empty()) {
             (Some(config), false) => {
                 let admin = open_admin(config).await?;
@@ -251,6 +254,9 @@ impl Engine {
                 }
                 let plan = Plan::new(&topology, counts, stand_ins.plain_commits);
                 make_topics(&admin, &topology, &plan, &shared, stop, stand_ins.plain_commits).await?;
+                let writer = writer.as_ref().filter(|_| plan.transactions);
+                let lanes = writer.map_or_else(BTreeMap::new, |w| transactional_lanes(&topology, w));
+                transactional = message_limits(&admin, lanes, &shared, stop).await?;
                 Some((admin, plan))
             }
             // Topics without Kafka were refused above.
@@ -271,7 +277,7 @@ impl Engine {
         if let Some((admin, plan)) = &plan {
             engine.purge(admin, plan);
         }
-        engine.start_workers(kafka, plan, sinks, limiters, writer.as_ref())?;
+        engine.start_workers(kafka, plan, sinks, limiters, transactional)?;
         Ok(engine)
     }
 
@@ -319,7 +325,7 @@ impl Engine {
         plan: Option<(Arc<Admin>, Plan)>,
         sinks: BTreeMap<usize, SinkDriver>,
         limiters: BTreeMap<String, Arc<Limiter>>,
-        writer: Option<&Arc<Writer>>,
+        transactional: Transactional,
     ) -> Result<(), EngineError> {
         let topology = Arc::clone(&self.topology);
         let tokio = TokioHandle::current();
@@ -346,16 +352,12 @@ impl Engine {
                 .map_err(|e| EngineError::Failed(e.to_string()))?;
             self.reader = Some(reader);
         }
-        let transactional = match writer {
-            Some(writer) if plan.transactions => transactional_lanes(&topology, writer),
-            _ => BTreeMap::new(),
-        };
         let restorer = Restorer::new(
             Arc::clone(&topology),
             kafka.clone(),
             admin,
             Arc::clone(&plan.changelogs),
-            transactional.keys().copied().collect(),
+            transactional.iter().map(|(node, (_, bytes_max))| (*node, *bytes_max)).collect(),
             self.options.state_dir.clone(),
             RocksEnv::new(topology.settings.state.cache.bytes(), topology.settings.state.cache.bytes()),
             self.shared.metrics.clone(),
@@ -365,11 +367,11 @@ impl Engine {
         if !gates.is_empty() {
             self.resolve_schemas(&topology);
         }
+        let instance = self.options.instance_id.clone().unwrap_or_else(random_id);
         for (n, (inbox, mail)) in mails.into_iter().enumerate() {
             let mode = match (&kafka, plan.counts.is_empty()) {
                 (Some(config), false) if plan.transactions => {
                     // Unique per instance and worker; whoever has the id ends what another left open.
-                    let instance = self.options.instance_id.clone().unwrap_or_else(random_id);
                     let id = format!("{}-{instance}-{n}", topology.name);
                     let (config, failed) = (config.clone(), self.shared.failed.clone());
                     CommitMode::Transaction(Box::new(move || open_writer(&config, &id, &failed)))
@@ -389,7 +391,7 @@ impl Engine {
                 sinks: sinks.clone(),
                 calls: self.calls(&tokio, &limiters)?,
                 restore: restorer.handle(),
-                transactional: transactional.clone(),
+                transactional: transactional.iter().map(|(n, (lane, _))| (*n, lane.clone())).collect(),
                 changelogs: plan.changelogs.to_vec(),
                 gates: gates.clone(),
                 checkpoint: topology.settings.state.checkpoint.duration(),
@@ -491,51 +493,59 @@ impl Engine {
         }
     }
 
-    /// Stops in order: input, tasks, group, lanes. Names what still runs, every 5 s.
+    /// Stops in order: input, tasks, group, lanes. Names what still runs, every 5 s. What has not finished when the
+    /// deadline is near is dropped, so that the group is left in time.
     ///
     /// # Errors
     /// What had failed, if anything.
     pub async fn stop(mut self) -> Result<(), EngineError> {
         tracing::info!("stopping: no more input; finishing what is under way");
-        let deadline = tokio::time::Instant::now() + self.options.stop_deadline;
+        let began = tokio::time::Instant::now();
+        let leaving = LEAVING.min(self.options.stop_deadline / 4);
+        let deadline = began + self.options.stop_deadline - leaving;
         let failed = self.shared.failed.is_cancelled();
         let mut dones = Vec::new();
-        for inbox in &self.inboxes {
-            let (send, receive) = sync_channel(1);
-            inbox.send(Message::Drain(send));
-            dones.push(receive);
+        if !failed {
+            for inbox in &self.inboxes {
+                let (send, receive) = sync_channel(1);
+                inbox.send(Message::Drain(send));
+                dones.push(receive);
+            }
         }
-        let mut said = tokio::time::Instant::now();
-        // After a failure nothing may settle any more; the checkpoint that was is the truth.
-        while !failed && !dones.is_empty() {
+        let mut said = began;
+        while !dones.is_empty() {
             dones.retain(|done| matches!(done.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)));
             if tokio::time::Instant::now() > deadline {
-                let left: Vec<String> =
-                    self.shared.status().tasks.keys().map(|id| self.task_name(*id)).collect();
                 tracing::warn!(
-                    tasks = left.join(", "),
+                    tasks = self.left(),
                     "stopped before these tasks had committed; they will go on from their last checkpoint"
                 );
                 break;
             }
             if said.elapsed() > Duration::from_secs(5) {
                 said = tokio::time::Instant::now();
-                let left: Vec<String> =
-                    self.shared.status().tasks.keys().map(|id| self.task_name(*id)).collect();
-                tracing::info!(tasks = left.join(", "), "still running");
+                tracing::info!(tasks = self.left(), "still running");
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let drained = dones.is_empty();
+        let drained = !failed && dones.is_empty();
+        if !drained {
+            // Nothing may settle any more; the checkpoint that was is the truth.
+            let ids: Vec<TaskId> = self.shared.status().tasks.keys().copied().collect();
+            for inbox in &self.inboxes {
+                let (done, _) = sync_channel(1);
+                inbox.send(Message::Revoke { ids: ids.clone(), lost: true, done });
+            }
+        }
         self.calls_stop.cancel();
         if let Some(reader) = self.reader.take() {
             // Leaving blocks while the broker is told; nothing is left to commit.
             let closed = tokio::task::spawn_blocking(move || reader.close());
-            drop(tokio::time::timeout(Duration::from_secs(5), closed).await);
+            drop(tokio::time::timeout(leaving, closed).await);
         }
         self.lanes_stop.cancel();
         self.lanes.close();
-        drop(tokio::time::timeout(Duration::from_secs(2), self.lanes.wait()).await);
+        drop(tokio::time::timeout(leaving / 2, self.lanes.wait()).await);
         if drained {
             for thread in self.threads.drain(..) {
                 if thread.join().is_err() {
@@ -545,6 +555,12 @@ impl Engine {
         }
         let failure = self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         failure.map_or(Ok(()), Err)
+    }
+
+    /// The tasks that are still there, for the log.
+    fn left(&self) -> String {
+        let names: Vec<String> = self.shared.status().tasks.keys().map(|id| self.task_name(*id)).collect();
+        names.join(", ")
     }
 
     fn task_name(&self, id: TaskId) -> String {
@@ -635,7 +651,7 @@ async fn connect(
             Some(connection) => connection.clone(),
             None => loop {
                 let env = |name: &str| std::env::var(name).ok();
-                match SinkConnection::connect(config, &env, writer).await {
+                match unless_stopped(stop, SinkConnection::connect(config, &env, writer)).await? {
                     Ok(connection) => break connection,
                     Err(SinkError::Config { message, column }) => {
                         let kind = config.kind_name();
@@ -670,6 +686,38 @@ async fn connect(
     }
     shared.go_on();
     Ok(out)
+}
+
+/// Sinks whose records are part of the checkpoint's transaction, each with the largest message that its topic takes, in
+/// bytes.
+type Transactional = BTreeMap<usize, (KafkaLane, usize)>;
+
+/// Looks up how large a message of each lane may be. A topic that does not exist yet is taken for one of ours.
+async fn message_limits(
+    admin: &Arc<Admin>,
+    lanes: BTreeMap<usize, KafkaLane>,
+    shared: &Shared,
+    stop: &CancellationToken,
+) -> Result<Transactional, EngineError> {
+    let topics: Vec<String> = lanes.values().map(|lane| lane.topic().to_owned()).collect();
+    loop {
+        let (asked, names) = (Arc::clone(admin), topics.clone());
+        let look = blocking(move || {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            asked.message_bytes_max(&names)
+        });
+        match unless_stopped(stop, look).await? {
+            Ok(found) => {
+                shared.go_on();
+                let limits = found.into_iter().map(|found| found.unwrap_or(MESSAGE_BYTES_MAX as usize));
+                return Ok(lanes.into_iter().zip(limits).map(|((n, lane), max)| (n, (lane, max))).collect());
+            }
+            Err(message) => {
+                shared.wait_for(&message);
+                pause(stop, shared).await?;
+            }
+        }
+    }
 }
 
 /// How rows become records of the checkpoint's transaction: those of repartition topics always, since state is exactly
@@ -723,6 +771,17 @@ async fn blocking<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
     }
 }
 
+/// Waits for an answer, but not when told to stop.
+async fn unless_stopped<T>(
+    stop: &CancellationToken,
+    answer: impl Future<Output = T>,
+) -> Result<T, EngineError> {
+    tokio::select! {
+        () = stop.cancelled() => Err(EngineError::Stopped),
+        answer = answer => Ok(answer),
+    }
+}
+
 /// Partition counts of the source topics; waits for topics that do not exist and brokers that do not answer.
 async fn wait_topics(
     admin: &Arc<Admin>,
@@ -732,8 +791,8 @@ async fn wait_topics(
 ) -> Result<BTreeMap<String, i32>, EngineError> {
     loop {
         let (asked, names) = (Arc::clone(admin), topics.to_vec());
-        let found =
-            blocking(move || asked.topics(&names.iter().map(String::as_str).collect::<Vec<_>>())).await;
+        let look = blocking(move || asked.topics(&names.iter().map(String::as_str).collect::<Vec<_>>()));
+        let found = unless_stopped(stop, look).await?;
         match found {
             Ok(found) => {
                 let missing: Vec<&str> =
@@ -843,7 +902,11 @@ async fn make_topics(
     for (sub, changelog) in plan.changelogs.iter().enumerate() {
         let (Some(name), Some(source)) = (changelog, topology.subs[sub].topics.first()) else { continue };
         let partitions = plan.counts.get(source).copied().unwrap_or(1);
-        let spec = TopicSpec::new(&**name, partitions).with("cleanup.policy", "compact");
+        // Tombstones stay for a day, or a store that is behind would keep what was deleted: see `restore.rs`.
+        let spec = TopicSpec::new(&**name, partitions)
+            .with("cleanup.policy", "compact")
+            .with("delete.retention.ms", "86400000")
+            .with("max.message.bytes", MESSAGE_BYTES_MAX.to_string());
         let wrong = format!(
             "the topic `{source}` has {partitions}: state belongs to a partition, so they must be equal. Start under a \
              new name, or remove the state with `slackwater reset`"
@@ -858,6 +921,7 @@ async fn make_topics(
             .with("retention.ms", "-1")
             .with("retention.bytes", "-1")
             .with("segment.bytes", "52428800")
+            .with("max.message.bytes", MESSAGE_BYTES_MAX.to_string())
             .with("message.timestamp.type", "CreateTime");
         let wrong = format!(
             "the topics beside or above it have {partitions}: they must be equal. Stop every instance and remove the \
@@ -866,7 +930,9 @@ async fn make_topics(
         specs.push((spec, wrong));
     }
     if let (Some(dead_letter), false) = (&topology.settings.errors.dead_letter, plain) {
-        specs.push((TopicSpec::new(dead_letter.topic.clone(), 1), String::new()));
+        // It takes whatever we could read, and headers that say why.
+        let spec = TopicSpec::new(dead_letter.topic.clone(), 1);
+        specs.push((spec.with("max.message.bytes", MESSAGE_BYTES_MAX.to_string()), String::new()));
     }
     for (spec, _) in &mut specs {
         spec.replication = topology.settings.state.replication.unwrap_or(-1);
@@ -874,7 +940,7 @@ async fn make_topics(
     loop {
         let asked = Arc::clone(admin);
         let wanted: Vec<TopicSpec> = specs.iter().map(|(spec, _)| spec.clone()).collect();
-        let found = blocking(move || {
+        let make = blocking(move || {
             let names: Vec<&str> = wanted.iter().map(|s| s.name.as_str()).collect();
             let found = asked.topics(&names)?;
             let missing: Vec<TopicSpec> = wanted
@@ -883,8 +949,8 @@ async fn make_topics(
                 .cloned()
                 .collect();
             asked.create_topics(&missing).map(|()| found)
-        })
-        .await;
+        });
+        let found = unless_stopped(stop, make).await?;
         match found {
             Ok(found) => {
                 for ((spec, wrong), (_, have)) in specs.iter().zip(&found) {
@@ -1008,6 +1074,10 @@ impl Router {
                 let ids: BTreeSet<TaskId> =
                     partitions.iter().filter_map(|p| Some(self.plan.task(p)?.0)).collect();
                 tracing::info!(tasks = ids.len(), lost, "partitions revoked");
+                if lost {
+                    // Out of the group, until it is joined again.
+                    self.shared.status_mut().joined = false;
+                }
                 let mut waits = Vec::new();
                 for inbox_at in 0..self.inboxes.len() {
                     let here: Vec<TaskId> = ids
@@ -1033,6 +1103,10 @@ impl Router {
                 });
             }
             GroupEvent::Idle => self.shared.status_mut().joined = true,
+            GroupEvent::Waiting(what) => {
+                tracing::warn!(what, "partitions wait");
+                self.shared.status_mut().joined = false;
+            }
             GroupEvent::Error(error) => match error.kind {
                 ErrorKind::Fatal => self.shared.fail(EngineError::Failed(format!("Kafka: {error}"))),
                 _ => tracing::warn!(kind = ?error.kind, %error, "Kafka"),

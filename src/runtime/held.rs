@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::formats::{Format, Formats};
-use crate::kafka::{PartitionReader, Polled, ReadError};
+use crate::kafka::{Lease, PartitionReader, Polled, ReadError};
 use crate::model::{Record, Value};
 use crate::topology::{NodeKind, Topology};
 
@@ -117,6 +117,12 @@ impl HeldReader {
     #[must_use]
     pub fn start_offset(&self) -> Option<i64> {
         self.reader.start_offset()
+    }
+
+    /// As [`PartitionReader::lease`].
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        self.reader.lease()
     }
 
     /// As [`PartitionReader::seek`].

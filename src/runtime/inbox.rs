@@ -84,6 +84,13 @@ pub enum Message {
     Committed(Vec<Handle>),
     /// A checkpoint was not committed: these tasks go back to their last one.
     Rewind(Vec<Handle>),
+    /// A checkpoint can never be committed.
+    Failed {
+        /// Its tasks.
+        handles: Vec<Handle>,
+        /// Why not.
+        message: String,
+    },
     /// Stop taking input, finish, commit; answered when nothing is left.
     Drain(SyncSender<()>),
 }
@@ -96,8 +103,10 @@ pub struct Restored {
     pub backend: Arc<dyn Backend>,
     /// Calls and deliveries that were pending.
     pub step: Step,
-    /// Committed next offsets by index of the topic, where the group has one.
+    /// Next offsets by index of the topic, where the group has committed one or state knows it.
     pub offsets: Vec<(usize, i64)>,
+    /// The first offset that there is, of the other topics.
+    pub firsts: Vec<(usize, i64)>,
 }
 
 /// The sending side.

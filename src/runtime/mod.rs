@@ -6,6 +6,7 @@ pub mod calls;
 mod checkpoint;
 mod deliver;
 mod engine;
+mod failpoint;
 mod gate;
 mod held;
 pub mod http;

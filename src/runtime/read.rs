@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use bytes::Bytes;
 
 use super::held::HeldReader;
+use crate::kafka::{Lease, ReadError};
 use crate::model::{Origin, Record, Timestamp, Value};
 use crate::topology::{Generate, SourceConfig};
 
@@ -48,9 +49,12 @@ impl TaskReader {
     /// The source cannot be read now; the next poll may work.
     pub fn poll_batch(&mut self, max: usize, now: Timestamp, out: &mut Vec<Record>) -> Result<usize, String> {
         match self {
-            TaskReader::Kafka(reader) => {
-                reader.poll_batch(max, out).map(|p| p.records).map_err(|e| e.to_string())
-            }
+            TaskReader::Kafka(reader) => match reader.poll_batch(max, out) {
+                Ok(polled) => Ok(polled.records),
+                // The worker will be told.
+                Err(ReadError::Revoked) => Ok(0),
+                Err(e) => Err(e.to_string()),
+            },
             TaskReader::Lines(reader) => Ok(reader.poll(max, now, out)),
             TaskReader::Made(maker) => Ok(maker.poll(max, now, out)),
         }
@@ -100,12 +104,22 @@ impl TaskReader {
         }
     }
 
-    /// Goes back to `offset`, the last committed one. Lines and made-up records cannot be had again.
+    /// Whether this assignment of the partition is over; `None` where nobody else can have it.
+    #[must_use]
+    pub fn lease(&self) -> Option<Lease> {
+        match self {
+            TaskReader::Kafka(reader) => Some(reader.lease()),
+            TaskReader::Lines(_) | TaskReader::Made(_) => None,
+        }
+    }
+
+    /// Goes to `offset`, the last committed one, unless it is there. Lines and made-up records cannot be had again.
     ///
     /// # Errors
-    /// The partition is not ours any more.
+    /// The partition is not ours any more, or cannot be moved now: then nothing may be read.
     pub fn rewind(&mut self, offset: i64) -> Result<(), String> {
         match self {
+            TaskReader::Kafka(reader) if reader.next_offset() == Some(offset) => Ok(()),
             TaskReader::Kafka(reader) => reader.seek(offset).map_err(|e| e.to_string()),
             TaskReader::Lines(_) | TaskReader::Made(_) => Ok(()),
         }

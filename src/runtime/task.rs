@@ -17,7 +17,9 @@ use crate::model::{Origin, Record, Timestamp};
 use crate::operators::{
     Call, Cx, Effects, Emit, Load, Operator, OperatorError, Payload, Reason, Reject, Reply, SinkRow, Tally,
 };
-use crate::state::{Backend, Late, META_CLOCKS, META_POSITIONS, META_SHAPE, Row, StateError, Store, codec};
+use crate::state::{
+    Backend, Late, META_CLOCKS, META_FORMAT, META_POSITIONS, META_SHAPE, Row, StateError, Store, codec,
+};
 use crate::topology::{Changelog, ClockMode, NodeKind, OnFailure, SubTopology, Topology};
 
 /// Which task: sub-topology and partition.
@@ -195,15 +197,21 @@ pub struct Task {
     hybrid: bool,
     /// Without a changelog: positions are held back to what has no durable effect yet.
     low_watermark: bool,
-    /// Rows of these nodes go into the checkpoint's transaction instead of to a driver.
-    transactional: Vec<usize>,
+    /// Rows of these nodes go into the checkpoint's transaction instead of to a driver; with the largest message of
+    /// each in bytes.
+    transactional: Vec<(usize, usize)>,
     outputs: Vec<(usize, SinkRow)>,
     dead_letter: Option<usize>,
     stack: Vec<Work>,
     effects: Effects,
     clocks_saved: Vec<(String, i64)>,
+    format_saved: bool,
     shape: String,
 }
+
+/// Format of a task's rows as a whole: how keys are built, what rows there are. What a row holds has a version of its
+/// own, its first byte. State without the row is of format 1.
+const FORMAT: u32 = 1;
 
 /// Records that nodes are told of before they come: as many as the nearest caches hold.
 const WARM_GROUP: usize = 64;
@@ -301,11 +309,13 @@ impl Task {
             stack: Vec::new(),
             effects: Effects::default(),
             clocks_saved: Vec::new(),
+            format_saved: false,
             shape: shape(topology, sub),
         };
         if task.low_watermark {
             task.nodes.iter_mut().for_each(|n| n.op.track_origins());
         }
+        task.check_format(backend)?;
         task.check_shape(backend)?;
         task.read_clocks(backend)?;
         for n in 0..task.nodes.len() {
@@ -486,8 +496,15 @@ impl Task {
 
     /// From now on, rows of these sinks are part of the sealed epoch ([`Sealed::outputs`]): for exactly-once delivery
     /// to Kafka, in the transaction that commits the epoch.
-    pub fn set_transactional(&mut self, nodes: Vec<usize>) {
+    ///
+    /// With the largest message that the node's topic takes, in bytes: a transaction with a larger one would fail, and
+    /// fail again each time it is made, so such a row is refused before.
+    pub fn set_transactional(&mut self, nodes: Vec<(usize, usize)>) {
         self.transactional = nodes;
+    }
+
+    fn message_bytes_max(&self, node: usize) -> Option<usize> {
+        self.transactional.iter().find(|(n, _)| *n == node).map(|(_, bytes_max)| *bytes_max)
     }
 
     /// Rows gathered for the open epoch's transaction: a bound for the driver.
@@ -540,6 +557,10 @@ impl Task {
         if clocks != self.clocks_saved {
             rows.push((Bytes::from_static(META_CLOCKS), Some(codec::encode(1, &clocks)?)));
             self.clocks_saved = clocks;
+        }
+        if !self.format_saved {
+            rows.push((Bytes::from_static(META_FORMAT), Some(codec::encode(1, &FORMAT)?)));
+            self.format_saved = true;
         }
         rows.push((Bytes::from_static(META_SHAPE), Some(Bytes::from(self.shape.clone()))));
         let held: Vec<Option<i64>> = (0..self.positions.len()).map(|t| self.committable(t)).collect();
@@ -624,6 +645,19 @@ impl Task {
         Ok(())
     }
 
+    fn check_format(&mut self, backend: &Arc<dyn Backend>) -> Result<(), TaskError> {
+        let Some(bytes) = backend.get(META_FORMAT)? else { return Ok(()) };
+        let found: u32 = codec::decode(1, &bytes)?;
+        if found != FORMAT {
+            return Err(TaskError::State(StateError(format!(
+                "the state has format {found}, and this program reads format {FORMAT}: it was written by a newer one. Run \
+                 that one, or remove the state with `slackwater reset`"
+            ))));
+        }
+        self.format_saved = true;
+        Ok(())
+    }
+
     fn check_shape(&self, backend: &Arc<dyn Backend>) -> Result<(), TaskError> {
         let Some(bytes) = backend.get(META_SHAPE)? else { return Ok(()) };
         let old = String::from_utf8_lossy(&bytes).into_owned();
@@ -633,7 +667,7 @@ impl Task {
         }
         Err(TaskError::State(StateError(format!(
             "the state was written by another topology: it has `{}`, which this one has not. Give the topology a new \
-             name, or remove the state with `slackwater reset`",
+             name, or remove the state with `slackwater reset` (docs/changing-a-topology.md says what may change)",
             missing.join("`, `")
         ))))
     }
@@ -663,9 +697,15 @@ impl Task {
         for call in self.effects.calls.drain(..) {
             step.calls.push((global, call));
         }
-        let gather = self.transactional.contains(&global);
+        let gather = self.message_bytes_max(global);
         for row in self.effects.rows.drain(..) {
-            if gather {
+            if let Some(bytes_max) = gather {
+                if row.exceeds(bytes_max) {
+                    let detail = format!("the topic takes messages up to {bytes_max} bytes");
+                    let reason = Reason::SinkRefused;
+                    self.effects.rejects.push(Reject { reason, detail, record: row.record, attempts: 1 });
+                    continue;
+                }
                 self.outputs.push((global, row));
                 continue;
             }
@@ -809,7 +849,10 @@ impl Task {
             (OnFailure::DeadLetter, Some(sink)) => {
                 let record = dead_letter(&reject, name, topic);
                 let row = SinkRow { reply_to: None, record, payload: Payload::Record };
-                if self.transactional.contains(&sink) && epoch == self.epoch {
+                if let Some(bytes_max) = self.message_bytes_max(sink).filter(|_| epoch == self.epoch) {
+                    if row.exceeds(bytes_max) {
+                        return self.reject(reject, name, node, epoch, OnFailure::Stop, step);
+                    }
                     self.outputs.push((sink, row));
                     return Ok(());
                 }
@@ -867,12 +910,14 @@ fn shape(topology: &Topology, sub: &SubTopology) -> String {
         .filter_map(|g| {
             let node = &topology.nodes[*g];
             match &node.kind {
-                NodeKind::Operator(config) => config.state_kind().map(|kind| format!("{kind} {}", node.name)),
+                NodeKind::Operator(config) => {
+                    config.state_shape().map(|shape| format!("{} = {shape}", node.name))
+                }
                 NodeKind::Source(_) => {
-                    node.table.map(|table| format!("{} {}", table.state_kind(), node.name))
+                    node.table.map(|table| format!("{} = {}", node.name, table.state_kind()))
                 }
                 NodeKind::Sink(_) if topology.readers(*g).next().is_some() => {
-                    Some(format!("sink {}", node.name))
+                    Some(format!("{} = sink", node.name))
                 }
                 _ => None,
             }

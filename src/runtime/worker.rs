@@ -6,23 +6,26 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
 
 use super::assigned::{Assigned, Rewound};
 use super::calls::{self, CallDriver, Job};
 use super::checkpoint::{Committer, Part};
 use super::deliver::{CHUNK, Parcel, SinkDriver};
+use super::failpoint;
 use super::gate::CallGate;
 use super::held::{Gate, HeldReader};
 use super::inbox::{Handle, Inbox, Mail, Message, Restored};
 use super::metrics::WorkerMetrics;
 use super::read::TaskReader;
 use super::task::{Input, Step, Task, TaskError, TaskId};
-use crate::kafka::PartitionReader;
+use crate::kafka::{Lease, PartitionReader};
 use crate::model::{Clock, Record, SystemClock, Timestamp};
 use crate::sinks::KafkaLane;
+use crate::state::StateError;
 
 /// Records taken from one partition in one visit.
 const VISIT: usize = 256;
@@ -65,7 +68,7 @@ pub struct Outside {
     /// Call drivers by node.
     pub calls: BTreeMap<usize, Calls>,
     /// Starts restoring a task; the answer comes through the inbox.
-    pub restore: Box<dyn Fn(Handle, Inbox) + Send>,
+    pub restore: Box<dyn Fn(Order) + Send>,
     /// Sinks whose records go into the checkpoint's transaction.
     pub transactional: BTreeMap<usize, KafkaLane>,
     /// Changelog topic of each sub-topology, where there is one.
@@ -99,9 +102,25 @@ pub enum TaskStatus {
     Gone,
 }
 
+/// A restore to be made.
+pub struct Order {
+    /// The task, under the handle that it will have.
+    pub handle: Handle,
+    /// Where the answer goes.
+    pub inbox: Inbox,
+    /// Cancelled when nobody waits for it any more: then state must not stay open.
+    pub unwanted: CancellationToken,
+    /// Calls of earlier assignments of the task: it may not make them again before they have ended.
+    pub gates: Vec<CallGate>,
+}
+
 struct Slot {
     assigned: Assigned,
     readers: Vec<(usize, TaskReader)>,
+    /// Of its readers; kept when those are dropped.
+    leases: Vec<Lease>,
+    /// Cancelled when the slot goes, or another restore begins.
+    unwanted: CancellationToken,
     /// Topics whose offsets the group commits. Kept when the readers are dropped: the last checkpoint has offsets too.
     commits: Vec<usize>,
     sealed_at: Instant,
@@ -109,8 +128,8 @@ struct Slot {
     ended: bool,
     /// Of this assignment's calls.
     gate: CallGate,
-    /// Ends when the task is let go.
-    lease: Arc<AtomicBool>,
+    /// Were no calls on the wire when this turn began?
+    answered: bool,
     /// When it began to leave.
     left_at: Option<Instant>,
 }
@@ -135,6 +154,8 @@ pub struct Worker {
     /// Rows by sink node and lane, not handed on yet.
     rows: BTreeMap<(usize, usize), Vec<Parcel>>,
     calls: VecDeque<(usize, Job<Ticket>)>,
+    /// Of assignments that are over, while calls are on the wire.
+    gates: Vec<(TaskId, CallGate)>,
     step: Step,
     records: Vec<Record>,
     reported: Instant,
@@ -185,7 +206,7 @@ impl Slot {
         if caught_up || task.next_deadline(false).is_some_and(|at| at <= now) {
             task.step(Input::Clock { caught_up: caught_up && room }, now, step)?;
         }
-        if self.left_at.is_some_and(|at| !self.gate.is_idle() && at.elapsed() < CALLS_GRACE) {
+        if self.left_at.is_some_and(|at| !self.answered && at.elapsed() < CALLS_GRACE) {
             return Ok(busy);
         }
         let full = task.gathered() >= GATHERED_MAX;
@@ -201,6 +222,8 @@ impl Slot {
     fn leave(&mut self) {
         self.assigned.leave();
         self.gate.close();
+        // Looked at before the gate was closed: a call may have begun since.
+        self.answered = false;
         self.left_at.get_or_insert_with(Instant::now);
     }
 
@@ -237,6 +260,7 @@ impl Worker {
             generation: 0,
             rows: BTreeMap::new(),
             calls: VecDeque::new(),
+            gates: Vec::new(),
             step: Step::default(),
             records: Vec::new(),
             reported: Instant::now(),
@@ -261,6 +285,11 @@ impl Worker {
 
     fn turn(&mut self) -> bool {
         let mut busy = false;
+        // Before the messages are taken: then the answers of a gate that is idle are among them.
+        for slot in self.slots.values_mut() {
+            slot.answered = slot.gate.is_idle();
+        }
+        self.gates.retain(|(_, gate)| !gate.is_idle());
         while let Some(message) = self.mail.try_next() {
             self.message(message);
             busy = true;
@@ -363,8 +392,9 @@ impl Worker {
             let lanes = &self.outside.transactional;
             let outputs = sealed.outputs.iter();
             let outputs = outputs.filter_map(|(node, row)| Some(lanes.get(node)?.message(row))).collect();
-            let lease = Arc::clone(&slot.lease);
-            parts.push(Part { handle, lease, sealed, outputs, backend, changelog, offsets });
+            failpoint::hit(failpoint::SEALED);
+            let leases = slot.leases.clone();
+            parts.push(Part { handle, sealed, outputs, backend, changelog, offsets, leases });
         }
         if parts.is_empty() {
             return;
@@ -397,9 +427,9 @@ impl Worker {
 
     fn remove(&mut self, id: TaskId) {
         if let Some(slot) = self.slots.remove(&id) {
-            slot.gate.close();
-            slot.lease.store(false, Ordering::Release);
             self.forget(slot.assigned.handle());
+            self.close(slot.gate, id);
+            slot.unwanted.cancel();
             (self.outside.status)(id, TaskStatus::Gone);
             self.metrics.forget(id);
         }
@@ -411,6 +441,23 @@ impl Worker {
             rows.retain(|p| p.handle != handle);
         }
         self.calls.retain(|(_, job)| job.ticket.handle != handle);
+    }
+
+    /// No call of an assignment starts any more. Those on the wire are remembered until they have ended.
+    fn close(&mut self, gate: CallGate, id: TaskId) {
+        gate.close();
+        self.gates.push((id, gate));
+    }
+
+    /// Asks for a restore of a task, under its handle.
+    fn restore(&mut self, handle: Handle) {
+        let gates = self.gates.iter().filter(|(id, _)| *id == handle.id).map(|(_, g)| g.clone()).collect();
+        let Some(slot) = self.slots.get_mut(&handle.id) else { return };
+        slot.unwanted.cancel();
+        slot.unwanted = CancellationToken::new();
+        (self.outside.status)(handle.id, TaskStatus::Restoring);
+        let (inbox, unwanted) = (self.inbox.clone(), slot.unwanted.clone());
+        (self.outside.restore)(Order { handle, inbox, unwanted, gates });
     }
 
     fn stop_task(&mut self, id: TaskId, error: &TaskError) {
@@ -456,6 +503,13 @@ impl Worker {
                     }
                 }
             }
+            Message::Failed { handles, message } => {
+                for handle in handles {
+                    if self.slots.get(&handle.id).is_some_and(|slot| slot.assigned.handle() == handle) {
+                        self.stop_task(handle.id, &TaskError::State(StateError(message.clone())));
+                    }
+                }
+            }
             Message::Rewind(handles) => {
                 for handle in handles {
                     self.rewind(handle);
@@ -471,6 +525,11 @@ impl Worker {
     }
 
     fn assign(&mut self, id: TaskId, readers: Vec<(usize, PartitionReader)>) {
+        if self.drain.is_some() {
+            // On the way out; the group gives them to others as soon as it is left.
+            (self.outside.status)(id, TaskStatus::Gone);
+            return;
+        }
         let readers: Vec<(usize, TaskReader)> = readers
             .into_iter()
             .map(|(topic, reader)| (topic, self.outside.held(id, topic, reader)))
@@ -484,29 +543,29 @@ impl Worker {
         let mut all = readers;
         let mut ahead = false;
         if let Some(old) = self.slots.remove(&id) {
-            old.gate.close();
             self.forget(old.assigned.handle());
+            self.close(old.gate, id);
+            old.unwanted.cancel();
             // It starts again from its last checkpoint: what its readers have read since must be read again.
             ahead = true;
             let kept: Vec<_> =
                 old.readers.into_iter().filter(|(t, _)| all.iter().all(|(topic, _)| topic != t)).collect();
             all.extend(kept);
         }
-        (self.outside.status)(id, TaskStatus::Restoring);
-        let commits = all.iter().filter(|(_, r)| r.has_offsets()).map(|(topic, _)| *topic).collect();
-        let assigned = Assigned::new(handle, ahead);
         let slot = Slot {
-            assigned,
+            assigned: Assigned::new(handle, ahead),
+            commits: all.iter().filter(|(_, r)| r.has_offsets()).map(|(topic, _)| *topic).collect(),
+            leases: all.iter().filter_map(|(_, r)| r.lease()).collect(),
             readers: all,
-            commits,
             sealed_at: Instant::now(),
             ended: false,
             gate: CallGate::default(),
-            lease: Arc::new(AtomicBool::new(true)),
+            answered: false,
             left_at: None,
+            unwanted: CancellationToken::new(),
         };
         self.slots.insert(id, slot);
-        (self.outside.restore)(handle, self.inbox.clone());
+        self.restore(handle);
     }
 
     fn restored(&mut self, handle: Handle, result: Result<Restored, String>) {
@@ -515,29 +574,25 @@ impl Worker {
             return;
         }
         match result {
-            Ok(Restored { mut task, backend, step, offsets }) => {
-                let starts: Vec<Option<i64>> = slot
-                    .readers
-                    .iter()
-                    .map(|(topic, reader)| {
-                        let known = offsets.iter().find(|(t, _)| t == topic).map(|(_, offset)| *offset);
-                        known.or(reader.start_offset())
-                    })
-                    .collect();
-                for ((topic, _), start) in slot.readers.iter().zip(&starts) {
-                    if let Some(start) = start {
-                        task.start_at(*topic, *start);
-                    }
-                }
-                let ahead = slot.assigned.restored(task, backend);
-                for ((_, reader), start) in slot.readers.iter_mut().zip(&starts) {
-                    // A commit may have come in between the look-up of where to start and now.
-                    let Some(start) = start.filter(|_| ahead || *start != reader.start_offset()) else {
+            Ok(Restored { mut task, backend, step, offsets, firsts }) => {
+                for (topic, reader) in &mut slot.readers {
+                    let find =
+                        |list: &[(usize, i64)]| list.iter().find(|(t, _)| t == topic).map(|(_, at)| *at);
+                    let Some(start) = find(&offsets).or(reader.start_offset()) else {
+                        // Nothing was read yet: that begins with the first record by itself.
+                        find(&firsts).into_iter().for_each(|first| task.start_at(*topic, first));
                         continue;
                     };
+                    task.start_at(*topic, start);
                     if let Err(e) = reader.rewind(start) {
-                        tracing::warn!(task = ?handle.id, error = e, "cannot go back to the last checkpoint");
+                        // To go on from elsewhere would lose records.
+                        tracing::warn!(task = ?handle.id, error = e, "cannot go to the last checkpoint, trying again");
+                        self.rewind(handle);
+                        return;
                     }
+                }
+                if slot.assigned.restored(task, backend) {
+                    tracing::info!(task = ?handle.id, "goes on from its last checkpoint");
                 }
                 slot.sealed_at = Instant::now();
                 (self.outside.status)(handle.id, TaskStatus::Running);
@@ -569,10 +624,10 @@ impl Worker {
             Rewound::Stale => {}
             Rewound::Gone => self.remove(handle.id),
             Rewound::Restoring => {
-                std::mem::take(&mut slot.gate).close();
+                let gate = std::mem::take(&mut slot.gate);
                 self.forget(handle);
-                (self.outside.status)(handle.id, TaskStatus::Restoring);
-                (self.outside.restore)(next, self.inbox.clone());
+                self.close(gate, handle.id);
+                self.restore(next);
             }
         }
     }

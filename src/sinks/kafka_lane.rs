@@ -21,6 +21,12 @@ impl KafkaLane {
         KafkaLane { writer, topic: config.topic.as_str().into(), config: Arc::new(config.clone()) }
     }
 
+    /// The topic's name.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
     /// The message of a row.
     #[must_use]
     pub fn message(&self, row: &SinkRow) -> OutRecord {

@@ -29,8 +29,9 @@ use slackwater::model::{Clock, Headers, SystemClock};
 use slackwater::sinks::spanner::{create_database, statements};
 use tokio_util::sync::CancellationToken;
 
+pub mod fleet;
 /// Key and value.
-type Sent<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+pub type Sent<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
 
 /// A name that no other test or run has.
 pub fn unique(what: &str) -> String {
@@ -75,10 +76,21 @@ pub struct Mood {
 struct ApiState {
     accounts: Mutex<BTreeMap<String, u64>>,
     calls: Mutex<Vec<(Instant, String)>>,
-    in_flight: Mutex<BTreeMap<String, u32>>,
-    overlaps: AtomicU64,
+    in_flight: Mutex<BTreeMap<String, Vec<String>>>,
+    overlaps: Mutex<Vec<Overlap>>,
+    answers: Mutex<BTreeMap<(String, u64), u64>>,
     throttled_at: Mutex<Vec<Instant>>,
     mood: Mutex<Mood>,
+}
+
+/// Two calls of one account at a time.
+#[derive(Clone, Debug)]
+pub struct Overlap {
+    pub at: Instant,
+    pub account: String,
+    /// Who called, and who called before and was not answered yet: what stands behind [`Api::url_of`].
+    pub who: String,
+    pub others: Vec<String>,
 }
 
 /// The accounts API: `GET /accounts/{id}` answers the account's version.
@@ -108,7 +120,10 @@ impl Api {
             }
         });
         let port = listener.local_addr().unwrap().port();
-        let app = Router::new().route("/accounts/{id}", get(answer)).with_state(Arc::clone(&self.state));
+        let app = Router::new()
+            .route("/accounts/{id}", get(answer))
+            .route("/of/{who}/accounts/{id}", get(answer_whom))
+            .with_state(Arc::clone(&self.state));
         let stop = CancellationToken::new();
         *self.stop.lock().unwrap() = stop.clone();
         self.runtime.spawn(async move {
@@ -138,6 +153,11 @@ impl Api {
 
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The address for one caller, by which it is told from others.
+    pub fn url_of(&self, who: &str) -> String {
+        format!("{}/of/{who}", self.url())
     }
 
     pub fn set(&self, account: &str, version: u64) {
@@ -176,8 +196,17 @@ impl Api {
     }
 
     /// How often two calls of one account ran at a time.
-    pub fn overlaps(&self) -> u64 {
-        self.state.overlaps.load(Ordering::SeqCst)
+    pub fn overlaps(&self) -> usize {
+        self.state.overlaps.lock().unwrap().len()
+    }
+
+    pub fn all_overlaps(&self) -> Vec<Overlap> {
+        self.state.overlaps.lock().unwrap().clone()
+    }
+
+    /// Answers that gave a version of an account once more.
+    pub fn superfluous(&self) -> u64 {
+        self.state.answers.lock().unwrap().values().map(|n| n - 1).sum()
     }
 
     pub fn throttled_at(&self) -> Vec<Instant> {
@@ -186,6 +215,17 @@ impl Api {
 }
 
 async fn answer(State(api): State<Arc<ApiState>>, UrlPath(id): UrlPath<String>) -> Response {
+    answer_call(api, String::new(), id).await
+}
+
+async fn answer_whom(
+    State(api): State<Arc<ApiState>>,
+    UrlPath((who, id)): UrlPath<(String, String)>,
+) -> Response {
+    answer_call(api, who, id).await
+}
+
+async fn answer_call(api: Arc<ApiState>, who: String, id: String) -> Response {
     let mood = api.mood.lock().unwrap().clone();
     api.calls.lock().unwrap().push((Instant::now(), id.clone()));
     if mood.broken {
@@ -199,12 +239,13 @@ async fn answer(State(api): State<Arc<ApiState>>, UrlPath(id): UrlPath<String>) 
     if mood.missing.contains(&id) {
         return (StatusCode::NOT_FOUND, "no such account").into_response();
     }
-    let busy = Busy::new(&api, &id);
+    let busy = Busy::new(&api, &id, &who);
     let version = api.accounts.lock().unwrap().get(&id).copied().unwrap_or(0);
     if mood.latency_ms > 0 {
         tokio::time::sleep(Duration::from_millis(mood.latency_ms)).await;
     }
     drop(busy);
+    *api.answers.lock().unwrap().entry((id.clone(), version)).or_default() += 1;
     axum::Json(json!({ "account": id, "version": version })).into_response()
 }
 
@@ -212,23 +253,34 @@ async fn answer(State(api): State<Arc<ApiState>>, UrlPath(id): UrlPath<String>) 
 struct Busy {
     api: Arc<ApiState>,
     id: String,
+    who: String,
 }
 
 impl Busy {
-    fn new(api: &Arc<ApiState>, id: &str) -> Busy {
+    fn new(api: &Arc<ApiState>, id: &str, who: &str) -> Busy {
         let mut in_flight = api.in_flight.lock().unwrap();
-        let n = in_flight.entry(id.to_owned()).or_default();
-        *n += 1;
-        if *n > 1 {
-            api.overlaps.fetch_add(1, Ordering::SeqCst);
+        let others = in_flight.entry(id.to_owned()).or_default();
+        if !others.is_empty() {
+            let overlap = Overlap {
+                at: Instant::now(),
+                account: id.to_owned(),
+                who: who.to_owned(),
+                others: others.clone(),
+            };
+            api.overlaps.lock().unwrap().push(overlap);
         }
-        Busy { api: Arc::clone(api), id: id.to_owned() }
+        others.push(who.to_owned());
+        Busy { api: Arc::clone(api), id: id.to_owned(), who: who.to_owned() }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        *self.api.in_flight.lock().unwrap().entry(self.id.clone()).or_default() -= 1;
+        let mut in_flight = self.api.in_flight.lock().unwrap();
+        let others = in_flight.entry(self.id.clone()).or_default();
+        if let Some(at) = others.iter().position(|w| *w == self.who) {
+            others.remove(at);
+        }
     }
 }
 
@@ -448,7 +500,10 @@ impl World {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_slackwater"));
+        // Another build of it, for example one that must not change during a long run.
+        let binary =
+            std::env::var("SLACKWATER_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_slackwater").into());
+        let mut command = Command::new(binary);
         command
             .args(args)
             .env("KAFKA_BROKERS", &self.brokers)
@@ -475,7 +530,13 @@ pub struct Instance {
 
 impl Instance {
     pub fn start(world: &World, id: &str, more: &[&str]) -> Instance {
-        Instance::spawn(world.command(&[]), &world.yaml, id, more)
+        Instance::start_with(world, id, more, &[])
+    }
+
+    pub fn start_with(world: &World, id: &str, more: &[&str], env: &[(&str, &str)]) -> Instance {
+        let mut command = world.command(&[]);
+        command.envs(env.iter().copied());
+        Instance::spawn(command, &world.yaml, id, more)
     }
 
     /// `command` without arguments; log and state stand beside the topology file.

@@ -272,6 +272,19 @@ impl AggregateConfig {
         parts.join(", ")
     }
 
+    /// What the state's rows depend on: the functions, and the windows without their grace. Expressions are not in it:
+    /// rows can be read whatever computed them.
+    #[must_use]
+    pub fn state_shape(&self) -> String {
+        let mut functions: Vec<String> = self.chosen().into_iter().map(String::from).collect();
+        if let Some(fields) = &self.fields {
+            functions = fields.0.iter().map(|(name, f)| format!("{name} {}", f.function.name())).collect();
+        }
+        let window = self.window.map(|w| WindowConfig { grace: None, ..w }.label());
+        let over = window.map(|w| format!(" {w}")).unwrap_or_default();
+        format!("aggregate{over}: {}", functions.join(", "))
+    }
+
     /// How long after a window's end a `suppress` below holds its result; `None` without windows.
     #[must_use]
     pub fn suppress_grace(&self) -> Option<Millis> {
@@ -325,6 +338,19 @@ mod tests {
         assert!(!check(json!({ "count": {} }), &[]).changes_key());
         assert!(!check(json!({ "count": {}, "by": " key" }), &[]).changes_key());
         assert!(check(json!({ "count": {}, "by": ".user" }), &[]).changes_key());
+    }
+
+    #[test]
+    fn the_shape_of_state_is_what_its_rows_depend_on() {
+        let shape = |json: serde_json::Value| check(json, &[]).state_shape();
+        assert_eq!(shape(json!({ "count": {} })), "aggregate: count");
+        assert_eq!(shape(json!({ "sum": ".b" })), shape(json!({ "sum": ".a" })), "expressions may change");
+        let window = json!({ "hopping": "5m", "every": "1m", "grace": "10s" });
+        let fields = json!({ "n": "count()", "most": "top(.a, 3)" });
+        assert_eq!(
+            shape(json!({ "fields": fields, "window": window, "emit": "final" })),
+            "aggregate hopping 5m every 1m: n count, most top"
+        );
     }
 
     #[test]

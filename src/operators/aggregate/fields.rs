@@ -54,6 +54,14 @@ const FUNCTIONS: &[(&str, FieldFunction)] = &[
     ("distinct", FieldFunction::Distinct),
 ];
 
+impl FieldFunction {
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        FUNCTIONS.iter().find(|(_, f)| *f == self).map_or("", |(name, _)| name)
+    }
+}
+
 impl FieldConfig {
     /// Reads `name(expression)`.
     ///

@@ -58,6 +58,16 @@ impl DebounceConfig {
     /// Events in one list, where `max_items` is not given.
     pub const MAX_ITEMS: u32 = 1000;
 
+    /// What the rows of waiting keys depend on: how an event is added to what waits. Times may change.
+    #[must_use]
+    pub fn state_shape(&self) -> &'static str {
+        match self.keep {
+            KeepConfig::Last | KeepConfig::First => "debounce",
+            KeepConfig::All => "debounce all",
+            KeepConfig::Merge(_) => "debounce merge",
+        }
+    }
+
     /// `quiet` alone; the rest as by default. For the Rust DSL.
     #[must_use]
     pub fn quiet(quiet: Millis) -> DebounceConfig {
