@@ -359,7 +359,9 @@ impl Formats {
                     self.failed.fetch_add(1, Ordering::Relaxed);
                     waiting(Some(&format!("schema registry, for the schema id {id}: {message}")));
                     let pause = Duration::from_millis(100 << failures.min(5));
-                    failures += 1;
+                    failures = failures.saturating_add(1);
+                    // Another id's turn: this one may be all that is wrong.
+                    self.wanted.lock().unwrap_or_else(PoisonError::into_inner).rotate_left(1);
                     tokio::time::sleep(pause).await;
                     continue;
                 }
@@ -369,7 +371,7 @@ impl Formats {
                 waiting(None);
             }
             self.known.write().unwrap_or_else(PoisonError::into_inner).insert(id, found);
-            self.wanted.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            self.wanted.lock().unwrap_or_else(PoisonError::into_inner).retain(|wanted| *wanted != id);
         }
     }
 
