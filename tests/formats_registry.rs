@@ -129,13 +129,18 @@ impl Desk {
         let topic = TopicPartition::new(format!("{}.{topic}", self.name), 0);
         let Ok(ends) = self.admin.end_offsets(std::slice::from_ref(&topic)) else { return Vec::new() };
         let mut out = Vec::new();
-        restore(&KafkaConfig::new(brokers()), "formats-reader", &topic, 0, ends[0], |rows, _, _| {
-            out.extend(
-                rows.iter().map(|(k, v)| (k.to_vec(), v.as_ref().map(|v| v.to_vec()).unwrap_or_default())),
-            );
-            std::ops::ControlFlow::Continue(())
-        })
-        .unwrap();
+        let read =
+            restore(&KafkaConfig::new(brokers()), "formats-reader", &topic, 0, ends[0], |rows, _, _| {
+                out.extend(
+                    rows.iter()
+                        .map(|(k, v)| (k.to_vec(), v.as_ref().map(|v| v.to_vec()).unwrap_or_default())),
+                );
+                std::ops::ControlFlow::Continue(())
+            });
+        // A topic that was just made may not be shown whole yet: the next look sees it.
+        if read.is_err() {
+            return Vec::new();
+        }
         out
     }
 
