@@ -166,7 +166,6 @@ sources:
       topic: NAME.orders
       format: avro
       key_format: long
-      timestamp: .at
       reader_schema: { file: FIXTURES/order_v2.avsc }
 operators:
   paid: { from: orders, filter: .status == "PAID" }
