@@ -448,6 +448,8 @@ const METRICS: &[&str] = &[
     "slackwater_records_out_total counter node",
     "slackwater_records_skewed_total counter node",
     "slackwater_restore_remaining_rows gauge node partition",
+    "slackwater_schema_lookups_total counter result",
+    "slackwater_schemas_waiting gauge",
     "slackwater_sink_batches_total counter node",
     "slackwater_sink_failures_total counter node",
     "slackwater_sink_rows_total counter node",
@@ -457,8 +459,13 @@ const METRICS: &[&str] = &[
     "slackwater_tasks gauge state",
 ];
 
-/// Those that show only with Kafka: a wrong producer's clock, a changelog.
-const WITH_KAFKA: [&str; 2] = ["slackwater_records_skewed_total", "slackwater_restore_remaining_rows"];
+/// Those that show only with Kafka: a wrong producer's clock, a changelog; with a schema registry, its questions.
+const WITH_KAFKA: [&str; 4] = [
+    "slackwater_records_skewed_total",
+    "slackwater_restore_remaining_rows",
+    "slackwater_schema_lookups_total",
+    "slackwater_schemas_waiting",
+];
 
 /// `name type labels` of every metric in a scrape.
 fn metrics_in(text: &str) -> BTreeSet<String> {

@@ -495,6 +495,73 @@ sinks:
   out: { from: settled, file: { pth: /tmp/x } }
 "#;
 
+    unknown_format: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  in: { kafka: { topic: in, format: avor } }
+sinks:
+  out: { from: in, blackhole: {} }
+"#;
+
+    no_registry: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  in: { kafka: { topic: in, format: avro } }
+sinks:
+  out: { from: in, kafka: { topic: out, key_format: protobuf } }
+"#;
+
+    a_type_error_by_the_schema: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  in:
+    kafka: { topic: in, timestamp: .tags }
+    schema: { id: integer, amount: number, tags: [string] }
+operators:
+  big: { from: in, filter: .amonut > 10 }
+  odd: { from: in, filter: .id > "x" }
+  named: { from: in, map: '{ "name": upcase(.id) }' }
+  maybe: { from: in, filter: .amount }
+sinks:
+  out: { from: [big, odd, named, maybe], blackhole: {} }
+"#;
+
+    a_wrong_type: r#"
+name: t
+sources:
+  in: { stdin: {}, schema: { id: interger, tags: [] } }
+sinks:
+  out: { from: in, blackhole: {} }
+"#;
+
+    wrong_schema_files: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+schema_registry: { url: localhost:8081 }
+sources:
+  in: { kafka: { topic: in, format: avro, reader_schema: { file: nowhere.avsc } } }
+sinks:
+  avro: { from: in, kafka: { topic: a, format: avro, writer_schema: { inline: '{"type": "recrd"}' } } }
+  proto: { from: in, kafka: { topic: b, format: protobuf, writer_schema: { inline: "message { }" } } }
+  other: { from: in, kafka: { topic: c, format: protobuf, writer_schema: { inline: 'syntax = "proto3"; message A {}', message: B } } }
+  json: { from: in, kafka: { topic: d, writer_schema: {} } }
+"#;
+
+    keys_of_two_formats: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  orders: { kafka: { topic: orders, key_format: long } }
+  customers: { kafka: { topic: customers }, table: {} }
+operators:
+  both: { from: orders, join: { with: customers, value: '{ "l": left, "r": right }' } }
+sinks:
+  out: { from: both, blackhole: {} }
+"#;
+
     an_empty_file: "# nothing here\n";
 
     a_list: "- name: t\n";

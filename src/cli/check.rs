@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::{BAD_FILE, Exit, UNAVAILABLE, read_file};
+use crate::formats::WriterError;
 use crate::kafka::Admin;
 use crate::operators::NodeConfig;
 use crate::sinks::{SinkConfig, SinkConnection, SinkError};
@@ -106,6 +107,17 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
                 problems.push((report, UNAVAILABLE));
             }
         }
+    }
+    for wrong in runtime.block_on(topology.formats.check()).err().unwrap_or_default() {
+        problems.push(match wrong {
+            WriterError::Away(message) => {
+                let report = places.report("connect::registry", None, "schema_registry.url", &message, None);
+                (report, UNAVAILABLE)
+            }
+            WriterError::Config { node, field, message } => {
+                (places.report("connect::schema", Some(&node), &field, &message, None), BAD_FILE)
+            }
+        });
     }
     for node in &topology.nodes {
         match &node.kind {

@@ -15,6 +15,7 @@ use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
 use super::record::{Headers, Record, Window};
 use super::time::Timestamp;
+use super::types::Types;
 use super::value::{Json, Value};
 
 /// What an expression may read.
@@ -165,6 +166,7 @@ pub struct Expr {
     text: String,
     span: Option<Range<usize>>,
     function: Option<Arc<dyn Function>>,
+    types: Types,
 }
 
 impl Expr {
@@ -173,7 +175,7 @@ impl Expr {
     pub fn new(text: impl Into<String>, span: Option<Range<usize>>) -> Expr {
         let text = text.into();
         let function = bare(&text);
-        Expr { text, span, function }
+        Expr { text, span, function, types: Types::ANY }
     }
 
     /// An expression written in Rust, for the DSL. `text` is what graphs and errors show.
@@ -182,7 +184,7 @@ impl Expr {
         text: impl Into<String>,
         f: impl Fn(&Scope<'_>) -> Result<Json, EvalError> + Send + Sync + 'static,
     ) -> Expr {
-        Expr { text: text.into(), span: None, function: Some(Arc::new(f)) }
+        Expr { text: text.into(), span: None, function: Some(Arc::new(f)), types: Types::ANY }
     }
 
     /// The text as written.
@@ -206,6 +208,17 @@ impl Expr {
     /// Sets the function made from this text.
     pub fn compile_with(&mut self, function: Arc<dyn Function>) {
         self.function = Some(function);
+    }
+
+    /// What the result may be, as far as it is known before any record.
+    #[must_use]
+    pub fn types(&self) -> Types {
+        self.types
+    }
+
+    /// Says what the result may be.
+    pub fn set_types(&mut self, types: Types) {
+        self.types = types;
     }
 
     /// Is it literally `key`?

@@ -4,12 +4,16 @@
 
 pub mod expr;
 pub mod record;
+pub mod shape;
 pub mod time;
+pub mod types;
 pub mod units;
 pub mod value;
 
 pub use expr::{EvalError, Expr, Function, Scope, Template, Yields};
 pub use record::{Change, Headers, Origin, Record, WINDOW_HEADER, Window};
+pub use shape::{Field, Shape};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
+pub use types::Types;
 pub use units::{Millis, Rate, Size};
 pub use value::{Json, Value, key_text};

@@ -68,6 +68,11 @@ pub enum Reason {
     NullValue,
     /// The value is not JSON, and a field was asked for.
     NotJson,
+    /// The bytes of the key or the value are not of the source's format, or their schema cannot be had; or they do not fit
+    /// the format or the schema of the sink.
+    BadFormat,
+    /// The value does not fit the source's `schema`.
+    Schema,
     /// An expression failed on this record.
     Expression,
     /// The record came after its window (and grace) had closed.
@@ -98,6 +103,8 @@ impl Reason {
             Reason::NullKey => "null_key",
             Reason::NullValue => "null_value",
             Reason::NotJson => "not_json",
+            Reason::BadFormat => "bad_format",
+            Reason::Schema => "schema",
             Reason::Expression => "expression",
             Reason::Late => "late",
             Reason::Duplicate => "duplicate",

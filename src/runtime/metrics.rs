@@ -17,6 +17,7 @@ use prometheus::{
 use super::calls::CallCounters;
 use super::limiter::Limiter;
 use super::task::{Task, TaskId};
+use crate::formats::Formats;
 use crate::model::{Clock, SystemClock};
 use crate::topology::{Node, NodeKind, SubTopology, Topology};
 
@@ -58,6 +59,8 @@ pub struct Metrics {
     sink_failures: IntCounterVec,
     sink_write: HistogramVec,
     tasks: IntGaugeVec,
+    schema_lookups: IntCounterVec,
+    schemas_waiting: IntGaugeVec,
     /// Counters of call drivers and limiters, read when scraped: node or limit name, source.
     scraped: Arc<Mutex<Scraped>>,
 }
@@ -66,6 +69,7 @@ pub struct Metrics {
 struct Scraped {
     calls: Vec<(String, Arc<CallCounters>, BTreeMap<&'static str, u64>)>,
     limiters: Vec<(String, Arc<Limiter>)>,
+    schemas: Option<Arc<Formats>>,
 }
 
 impl Metrics {
@@ -181,6 +185,16 @@ impl Metrics {
             sink_failures: counter("sink_failures_total", "Attempts to write a batch that failed.", node)?,
             sink_write: histograms("sink_write_seconds", "Time to write a batch.", node)?,
             tasks: gauge("tasks", "Tasks of this instance, by state.", &["state"])?,
+            schema_lookups: counter(
+                "schema_lookups_total",
+                "Questions to the schema registry for an id, by result.",
+                &["result"],
+            )?,
+            schemas_waiting: gauge(
+                "schemas_waiting",
+                "Schema ids that are being looked up: the records that need them wait.",
+                &[],
+            )?,
             scraped: Arc::default(),
             registry: registry.clone(),
         };
@@ -213,6 +227,14 @@ impl Metrics {
             let in_flight = i64::try_from(counters.in_flight.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
             self.calls_in_flight.with_label_values(&[node]).set(in_flight);
         }
+        if let Some(formats) = &scraped.schemas {
+            for (result, value) in formats.counts() {
+                let counter = self.schema_lookups.with_label_values(&[result]);
+                counter.inc_by(value.saturating_sub(counter.get()));
+            }
+            let waiting = i64::try_from(formats.waiting()).unwrap_or(i64::MAX);
+            self.schemas_waiting.with_label_values::<&str>(&[]).set(waiting);
+        }
         for (name, limiter) in &scraped.limiters {
             let labels = &[name.as_str()];
             let stats = limiter.stats();
@@ -226,6 +248,13 @@ impl Metrics {
     pub fn watch_calls(&self, node: &str, counters: Arc<CallCounters>) {
         let mut scraped = self.scraped.lock().unwrap_or_else(PoisonError::into_inner);
         scraped.calls.push((node.to_owned(), counters, BTreeMap::new()));
+    }
+
+    /// Watches the look-ups of schemas, where there is a registry.
+    pub fn watch_schemas(&self, formats: &Arc<Formats>) {
+        if formats.registry().is_some() {
+            self.scraped.lock().unwrap_or_else(PoisonError::into_inner).schemas = Some(Arc::clone(formats));
+        }
     }
 
     /// Watches a limiter.

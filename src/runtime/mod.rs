@@ -10,6 +10,7 @@ mod deliver;
 mod engine;
 mod failpoint;
 mod gate;
+mod held;
 pub mod http;
 mod inbox;
 pub mod limiter;

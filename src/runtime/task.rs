@@ -247,10 +247,12 @@ impl Task {
                 .collect();
             let op: Box<dyn Operator> = match &node.kind {
                 NodeKind::Source(source) => {
-                    Box::new(SourceNode::new(source, &topology.settings.time, node.table.as_ref()))
+                    Box::new(SourceNode::new(topology, &node.name, source, node.table.as_ref()))
                 }
                 NodeKind::Operator(config) => config.build(),
-                NodeKind::Sink(sink) => Box::new(SinkNode::new(sink, !children.is_empty())),
+                NodeKind::Sink(sink) => {
+                    Box::new(SinkNode::new(topology, &node.name, sink, !children.is_empty()))
+                }
             };
             // Each node has the store of its own number; then it sees those of the tables that it reads.
             let lookups = node.lookups.iter().filter_map(|table| by_global.get(table).copied());

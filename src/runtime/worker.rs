@@ -18,11 +18,12 @@ use super::checkpoint::{Committer, Part};
 use super::deliver::{CHUNK, Parcel, SinkDriver};
 use super::failpoint;
 use super::gate::CallGate;
+use super::held::{Gate, HeldReader};
 use super::inbox::{Handle, Inbox, Mail, Message, Restored};
 use super::metrics::WorkerMetrics;
 use super::read::TaskReader;
 use super::task::{Input, Step, Task, TaskError, TaskId};
-use crate::kafka::Lease;
+use crate::kafka::{Lease, PartitionReader};
 use crate::model::{Clock, Millis, Record, SystemClock, Timestamp};
 use crate::sinks::KafkaLane;
 use crate::state::StateError;
@@ -73,6 +74,8 @@ pub struct Outside {
     pub transactional: BTreeMap<usize, KafkaLane>,
     /// Changelog topic of each sub-topology, where there is one.
     pub changelogs: Vec<Option<Arc<str>>>,
+    /// What the records of a topic need before a task may have them, by sub-topology and topic.
+    pub gates: BTreeMap<(usize, usize), Gate>,
     /// Time between checkpoints.
     pub checkpoint: Duration,
     /// How long a task with several inputs waits for one whose end was reached.
@@ -81,6 +84,12 @@ pub struct Outside {
     pub failed: Box<dyn Fn(TaskId, String) + Send>,
     /// Told which tasks run and which are restoring.
     pub status: Box<dyn Fn(TaskId, TaskStatus) + Send>,
+}
+
+impl Outside {
+    fn held(&self, id: TaskId, topic: usize, reader: PartitionReader) -> TaskReader {
+        TaskReader::Kafka(HeldReader::new(reader, self.gates.get(&(id.sub, topic)).cloned()))
+    }
 }
 
 /// What `/ready` and the logs say of a task.
@@ -591,14 +600,16 @@ impl Worker {
         }
     }
 
-    fn assign(&mut self, id: TaskId, readers: Vec<(usize, crate::kafka::PartitionReader)>) {
+    fn assign(&mut self, id: TaskId, readers: Vec<(usize, PartitionReader)>) {
         if self.drain.is_some() {
             // On the way out; the group gives them to others as soon as it is left.
             (self.outside.status)(id, TaskStatus::Gone);
             return;
         }
-        let readers: Vec<(usize, TaskReader)> =
-            readers.into_iter().map(|(topic, reader)| (topic, TaskReader::Kafka(reader))).collect();
+        let readers: Vec<(usize, TaskReader)> = readers
+            .into_iter()
+            .map(|(topic, reader)| (topic, self.outside.held(id, topic, reader)))
+            .collect();
         self.add(id, readers);
     }
 

@@ -15,6 +15,9 @@ pub mod schema;
 pub mod secret;
 pub mod test_case;
 pub mod tree;
+mod types;
+#[cfg(test)]
+mod types_tests;
 pub mod vrl;
 
 pub use decode::decode;

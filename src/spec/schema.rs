@@ -5,8 +5,9 @@ use serde_json::json;
 
 use super::registry::Registry;
 use super::test_case::TestStep;
+use crate::formats::RegistryConfig;
 use crate::kafka::KafkaConfig;
-use crate::model::Json;
+use crate::model::{Field, Json};
 use crate::operators::{NodeConfig, RateLimitConfig, TableConfig};
 use crate::sinks::SinkConfig;
 use crate::topology::{Errors, Guarantee, SourceConfig, State, Time};
@@ -26,6 +27,8 @@ pub fn schema_with(registry: &Registry) -> Json {
         generator.subschema_for::<T>()
     }
     let kafka = of(sub::<KafkaConfig>);
+    let schema_registry = of(sub::<RegistryConfig>);
+    let shape = of(sub::<Field>);
     let errors = of(sub::<Errors>);
     let time = of(sub::<Time>);
     let state = of(sub::<State>);
@@ -34,6 +37,7 @@ pub fn schema_with(registry: &Registry) -> Json {
     let step = of(sub::<TestStep>);
     let table = of(sub::<TableConfig>);
     let source = with(of(<SourceConfig as JsonSchema>::json_schema), "table", &table, false);
+    let source = with(source, "schema", &shape, false);
     let mut operator = of(<NodeConfig as JsonSchema>::json_schema);
     if let Some(kinds) = operator.get_mut("oneOf").and_then(Json::as_array_mut) {
         kinds.extend(registry.kinds().map(|kind| {
@@ -68,6 +72,7 @@ pub fn schema_with(registry: &Registry) -> Json {
         "properties": {
             "name": { "type": "string", "description": "Consumer group and prefix of internal topics." },
             "kafka": kafka,
+            "schema_registry": schema_registry,
             "rate_limits": named(limit),
             "sources": named(source),
             "operators": named(operator),

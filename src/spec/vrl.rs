@@ -7,6 +7,7 @@
 //! (`rewrite` says how). Dates without a zone are UTC.
 
 mod functions;
+mod kinds;
 mod rewrite;
 
 use std::cell::RefCell;
@@ -21,13 +22,16 @@ use ::vrl::diagnostic::{Diagnostic, DiagnosticList};
 use ::vrl::parser::{self, ast};
 use ::vrl::path::PathPrefix;
 use ::vrl::value::kind::Collection;
-use ::vrl::value::{KeyString, Kind, Secrets, Value as Vrl};
+use ::vrl::value::{KeyString, Secrets, Value as Vrl};
 use serde::Deserialize;
 
+pub use ::vrl::value::Kind;
 pub use functions::DENIED;
+pub use kinds::{element, kind_of, object, types_of, with_field};
 use rewrite::Fixes;
 
 use super::problem::{Problem, near};
+use crate::model::expr::parse_path;
 use crate::model::{EvalError, Expr, Function, Json, Scope, Value, Yields};
 
 /// Every fix answers complaints one level further out; deeper than this is no expression.
@@ -59,9 +63,42 @@ impl VrlCompiler {
         span: Option<Range<usize>>,
         vars: &[&str],
     ) -> Result<Arc<dyn Function>, Problem> {
+        self.compile_typed(text, span, vars, &Kind::any()).map(|(function, _)| function)
+    }
+
+    /// [`VrlCompiler::compile`] for values of this kind; also the kind of the result.
+    ///
+    /// # Errors
+    /// The same, and a field is named that the values do not have.
+    pub fn compile_typed(
+        &self,
+        text: &str,
+        span: Option<Range<usize>>,
+        vars: &[&str],
+        value: &Kind,
+    ) -> Result<(Arc<dyn Function>, Kind), Problem> {
+        if !value.is_any() {
+            // A field that is not there first: what follows from that says less.
+            let (program, _) = self.program(text, span.as_ref(), vars, &Kind::any())?;
+            if let Some(missing) = kinds::missing_in(&program, value) {
+                return Err(self.missing(text, span.as_ref(), missing));
+            }
+        }
+        let (program, used) = self.program(text, span.as_ref(), vars, value)?;
+        let result = program.final_type_info().result.kind().clone();
+        Ok((Arc::new(Compiled::new(program, &used)), result))
+    }
+
+    /// The program, and which of the names it uses.
+    fn program<'v>(
+        &self,
+        text: &str,
+        span: Option<&Range<usize>>,
+        vars: &[&'v str],
+        value: &Kind,
+    ) -> Result<(Program, Vec<&'v str>), Problem> {
         let used: Vec<&str> = NAMES.iter().chain(vars).copied().filter(|name| mentions(text, name)).collect();
-        let refused =
-            |list: &DiagnosticList, fixes: &Fixes| self.problem(text, span.as_ref(), vars, list, fixes);
+        let refused = |list: &DiagnosticList, fixes: &Fixes| self.problem(text, span, vars, list, fixes);
         let program = parser::parse(shielded(text)).map_err(|error| {
             let error: Box<dyn ::vrl::diagnostic::DiagnosticMessage> = Box::new(error);
             refused(&DiagnosticList::from(vec![error]), &Fixes::default())
@@ -69,9 +106,9 @@ impl VrlCompiler {
         let mut fixes = Fixes::default();
         let mut program_text = with_names(fixes.apply(program.clone()), &used);
         for round in 0..ROUNDS_MAX {
-            let state = state(&used);
+            let state = state(&used, value);
             match Compiler::compile(&self.functions, program_text, &state, CompileConfig::default()) {
-                Ok(compiled) => return Ok(Arc::new(Compiled::new(compiled.program, &used))),
+                Ok(compiled) => return Ok((compiled.program, used)),
                 Err(list) if fixes.learn(&list, round == 0) => {
                     program_text = with_names(fixes.apply(program.clone()), &used);
                 }
@@ -79,6 +116,33 @@ impl VrlCompiler {
             }
         }
         Err(refused(&DiagnosticList::default(), &fixes))
+    }
+
+    /// The kind of a bare expression, which needs no compiler.
+    ///
+    /// # Errors
+    /// A field is named that the values do not have.
+    fn bare_kind(&self, text: &str, span: Option<&Range<usize>>, value: &Kind) -> Result<Kind, Problem> {
+        match text.trim() {
+            "key" => return Ok(Kind::bytes().or_null()),
+            "timestamp" => return Ok(Kind::integer()),
+            _ => {}
+        }
+        if let Some(path) = parse_path(text) {
+            return kinds::at(value, &path).map_err(|missing| self.missing(text, span, missing));
+        }
+        let literal = serde_json::from_str::<Json>(text).ok().and_then(|json| from_json(&json).ok());
+        Ok(literal.map_or_else(Kind::any, Kind::from))
+    }
+
+    /// A field that is not there, framed in the file.
+    fn missing(&self, text: &str, span: Option<&Range<usize>>, missing: kinds::Missing) -> Problem {
+        let inside = text.find(&missing.path).map(|at| at..at + missing.path.len()).unwrap_or(0..text.len());
+        let problem = Problem::new("expression", missing.message()).help(missing.help());
+        match span {
+            Some(span) => problem.at(self.place(text, span, inside), "not there"),
+            None => problem,
+        }
     }
 
     /// The first complaint as a problem, framed in the file.
@@ -98,6 +162,10 @@ impl VrlCompiler {
         let label = primary.map(|l| l.message.clone()).filter(|m| !m.is_empty());
         let label = label.unwrap_or_else(|| "here".into());
         let mut message = sentence(&complaint.message);
+        // What a function of ours says of itself comes in a wrapping.
+        if let Some((_, own)) = message.split_once("error[E9001] ") {
+            message = own.to_owned();
+        }
         let mut help = self.help(text, vars, complaint);
         let label = if message == "syntax error" {
             message = "the expression has a syntax error".into();
@@ -183,6 +251,35 @@ pub fn compile_expr(expr: &mut Expr, compiler: &VrlCompiler, vars: &[&str], prob
     match compiler.compile(expr.text(), expr.span(), vars) {
         Ok(function) => expr.compile_with(function),
         Err(problem) => problems.push(problem),
+    }
+}
+
+/// Compiles the expression in place for values of this kind, and remembers what its result may be; the kind of that.
+/// A bare expression is compiled already, but may name a field that is not there.
+pub fn compile_typed(
+    expr: &mut Expr,
+    compiler: &VrlCompiler,
+    vars: &[&str],
+    value: &Kind,
+    problems: &mut Vec<Problem>,
+) -> Kind {
+    let result = if expr.is_compiled() {
+        compiler.bare_kind(expr.text(), expr.span().as_ref(), value)
+    } else {
+        compiler.compile_typed(expr.text(), expr.span(), vars, value).map(|(function, kind)| {
+            expr.compile_with(function);
+            kind
+        })
+    };
+    match result {
+        Ok(kind) => {
+            expr.set_types(types_of(&kind));
+            kind
+        }
+        Err(problem) => {
+            problems.push(problem);
+            Kind::any()
+        }
     }
 }
 
@@ -310,8 +407,8 @@ fn json(value: Vrl) -> Result<Json, EvalError> {
     })
 }
 
-/// What VRL knows before the program starts: a value of any type, and the names' types.
-fn state(used: &[&str]) -> TypeState {
+/// What VRL knows before the program starts: the value's type, and the names' types.
+fn state(used: &[&str], value: &Kind) -> TypeState {
     let object = |fields: &[(&str, Kind)]| {
         let fields: BTreeMap<_, _> = fields.iter().map(|(n, kind)| ((*n).into(), kind.clone())).collect();
         Kind::object(Collection::from(fields))
@@ -331,7 +428,7 @@ fn state(used: &[&str]) -> TypeState {
         .collect();
     TypeState {
         local: LocalEnv::default(),
-        external: ExternalEnv::new_with_kind(Kind::any(), object(&kinds)),
+        external: ExternalEnv::new_with_kind(value.clone(), object(&kinds)),
     }
 }
 
