@@ -1,0 +1,2 @@
+import java.util.List;
+final class Bench { static void main(List<String> a) {} }
