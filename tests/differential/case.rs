@@ -34,7 +34,7 @@ pub struct Case {
 impl Case {
     /// The whole file, one node a line.
     pub fn yaml(&self) -> String {
-        let mut text = String::from("name: case\ntime: { clock: stream }\nkafka: { brokers: none }\n");
+        let mut text = String::from("name: case\ntime: { clock: stream }\nerrors: { on_failure: skip }\nkafka: { brokers: none }\n");
         for (section, nodes) in self.nodes.as_object().expect("sections") {
             text.push_str(&format!("{section}:\n"));
             for (name, node) in nodes.as_object().expect("nodes") {
@@ -42,10 +42,6 @@ impl Case {
             }
         }
         text
-    }
-
-    pub fn has_final(&self) -> bool {
-        self.nodes.to_string().contains(r#""emit":"final""#)
     }
 
     /// The settings of the operator of that kind.

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 
 use case::Case;
 use families::{Draw, FAMILIES};
-use rules::RULES;
+use rules::{RULES, Rule};
 use run::{Outcome, ours, theirs};
 
 /// Cases per family of a plain `cargo test`.
@@ -30,32 +30,46 @@ const CASES: u64 = 1_000;
 /// The seed of a plain `cargo test`.
 const SEED: u64 = 1;
 
+/// Reasons that Kafka Streams has no count for: a bounded list that is full, an expression that fails (a `flat_map` of
+/// something that is no list).
+const OURS_ALONE: [&str; 2] = ["full", "expression"];
+
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
-/// What both made of a case, after the rules, and which of them were needed.
+/// What both made of a case, after the rules, and how much each changed.
 struct Verdict {
     ours: Outcome,
     theirs: Outcome,
-    rules: Vec<&'static str>,
+    rules: Vec<(&'static str, usize)>,
 }
 
 impl Verdict {
+    /// Rules are asked only where they are needed.
     fn of(case: &Case) -> Verdict {
-        let mut verdict = Verdict { ours: ours(case), theirs: theirs(case, false), rules: Vec::new() };
-        for rule in RULES {
-            if (rule.apply)(case, &mut verdict.ours, &mut verdict.theirs) {
-                verdict.rules.push(rule.name);
-            }
+        let plain = Verdict { ours: ours(case), theirs: theirs(case, false), rules: Vec::new() };
+        if plain.difference().is_none() {
+            return plain;
         }
-        verdict
+        plain.ruled(case)
     }
 
+    fn ruled(mut self, case: &Case) -> Verdict {
+        for rule in RULES {
+            if self.difference().is_some() {
+                let changed = (rule.apply)(case, &mut self.ours, &mut self.theirs);
+                self.rules.extend((changed > 0).then_some((rule.name, changed)));
+            }
+        }
+        self
+    }
+
+    /// How many of each step.
     fn drops(outcome: &Outcome) -> BTreeMap<u64, usize> {
         let mut steps = BTreeMap::new();
-        outcome.drops.iter().for_each(|(step, _)| *steps.entry(*step).or_default() += 1);
+        outcome.drops.iter().filter(|(_, reason)| !OURS_ALONE.contains(&&**reason)).for_each(|(step, _)| *steps.entry(*step).or_default() += 1);
         steps
     }
 
@@ -122,7 +136,7 @@ fn check(family: &str) {
         None => 0..self::number("DIFFERENTIAL_CASES").unwrap_or(CASES),
     };
     let count = cases.end - cases.start;
-    let mut touched: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut touched: BTreeMap<&str, (u64, usize)> = BTreeMap::new();
     let (mut records, mut drops) = (0, 0);
     for number in cases {
         let case = draw(&mut case::rng(seed, family, number));
@@ -132,18 +146,30 @@ fn check(family: &str) {
         }
         records += verdict.ours.out.len();
         drops += verdict.ours.drops.len();
-        verdict.rules.iter().for_each(|rule| *touched.entry(rule).or_default() += 1);
+        for (rule, changed) in verdict.rules {
+            let so_far = touched.entry(rule).or_default();
+            *so_far = (so_far.0 + 1, so_far.1 + changed);
+        }
     }
-    println!("{family}: seed {seed}, {count} cases, {records} records and {drops} drops the same; by rules {touched:?}");
-    for rule in RULES {
-        let share = touched.get(rule.name).copied().unwrap_or(0) as f64 / count as f64;
+    let by_rules: Vec<_> =
+        touched.iter().map(|(rule, (cases, changed))| format!("{rule}: {cases} cases, {changed} records")).collect();
+    println!(
+        "{family}: seed {seed}, {count} cases, {records} records and {drops} drops the same; {}",
+        if by_rules.is_empty() { "no rule needed".into() } else { by_rules.join("; ") }
+    );
+    if count < 200 {
+        return;
+    }
+    for Rule { name, source, at_most: most, .. } in RULES {
+        let (cases, changed) = touched.get(name).copied().unwrap_or_default();
+        let shares = (cases as f64 / count as f64, changed as f64 / (records + drops).max(1) as f64);
         assert!(
-            count < 100 || share <= rule.at_most,
-            "{family}: `{}` ({}) touches {:.1} % of the cases, more than {:.1} %",
-            rule.name,
-            rule.source,
-            share * 100.0,
-            rule.at_most * 100.0
+            shares.0 <= most.0 && shares.1 <= most.1,
+            "{family}: `{name}` ({source}) touches {:.1} % of the cases and {:.1} % of the records, more than {:.0} and {:.0} %",
+            shares.0 * 100.0,
+            shares.1 * 100.0,
+            most.0 * 100.0,
+            most.1 * 100.0
         );
     }
 }

@@ -30,7 +30,8 @@ import org.apache.kafka.streams.kstream.Windowed;
  *   Peer cases    standard input: a case a line, {"topology": FILE, "store": "memory"|"rocksdb", "updates": BOOLEAN,
  *                 "lines": [LINE..]}, FILE a file of slackwater as JSON, LINE an input line of `slackwater simulate`;
  *                 standard output: the output lines of `simulate`, then {"end": true}. With `updates`, `emit: final`
- *                 counts as `emit: update`. Ends with its input.
+ *                 counts as `emit: update`. Ends with its input. Stores of windows keep what their operators still take
+ *                 (`withRetention`), which by default they do not.
  *   Peer bench    see Bench
  * </pre>
  *
@@ -67,8 +68,16 @@ public final class Peer {
         return p;
     }
 
+    /** A directory for state, where the disk is not waited for, if there is such a place. */
+    static Path stateDirectory() throws IOException {
+        Path memory = Path.of("/dev/shm");
+        return Files.isWritable(memory)
+            ? Files.createTempDirectory(memory, "kafka-streams-peer")
+            : Files.createTempDirectory("kafka-streams-peer");
+    }
+
     private static void cases() throws IOException {
-        Path state = Files.createTempDirectory("kafka-streams-peer");
+        Path state = stateDirectory();
         BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         PrintWriter out =
             new PrintWriter(new BufferedWriter(new OutputStreamWriter(System.out, StandardCharsets.UTF_8), 1 << 16));
@@ -103,7 +112,7 @@ public final class Peer {
             line.set("value", value == null ? NullNode.instance : (JsonNode) value);
             line.put("ts", ts);
             out.println(line);
-        }, one.path("updates").asBoolean());
+        }, true, one.path("updates").asBoolean());
         Properties p = properties(state, one.get("store").asText(), 0);
         // By the driver's clock, which stands still: every record may send what is due.
         p.put("__emit.interval.ms.kstreams.windowed.aggregation__", 0L);

@@ -48,16 +48,21 @@ final class Plan {
     private final StreamsBuilder builder = new StreamsBuilder();
     private final Map<String, Object> nodes = new HashMap<>();
     private final Capture capture;
+    private final boolean keeps;
     private final boolean updates;
 
-    private Plan(Capture capture, boolean updates) {
+    private Plan(Capture capture, boolean keeps, boolean updates) {
         this.capture = capture;
+        this.keeps = keeps;
         this.updates = updates;
     }
 
-    /** With `updates`, `emit: final` counts as `emit: update`. */
-    static Topology build(JsonNode file, Capture capture, boolean updates) {
-        Plan plan = new Plan(capture, updates);
+    /**
+     * `keeps`: stores of windows keep what their operators still take, which by default they do not. `updates`: as if
+     * `emit: final` were not there.
+     */
+    static Topology build(JsonNode file, Capture capture, boolean keeps, boolean updates) {
+        Plan plan = new Plan(capture, keeps, updates);
         file.path("sources").properties().forEach(e -> plan.source(e.getKey(), e.getValue()));
         file.path("operators").properties().forEach(e -> plan.operator(e.getKey(), e.getValue()));
         file.path("sinks").properties().forEach(e -> plan.sink(e.getKey(), plan.stream(e.getValue().get("from").asText())));
@@ -66,6 +71,16 @@ final class Plan {
 
     static Duration duration(JsonNode text) {
         return text == null ? Duration.ZERO : Duration.ofMillis(Long.parseLong(text.asText().replaceFirst("ms$", "")));
+    }
+
+    /** A session takes records until stream time is past end + gap + grace; by default it is gone one tick before. */
+    private Duration retention(JsonNode window) {
+        if (!keeps) {
+            return null;
+        }
+        return window.has("session")
+            ? duration(window.get("session")).plus(duration(window.get("grace"))).plusMillis(1)
+            : Duration.ofDays(1);
     }
 
     private void source(String name, JsonNode source) {
@@ -170,6 +185,11 @@ final class Plan {
         }
         Materialized counts = Materialized.with(TEXT, Serdes.Long());
         Materialized values = Materialized.with(TEXT, Json.serde());
+        Duration kept = config.has("window") ? retention(config.get("window")) : null;
+        if (kept != null) {
+            counts = counts.withRetention(kept);
+            values = values.withRetention(kept);
+        }
         EmitStrategy emit = isFinal ? EmitStrategy.onWindowClose() : EmitStrategy.onWindowUpdate();
         JsonNode window = config.get("window");
         Reducer<JsonNode> reduce = config.has("reduce") ? reducer(config) : null;
