@@ -208,7 +208,8 @@ fn stream_stream(rng: &mut SmallRng) -> Case {
     }
     let marks = [before, after, before + grace, after + grace, before + after + grace, grace];
     let join = json!({ "type": kind, "within": { "before": ms(before), "after": ms(after) }, "grace": ms(grace) });
-    sides(None, None, join, &two(1, 1, 20, &marks), rng)
+    // In RocksDB, Kafka Streams drops by segments of a minute: what is gone depends on the store.
+    Case { store: "memory", ..sides(None, None, join, &two(1, 1, 20, &marks), rng) }
 }
 
 fn stream_table(rng: &mut SmallRng) -> Case {

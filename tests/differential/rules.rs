@@ -33,16 +33,9 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "uncounted by us",
         source: "a join's store counts a record that comes too late to be kept as dropped, also where it has been joined or \
-                 sent on alone just then",
+                 sent on alone just then, or was dropped for its null value already",
         at_most: (0.6, 0.2),
         apply: joined_yet_dropped,
-    },
-    Rule {
-        name: "join store at its edge",
-        source: "semantics: late records are judged per store, and the store loses a record at exactly before + after + grace, \
-                 one tick before its last partner may come",
-        at_most: (0.6, 0.35),
-        apply: join_store_at_its_edge,
     },
     Rule {
         name: "outer join leaves late",
@@ -50,6 +43,13 @@ pub const RULES: &[Rule] = &[
                  results looks at the wrong side's span and the wrong first timestamp",
         at_most: (0.6, 0.2),
         apply: outer_join_leaves_late,
+    },
+    Rule {
+        name: "join store at its edge",
+        source: "semantics: late records are judged per store, and the store loses a record at exactly before + after + grace, \
+                 one tick before its last partner may come",
+        at_most: (0.1, 0.1),
+        apply: join_store_at_its_edge,
     },
     Rule {
         name: "tombstones take places",
@@ -135,11 +135,11 @@ fn joined_yet_dropped(case: &Case, ours: &mut Outcome, theirs: &mut Outcome) -> 
     let kept = to_ms(&join["within"]["before"]) + to_ms(&join["within"]["after"]) + to_ms(&join["grace"]);
     let mut newest: BTreeMap<&str, i64> = BTreeMap::new();
     let mut late = BTreeSet::new();
-    for (step, line) in case.lines.iter().enumerate().filter(|(_, l)| l.key.is_some() && !l.value.is_null()) {
+    for (step, line) in case.lines.iter().enumerate().filter(|(_, l)| l.key.is_some()) {
         let side = newest.entry(line.topic).or_insert(line.ts);
         *side = line.ts.max(*side);
         let id = &line.value["id"];
-        let gave = ours.out.iter().any(|o| {
+        let gave = line.value.is_null() || ours.out.iter().any(|o| {
             o.step == step as u64 && (o.value["left"]["id"] == *id || o.value["right"]["id"] == *id)
         });
         if line.ts <= *side - kept && gave {
@@ -147,7 +147,7 @@ fn joined_yet_dropped(case: &Case, ours: &mut Outcome, theirs: &mut Outcome) -> 
         }
     }
     let before = theirs.drops.len();
-    theirs.drops.retain(|(step, _)| !late.contains(step));
+    theirs.drops.retain(|(step, _)| !late.remove(step));
     before - theirs.drops.len()
 }
 
@@ -167,17 +167,23 @@ fn skip_key(key: &str, from: u64, lines: &[u64], ours: &mut Outcome, theirs: &mu
 fn join_store_at_its_edge(case: &Case, ours: &mut Outcome, theirs: &mut Outcome) -> usize {
     let Some(join) = case.settings("join").filter(|j| j.get("within").is_some()) else { return 0 };
     let (before, after) = (to_ms(&join["within"]["before"]), to_ms(&join["within"]["after"]));
-    let kept = before + after + to_ms(&join["grace"]);
+    let grace = to_ms(&join["grace"]);
+    let kept = before + after + grace;
+    let times = stream_times(case, |_| true);
     let mut newest: BTreeMap<&str, i64> = BTreeMap::new();
     let mut seen: BTreeMap<&str, Vec<&Line>> = BTreeMap::new();
     let mut edges: BTreeMap<&str, u64> = BTreeMap::new();
     for (step, line) in case.lines.iter().enumerate() {
-        let Some(key) = line.key.as_deref().filter(|_| !line.value.is_null()) else { continue };
+        let Some(key) = line.key.as_deref() else { continue };
         let side = newest.entry(line.topic).or_insert(line.ts);
         *side = line.ts.max(*side);
+        if line.value.is_null() {
+            continue;
+        }
         let lines = seen.entry(key).or_default();
         lines.push(line);
-        if lines.iter().any(|l| l.ts == newest[l.topic] - kept) {
+        let may_have = |l: &Line| times[step] <= l.ts + grace + if l.topic == "L" { after } else { before };
+        if lines.iter().any(|l| l.ts == newest[l.topic] - kept && may_have(l)) {
             edges.entry(key).or_insert(step as u64);
         }
     }
@@ -216,30 +222,17 @@ fn outer_join_leaves_late(case: &Case, ours: &mut Outcome, theirs: &mut Outcome)
         (None, Some(right)) => Some((right, before)),
         _ => None,
     };
+    // When each record left alone, which is when it was due; at once where it was past its window when it came.
     let mut gone: BTreeMap<u64, u64> = BTreeMap::new();
-    let mut changed = 0;
+    let mut due = Vec::new();
     for (at, mine) in ours.out.iter().enumerate() {
         let Some((line, span)) = alone(mine) else { continue };
         let arrived = case.lines.iter().position(|l| id(&l.value) == Some(line)).unwrap_or(0) as u64;
-        let due = reaches(&times, arrived, mine.ts + span + grace + 1);
-        if due != Some(mine.step) || arrived == mine.step {
-            continue;
-        }
-        gone.insert(line, mine.step);
-        match theirs.out.iter().position(|o| alone(o).is_some_and(|(l, _)| l == line)) {
-            Some(place) if theirs.out[place].step == mine.step => {}
-            found => {
-                let at = at.min(theirs.out.len());
-                let mut late = mine.clone();
-                if let Some(place) = found {
-                    if theirs.out[place].step < mine.step {
-                        continue;
-                    }
-                    late = Out { step: mine.step, ..theirs.out.remove(place) };
-                }
-                theirs.out.insert(at, late);
-                changed += 1;
-            }
+        if arrived == mine.step {
+            gone.extend(theirs.out.contains(mine).then_some((line, mine.step)));
+        } else if reaches(&times, arrived, mine.ts + span + grace + 1) == Some(mine.step) {
+            gone.insert(line, mine.step);
+            due.push((at, line));
         }
     }
     let mut missed = BTreeSet::new();
@@ -247,12 +240,19 @@ fn outer_join_leaves_late(case: &Case, ours: &mut Outcome, theirs: &mut Outcome)
     theirs.out.retain(|o| {
         let (Some(left), Some(right)) = (id(&o.value["left"]), id(&o.value["right"])) else { return true };
         let late = [left, right].iter().any(|line| gone.get(line).is_some_and(|step| *step <= o.step));
-        if late {
-            missed.insert(o.step);
-        }
+        missed.extend(late.then_some(o.step));
         !late
     });
-    changed += pairs - theirs.out.len();
+    let mut changed = pairs - theirs.out.len();
+    for (at, line) in due {
+        let mine = &ours.out[at];
+        match theirs.out.iter().position(|o| alone(o).is_some_and(|(l, _)| l == line)) {
+            Some(place) if theirs.out[place].step <= mine.step => continue,
+            found => found.map(|place| theirs.out.remove(place)),
+        };
+        theirs.out.insert(at.min(theirs.out.len()), mine.clone());
+        changed += 1;
+    }
     // A record that finds only such is late, and dropped.
     let dropped: BTreeSet<u64> = theirs.drops.iter().map(|(step, _)| *step).collect();
     ours.drops.retain(|(step, reason)| !(reason == "late" && missed.contains(step) && !dropped.contains(step)));

@@ -41,6 +41,15 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// What the line at which the task stopped had given until then is not committed, and does not count.
+    fn ended(mut self) -> Outcome {
+        if let Some((at, _)) = self.stopped {
+            self.out.retain(|o| o.step < at);
+            self.drops.retain(|(step, _)| *step < at);
+        }
+        self
+    }
+
     fn read(&mut self, line: &Json, per_step: u64) {
         let step = line["step"].as_u64().expect("a step") / per_step;
         if let Some(dropped) = line.get("dropped") {
@@ -87,7 +96,7 @@ pub fn ours(case: &Case) -> Outcome {
         let line = message.strip_prefix("line ").and_then(|m| m.split(':').next()?.parse::<u64>().ok());
         outcome.stopped = Some((line.map_or(0, |n| (n - 1) / per_step), message));
     }
-    outcome
+    outcome.ended()
 }
 
 /// The JVM with Kafka Streams in it: one for the whole run, ends with this process.
@@ -128,7 +137,7 @@ pub fn theirs(case: &Case, updates: bool) -> Outcome {
         assert!(peer.output.read_line(&mut text).expect(gone) > 0, "{gone}");
         let line: Json = serde_json::from_str(&text).expect("the peer prints JSON lines");
         if line.get("end").is_some() {
-            return outcome;
+            return outcome.ended();
         }
         outcome.read(&line, 1);
     }
