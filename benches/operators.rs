@@ -200,11 +200,8 @@ fn feed(task: &mut Task, step: &mut Step, topic: usize, records: Vec<Record>) ->
 
 /// Nanoseconds per record here, and results per record.
 fn ours(operators: &str, args: Args) -> Result<(f64, f64), Error> {
-    let rows = if operators.contains("with: rows") {
-        ", rows: { kafka: { topic: rows }, table: {} }"
-    } else {
-        ""
-    };
+    let rows =
+        if operators.contains("with: rows") { ", rows: { kafka: { topic: rows }, table: {} }" } else { "" };
     let text = format!(
         "name: bench\nkafka: {{ brokers: \"none:1\" }}\nerrors: {{ on_failure: stop }}\nsources: {{ in: {{ kafka: {{ topic: \
          in }} }}{rows} }}\n{operators}\nsinks: {{ sink: {{ from: out, blackhole: {{}} }} }}\n"
@@ -228,6 +225,7 @@ fn ours(operators: &str, args: Args) -> Result<(f64, f64), Error> {
             feed(&mut task, &mut step, topic, vec![row])?;
         }
         writer.checkpoint(&mut task, Timestamp(START))?;
+        writer.settle(&mut task)?;
     }
     let input = topics.iter().position(|t| t == "in").ok_or("no topic")?;
     let (mut next, mut results) = (args.checkpoint, 0);

@@ -34,7 +34,9 @@ pub struct Case {
 impl Case {
     /// The whole file, one node a line.
     pub fn yaml(&self) -> String {
-        let mut text = String::from("name: case\ntime: { clock: stream }\nerrors: { on_failure: skip }\nkafka: { brokers: none }\n");
+        let mut text = String::from(
+            "name: case\ntime: { clock: stream }\nerrors: { on_failure: skip }\nkafka: { brokers: none }\n",
+        );
         for (section, nodes) in self.nodes.as_object().expect("sections") {
             text.push_str(&format!("{section}:\n"));
             for (name, node) in nodes.as_object().expect("nodes") {
@@ -117,9 +119,13 @@ pub fn lines(feed: &Feed, rng: &mut SmallRng) -> Vec<Line> {
                 Json::Null
             } else {
                 let v = rng.random_range(0..9);
-                let group =
-                    if rng.random_range(0..12) == 0 { Json::Null } else { Json::from(KEYS[rng.random_range(0..3)]) };
-                let list: Vec<Json> = (0..rng.random_range(0..3)).map(|n| json!({ "v": n + v, "id": n })).collect();
+                let group = if rng.random_range(0..12) == 0 {
+                    Json::Null
+                } else {
+                    Json::from(KEYS[rng.random_range(0..3)])
+                };
+                let list: Vec<Json> =
+                    (0..rng.random_range(0..3)).map(|n| json!({ "v": n + v, "id": n })).collect();
                 json!({ "v": v, "g": group, "id": id, "list": list })
             };
             Line { topic, key, value, ts }
@@ -130,5 +136,7 @@ pub fn lines(feed: &Feed, rng: &mut SmallRng) -> Vec<Line> {
 /// A generator that depends on the seed, the family and the number alone.
 pub fn rng(seed: u64, family: &str, number: u64) -> SmallRng {
     let name = family.bytes().fold(17u64, |hash, b| hash.wrapping_mul(31).wrapping_add(u64::from(b)));
-    SmallRng::seed_from_u64(seed.wrapping_mul(1_000_003) ^ name.rotate_left(20) ^ number.wrapping_mul(0x9E37_79B9))
+    SmallRng::seed_from_u64(
+        seed.wrapping_mul(1_000_003) ^ name.rotate_left(20) ^ number.wrapping_mul(0x9E37_79B9),
+    )
 }

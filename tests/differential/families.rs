@@ -195,7 +195,13 @@ fn sides(left: Option<Json>, right: Option<Json>, join: Json, feed: &Feed, rng: 
 }
 
 fn two(left: u32, right: u32, null_values: u32, marks: &[i64]) -> Feed {
-    Feed { topics: vec![("L", left), ("R", right)], null_values, null_keys: 25, marks: marks.to_vec(), most: 40 }
+    Feed {
+        topics: vec![("L", left), ("R", right)],
+        null_values,
+        null_keys: 25,
+        marks: marks.to_vec(),
+        most: 40,
+    }
 }
 
 fn stream_stream(rng: &mut SmallRng) -> Case {
@@ -207,7 +213,8 @@ fn stream_stream(rng: &mut SmallRng) -> Case {
         grace = 1;
     }
     let marks = [before, after, before + grace, after + grace, before + after + grace, grace];
-    let join = json!({ "type": kind, "within": { "before": ms(before), "after": ms(after) }, "grace": ms(grace) });
+    let join =
+        json!({ "type": kind, "within": { "before": ms(before), "after": ms(after) }, "grace": ms(grace) });
     // In RocksDB, Kafka Streams drops by segments of a minute: what is gone depends on the store.
     Case { store: "memory", ..sides(None, None, join, &two(1, 1, 20, &marks), rng) }
 }
@@ -271,7 +278,9 @@ fn chain(rng: &mut SmallRng, from: &str, nodes: &mut serde_json::Map<String, Jso
             1 => json!({ "from": last, "map": r#"{ "v": .v, "was": key }"# }),
             2 => json!({ "from": last, "map": "if .v == 2 { null } else { . }" }),
             3 => json!({ "from": last, "flat_map": ".list" }),
-            4 => json!({ "from": last, "key_by": one_of(rng, &[r#"string(.g) ?? "none""#, r#"string(key) ?? "none""#]) }),
+            4 => {
+                json!({ "from": last, "key_by": one_of(rng, &[r#"string(.g) ?? "none""#, r#"string(key) ?? "none""#]) })
+            }
             _ => {
                 let branch = json!({ "some": "(int(.v) ?? 0) > 4", "three": ".v == 3", "rest": "true" });
                 nodes.insert(name.clone(), json!({ "from": last, "branch": branch }));
@@ -296,8 +305,13 @@ fn stateless(rng: &mut SmallRng) -> Case {
     }
     let mut nodes = pipeline(Json::Object(nodes), &last);
     nodes["sources"]["more"] = json!({ "kafka": { "topic": "more" } });
-    let feed =
-        Feed { topics: vec![("in", 2), ("more", 1)], null_values: 10, null_keys: 15, marks: vec![5], most: 30 };
+    let feed = Feed {
+        topics: vec![("in", 2), ("more", 1)],
+        null_values: 10,
+        null_keys: 15,
+        marks: vec![5],
+        most: 30,
+    };
     case(nodes, &feed, rng)
 }
 

@@ -69,7 +69,11 @@ impl Verdict {
     /// How many of each step.
     fn drops(outcome: &Outcome) -> BTreeMap<u64, usize> {
         let mut steps = BTreeMap::new();
-        outcome.drops.iter().filter(|(_, reason)| !OURS_ALONE.contains(&&**reason)).for_each(|(step, _)| *steps.entry(*step).or_default() += 1);
+        outcome
+            .drops
+            .iter()
+            .filter(|(_, reason)| !OURS_ALONE.contains(&&**reason))
+            .for_each(|(step, _)| *steps.entry(*step).or_default() += 1);
         steps
     }
 
@@ -81,7 +85,8 @@ impl Verdict {
             return Some(format!("stopped: {:?}, Kafka Streams {:?}", a.stopped, b.stopped));
         }
         if a.out != b.out {
-            let at = a.out.iter().zip(&b.out).position(|(a, b)| a != b).unwrap_or(a.out.len().min(b.out.len()));
+            let at =
+                a.out.iter().zip(&b.out).position(|(a, b)| a != b).unwrap_or(a.out.len().min(b.out.len()));
             let show = |out: &Outcome| out.out.get(at).map_or("nothing".into(), ToString::to_string);
             return Some(format!("output {at}: {}\n   Kafka Streams {}", show(a), show(b)));
         }
@@ -151,8 +156,10 @@ fn check(family: &str) {
             *so_far = (so_far.0 + 1, so_far.1 + changed);
         }
     }
-    let by_rules: Vec<_> =
-        touched.iter().map(|(rule, (cases, changed))| format!("{rule}: {cases} cases, {changed} records")).collect();
+    let by_rules: Vec<_> = touched
+        .iter()
+        .map(|(rule, (cases, changed))| format!("{rule}: {cases} cases, {changed} records"))
+        .collect();
     println!(
         "{family}: seed {seed}, {count} cases, {records} records and {drops} drops the same; {}",
         if by_rules.is_empty() { "no rule needed".into() } else { by_rules.join("; ") }

@@ -139,9 +139,10 @@ fn joined_yet_dropped(case: &Case, ours: &mut Outcome, theirs: &mut Outcome) -> 
         let side = newest.entry(line.topic).or_insert(line.ts);
         *side = line.ts.max(*side);
         let id = &line.value["id"];
-        let gave = line.value.is_null() || ours.out.iter().any(|o| {
-            o.step == step as u64 && (o.value["left"]["id"] == *id || o.value["right"]["id"] == *id)
-        });
+        let gave = line.value.is_null()
+            || ours.out.iter().any(|o| {
+                o.step == step as u64 && (o.value["left"]["id"] == *id || o.value["right"]["id"] == *id)
+            });
         if line.ts <= *side - kept && gave {
             late.insert(step as u64);
         }
@@ -188,7 +189,10 @@ fn join_store_at_its_edge(case: &Case, ours: &mut Outcome, theirs: &mut Outcome)
         }
     }
     let of_key = |key: &str| -> Vec<u64> {
-        (0..case.lines.len()).filter(|n| case.lines[*n].key.as_deref() == Some(key)).map(|n| n as u64).collect()
+        (0..case.lines.len())
+            .filter(|n| case.lines[*n].key.as_deref() == Some(key))
+            .map(|n| n as u64)
+            .collect()
     };
     edges.into_iter().map(|(key, from)| skip_key(key, from, &of_key(key), ours, theirs)).sum()
 }
@@ -199,7 +203,8 @@ fn tombstones_take_places(case: &Case, ours: &mut Outcome, theirs: &mut Outcome)
     let Some((step, why)) = theirs.stopped.clone() else { return 0 };
     let bounded = suppress["until"] == "window_closes" && suppress.get("max_records").is_some();
     let aggregate = case.settings("aggregate").map(Json::to_string).unwrap_or_default();
-    let has_tombstones = ["session", "null", "min", "max", "first", "last"].iter().any(|word| aggregate.contains(word));
+    let has_tombstones =
+        ["session", "null", "min", "max", "first", "last"].iter().any(|word| aggregate.contains(word));
     let sooner = ours.stopped.as_ref().is_none_or(|(ours, _)| *ours > step);
     if bounded && has_tombstones && sooner && why.contains("exceeded its max capacity") {
         cut(step, ours, theirs).max(1)
@@ -211,7 +216,10 @@ fn tombstones_take_places(case: &Case, ours: &mut Outcome, theirs: &mut Outcome)
 /// Unmatched results that Kafka Streams sends later, or not before the input ends, count as sent when they are due; and
 /// pairs with a record that has left alone by then do not count.
 fn outer_join_leaves_late(case: &Case, ours: &mut Outcome, theirs: &mut Outcome) -> usize {
-    let Some(join) = case.settings("join").filter(|j| j.get("within").is_some() && j["type"] != "inner") else { return 0 };
+    let Some(join) = case.settings("join").filter(|j| j.get("within").is_some() && j["type"] != "inner")
+    else {
+        return 0;
+    };
     let grace = to_ms(&join["grace"]);
     let (before, after) = (to_ms(&join["within"]["before"]), to_ms(&join["within"]["after"]));
     let times = stream_times(case, |_| true);
@@ -255,7 +263,8 @@ fn outer_join_leaves_late(case: &Case, ours: &mut Outcome, theirs: &mut Outcome)
     }
     // A record that finds only such is late, and dropped.
     let dropped: BTreeSet<u64> = theirs.drops.iter().map(|(step, _)| *step).collect();
-    ours.drops.retain(|(step, reason)| !(reason == "late" && missed.contains(step) && !dropped.contains(step)));
+    ours.drops
+        .retain(|(step, reason)| !(reason == "late" && missed.contains(step) && !dropped.contains(step)));
     changed
 }
 
@@ -292,7 +301,9 @@ fn tombstone_without_a_trace(case: &Case, ours: &mut Outcome, theirs: &mut Outco
         .unwrap_or_default();
     let mut newest: BTreeMap<(&str, &str), (i64, bool)> = BTreeMap::new();
     for (step, line) in case.lines.iter().enumerate() {
-        let Some(key) = line.key.as_deref().filter(|_| versioned.iter().any(|s| s["kafka"]["topic"] == line.topic)) else {
+        let Some(key) =
+            line.key.as_deref().filter(|_| versioned.iter().any(|s| s["kafka"]["topic"] == line.topic))
+        else {
             continue;
         };
         let row = newest.entry((line.topic, key)).or_insert((line.ts, line.value.is_null()));
@@ -307,7 +318,8 @@ fn tombstone_without_a_trace(case: &Case, ours: &mut Outcome, theirs: &mut Outco
 
 /// Our drops of records that get no key.
 fn no_key_no_count(case: &Case, ours: &mut Outcome, _: &mut Outcome) -> usize {
-    let rekeyed = case.settings("key_by").is_some() || case.settings("aggregate").is_some_and(|a| a.get("by").is_some());
+    let rekeyed = case.settings("key_by").is_some()
+        || case.settings("aggregate").is_some_and(|a| a.get("by").is_some());
     if !rekeyed {
         return 0;
     }

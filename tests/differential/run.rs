@@ -127,7 +127,8 @@ pub fn theirs(case: &Case, updates: bool) -> Outcome {
     let lines: Vec<Json> = case.lines.iter().map(super::case::Line::json).collect();
     let line = json!({ "topology": case.nodes, "store": case.store, "updates": updates, "lines": lines });
     let mut peer = PEER.get_or_init(start).lock().unwrap_or_else(PoisonError::into_inner);
-    let gone = "the peer is gone: what it said stands above (scripts/kafka-streams.sh needs java, javac and mvn)";
+    let gone =
+        "the peer is gone: what it said stands above (scripts/kafka-streams.sh needs java, javac and mvn)";
     writeln!(peer.input, "{line}").expect(gone);
     peer.input.flush().expect(gone);
     let mut outcome = Outcome::default();

@@ -128,7 +128,8 @@ impl ForeignKey {
         match (&old_key, &new_key) {
             (None, None) => {}
             (Some(_), None) => self.send(&mut to, ts_of(&old_row), None, cx),
-            (old_key, Some(new_key)) if new_row.is_none() && old_key.as_ref().is_none_or(|old| old == new_key) => {}
+            (old_key, Some(new_key))
+                if new_row.is_none() && old_key.as_ref().is_none_or(|old| old == new_key) => {}
             (_, Some(_)) => self.send(&mut to, ts_of(&new_row), new_value, cx),
         }
         Ok(())
