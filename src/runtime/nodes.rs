@@ -40,6 +40,13 @@ impl SourceNode {
 }
 
 impl Operator for SourceNode {
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        if self.table.is_some() {
+            Table::open(cx);
+        }
+        Ok(())
+    }
+
     fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         if self.format == Format::Json
             && let Value::Bytes(bytes) = &record.value

@@ -19,7 +19,7 @@ use ::vrl::compiler::state::{ExternalEnv, LocalEnv};
 use ::vrl::compiler::{CompileConfig, Compiler, Program, TargetValueRef, TimeZone, TypeState};
 use ::vrl::diagnostic::{Diagnostic, DiagnosticList};
 use ::vrl::parser::{self, ast};
-use ::vrl::path::PathPrefix;
+use ::vrl::path::{OwnedSegment, OwnedTargetPath, PathPrefix};
 use ::vrl::value::kind::Collection;
 use ::vrl::value::{KeyString, Kind, Secrets, Value as Vrl};
 use serde::Deserialize;
@@ -28,7 +28,7 @@ pub use functions::DENIED;
 use rewrite::Fixes;
 
 use super::problem::Problem;
-use crate::model::{EvalError, Expr, Function, Json, Scope, Value};
+use crate::model::{EvalError, Expr, Function, Json, Scope, Value, pick};
 
 /// Every fix answers complaints one level further out; deeper than this is no expression.
 const ROUNDS_MAX: usize = 64;
@@ -70,7 +70,7 @@ impl VrlCompiler {
         for round in 0..ROUNDS_MAX {
             let state = state(&used);
             match Compiler::compile(&self.functions, program_text, &state, CompileConfig::default()) {
-                Ok(compiled) => return Ok(Arc::new(Compiled::new(compiled.program, &used))),
+                Ok(compiled) => return Ok(Arc::new(Compiled::new(compiled.program, text, &used))),
                 Err(list) if fixes.learn(&list, round == 0) => {
                     program_text = with_names(fixes.apply(program.clone()), &used);
                 }
@@ -178,22 +178,64 @@ pub fn compile_expr(expr: &mut Expr, compiler: &VrlCompiler, vars: &[&str], prob
 /// A compiled program and what it reads.
 struct Compiled {
     program: Program,
-    names: Vec<String>,
+    /// Each with the fields of it that are read; `None`: maybe all.
+    names: Vec<(String, Option<Vec<String>>)>,
     reads_value: bool,
+    /// The fields of the value that are read, where only fields are.
+    fields: Option<Vec<String>>,
     always_null: bool,
     zone: TimeZone,
 }
 
 impl Compiled {
-    fn new(program: Program, used: &[&str]) -> Compiled {
+    fn new(program: Program, text: &str, used: &[&str]) -> Compiled {
         let info = program.info();
         let mut paths = info.target_queries.iter().chain(&info.target_assignments);
         let reads_value = paths.any(|path| path.prefix == PathPrefix::Event);
         let zone = TimeZone::parse("UTC").unwrap_or_default();
         let always_null = program.final_type_info().result.is_null();
-        let names = used.iter().map(|&n| n.to_owned()).collect();
-        Compiled { names, reads_value, always_null, zone, program }
+        let names = used.iter().map(|&n| (n.to_owned(), fields_named(text, n))).collect();
+        let fields =
+            info.target_assignments.is_empty().then(|| fields_queried(&info.target_queries)).flatten();
+        Compiled { names, reads_value, fields, always_null, zone, program }
     }
+}
+
+/// The fields of the value that these paths begin with; `None` where one is not a field.
+fn fields_queried(paths: &[OwnedTargetPath]) -> Option<Vec<String>> {
+    let mut fields: Vec<String> = Vec::new();
+    for path in paths.iter().filter(|path| path.prefix == PathPrefix::Event) {
+        match path.path.segments.first() {
+            Some(OwnedSegment::Field(name)) => fields.push(name.as_str().to_owned()),
+            _ => return None,
+        }
+    }
+    fields.sort();
+    fields.dedup();
+    Some(fields)
+}
+
+/// The fields of a name, where the text never has the name without `.field` after it; `None`: it may be read whole.
+fn fields_named(text: &str, name: &str) -> Option<Vec<String>> {
+    let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'@' || !b.is_ascii();
+    let bytes = text.as_bytes();
+    let mut fields: Vec<String> = Vec::new();
+    for (at, _) in text.match_indices(name) {
+        let end = at + name.len();
+        if at > 0 && is_word(bytes[at - 1]) || bytes.get(end).is_some_and(|b| is_word(*b)) {
+            continue;
+        }
+        let rest = bytes[end..].strip_prefix(b".")?;
+        let length = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
+        let starts = rest.first().is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_');
+        if !starts || rest.get(length).is_some_and(|b| is_word(*b)) {
+            return None;
+        }
+        fields.push(text[end + 1..end + 1 + length].to_owned());
+    }
+    fields.sort();
+    fields.dedup();
+    Some(fields)
 }
 
 thread_local! {
@@ -203,9 +245,10 @@ thread_local! {
 impl Function for Compiled {
     fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError> {
         // A value that is never looked at need not be JSON.
-        let mut value = if self.reads_value { vrl_value(scope.value)? } else { Vrl::Null };
+        let mut value =
+            if self.reads_value { vrl_value(scope.value, self.fields.as_deref())? } else { Vrl::Null };
         let mut names = BTreeMap::new();
-        for name in &self.names {
+        for (name, _) in &self.names {
             names.insert(KeyString::from(name.as_str()), named(scope, name)?);
         }
         let mut metadata = Vrl::Object(names);
@@ -225,6 +268,14 @@ impl Function for Compiled {
 
     fn is_always_null(&self) -> bool {
         self.always_null
+    }
+
+    fn reads_value(&self) -> bool {
+        self.reads_value
+    }
+
+    fn fields_of(&self, name: &str) -> Option<&[String]> {
+        self.names.iter().find(|(n, _)| n == name).map_or(Some(&[]), |(_, fields)| fields.as_deref())
     }
 }
 
@@ -250,10 +301,17 @@ fn named(scope: &Scope<'_>, name: &str) -> Result<Vrl, EvalError> {
     })
 }
 
-fn vrl_value(value: &Value) -> Result<Vrl, EvalError> {
+fn vrl_value(value: &Value, fields: Option<&[String]>) -> Result<Vrl, EvalError> {
     match value {
         Value::Null => Ok(Vrl::Null),
         Value::Bytes(bytes) => {
+            if let Some(fields) = fields
+                && let Some(found) = pick::<Vrl>(bytes, fields)
+                    .map_err(|e| EvalError(format!("the value is not JSON: {e}")))?
+            {
+                let named = fields.iter().zip(found).filter_map(|(name, value)| Some((name, value?)));
+                return Ok(Vrl::Object(named.map(|(n, v)| (KeyString::from(n.as_str()), v)).collect()));
+            }
             serde_json::from_slice(bytes).map_err(|e| EvalError(format!("the value is not JSON: {e}")))
         }
         Value::Json(json) => from_json(json),
@@ -388,6 +446,24 @@ mod tests {
 
     use super::*;
     use crate::model::{Headers, Record, Timestamp, Window};
+
+    #[test]
+    fn a_name_is_read_whole_unless_only_its_fields_stand_in_the_text() {
+        let check = |text: &str, want: Option<&[&str]>| {
+            let want = want.map(|fields| fields.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>());
+            assert_eq!(fields_named(text, "left"), want, "{text}");
+        };
+        check("left.a + left.b_2.c + left.a", Some(&["a", "b_2"]));
+        check("{ \"leftover\": leftover, \"l\": aleft }", Some(&[]));
+        check("left", None);
+        check("{ \"a\": left, \"b\": left.b }", None);
+        check("left[0]", None);
+        check("left.\"odd name\"", None);
+        check("left.a@b", None);
+        check("\"left\" + left.a", None);
+        check("x = left; x.a", None);
+        check("merge(left, right)", None);
+    }
 
     fn record() -> Record {
         let value = json!({
