@@ -399,8 +399,8 @@ fn a_foreign_key_follows_its_row() {
         L q {"fk":null} 4
         "#,
         r#"
-        2 o q - 3
         2 dropped null_key
+        2 o q - 3
         3 dropped null_key
         "#,
     );
