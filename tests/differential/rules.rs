@@ -48,7 +48,7 @@ pub const RULES: &[Rule] = &[
         name: "join store at its edge",
         source: "semantics: late records are judged per store, and the store loses a record at exactly before + after + grace, \
                  one tick before its last partner may come",
-        at_most: (0.1, 0.1),
+        at_most: (0.15, 0.2),
         apply: join_store_at_its_edge,
     },
     Rule {
