@@ -92,11 +92,8 @@ fn stream_times(case: &Case, counts: impl Fn(&Line) -> bool) -> Vec<i64> {
 
 /// The first line at which stream time is at least `at`, not before `from`.
 fn reaches(times: &[i64], from: u64, at: i64) -> Option<u64> {
-    (from..times.len() as u64).find(|step| times[*step as usize] >= at)
-}
-
-fn bounds(window: &Json) -> (i64, i64) {
-    (window[0].as_i64().unwrap_or(0), window[1].as_i64().unwrap_or(0))
+    let found = (0_u64..).zip(times).find(|(step, now)| *step >= from && **now >= at);
+    found.map(|(step, _)| step)
 }
 
 /// A final session of ours that Kafka Streams never gives. It must come when the session closes, and Kafka Streams' own
