@@ -13,10 +13,11 @@ use bytes::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
+use super::pick::pick;
 use super::record::{Headers, Record, Window};
 use super::time::Timestamp;
 use super::types::Types;
-use super::value::{Json, Value};
+use super::value::{Json, NotJson, Value};
 
 /// What an expression may read.
 #[derive(Clone, Copy)]
@@ -78,6 +79,17 @@ pub trait Function: Send + Sync {
     /// What the result may be, as far as it is known before any record.
     fn yields(&self) -> Yields {
         Yields::ANY
+    }
+
+    /// May it read the value (`.`)?
+    fn reads_value(&self) -> bool {
+        true
+    }
+
+    /// The fields that it reads of the variable of that name, and no other; `None`: it may read all of it.
+    fn fields_of(&self, name: &str) -> Option<&[String]> {
+        let _ = name;
+        None
     }
 }
 
@@ -239,6 +251,18 @@ impl Expr {
         self.function.as_ref().map_or(Yields::ANY, |f| f.yields())
     }
 
+    /// See [`Function::reads_value`].
+    #[must_use]
+    pub fn reads_value(&self) -> bool {
+        self.function.as_ref().is_none_or(|f| f.reads_value())
+    }
+
+    /// See [`Function::fields_of`].
+    #[must_use]
+    pub fn fields_of(&self, name: &str) -> Option<&[String]> {
+        self.function.as_ref().and_then(|f| f.fields_of(name))
+    }
+
     /// Evaluates the expression.
     ///
     /// # Errors
@@ -326,7 +350,22 @@ fn bare(text: &str) -> Option<Arc<dyn Function>> {
         _ => {}
     }
     if let Some(path) = parse_path(text) {
+        let first = path.iter().take(1).filter_map(|step| match step {
+            Step::Field(name) => Some(name.clone()),
+            Step::Index(_) => None,
+        });
+        let first: Vec<String> = first.collect();
         return Some(Arc::new(move |s: &Scope<'_>| {
+            if let (Value::Bytes(bytes), [_]) = (s.value, first.as_slice())
+                && let Some(mut found) =
+                    pick::<Json>(bytes, &first).map_err(|e| EvalError(NotJson(e.to_string()).to_string()))?
+            {
+                let Some(field) = found.pop().flatten() else { return Ok(Json::Null) };
+                return Ok(match &path[1..] {
+                    [] => field,
+                    rest => look_up(&field, rest).cloned().unwrap_or(Json::Null),
+                });
+            }
             let json = s.value.json().map_err(|e| EvalError(e.to_string()))?;
             Ok(look_up(&json, &path).cloned().unwrap_or(Json::Null))
         }));

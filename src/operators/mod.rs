@@ -202,6 +202,12 @@ pub trait Operator: Send {
         Ok(())
     }
 
+    /// Does this record move the node's clock? Not where Kafka Streams drops it before it looks at its timestamp.
+    fn moves_time(&self, record: &Record) -> bool {
+        let _ = record;
+        true
+    }
+
     /// Are timers due at a record's stream time called before the record is taken?
     fn time_first(&self) -> bool {
         false

@@ -49,6 +49,13 @@ impl SourceNode {
 }
 
 impl Operator for SourceNode {
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        if self.table.is_some() {
+            Table::open(cx);
+        }
+        Ok(())
+    }
+
     fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         // Both, before anything of the record changes: what is refused keeps its bytes.
         let key = record.key.as_ref().map_or(Ok(None), |key| self.decoder.key(key));

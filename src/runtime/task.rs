@@ -795,7 +795,7 @@ impl Task {
             match work {
                 Work::Record { node: n, input, record, stream, timed } => {
                     let node = &mut self.nodes[n];
-                    if !timed {
+                    if !timed && node.op.moves_time(&record) {
                         let seen = &mut node.seen[usize::from(input)];
                         *seen = stream.max(*seen);
                         node.clock = stream.max(node.clock);

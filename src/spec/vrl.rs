@@ -20,7 +20,7 @@ use ::vrl::compiler::state::{ExternalEnv, LocalEnv};
 use ::vrl::compiler::{CompileConfig, Compiler, Program, TargetValueRef, TimeZone, TypeState};
 use ::vrl::diagnostic::{Diagnostic, DiagnosticList};
 use ::vrl::parser::{self, ast};
-use ::vrl::path::PathPrefix;
+use ::vrl::path::{OwnedSegment, OwnedTargetPath, PathPrefix};
 use ::vrl::value::kind::Collection;
 use ::vrl::value::{KeyString, Secrets, Value as Vrl};
 use serde::Deserialize;
@@ -32,7 +32,7 @@ use rewrite::Fixes;
 
 use super::problem::{Problem, near};
 use crate::model::expr::parse_path;
-use crate::model::{EvalError, Expr, Function, Json, Scope, Value, Yields};
+use crate::model::{EvalError, Expr, Function, Json, Scope, Value, Yields, pick};
 
 /// Every fix answers complaints one level further out; deeper than this is no expression.
 const ROUNDS_MAX: usize = 64;
@@ -86,7 +86,7 @@ impl VrlCompiler {
         }
         let (program, used) = self.program(text, span.as_ref(), vars, value)?;
         let result = program.final_type_info().result.kind().clone();
-        Ok((Arc::new(Compiled::new(program, &used)), result))
+        Ok((Arc::new(Compiled::new(program, text, &used)), result))
     }
 
     /// The program, and which of the names it uses.
@@ -286,21 +286,26 @@ pub fn compile_typed(
 /// A compiled program and what it reads.
 struct Compiled {
     program: Program,
-    names: Vec<String>,
+    /// Each with the fields of it that are read; `None`: maybe all.
+    names: Vec<(String, Option<Vec<String>>)>,
     reads_value: bool,
+    /// The fields of the value that are read, where only fields are.
+    fields: Option<Vec<String>>,
     yields: Yields,
     zone: TimeZone,
 }
 
 impl Compiled {
-    fn new(program: Program, used: &[&str]) -> Compiled {
+    fn new(program: Program, text: &str, used: &[&str]) -> Compiled {
         let info = program.info();
         let mut paths = info.target_queries.iter().chain(&info.target_assignments);
         let reads_value = paths.any(|path| path.prefix == PathPrefix::Event);
         let zone = TimeZone::parse("UTC").unwrap_or_default();
         let yields = yields(program.final_type_info().result.kind());
-        let names = used.iter().map(|&n| n.to_owned()).collect();
-        Compiled { names, reads_value, yields, zone, program }
+        let names = used.iter().map(|&n| (n.to_owned(), fields_named(text, n))).collect();
+        let fields =
+            info.target_assignments.is_empty().then(|| fields_queried(&info.target_queries)).flatten();
+        Compiled { names, reads_value, fields, yields, zone, program }
     }
 }
 
@@ -318,6 +323,43 @@ fn yields(kind: &Kind) -> Yields {
     known.reduce(Yields::or).unwrap_or(Yields::ANY)
 }
 
+/// The fields of the value that these paths begin with; `None` where one is not a field.
+fn fields_queried(paths: &[OwnedTargetPath]) -> Option<Vec<String>> {
+    let mut fields: Vec<String> = Vec::new();
+    for path in paths.iter().filter(|path| path.prefix == PathPrefix::Event) {
+        match path.path.segments.first() {
+            Some(OwnedSegment::Field(name)) => fields.push(name.as_str().to_owned()),
+            _ => return None,
+        }
+    }
+    fields.sort();
+    fields.dedup();
+    Some(fields)
+}
+
+/// The fields of a name, where the text never has the name without `.field` after it; `None`: it may be read whole.
+fn fields_named(text: &str, name: &str) -> Option<Vec<String>> {
+    let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'@' || !b.is_ascii();
+    let bytes = text.as_bytes();
+    let mut fields: Vec<String> = Vec::new();
+    for (at, _) in text.match_indices(name) {
+        let end = at + name.len();
+        if at > 0 && is_word(bytes[at - 1]) || bytes.get(end).is_some_and(|b| is_word(*b)) {
+            continue;
+        }
+        let rest = bytes[end..].strip_prefix(b".")?;
+        let length = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
+        let starts = rest.first().is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_');
+        if !starts || rest.get(length).is_some_and(|b| is_word(*b)) {
+            return None;
+        }
+        fields.push(text[end + 1..end + 1 + length].to_owned());
+    }
+    fields.sort();
+    fields.dedup();
+    Some(fields)
+}
+
 thread_local! {
     static RUNTIME: RefCell<Runtime> = RefCell::new(Runtime::default());
 }
@@ -325,9 +367,10 @@ thread_local! {
 impl Function for Compiled {
     fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError> {
         // A value that is never looked at need not be JSON.
-        let mut value = if self.reads_value { vrl_value(scope.value)? } else { Vrl::Null };
+        let mut value =
+            if self.reads_value { vrl_value(scope.value, self.fields.as_deref())? } else { Vrl::Null };
         let mut names = BTreeMap::new();
-        for name in &self.names {
+        for (name, _) in &self.names {
             names.insert(KeyString::from(name.as_str()), named(scope, name)?);
         }
         let mut metadata = Vrl::Object(names);
@@ -347,6 +390,14 @@ impl Function for Compiled {
 
     fn yields(&self) -> Yields {
         self.yields
+    }
+
+    fn reads_value(&self) -> bool {
+        self.reads_value
+    }
+
+    fn fields_of(&self, name: &str) -> Option<&[String]> {
+        self.names.iter().find(|(n, _)| n == name).map_or(Some(&[]), |(_, fields)| fields.as_deref())
     }
 }
 
@@ -372,10 +423,17 @@ fn named(scope: &Scope<'_>, name: &str) -> Result<Vrl, EvalError> {
     })
 }
 
-fn vrl_value(value: &Value) -> Result<Vrl, EvalError> {
+fn vrl_value(value: &Value, fields: Option<&[String]>) -> Result<Vrl, EvalError> {
     match value {
         Value::Null => Ok(Vrl::Null),
         Value::Bytes(bytes) => {
+            if let Some(fields) = fields
+                && let Some(found) = pick::<Vrl>(bytes, fields)
+                    .map_err(|e| EvalError(format!("the value is not JSON: {e}")))?
+            {
+                let named = fields.iter().zip(found).filter_map(|(name, value)| Some((name, value?)));
+                return Ok(Vrl::Object(named.map(|(n, v)| (KeyString::from(n.as_str()), v)).collect()));
+            }
             serde_json::from_slice(bytes).map_err(|e| EvalError(format!("the value is not JSON: {e}")))
         }
         Value::Json(json) => from_json(json),
@@ -510,6 +568,24 @@ mod tests {
 
     use super::*;
     use crate::model::{Headers, Record, Timestamp, Window};
+
+    #[test]
+    fn a_name_is_read_whole_unless_only_its_fields_stand_in_the_text() {
+        let check = |text: &str, want: Option<&[&str]>| {
+            let want = want.map(|fields| fields.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>());
+            assert_eq!(fields_named(text, "left"), want, "{text}");
+        };
+        check("left.a + left.b_2.c + left.a", Some(&["a", "b_2"]));
+        check("{ \"leftover\": leftover, \"l\": aleft }", Some(&[]));
+        check("left", None);
+        check("{ \"a\": left, \"b\": left.b }", None);
+        check("left[0]", None);
+        check("left.\"odd name\"", None);
+        check("left.a@b", None);
+        check("\"left\" + left.a", None);
+        check("x = left; x.a", None);
+        check("merge(left, right)", None);
+    }
 
     fn record() -> Record {
         let value = json!({

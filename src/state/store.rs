@@ -3,12 +3,17 @@
 //! Reads look at the open epoch, then at the sealed one (not applied yet), then at the backend. `seal` moves the open
 //! changes into the sealed layer and hands out its rows; `applied` drops that layer once the backend has the rows. A
 //! key that is new and goes away within one epoch never leaves memory.
+//!
+//! A store may keep rows that it read from the backend ([`Store::keep_reads`]). A row that is set or deleted is forgotten
+//! there at once; until the backend has the change, the upper layers answer for it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use hashbrown::HashMap;
 
 use super::{Backend, LateRows, Row, StateError, Visit, after_prefix};
 
@@ -49,12 +54,51 @@ impl std::fmt::Debug for Late {
     }
 }
 
+/// Rows of the backend that were read lately, also those that are not there. Two generations: when the younger is full it
+/// becomes the older, and what nobody asked for since goes.
+struct Reads {
+    half_bytes: usize,
+    bytes: usize,
+    young: HashMap<Bytes, Option<Bytes>, ahash::RandomState>,
+    old: HashMap<Bytes, Option<Bytes>, ahash::RandomState>,
+}
+
+/// Memory of one entry besides its bytes, about.
+const READ_BYTES: usize = 80;
+
+impl Reads {
+    fn get(&mut self, key: &[u8]) -> Option<Option<Bytes>> {
+        if let Some(value) = self.young.get(key) {
+            return Some(value.clone());
+        }
+        let (key, value) = self.old.remove_entry(key)?;
+        self.put(key, value.clone());
+        Some(value)
+    }
+
+    fn put(&mut self, key: Bytes, value: Option<Bytes>) {
+        self.bytes += READ_BYTES + key.len() + value.as_ref().map_or(0, Bytes::len);
+        self.young.insert(key, value);
+        if self.bytes > self.half_bytes {
+            self.bytes = 0;
+            self.old = std::mem::take(&mut self.young);
+        }
+    }
+
+    fn forget(&mut self, key: &[u8]) {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
+}
+
 /// One store of one node of one task. Keys and values given and taken are without the store's prefix.
 pub struct Store {
     prefix: Bytes,
     open: BTreeMap<Bytes, Change>,
     late: Vec<Late>,
     sealed: BTreeMap<Bytes, Option<Bytes>>,
+    /// Only behind [`Store::keep_reads`]. A cell, since reading does not change the store.
+    reads: Option<RefCell<Reads>>,
     backend: Arc<dyn Backend>,
 }
 
@@ -70,7 +114,22 @@ impl Store {
             open: BTreeMap::new(),
             late: Vec::new(),
             sealed: BTreeMap::new(),
+            reads: None,
             backend,
+        }
+    }
+
+    /// Keeps rows that were read in memory, `bytes` of them at most: for operators that keep nothing themselves.
+    pub fn keep_reads(&mut self, bytes: usize) {
+        let empty =
+            Reads { half_bytes: bytes / 2, bytes: 0, young: HashMap::default(), old: HashMap::default() };
+        self.reads = Some(RefCell::new(empty));
+    }
+
+    /// The row is about to change: what was read of it is not the newest any more.
+    fn forget_read(&mut self, full: &[u8]) {
+        if let Some(reads) = &mut self.reads {
+            reads.get_mut().forget(full);
         }
     }
 
@@ -93,12 +152,19 @@ impl Store {
         if let Some(value) = self.sealed.get(&full) {
             return Ok(value.clone());
         }
-        self.backend.get(&full)
+        let Some(reads) = &self.reads else { return self.backend.get(&full) };
+        if let Some(value) = reads.borrow_mut().get(&full) {
+            return Ok(value);
+        }
+        let value = self.backend.get(&full)?;
+        reads.borrow_mut().put(full, value.clone());
+        Ok(value)
     }
 
     /// Sets a key.
     pub fn put(&mut self, key: &[u8], value: Bytes) {
         let full = self.full(key);
+        self.forget_read(&full);
         let fresh = self.open.get(&full).is_some_and(|c| c.fresh);
         self.open.insert(full, Change { value: Some(value), fresh });
     }
@@ -106,6 +172,7 @@ impl Store {
     /// Sets a key that is known not to exist: removing it within the same epoch leaves no trace.
     pub fn put_new(&mut self, key: &[u8], value: Bytes) {
         let full = self.full(key);
+        self.forget_read(&full);
         let fresh = self.open.get(&full).is_none_or(|c| c.fresh);
         self.open.insert(full, Change { value: Some(value), fresh });
     }
@@ -113,6 +180,7 @@ impl Store {
     /// Removes a key.
     pub fn delete(&mut self, key: &[u8]) {
         let full = self.full(key);
+        self.forget_read(&full);
         if self.open.get(&full).is_some_and(|c| c.fresh) {
             self.open.remove(&full);
         } else {
@@ -221,6 +289,41 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_read_is_kept_and_never_hides_a_change() {
+        let backend = Arc::new(MemoryBackend::default());
+        // Room for a few rows only.
+        let mut kept = Store::new("n", Arc::clone(&backend) as Arc<dyn Backend>);
+        kept.keep_reads(1000);
+        let mut seed = 7_u64;
+        let mut model: BTreeMap<u8, Option<Bytes>> = BTreeMap::new();
+        let mut sealed = Vec::new();
+        for step in 0..20_000_u32 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (what, key) = ((seed >> 40) % 10, u8::try_from((seed >> 33) % 30).unwrap());
+            match what {
+                0 => {
+                    let value = Bytes::from(step.to_string());
+                    kept.put(&[key], value.clone());
+                    model.insert(key, Some(value));
+                }
+                1 => {
+                    kept.delete(&[key]);
+                    model.insert(key, None);
+                }
+                2 if sealed.is_empty() => kept.seal(&mut sealed),
+                3 => {
+                    backend.write(&sealed).expect("writes");
+                    kept.applied();
+                    sealed.clear();
+                }
+                _ => {
+                    assert_eq!(kept.get(&[key]).expect("gets"), model.get(&key).cloned().flatten(), "{step}")
+                }
+            }
+        }
+    }
     use crate::state::MemoryBackend;
 
     fn all(store: &Store) -> Vec<(String, String)> {

@@ -4,7 +4,8 @@
 //! are late, which windows are closed, which timestamp and which window a result carries, in which order results leave.
 //! Two of its faults are not copied: a window whose end is jumped over still gives its final result, and a session is
 //! found as long as it takes records. A record without a key is dropped and counted; one without a value is dropped
-//! where Kafka Streams drops it (no window, sliding windows) and counted by `count`, `reduce` and `fold` elsewhere.
+//! where Kafka Streams drops it (no window, sliding windows) and counted by `count`, `reduce` and `fold` elsewhere. What is
+//! dropped for its missing key or value moves no clock.
 //!
 //! `config` and `fields` are the settings, `plan` what is computed, `part` what is remembered, `rows` where; `plain`,
 //! `time`, `session` and `sliding` are the four ways of grouping in time.
@@ -143,6 +144,11 @@ impl Operator for Aggregate {
             Err(Fail::State(error)) => Err(OperatorError::Fatal(error)),
             Err(Fail::Unfit(unfit)) => Err(unfit.reject(record)),
         }
+    }
+
+    fn moves_time(&self, record: &Record) -> bool {
+        let needs_value = matches!(self.grouping, Grouping::Sliding(_));
+        record.key.is_some() && !(needs_value && record.value.is_null())
     }
 
     fn deadline(&self) -> Option<Timestamp> {

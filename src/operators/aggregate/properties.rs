@@ -176,7 +176,7 @@ fn sliding_windows_are_what_their_records_say() {
         let mut random = Random(seed);
         let difference = 1 + random.below(12);
         let grace = 1 + random.below(20);
-        // Not later than the grace: what is later may find too little in the store.
+        // Not later than the grace: of what is later, the model would have to know which windows still take it.
         let input = input(&mut random, grace - 1);
         let mut all: Vec<(&str, i64, i64)> = Vec::new();
         let mut t = i64::MIN;
