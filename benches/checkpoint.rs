@@ -9,8 +9,8 @@
 //!   beside it a bare transaction of as many records of the same size, with offsets, a second.
 //! - `state`: so many keys pending in the real program, killed with -9. Ready again from its disk, beside a bare scan of
 //!   the same database; then without its disk from the changelog, beside a bare consumer of the same partition.
-//! - `pause`: in this process, how long a task stands still at a checkpoint with so many changed keys, and what the
-//!   commit thread does with them then.
+//! - `pause`: in this process, how long a task's turns are during a checkpoint with so many changed keys and with records
+//!   coming, and what the commit thread does with it. A turn is what a worker's is: 256 records, then a piece of the seal.
 
 #![expect(clippy::cast_possible_truncation, reason = "counts read from metrics")]
 #![expect(clippy::unwrap_used, reason = "a bench that cannot start says so; shares code with the tests")]
@@ -37,7 +37,7 @@ use slackwater::kafka::{Admin, KafkaConfig, OutRecord, TopicPartition, TopicSpec
 use slackwater::model::{Headers, Origin, Record, Timestamp, Value};
 use slackwater::runtime::{Input, Step, Task, TaskId};
 use slackwater::spec::{Mode, load};
-use slackwater::state::{Backend, MemoryBackend, RocksBackend, RocksEnv};
+use slackwater::state::{Backend, RocksBackend, RocksEnv};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -471,57 +471,124 @@ fn consume(brokers: &str, topic: &str) -> usize {
     }
 }
 
-/// One event of each key, in batches as a worker reads them.
-fn touch(task: &mut Task, step: &mut Step, keys: usize, round: usize) {
-    const BATCH: usize = 256;
+/// Records of one visit of a worker.
+const BATCH: usize = 256;
+
+/// The `batch`th batch of a walk over all keys that is not the order in which they lie in memory.
+fn events(keys: usize, round: usize, batch: usize) -> Vec<Record> {
     let ts = Timestamp(1_700_000_000_000 + i64::try_from(round).unwrap());
-    // Not in the order in which they lie in memory.
     let stride = 7_919;
+    (batch * BATCH..keys.min((batch + 1) * BATCH))
+        .map(|n| {
+            let offset = i64::try_from(round * keys + n).unwrap();
+            let key = Bytes::from(key(n * stride % keys));
+            let mut record = Record::new(key, Value::Bytes(value(n).into()), ts);
+            record.origin = Origin { topic: 0, partition: 0, offset };
+            record
+        })
+        .collect()
+}
+
+/// One event of each key.
+fn touch(task: &mut Task, step: &mut Step, keys: usize, round: usize) {
     for batch in 0..keys.div_ceil(BATCH) {
-        let records = (batch * BATCH..keys.min((batch + 1) * BATCH))
-            .map(|n| {
-                let offset = i64::try_from(round * keys + n).unwrap();
-                let key = Bytes::from(key(n * stride % keys));
-                let mut record = Record::new(key, Value::Bytes(value(n).into()), ts);
-                record.origin = Origin { topic: 0, partition: 0, offset };
-                record
-            })
-            .collect();
-        task.step(Input::Records { topic: 0, records }, ts, step).unwrap();
+        let records = events(keys, round, batch);
+        let now = records[0].ts;
+        task.step(Input::Records { topic: 0, records }, now, step).unwrap();
     }
 }
 
-fn pause(keys: usize) {
-    let loaded = load("pause.yaml", &yaml("pause", "changes", "none:1"), Mode::Required, &|_| None).unwrap();
-    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::default());
-    let (mut step, id) = (Step::default(), TaskId { sub: 0, partition: 0 });
-    let mut task = Task::open(&loaded.topology, id, &backend, Timestamp(0), &mut step).unwrap();
-    task.start_at(0, 0);
-    println!(
-        "\na checkpoint of {keys} changed keys: how long the task stands still, then the commit thread's work, CPU"
-    );
+/// How long the turns of a worker took, ms of wall clock and of its own CPU time.
+#[derive(Default)]
+struct Turns {
+    wall: Vec<f64>,
+    cpu_max: f64,
+}
+
+impl Turns {
+    fn time<T>(&mut self, turn: impl FnOnce() -> T) -> T {
+        let (start, cpu) = (Instant::now(), ThreadTime::now());
+        let result = turn();
+        self.cpu_max = self.cpu_max.max(cpu.elapsed().as_secs_f64() * 1e3);
+        self.wall.push(start.elapsed().as_secs_f64() * 1e3);
+        result
+    }
+
+    fn show(&self) -> String {
+        let (n, p99, max) = (self.wall.len(), percentile(&self.wall, 99), percentile(&self.wall, 100));
+        format!("{n} turns, p99 {p99:.1}, longest {max:.1} ms ({:.1} ms CPU)", self.cpu_max)
+    }
+}
+
+fn pause(yaml: &str, keys: usize) {
+    let loaded = load("pause.yaml", yaml, Mode::Required, &|_| None).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let rocks = RocksBackend::open(dir.path(), &env()).unwrap();
+    let rocks: Arc<dyn Backend> = Arc::new(RocksBackend::open(dir.path(), &env()).unwrap());
+    let (mut step, id) = (Step::default(), TaskId { sub: 0, partition: 0 });
+    let mut task = Task::open(&loaded.topology, id, &rocks, Timestamp(0), &mut step).unwrap();
+    task.start_at(0, 0);
     for round in 0..4 {
         touch(&mut task, &mut step, keys, round);
-        let (start, cpu) = (Instant::now(), ThreadTime::now());
-        let mut sealed = task.seal_late(Timestamp(0)).unwrap().expect("something to seal");
-        let (took, cpu) = (start.elapsed().as_secs_f64() * 1e3, cpu.elapsed().as_secs_f64() * 1e3);
-        let start = ThreadTime::now();
-        sealed.finish();
-        let finish = start.elapsed().as_secs_f64();
-        let start = ThreadTime::now();
-        rocks.write(&sealed.rows).unwrap();
-        let write = start.elapsed().as_secs_f64();
-        let rows = sealed.rows.len() as f64;
+        step = Step::default();
+        let (mut turns, mut copying) = (Turns::default(), Turns::default());
+        let mut batch = 0;
+        let mut next = || {
+            batch += 1;
+            events(keys, round, batch % keys.div_ceil(BATCH))
+        };
+        let began = Instant::now();
+        // A turn is what a worker's is: a batch of records, then a piece of the seal.
+        let records = next();
+        let now = records[0].ts;
+        let mut sealed = copying.time(|| {
+            task.step(Input::Records { topic: 0, records }, now, &mut step).unwrap();
+            task.seal_begin(now).unwrap().expect("something to seal")
+        });
+        while task.is_copying() {
+            let records = next();
+            copying.time(|| {
+                task.step(Input::Records { topic: 0, records }, now, &mut step).unwrap();
+                task.seal_more(&mut sealed, now).unwrap();
+            });
+        }
+        let copied = began.elapsed().as_secs_f64() * 1e3;
+        // The commit thread has it now, and the epoch is dropped there.
+        let backend = Arc::clone(&rocks);
+        let committer = std::thread::spawn(move || {
+            let start = ThreadTime::now();
+            sealed.finish();
+            let finish = start.elapsed().as_secs_f64();
+            let start = ThreadTime::now();
+            backend.write(&sealed.rows).unwrap();
+            (sealed.rows.len() as f64, finish, start.elapsed().as_secs_f64())
+        });
+        while !committer.is_finished() {
+            let records = next();
+            turns.time(|| {
+                task.step(Input::Records { topic: 0, records }, now, &mut step).unwrap();
+                step.deliveries.clear();
+            });
+        }
+        let (rows, finish, write) = committer.join().unwrap();
+        turns.time(|| task.applied());
         println!(
-            "  copied at once: {took:.0} ms ({cpu:.0} ms CPU); finish {:.2} us/row, RocksDB {:.2} us/row, {rows} rows",
+            "  copied in {copied:.0} ms: {}; while it is committed: {}; commit thread: finish {:.2} us/row, RocksDB {:.2} us/row, {rows} rows",
+            copying.show(),
+            turns.show(),
             finish * 1e6 / rows,
             write * 1e6 / rows,
         );
-        task.applied();
     }
 }
+
+/// Counts for ever, by key: an operator whose rows are cached over RocksDB.
+const COUNTING: &str = "name: pause
+kafka: { brokers: none:1 }
+sources: { changes: { kafka: { topic: changes } } }
+operators: { count: { from: changes, aggregate: { count: {} } } }
+sinks: { out: { from: count, blackhole: {} } }
+errors: { on_failure: stop }
+";
 
 fn main() -> ExitCode {
     let (mut keys, mut rows, mut seconds, mut only) = (1_000_000, vec![1_000, 10_000], 20, String::new());
@@ -543,7 +610,13 @@ fn main() -> ExitCode {
         }
     }
     if only.is_empty() || only == "pause" {
-        pause(keys);
+        println!(
+            "\na checkpoint of {keys} changed keys, with records coming: how long the task's turns are, then the commit thread's work, CPU"
+        );
+        println!("  debounce:");
+        pause(&yaml("pause", "changes", "none:1"), keys);
+        println!("  aggregate:");
+        pause(COUNTING, keys);
     }
     if only.is_empty() || only == "commit" {
         commit(&rows, seconds);

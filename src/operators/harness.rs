@@ -134,6 +134,7 @@ impl Harness {
     pub(super) fn checkpoint(&mut self) -> usize {
         self.call(0, |op, cx| {
             op.seal(cx);
+            while !op.seal_more(cx, 1) {}
             Ok(())
         });
         let mut rows = Vec::new();

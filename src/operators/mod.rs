@@ -224,9 +224,16 @@ pub trait Operator: Send {
         cx.watermark(cx.clock);
     }
 
-    /// The epoch ends: a resident operator pushes its changed rows into its store.
+    /// The epoch ends: a resident operator fixes which of its rows have changed, as they are now.
     fn seal(&mut self, cx: &mut Cx<'_>) {
         let _ = cx;
+    }
+
+    /// Pushes what [`Operator::seal`] fixed into the store, about `rows_max` rows of it; true when all of it is there.
+    /// Called after `seal`, and again while it is false, with the next epoch's records in between.
+    fn seal_more(&mut self, cx: &mut Cx<'_>, rows_max: usize) -> bool {
+        let _ = (cx, rows_max);
+        true
     }
 
     /// From now on [`Operator::oldest`] is asked (`state: { changelog: off }`): called once, before `open`.

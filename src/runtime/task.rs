@@ -144,6 +144,7 @@ impl Sealed {
         for late in self.late.drain(..) {
             late.append_to(&mut self.rows);
         }
+        // Stable sorting finds the sorted runs that these are.
         self.rows.sort_by(|a, b| a.0.cmp(&b.0));
     }
 }
@@ -191,6 +192,10 @@ pub struct Task {
     epoch: u64,
     outstanding: u64,
     sealed: Option<(u64, u64)>,
+    /// Resident operators still hold rows of the sealed epoch.
+    copying: bool,
+    /// How many of them one step of a seal copies.
+    seal_rows: usize,
     policy: OnFailure,
     hybrid: bool,
     /// Without a changelog: positions are held back to what has no durable effect yet.
@@ -204,6 +209,9 @@ pub struct Task {
     clocks_saved: Vec<(String, i64)>,
     shape: String,
 }
+
+/// Rows that a resident operator copies before it lets records through again: some milliseconds.
+const SEAL_ROWS: usize = 8192;
 
 /// Records that nodes are told of before they come: as many as the nearest caches hold.
 const WARM_GROUP: usize = 64;
@@ -290,6 +298,8 @@ impl Task {
             epoch: 1,
             outstanding: 0,
             sealed: None,
+            copying: false,
+            seal_rows: SEAL_ROWS,
             policy: topology.settings.errors.policy(),
             hybrid: topology.settings.time.clock == ClockMode::Hybrid,
             low_watermark: topology.settings.state.changelog == Changelog::Off,
@@ -504,29 +514,34 @@ impl Task {
         Ok(sealed)
     }
 
-    /// Ends the open epoch, unless nothing happened in it or another one is still sealed. The rows may be committed
-    /// when [`Task::is_settled`].
+    /// [`Task::seal_begin`] and as many [`Task::seal_more`] as it takes.
+    ///
+    /// # Errors
+    /// As [`Task::seal_begin`].
+    pub fn seal_late(&mut self, now: Timestamp) -> Result<Option<Sealed>, TaskError> {
+        let mut sealed = self.seal_begin(now)?;
+        if let Some(sealed) = &mut sealed {
+            self.copy(sealed, usize::MAX, now)?;
+        }
+        Ok(sealed)
+    }
+
+    /// Ends the open epoch, unless nothing happened in it or another one is still sealed. What resident operators have
+    /// changed is fixed and only the first of it is copied: [`Task::seal_more`] goes on with that while records come.
+    /// The epoch may be committed when [`Task::is_settled`].
     ///
     /// # Errors
     /// State that cannot be encoded.
-    pub fn seal_late(&mut self, now: Timestamp) -> Result<Option<Sealed>, TaskError> {
+    pub fn seal_begin(&mut self, now: Timestamp) -> Result<Option<Sealed>, TaskError> {
         if self.sealed.is_some() {
             return Ok(None);
         }
-        let mut discard = Step::default();
-        for n in 0..self.nodes.len() {
-            self.with_op(
-                n,
-                0,
-                now,
-                |op, cx| {
-                    op.seal(cx);
-                    Ok(())
-                },
-                &mut discard,
-            )?;
-        }
-        let clean = self.stores.iter().all(Store::is_clean);
+        let rows_max = self.seal_rows;
+        self.copying = self.each_op(now, |op, cx| {
+            op.seal(cx);
+            op.seal_more(cx, rows_max)
+        })?;
+        let clean = !self.copying && self.stores.iter().all(Store::is_clean);
         if clean && !self.moved && self.outstanding == 0 && self.outputs.is_empty() && !self.may_advance() {
             return Ok(None);
         }
@@ -556,10 +571,58 @@ impl Task {
         Ok(Some(Sealed { epoch, rows, late, outputs, positions }))
     }
 
-    /// Is every delivery of the sealed epoch durable? True when none is sealed.
+    /// Copies some more rows of the sealed epoch into it, as they were when it was sealed. True when it is whole.
+    ///
+    /// # Errors
+    /// An operator failed.
+    pub fn seal_more(&mut self, sealed: &mut Sealed, now: Timestamp) -> Result<bool, TaskError> {
+        let rows_max = self.seal_rows;
+        self.copy(sealed, rows_max, now)?;
+        Ok(!self.copying)
+    }
+
+    fn copy(&mut self, sealed: &mut Sealed, rows_max: usize, now: Timestamp) -> Result<(), TaskError> {
+        if self.copying {
+            self.copying = self.each_op(now, |op, cx| op.seal_more(cx, rows_max))?;
+            self.stores.iter_mut().for_each(|store| store.take_late(&mut sealed.late));
+        }
+        Ok(())
+    }
+
+    /// How many rows each resident operator copies in [`Task::seal_begin`] and [`Task::seal_more`], in place of some
+    /// thousands. At least 1.
+    pub fn set_seal_rows(&mut self, rows_max: usize) {
+        self.seal_rows = rows_max.max(1);
+    }
+
+    /// Is the sealed epoch not whole yet?
+    #[must_use]
+    pub fn is_copying(&self) -> bool {
+        self.copying
+    }
+
+    /// Calls something of every operator that is done, or not; true if one is not.
+    fn each_op(
+        &mut self,
+        now: Timestamp,
+        call: impl Fn(&mut dyn Operator, &mut Cx<'_>) -> bool,
+    ) -> Result<bool, TaskError> {
+        let mut discard = Step::default();
+        let mut left = false;
+        for n in 0..self.nodes.len() {
+            let call = |op: &mut dyn Operator, cx: &mut Cx<'_>| {
+                left |= !call(op, cx);
+                Ok(())
+            };
+            self.with_op(n, 0, now, call, &mut discard)?;
+        }
+        Ok(left)
+    }
+
+    /// Is the sealed epoch whole, and every delivery of it durable? True when none is sealed.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.sealed.is_none_or(|(_, n)| n == 0)
+        !self.copying && self.sealed.is_none_or(|(_, n)| n == 0)
     }
 
     /// The sealed epoch is committed and its rows are in the backend.

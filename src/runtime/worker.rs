@@ -196,7 +196,8 @@ impl Slot {
         if caught_up || task.next_deadline(false).is_some_and(|at| at <= now) {
             task.step(Input::Clock { caught_up: caught_up && room }, now, step)?;
         }
-        if self.left_at.is_some_and(|at| !self.answered && at.elapsed() < CALLS_GRACE) {
+        let waits = self.left_at.is_some_and(|at| !self.answered && at.elapsed() < CALLS_GRACE);
+        if waits && !task.is_copying() {
             return Ok(busy);
         }
         let full = task.gathered() >= GATHERED_MAX;

@@ -12,6 +12,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{Backend, LateRows, Row, StateError, Visit, after_prefix};
 
+/// Rows are copied into buffers of this size.
+const BUFFER_BYTES: usize = 1 << 20;
+
 struct Change {
     value: Option<Bytes>,
     /// The key is known to be in no lower layer: deleting it needs no row.
@@ -25,14 +28,23 @@ pub struct Late {
 }
 
 impl Late {
-    /// Appends the rows with their full keys.
+    /// Appends the rows with their full keys, sorted. Many rows share one buffer.
     pub fn append_to(mut self, rows: &mut Vec<Row>) {
         let prefix = self.prefix;
+        let mut buffer = BytesMut::new();
         self.rows.visit(&mut |key, value| {
-            let mut full = BytesMut::with_capacity(prefix.len() + key.len());
-            full.put_slice(&prefix);
-            full.put_slice(key);
-            rows.push((full.freeze(), value.map(Bytes::copy_from_slice)));
+            let need = prefix.len() + key.len() + value.map_or(0, <[u8]>::len);
+            if buffer.capacity() < need {
+                buffer = BytesMut::with_capacity(BUFFER_BYTES.max(need));
+            }
+            buffer.put_slice(&prefix);
+            buffer.put_slice(key);
+            let full = buffer.split().freeze();
+            let value = value.map(|value| {
+                buffer.put_slice(value);
+                buffer.split().freeze()
+            });
+            rows.push((full, value));
         });
     }
 }
@@ -210,6 +222,11 @@ impl Store {
         rows.extend(open.iter().map(|(k, c)| (k.clone(), c.value.clone())));
         late.append(&mut self.late);
         self.sealed = open.into_iter().map(|(k, c)| (k, c.value)).collect();
+    }
+
+    /// What was handed over since the seal and belongs to it: a resident operator may take its time.
+    pub fn take_late(&mut self, late: &mut Vec<Late>) {
+        late.append(&mut self.late);
     }
 
     /// The backend has the sealed rows.

@@ -51,6 +51,8 @@ pub struct Tally {
     pub repeated: u64,
     /// Answers that came too late for their assignment.
     pub stale: u64,
+    /// Steps of a seal that left rows to copy.
+    pub pieces: u64,
 }
 
 impl Tally {
@@ -68,6 +70,7 @@ impl Tally {
             calls,
             repeated,
             stale,
+            pieces,
         } = other;
         self.events += events;
         self.commits += commits;
@@ -81,6 +84,7 @@ impl Tally {
         self.calls += calls;
         self.repeated += repeated;
         self.stale += stale;
+        self.pieces += pieces;
     }
 }
 

@@ -11,12 +11,24 @@ use super::*;
 
 #[derive(Clone, Debug)]
 enum Op {
-    Upsert { key: usize, behind: i64, value: Option<usize>, extra: usize, keep: Keep },
+    Upsert {
+        key: usize,
+        behind: i64,
+        value: Option<usize>,
+        extra: usize,
+        keep: Keep,
+    },
     Advance(i64),
     Pop(usize),
     Take(usize),
     Checkpoint,
-    Restart { backwards: bool },
+    /// A checkpoint begins; what is left of the one before is copied first.
+    Freeze,
+    /// So many rows of it are copied.
+    Copy(usize),
+    Restart {
+        backwards: bool,
+    },
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -36,6 +48,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => (0usize..4).prop_map(Op::Pop),
         1 => (0usize..14).prop_map(Op::Take),
         2 => Just(Op::Checkpoint),
+        2 => Just(Op::Freeze),
+        2 => (0usize..4).prop_map(Op::Copy),
         1 => any::<bool>().prop_map(|backwards| Op::Restart { backwards }),
     ];
     prop::collection::vec(op, 1..120)
@@ -121,27 +135,49 @@ fn pop(table: &mut PendingTable, model: &mut Model, rule: Rule, clock: i64, max:
     assert_eq!(got, want);
 }
 
-fn checkpoint(table: &mut PendingTable, model: &Model, disk: &mut BTreeMap<Vec<u8>, Vec<u8>>) {
-    let mut before: Option<Vec<u8>> = None;
-    table.drain_dirty(|key, row| {
-        assert!(before.as_deref().is_none_or(|b| b < key), "out of order");
-        before = Some(key.to_vec());
-        match row {
-            Some(row) => {
-                assert_ne!(disk.insert(key.to_vec(), row.to_vec()).as_deref(), Some(row), "not dirty")
+/// What is written, and the model at the moment at which the checkpoint under way began.
+#[derive(Default)]
+struct Disk {
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    frozen: Option<Model>,
+}
+
+impl Disk {
+    fn freeze(&mut self, table: &mut PendingTable, model: &Model) {
+        self.copy(table, usize::MAX);
+        assert!(self.frozen.is_none() && !table.is_frozen());
+        table.freeze();
+        assert_eq!(table.dirty(), 0);
+        self.frozen = Some(model.clone());
+    }
+
+    fn copy(&mut self, table: &mut PendingTable, rows: usize) {
+        let Some(mut batch) = table.copy_frozen(rows) else { return };
+        batch.sort();
+        let mut before: Option<&[u8]> = None;
+        for (key, row) in batch.iter() {
+            assert!(before.is_none_or(|b| b < key), "out of order");
+            before = Some(key);
+            match row {
+                Some(row) => {
+                    let old = self.rows.insert(key.to_vec(), row.to_vec());
+                    assert_ne!(old.as_deref(), Some(row), "not dirty");
+                }
+                None => {
+                    assert!(self.rows.remove(key).is_some(), "a tombstone of a key that was never written")
+                }
             }
-            None => assert!(disk.remove(key).is_some(), "a tombstone of a key that was never written"),
         }
-    });
-    assert_eq!(table.dirty(), 0);
-    let want: BTreeMap<_, _> = model.iter().map(|(key, e)| (key.clone(), e.row())).collect();
-    assert_eq!(*disk, want);
+        let model = self.frozen.take().expect("a checkpoint was under way");
+        let want: BTreeMap<_, _> = model.iter().map(|(key, e)| (key.clone(), e.row())).collect();
+        assert_eq!(self.rows, want);
+    }
 }
 
 fn run(rule: Rule, start: i64, ops: &[Op]) {
     let mut table = PendingTable::new(rule);
     let mut model = Model::new();
-    let mut disk = BTreeMap::new();
+    let mut disk = Disk::default();
     let mut clock = start;
     for (n, op) in ops.iter().enumerate() {
         match op {
@@ -183,11 +219,17 @@ fn run(rule: Rule, start: i64, ops: &[Op]) {
                 let got = table.take(&key(*k), |f| Entry::of(&f.row));
                 assert_eq!(got, model.remove(&key(*k)));
             }
-            Op::Checkpoint => checkpoint(&mut table, &model, &mut disk),
+            Op::Checkpoint => {
+                disk.freeze(&mut table, &model);
+                disk.copy(&mut table, usize::MAX);
+            }
+            Op::Freeze => disk.freeze(&mut table, &model),
+            Op::Copy(rows) => disk.copy(&mut table, *rows),
             Op::Restart { backwards } => {
-                checkpoint(&mut table, &model, &mut disk);
+                disk.freeze(&mut table, &model);
+                disk.copy(&mut table, usize::MAX);
                 table = PendingTable::new(rule);
-                let mut rows: Vec<_> = disk.iter().collect();
+                let mut rows: Vec<_> = disk.rows.iter().collect();
                 if *backwards {
                     rows.reverse();
                 }
@@ -253,6 +295,7 @@ fn a_key_and_a_value_of_a_megabyte_are_kept() {
     let mut batch = DirtyBatch::new();
     table.drain_into(&mut batch);
     assert_eq!((batch.len(), batch.bytes()), (1, (1 << 20) + 1_000_000 + 1 + HEADER_BYTES));
+    assert!(!table.is_frozen());
     assert_eq!(table.pop_due(30_002, 9, |f| assert_eq!(f.row.value.map(<[u8]>::len), Some(1_000_000))), 1);
     table.drain_into(&mut batch);
     assert_eq!(batch.len(), 1, "a tombstone");

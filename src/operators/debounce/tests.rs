@@ -72,7 +72,10 @@ impl Node {
     }
 
     fn checkpoint(&mut self) -> usize {
-        self.call(|op, cx| op.seal(cx));
+        self.call(|op, cx| {
+            op.seal(cx);
+            while !op.seal_more(cx, 1) {}
+        });
         let mut rows = Vec::new();
         self.stores[0].seal(&mut rows);
         self.backend.write(&rows).unwrap();
