@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! export KAFKA_BROKERS=...      (scripts/kafka.sh)
-//! scripts/bench.sh checkpoint [--keys 1000000] [--rows 1000,10000] [--seconds 20] [--only commit|state|pause]
+//! scripts/bench.sh checkpoint [--keys 1000000] [--rows 1000,10000] [--seconds 20] [--only commit|state|pause|restart]
 //! ```
 //!
 //! - `commit`: the real program takes a checkpoint a second of so many changed rows (seal, one transaction, RocksDB);
 //!   beside it a bare transaction of as many records of the same size, with offsets, a second.
 //! - `state`: so many keys pending in the real program, killed with -9. Ready again from its disk, beside a bare scan of
 //!   the same database; then without its disk from the changelog, beside a bare consumer of the same partition.
+//! - `restart`: the real program is killed with -9 while records come. The same one starts again with its static id, until
+//!   the first record that it has processed is in a file; then another one takes over. Beside bare consumers of the same
+//!   ids, and the session timeout.
 //! - `pause`: in this process, how long a task's turns are during a checkpoint with so many changed keys and with records
 //!   coming, and what the commit thread does with it. A turn is what a worker's is: 256 records, then a piece of the seal.
 
@@ -116,12 +119,16 @@ impl World {
     }
 
     fn start(&self, state: &str) -> Instance {
+        self.start_as("one", state)
+    }
+
+    fn start_as(&self, id: &str, state: &str) -> Instance {
         let log = self.dir.path().join(format!("{}.log", unique("run")));
         let file = File::create(&log).unwrap();
         let started = Instant::now();
         let child = Command::new(env!("CARGO_BIN_EXE_slackwater"))
             .args(["run", self.dir.path().join("topology.yaml").to_str().unwrap()])
-            .args(["--admin", "127.0.0.1:0", "--instance-id", "one", "--state-dir"])
+            .args(["--admin", "127.0.0.1:0", "--instance-id", id, "--state-dir"])
             .arg(self.dir.path().join(state))
             .env_remove("SLACKWATER_LOG")
             .stdout(file.try_clone().unwrap())
@@ -173,7 +180,7 @@ impl Instance {
     fn metric(&self, name: &str) -> f64 {
         let body = http_get(&self.admin, "/metrics").map(|(_, body)| body).unwrap_or_default();
         body.lines()
-            .filter(|l| l.starts_with(name) && l[name.len()..].starts_with(['{', ' ']))
+            .filter(|l| l.starts_with(name) && l[name.len()..].starts_with(['{', ' ', ',', '}']))
             .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
     }
@@ -260,13 +267,19 @@ impl Bare {
     }
 }
 
+/// Labels of `slackwater_checkpoint_phase_seconds_total`, in order.
+const PHASES: [&str; 6] = ["sort", "produce", "flush", "offsets", "commit", "apply"];
+
 fn commit(rows_list: &[usize], seconds: u64) {
     let world = World::new();
     let instance = world.start("state");
     instance.wait_ready();
     let bare = Bare::open(&world);
     println!("\na checkpoint a second beside a bare transaction of as many records of the same size, ms");
-    println!("{:>8} {:>24} {:>24} {:>14}", "rows", "checkpoint p50 / p90", "bare p50 / p90", "ratio of p50");
+    println!(
+        "{:>8} {:>22} {:>22} {:>22} {:>8} {:>8}",
+        "rows", "bare p50 / p90", "transaction p50 / p90", "with sort, RocksDB", "ratio", "ratio"
+    );
     for &rows in rows_list {
         let bytes: Vec<(Vec<u8>, Vec<u8>)> = (0..rows)
             .map(|n| {
@@ -280,12 +293,18 @@ fn commit(rows_list: &[usize], seconds: u64) {
             .collect();
         bare.transact(&bytes);
         let stop = AtomicBool::new(false);
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let (mut ours, mut theirs): (Vec<(f64, [f64; PHASES.len()])>, Vec<f64>) = (Vec::new(), Vec::new());
         std::thread::scope(|scope| {
             let watcher = scope.spawn(|| {
                 let read = || {
                     let name = "slackwater_checkpoint_duration_seconds";
-                    (instance.metric(&format!("{name}_count")), instance.metric(&format!("{name}_sum")))
+                    let [count, sum] =
+                        ["count", "sum"].map(|part| instance.metric(&format!("{name}_{part}")));
+                    let phases = PHASES.map(|phase| {
+                        instance
+                            .metric(&format!("slackwater_checkpoint_phase_seconds_total{{phase=\"{phase}\""))
+                    });
+                    (count, sum, phases)
                 };
                 let mut last = read();
                 let mut all = Vec::new();
@@ -293,7 +312,9 @@ fn commit(rows_list: &[usize], seconds: u64) {
                     std::thread::park_timeout(Duration::from_millis(100));
                     let now = read();
                     if now.0 > last.0 {
-                        all.push((now.1 - last.1) / (now.0 - last.0) * 1e3);
+                        let each = |from: f64, to: f64| (to - from) / (now.0 - last.0) * 1e3;
+                        let phases = std::array::from_fn(|n| each(last.2[n], now.2[n]));
+                        all.push((each(last.1, now.1), phases));
                         last = now;
                     }
                 }
@@ -315,12 +336,22 @@ fn commit(rows_list: &[usize], seconds: u64) {
         });
         ours.drain(..2.min(ours.len()));
         let pair = |list: &[f64]| format!("{:.1} / {:.1}", percentile(list, 50), percentile(list, 90));
+        // Produce, flush, offsets and commit are what the bare one does too.
+        let transaction: Vec<f64> = ours.iter().map(|(_, phases)| phases[1..5].iter().sum()).collect();
+        let whole: Vec<f64> = ours.iter().map(|(whole, _)| *whole).collect();
         println!(
-            "{rows:>8} {:>24} {:>24} {:>14.2}",
-            pair(&ours),
+            "{rows:>8} {:>22} {:>22} {:>22} {:>8.2} {:>8.2}",
             pair(&theirs),
-            percentile(&ours, 50) / percentile(&theirs, 50)
+            pair(&transaction),
+            pair(&whole),
+            percentile(&transaction, 50) / percentile(&theirs, 50),
+            percentile(&whole, 50) / percentile(&theirs, 50)
         );
+        let medians: Vec<String> = (0..PHASES.len())
+            .map(|n| (PHASES[n], ours.iter().map(|(_, phases)| phases[n]).collect::<Vec<f64>>()))
+            .map(|(phase, list)| format!("{phase} {:.1}", percentile(&list, 50)))
+            .collect();
+        println!("         p50 of {} checkpoints: {}", ours.len(), medians.join(", "));
     }
 }
 
@@ -471,6 +502,164 @@ fn consume(brokers: &str, topic: &str) -> usize {
     }
 }
 
+/// Sends a record every 10 ms until dropped.
+struct Feed {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Feed {
+    fn start(brokers: &str, topic: &str) -> Feed {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (seen, topic) = (Arc::clone(&stop), topic.to_owned());
+        let producer: ThreadedProducer<rdkafka::producer::DefaultProducerContext> =
+            ClientConfig::new().set("bootstrap.servers", brokers).set("linger.ms", "0").create().unwrap();
+        let thread = std::thread::spawn(move || {
+            for n in 0.. {
+                if seen.load(Ordering::Acquire) {
+                    break;
+                }
+                let (key, value) = (key(n % 1_000), value(n));
+                producer.send(BaseRecord::to(&topic).partition(0).key(&key).payload(&value)).unwrap();
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+            producer.flush(LONG).unwrap();
+        });
+        Feed { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        drop(self.thread.take().map(std::thread::JoinHandle::join));
+    }
+}
+
+/// A bare member with a static id, without the settings that only we need.
+fn member(world: &World, group: &str, id: &str) -> BaseConsumer {
+    let member: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &world.brokers)
+        .set("group.id", group)
+        .set("group.instance.id", id)
+        .set("session.timeout.ms", "6000")
+        .set("heartbeat.interval.ms", "600")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("isolation.level", "read_committed")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "latest")
+        .create()
+        .unwrap();
+    member.subscribe(&[&world.topic]).unwrap();
+    member
+}
+
+/// Until the first record.
+fn first_record(member: &BaseConsumer) {
+    let end = Instant::now() + LONG;
+    while !matches!(member.poll(Duration::from_millis(5)), Some(Ok(_))) {
+        assert!(Instant::now() < end, "no record");
+    }
+}
+
+fn restart(rounds: usize) {
+    let world = World::new();
+    let file = world.dir.path().join("out.jsonl");
+    let text = std::fs::read_to_string(world.dir.path().join("topology.yaml")).unwrap();
+    let extra = format!("errors:\n  on_failure: stop\n# {}\n", world.name);
+    let seen = format!(
+        "  seen: {{ from: changes, file: {{ path: {}, batch: {{ linger: 0ms }} }} }}\n",
+        file.display()
+    );
+    let text = text.replace("errors: { on_failure: stop }\n", &(seen + &extra));
+    std::fs::write(world.dir.path().join("topology.yaml"), text).unwrap();
+    let _feed = Feed::start(&world.brokers, &world.topic);
+    let size = || std::fs::metadata(&file).map_or(0, |m| m.len());
+    // Another record is in the file.
+    let processed = |what: &str| {
+        let before = size();
+        let end = Instant::now() + LONG;
+        while size() <= before {
+            assert!(Instant::now() < end, "{what}: no record");
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+    };
+    println!("\nkilled with -9 while 100 records a second come, session timeout 6 s; ms");
+    let mut one = world.start_as("one", "one");
+    one.wait_ready();
+    processed("one");
+    let group = unique("bare");
+    let mut bare = member(&world, &group, "one");
+    first_record(&bare);
+    let (mut ours, mut ready, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        // A checkpoint or two.
+        std::thread::park_timeout(Duration::from_millis(2_300));
+        one.kill9();
+        std::thread::park_timeout(Duration::from_millis(100));
+        let (mut after, mut instance) = (0.0, None);
+        std::thread::scope(|scope| {
+            let start = Instant::now();
+            let works = scope.spawn(move || {
+                processed("started again");
+                start.elapsed().as_secs_f64() * 1e3
+            });
+            let started = world.start_as("one", "one");
+            ready.push(started.wait_ready().as_secs_f64() * 1e3);
+            instance = Some(started);
+            after = works.join().unwrap();
+        });
+        one = instance.unwrap();
+        ours.push(after);
+        // A static member that goes without a word, as a killed one does.
+        drop(bare);
+        let start = Instant::now();
+        bare = member(&world, &group, "one");
+        first_record(&bare);
+        theirs.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    let show = |list: &[f64]| {
+        format!("{:.0} ({:.0} to {:.0})", percentile(list, 50), percentile(list, 0), percentile(list, 100))
+    };
+    println!(
+        "  started again, static id: first record after {} of process start, ready after {}; bare consumer {}; ratio {:.2}",
+        show(&ours),
+        show(&ready),
+        show(&theirs),
+        percentile(&ours, 50) / percentile(&theirs, 50)
+    );
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let name = format!("other-{round}");
+        let next = world.start_as(&name, &name);
+        next.wait_ready();
+        let other = member(&world, &group, &name);
+        // In the group, and without a partition: the first one keeps it.
+        let until = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < until {
+            drop((bare.poll(Duration::from_millis(5)), other.poll(Duration::from_millis(5))));
+        }
+        assert_eq!(other.assignment().unwrap().count(), 0);
+        one.kill9();
+        let start = Instant::now();
+        std::thread::park_timeout(Duration::from_millis(100));
+        processed("taken over");
+        ours.push(start.elapsed().as_secs_f64() * 1e3);
+        one = next;
+        drop(bare);
+        let start = Instant::now();
+        first_record(&other);
+        theirs.push(start.elapsed().as_secs_f64() * 1e3);
+        bare = other;
+    }
+    println!(
+        "  taken over by another: first record after {} of the kill; bare consumer {}; session timeout 6000; ratio {:.2}",
+        show(&ours),
+        show(&theirs),
+        percentile(&ours, 50) / percentile(&theirs, 50)
+    );
+}
+
 /// Records of one visit of a worker.
 const BATCH: usize = 256;
 
@@ -603,7 +792,7 @@ fn main() -> ExitCode {
             ("--only", _) => only = value,
             _ => {
                 eprintln!(
-                    "usage: checkpoint [--keys N] [--rows N,N] [--seconds N] [--only commit|state|pause]"
+                    "usage: checkpoint [--keys N] [--rows N,N] [--seconds N] [--only commit|state|pause|restart]"
                 );
                 return ExitCode::from(2);
             }
@@ -620,6 +809,9 @@ fn main() -> ExitCode {
     }
     if only.is_empty() || only == "commit" {
         commit(&rows, seconds);
+    }
+    if only.is_empty() || only == "restart" {
+        restart(5);
     }
     if only.is_empty() || only == "state" {
         state(keys);

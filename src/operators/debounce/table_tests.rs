@@ -128,9 +128,15 @@ fn pop(table: &mut PendingTable, model: &mut Model, rule: Rule, clock: i64, max:
     let n = table.pop_due(clock, max, |f| got.push((f.deadline, f.key.to_vec(), Entry::of(&f.row))));
     assert_eq!(n, got.len());
     let mut want: Out = Vec::new();
-    for (deadline, key) in due(model, rule, clock).into_iter().take(max) {
-        let entry = model.remove(&key).unwrap();
-        want.push((deadline, key, entry));
+    while want.len() < max {
+        let Some((deadline, key)) = due(model, rule, clock).into_iter().next() else { break };
+        let entry = model.get_mut(&key).unwrap();
+        want.push((deadline, key.clone(), entry.clone()));
+        if table.trailing && rule.reason(entry.times[1], deadline) == Reason::MaxWait {
+            (entry.count, entry.times[0]) = (0, entry.times[1]);
+        } else {
+            model.remove(&key);
+        }
     }
     assert_eq!(got, want);
 }
@@ -174,8 +180,12 @@ impl Disk {
     }
 }
 
-fn run(rule: Rule, start: i64, ops: &[Op]) {
-    let mut table = PendingTable::new(rule);
+fn run(rule: Rule, trailing: bool, start: i64, ops: &[Op]) {
+    // It needs a `max_wait` that is not shorter than `quiet`.
+    let trailing = trailing
+        && matches!(rule, Rule::Quiet { quiet, max_wait } if max_wait.is_some_and(|max_wait| max_wait >= quiet));
+    let make = || if trailing { PendingTable::new(rule).trailing() } else { PendingTable::new(rule) };
+    let mut table = make();
     let mut model = Model::new();
     let mut disk = Disk::default();
     let mut clock = start;
@@ -188,7 +198,8 @@ fn run(rule: Rule, start: i64, ops: &[Op]) {
                 let value = value.map(|len| vec![fill; len]);
                 let extra = vec![fill; *extra];
                 let got = table.upsert(&k, counted, ts, value.as_deref(), &extra, *keep);
-                let created = !model.contains_key(&k);
+                let anew = model.get(&k).is_some_and(|e| e.count == 0);
+                let created = anew || !model.contains_key(&k);
                 let fresh = Entry {
                     count: 0,
                     times: [counted, counted, ts, ts],
@@ -196,6 +207,10 @@ fn run(rule: Rule, start: i64, ops: &[Op]) {
                     value: value.clone(),
                 };
                 let entry = model.entry(k).or_insert(fresh);
+                if anew {
+                    (entry.times[0], entry.times[2]) = (counted.max(entry.times[1]), ts);
+                    (entry.extra, entry.value) = (extra.clone(), value.clone());
+                }
                 entry.count += 1;
                 entry.times[1] = entry.times[1].max(counted);
                 entry.times[3] = ts;
@@ -228,7 +243,7 @@ fn run(rule: Rule, start: i64, ops: &[Op]) {
             Op::Restart { backwards } => {
                 disk.freeze(&mut table, &model);
                 disk.copy(&mut table, usize::MAX);
-                table = PendingTable::new(rule);
+                table = make();
                 let mut rows: Vec<_> = disk.rows.iter().collect();
                 if *backwards {
                     rows.reverse();
@@ -258,10 +273,11 @@ proptest! {
     #[test]
     fn behaves_as_a_sorted_map_that_is_searched(
         rule in rules(),
+        trailing in any::<bool>(),
         start in prop_oneof![Just(0i64), Just(1_700_000_000_000), -1_000_000i64..1_000_000],
         ops in ops(),
     ) {
-        run(rule, start, &ops);
+        run(rule, trailing, start, &ops);
     }
 }
 
