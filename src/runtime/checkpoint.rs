@@ -9,7 +9,7 @@
 //! finds out.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use super::metrics::{CheckpointMetrics, Phase};
 use super::task::Sealed;
 use crate::kafka::{GroupHandle, Lease, OutRecord, TopicPartition, TxnError, TxnWriter};
 use crate::model::Headers;
-use crate::state::{Backend, changelog};
+use crate::state::{Backend, Spent, changelog};
 
 /// How long one commit may take before it counts as failed.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -79,9 +79,15 @@ pub enum CommitMode {
     Local,
 }
 
+enum Job {
+    Commit(Vec<Part>),
+    /// Only to be dropped, which takes a while.
+    Free(#[expect(dead_code, reason = "dropped with the job")] Vec<Spent>),
+}
+
 /// The worker's side.
 pub struct Committer {
-    jobs: Option<SyncSender<Vec<Part>>>,
+    jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -110,11 +116,20 @@ impl Committer {
     /// The parts, to be tried again later.
     pub fn submit(&self, parts: Vec<Part>) -> Result<(), Vec<Part>> {
         match &self.jobs {
-            Some(jobs) => jobs.try_send(parts).map_err(|e| match e {
-                std::sync::mpsc::TrySendError::Full(parts)
-                | std::sync::mpsc::TrySendError::Disconnected(parts) => parts,
+            Some(jobs) => jobs.try_send(Job::Commit(parts)).map_err(|e| match e {
+                TrySendError::Full(Job::Commit(parts)) | TrySendError::Disconnected(Job::Commit(parts)) => {
+                    parts
+                }
+                TrySendError::Full(Job::Free(_)) | TrySendError::Disconnected(Job::Free(_)) => Vec::new(),
             }),
             None => Err(parts),
+        }
+    }
+
+    /// Drops what an applied epoch has left behind, on this thread: here only where that is busy.
+    pub fn free(&self, spent: Vec<Spent>) {
+        if let Some(jobs) = self.jobs.as_ref().filter(|_| !spent.is_empty()) {
+            drop(jobs.try_send(Job::Free(spent)));
         }
     }
 
@@ -144,12 +159,13 @@ struct Run {
 }
 
 impl Run {
-    fn all(&mut self, jobs: &Receiver<Vec<Part>>) {
+    fn all(&mut self, jobs: &Receiver<Job>) {
         // At once: it ends a transaction that an earlier process of this id left open, which the restores wait for.
         if let Err(failure) = self.open() {
             tracing::warn!(message = failure.message, "no transactions yet");
         }
-        while let Ok(mut parts) = jobs.recv() {
+        while let Ok(job) = jobs.recv() {
+            let Job::Commit(mut parts) = job else { continue };
             let started = Instant::now();
             parts.iter_mut().for_each(|p| p.sealed.finish());
             self.metrics.phase(Phase::Sort, started.elapsed());

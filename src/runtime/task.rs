@@ -17,7 +17,9 @@ use crate::model::{Origin, Record, Timestamp};
 use crate::operators::{
     Call, Cx, Effects, Emit, Load, Operator, OperatorError, Payload, Reason, Reject, Reply, SinkRow, Tally,
 };
-use crate::state::{Backend, Late, META_CLOCKS, META_POSITIONS, META_SHAPE, Row, StateError, Store, codec};
+use crate::state::{
+    Backend, Late, META_CLOCKS, META_POSITIONS, META_SHAPE, Row, Spent, StateError, Store, codec,
+};
 use crate::topology::{Changelog, ClockMode, NodeKind, OnFailure, SubTopology, Topology};
 
 /// Which task: sub-topology and partition.
@@ -130,7 +132,7 @@ pub struct Sealed {
     pub epoch: u64,
     /// Changed rows, sorted by key once [`Sealed::finish`] was called.
     pub rows: Vec<Row>,
-    /// What resident operators handed over and nobody has turned into rows yet.
+    /// What nobody has turned into rows yet.
     pub late: Vec<Late>,
     /// Records of Kafka sinks that belong into the checkpoint's transaction: node and row.
     pub outputs: Vec<(usize, SinkRow)>,
@@ -192,9 +194,11 @@ pub struct Task {
     epoch: u64,
     outstanding: u64,
     sealed: Option<(u64, u64)>,
-    /// Resident operators still hold rows of the sealed epoch.
+    /// Operators still hold rows of the sealed epoch.
     copying: bool,
-    /// How many of them one step of a seal copies.
+    /// Of the last epoch, until somebody takes it.
+    spent: Vec<Spent>,
+    /// How many rows an operator copies in one step of a seal.
     seal_rows: usize,
     policy: OnFailure,
     hybrid: bool,
@@ -210,8 +214,8 @@ pub struct Task {
     shape: String,
 }
 
-/// Rows that a resident operator copies before it lets records through again: some milliseconds.
-const SEAL_ROWS: usize = 8192;
+/// Rows that an operator copies before it lets records through again: some milliseconds.
+const SEAL_ROWS: usize = 2048;
 
 /// Records that nodes are told of before they come: as many as the nearest caches hold.
 const WARM_GROUP: usize = 64;
@@ -299,6 +303,7 @@ impl Task {
             outstanding: 0,
             sealed: None,
             copying: false,
+            spent: Vec::new(),
             seal_rows: SEAL_ROWS,
             policy: topology.settings.errors.policy(),
             hybrid: topology.settings.time.clock == ClockMode::Hybrid,
@@ -536,18 +541,20 @@ impl Task {
         if self.sealed.is_some() {
             return Ok(None);
         }
-        let rows_max = self.seal_rows;
-        self.copying = self.each_op(now, |op, cx| {
+        self.each_op(now, |op, cx| {
             op.seal(cx);
-            op.seal_more(cx, rows_max)
+            Ok(true)
         })?;
-        let clean = !self.copying && self.stores.iter().all(Store::is_clean);
+        self.stores.iter_mut().for_each(Store::begin_seal);
+        let rows_max = self.seal_rows;
+        self.copying = !self.each_op(now, |op, cx| op.seal_more(cx, rows_max))?;
+        let clean = !self.copying && !self.stores.iter().any(Store::has_sealed);
         if clean && !self.moved && self.outstanding == 0 && self.outputs.is_empty() && !self.may_advance() {
             return Ok(None);
         }
         let (mut rows, mut late) = (Vec::new(), Vec::new());
-        for store in &mut self.stores {
-            store.seal_late(&mut rows, &mut late);
+        if !self.copying {
+            self.stores.iter_mut().for_each(|store| store.end_seal(&mut late));
         }
         let clocks = self.clocks();
         if clocks != self.clocks_saved {
@@ -583,8 +590,10 @@ impl Task {
 
     fn copy(&mut self, sealed: &mut Sealed, rows_max: usize, now: Timestamp) -> Result<(), TaskError> {
         if self.copying {
-            self.copying = self.each_op(now, |op, cx| op.seal_more(cx, rows_max))?;
-            self.stores.iter_mut().for_each(|store| store.take_late(&mut sealed.late));
+            self.copying = !self.each_op(now, |op, cx| op.seal_more(cx, rows_max))?;
+            if !self.copying {
+                self.stores.iter_mut().for_each(|store| store.end_seal(&mut sealed.late));
+            }
         }
         Ok(())
     }
@@ -601,22 +610,22 @@ impl Task {
         self.copying
     }
 
-    /// Calls something of every operator that is done, or not; true if one is not.
+    /// Calls something of every operator that is done, or not; true if all are.
     fn each_op(
         &mut self,
         now: Timestamp,
-        call: impl Fn(&mut dyn Operator, &mut Cx<'_>) -> bool,
+        call: impl Fn(&mut dyn Operator, &mut Cx<'_>) -> Result<bool, StateError>,
     ) -> Result<bool, TaskError> {
         let mut discard = Step::default();
-        let mut left = false;
+        let mut all = true;
         for n in 0..self.nodes.len() {
             let call = |op: &mut dyn Operator, cx: &mut Cx<'_>| {
-                left |= !call(op, cx);
+                all &= call(op, cx).map_err(OperatorError::Fatal)?;
                 Ok(())
             };
             self.with_op(n, 0, now, call, &mut discard)?;
         }
-        Ok(left)
+        Ok(all)
     }
 
     /// Is the sealed epoch whole, and every delivery of it durable? True when none is sealed.
@@ -630,9 +639,12 @@ impl Task {
         debug_assert!(self.is_settled(), "an epoch is applied after it settled");
         self.sealed = None;
         self.committed.clone_from(&self.sealed_positions);
-        for store in &mut self.stores {
-            store.applied();
-        }
+        self.spent = self.stores.iter_mut().filter_map(Store::applied).collect();
+    }
+
+    /// What the last applied epoch has left behind, to be dropped where there is time for it.
+    pub fn take_spent(&mut self) -> Vec<Spent> {
+        std::mem::take(&mut self.spent)
     }
 
     fn acked(&mut self, epoch: u64, rows: u64) {

@@ -488,8 +488,9 @@ impl Worker {
                 for handle in handles {
                     if let Some(slot) = self.slots.get_mut(&handle.id)
                         && slot.assigned.applied(handle)
-                        && let Some(task) = slot.assigned.task()
+                        && let Some(task) = slot.assigned.task_mut()
                     {
+                        self.committer.free(task.take_spent());
                         self.metrics.committed(handle.id, task);
                     }
                 }

@@ -276,12 +276,12 @@ impl Operator for Debounce {
         self.table.freeze();
     }
 
-    fn seal_more(&mut self, cx: &mut Cx<'_>, rows_max: usize) -> bool {
+    fn seal_more(&mut self, cx: &mut Cx<'_>, rows_max: usize) -> Result<bool, StateError> {
         // Only copied here; sorted and written by whoever commits.
         if let Some(batch) = self.table.copy_frozen(rows_max) {
             cx.hand_over(PENDING, Box::new(batch));
         }
-        !self.table.is_frozen()
+        Ok(!self.table.is_frozen())
     }
 
     fn track_origins(&mut self) {

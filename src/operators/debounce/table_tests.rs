@@ -123,7 +123,7 @@ fn due(model: &Model, rule: Rule, clock: i64) -> Vec<(i64, Vec<u8>)> {
     due
 }
 
-fn pop(table: &mut PendingTable, model: &mut Model, rule: Rule, clock: i64, max: usize) {
+fn pop(table: &mut PendingTable, model: &mut Model, (rule, trailing): (Rule, bool), clock: i64, max: usize) {
     let mut got: Out = Vec::new();
     let n = table.pop_due(clock, max, |f| got.push((f.deadline, f.key.to_vec(), Entry::of(&f.row))));
     assert_eq!(n, got.len());
@@ -132,7 +132,9 @@ fn pop(table: &mut PendingTable, model: &mut Model, rule: Rule, clock: i64, max:
         let Some((deadline, key)) = due(model, rule, clock).into_iter().next() else { break };
         let entry = model.get_mut(&key).unwrap();
         want.push((deadline, key.clone(), entry.clone()));
-        if table.trailing && rule.reason(entry.times[1], deadline) == Reason::MaxWait {
+        let quiet =
+            matches!(rule, Rule::Quiet { quiet, .. } if entry.times[1].saturating_add(quiet) == deadline);
+        if trailing && !quiet {
             (entry.count, entry.times[0]) = (0, entry.times[1]);
         } else {
             model.remove(&key);
@@ -227,9 +229,9 @@ fn run(rule: Rule, trailing: bool, start: i64, ops: &[Op]) {
             }
             Op::Advance(by) => {
                 clock += by;
-                pop(&mut table, &mut model, rule, clock, usize::MAX);
+                pop(&mut table, &mut model, (rule, trailing), clock, usize::MAX);
             }
-            Op::Pop(max) => pop(&mut table, &mut model, rule, clock, *max),
+            Op::Pop(max) => pop(&mut table, &mut model, (rule, trailing), clock, *max),
             Op::Take(k) => {
                 let got = table.take(&key(*k), |f| Entry::of(&f.row));
                 assert_eq!(got, model.remove(&key(*k)));
@@ -263,7 +265,7 @@ fn run(rule: Rule, trailing: bool, start: i64, ops: &[Op]) {
         let got = table.get(key).map(|p| Entry::of(&p.row));
         assert_eq!(got.as_ref(), Some(entry));
     }
-    pop(&mut table, &mut model, rule, i64::MAX, usize::MAX);
+    pop(&mut table, &mut model, (rule, trailing), i64::MAX, usize::MAX);
     assert!(table.is_empty());
 }
 
