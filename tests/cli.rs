@@ -434,6 +434,7 @@ const METRICS: &[&str] = &[
     "slackwater_calls_total counter node status",
     "slackwater_call_retries_total counter node",
     "slackwater_checkpoint_duration_seconds histogram",
+    "slackwater_checkpoint_phase_seconds_total counter phase",
     "slackwater_checkpoint_timestamp_seconds gauge node partition",
     "slackwater_checkpoints_failed_total counter",
     "slackwater_commit_lag_records gauge partition topic",

@@ -149,12 +149,17 @@ impl Harness {
             op.seal(cx);
             Ok(())
         });
+        self.stores.iter_mut().for_each(Store::begin_seal);
+        self.call(0, |op, cx| {
+            while !op.seal_more(cx, 1).expect("encodes") {}
+            Ok(())
+        });
         let mut rows = Vec::new();
         for store in &mut self.stores {
-            store.seal(&mut rows);
+            store.end_seal_rows(&mut rows);
         }
         self.backend.write(&rows).expect("writes");
-        self.stores.iter_mut().for_each(Store::applied);
+        self.stores.iter_mut().for_each(|store| drop(store.applied()));
         rows.len()
     }
 

@@ -248,9 +248,20 @@ pub trait Operator: Send {
         cx.watermark(cx.clock);
     }
 
-    /// The epoch ends: a resident operator pushes its changed rows into its store.
+    /// The epoch ends: an operator that keeps changed rows in memory fixes which they are, as they are now. Its stores'
+    /// seals begin with it.
     fn seal(&mut self, cx: &mut Cx<'_>) {
         let _ = cx;
+    }
+
+    /// Hands over or puts into the sealed epoch what [`Operator::seal`] fixed, about `rows_max` rows of it; true when all
+    /// of it is there. Called after `seal`, and again while it is false, with the next epoch's records in between.
+    ///
+    /// # Errors
+    /// A row cannot be encoded: the task stops, and the epoch is not committed.
+    fn seal_more(&mut self, cx: &mut Cx<'_>, rows_max: usize) -> Result<bool, StateError> {
+        let _ = (cx, rows_max);
+        Ok(true)
     }
 
     /// From now on [`Operator::oldest`] is asked (`state: { changelog: off }`): called once, before `open`.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    CounterVec, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, CounterVec, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use super::calls::CallCounters;
@@ -40,6 +40,7 @@ pub struct Metrics {
     latency: HistogramVec,
     commit_lag: IntGaugeVec,
     checkpoint_duration: Histogram,
+    checkpoint_phases: CounterVec,
     checkpoints_failed: IntCounter,
     checkpoint_timestamp: GaugeVec,
     state_keys: IntGaugeVec,
@@ -144,6 +145,13 @@ impl Metrics {
                 let h = Histogram::with_opts(opts.buckets(SECONDS.to_vec()))?;
                 r.register(Box::new(h.clone()))?;
                 h
+            },
+            checkpoint_phases: {
+                let opts =
+                    Opts::new("checkpoint_phase_seconds_total", "Time to commit checkpoints, by phase.");
+                let c = CounterVec::new(opts, &["phase"])?;
+                r.register(Box::new(c.clone()))?;
+                c
             },
             checkpoints_failed: {
                 let c = IntCounter::new("checkpoints_failed_total", "Checkpoints that were not committed.")?;
@@ -286,6 +294,7 @@ impl Metrics {
     pub fn checkpoints(&self) -> CheckpointMetrics {
         CheckpointMetrics {
             duration: self.checkpoint_duration.clone(),
+            phases: PHASES.map(|phase| self.checkpoint_phases.with_label_values(&[phase])),
             failed: self.checkpoints_failed.clone(),
         }
     }
@@ -438,10 +447,31 @@ impl SinkMetrics {
     }
 }
 
+/// What a checkpoint's time goes to, in order.
+#[derive(Clone, Copy, Debug)]
+pub enum Phase {
+    /// Rows are encoded and sorted.
+    Sort,
+    /// Rows are handed to the producer.
+    Produce,
+    /// They are acknowledged.
+    Flush,
+    /// The source offsets are added to the transaction.
+    Offsets,
+    /// The transaction, or the offsets without one.
+    Commit,
+    /// Rows are written to local state.
+    Apply,
+}
+
+/// The label of each [`Phase`].
+const PHASES: [&str; 6] = ["sort", "produce", "flush", "offsets", "commit", "apply"];
+
 /// What a commit thread reports.
 #[derive(Clone)]
 pub struct CheckpointMetrics {
     duration: Histogram,
+    phases: [Counter; PHASES.len()],
     failed: IntCounter,
 }
 
@@ -449,6 +479,11 @@ impl CheckpointMetrics {
     /// A checkpoint was committed.
     pub fn done(&self, took: Duration) {
         self.duration.observe(took.as_secs_f64());
+    }
+
+    /// What a phase of one took.
+    pub fn phase(&self, phase: Phase, took: Duration) {
+        self.phases[phase as usize].inc_by(took.as_secs_f64());
     }
 
     /// One was not.

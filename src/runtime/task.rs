@@ -18,7 +18,7 @@ use crate::operators::{
     Call, Cx, Effects, Emit, Load, Operator, OperatorError, Payload, Reason, Reject, Reply, SinkRow, Tally,
 };
 use crate::state::{
-    Backend, Late, META_CLOCKS, META_FORMAT, META_POSITIONS, META_SHAPE, Row, StateError, Store, codec,
+    Backend, Late, META_CLOCKS, META_FORMAT, META_POSITIONS, META_SHAPE, Row, Spent, StateError, Store, codec,
 };
 use crate::topology::{Changelog, ClockMode, NodeKind, OnFailure, SubTopology, Topology};
 
@@ -132,7 +132,7 @@ pub struct Sealed {
     pub epoch: u64,
     /// Changed rows, sorted by key once [`Sealed::finish`] was called.
     pub rows: Vec<Row>,
-    /// What resident operators handed over and nobody has turned into rows yet.
+    /// What nobody has turned into rows yet.
     pub late: Vec<Late>,
     /// Records of Kafka sinks that belong into the checkpoint's transaction: node and row.
     pub outputs: Vec<(usize, SinkRow)>,
@@ -146,6 +146,7 @@ impl Sealed {
         for late in self.late.drain(..) {
             late.append_to(&mut self.rows);
         }
+        // Stable sorting finds the sorted runs that these are.
         self.rows.sort_by(|a, b| a.0.cmp(&b.0));
     }
 }
@@ -195,6 +196,12 @@ pub struct Task {
     epoch: u64,
     outstanding: u64,
     sealed: Option<(u64, u64)>,
+    /// Operators still hold rows of the sealed epoch.
+    copying: bool,
+    /// Of the last epoch, until somebody takes it.
+    spent: Vec<Spent>,
+    /// How many rows an operator copies in one step of a seal.
+    seal_rows: usize,
     policy: OnFailure,
     hybrid: bool,
     /// Without a changelog: positions are held back to what has no durable effect yet.
@@ -214,6 +221,8 @@ pub struct Task {
 /// Format of a task's rows as a whole: how keys are built, what rows there are. What a row holds has a version of its
 /// own, its first byte. State without the row is of format 1.
 const FORMAT: u32 = 1;
+/// Rows that an operator copies before it lets records through again: some milliseconds.
+const SEAL_ROWS: usize = 2048;
 
 /// Records that nodes are told of before they come: as many as the nearest caches hold.
 const WARM_GROUP: usize = 64;
@@ -308,6 +317,9 @@ impl Task {
             epoch: 1,
             outstanding: 0,
             sealed: None,
+            copying: false,
+            spent: Vec::new(),
+            seal_rows: SEAL_ROWS,
             policy: topology.settings.errors.policy(),
             hybrid: topology.settings.time.clock == ClockMode::Hybrid,
             low_watermark: topology.settings.state.changelog == Changelog::Off,
@@ -544,35 +556,42 @@ impl Task {
         Ok(sealed)
     }
 
-    /// Ends the open epoch, unless nothing happened in it or another one is still sealed. The rows may be committed
-    /// when [`Task::is_settled`].
+    /// [`Task::seal_begin`] and as many [`Task::seal_more`] as it takes.
+    ///
+    /// # Errors
+    /// As [`Task::seal_begin`].
+    pub fn seal_late(&mut self, now: Timestamp) -> Result<Option<Sealed>, TaskError> {
+        let mut sealed = self.seal_begin(now)?;
+        if let Some(sealed) = &mut sealed {
+            self.copy(sealed, usize::MAX, now)?;
+        }
+        Ok(sealed)
+    }
+
+    /// Ends the open epoch, unless nothing happened in it or another one is still sealed. What resident operators have
+    /// changed is fixed and only the first of it is copied: [`Task::seal_more`] goes on with that while records come.
+    /// The epoch may be committed when [`Task::is_settled`].
     ///
     /// # Errors
     /// State that cannot be encoded.
-    pub fn seal_late(&mut self, now: Timestamp) -> Result<Option<Sealed>, TaskError> {
+    pub fn seal_begin(&mut self, now: Timestamp) -> Result<Option<Sealed>, TaskError> {
         if self.sealed.is_some() {
             return Ok(None);
         }
-        let mut discard = Step::default();
-        for n in 0..self.nodes.len() {
-            self.with_op(
-                n,
-                0,
-                now,
-                |op, cx| {
-                    op.seal(cx);
-                    Ok(())
-                },
-                &mut discard,
-            )?;
-        }
-        let clean = self.stores.iter().all(Store::is_clean);
+        self.each_op(now, |op, cx| {
+            op.seal(cx);
+            Ok(true)
+        })?;
+        self.stores.iter_mut().for_each(Store::begin_seal);
+        let rows_max = self.seal_rows;
+        self.copying = !self.each_op(now, |op, cx| op.seal_more(cx, rows_max))?;
+        let clean = !self.copying && !self.stores.iter().any(Store::has_sealed);
         if clean && !self.moved && self.outstanding == 0 && self.outputs.is_empty() && !self.may_advance() {
             return Ok(None);
         }
         let (mut rows, mut late) = (Vec::new(), Vec::new());
-        for store in &mut self.stores {
-            store.seal_late(&mut rows, &mut late);
+        if !self.copying {
+            self.stores.iter_mut().for_each(|store| store.end_seal(&mut late));
         }
         let clocks = self.clocks();
         if clocks != self.clocks_saved {
@@ -600,10 +619,60 @@ impl Task {
         Ok(Some(Sealed { epoch, rows, late, outputs, positions }))
     }
 
-    /// Is every delivery of the sealed epoch durable? True when none is sealed.
+    /// Copies some more rows of the sealed epoch into it, as they were when it was sealed. True when it is whole.
+    ///
+    /// # Errors
+    /// An operator failed.
+    pub fn seal_more(&mut self, sealed: &mut Sealed, now: Timestamp) -> Result<bool, TaskError> {
+        let rows_max = self.seal_rows;
+        self.copy(sealed, rows_max, now)?;
+        Ok(!self.copying)
+    }
+
+    fn copy(&mut self, sealed: &mut Sealed, rows_max: usize, now: Timestamp) -> Result<(), TaskError> {
+        if self.copying {
+            self.copying = !self.each_op(now, |op, cx| op.seal_more(cx, rows_max))?;
+            if !self.copying {
+                self.stores.iter_mut().for_each(|store| store.end_seal(&mut sealed.late));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many rows each resident operator copies in [`Task::seal_begin`] and [`Task::seal_more`], in place of some
+    /// thousands. At least 1.
+    pub fn set_seal_rows(&mut self, rows_max: usize) {
+        self.seal_rows = rows_max.max(1);
+    }
+
+    /// Is the sealed epoch not whole yet?
+    #[must_use]
+    pub fn is_copying(&self) -> bool {
+        self.copying
+    }
+
+    /// Calls something of every operator that is done, or not; true if all are.
+    fn each_op(
+        &mut self,
+        now: Timestamp,
+        call: impl Fn(&mut dyn Operator, &mut Cx<'_>) -> Result<bool, StateError>,
+    ) -> Result<bool, TaskError> {
+        let mut discard = Step::default();
+        let mut all = true;
+        for n in 0..self.nodes.len() {
+            let call = |op: &mut dyn Operator, cx: &mut Cx<'_>| {
+                all &= call(op, cx).map_err(OperatorError::Fatal)?;
+                Ok(())
+            };
+            self.with_op(n, 0, now, call, &mut discard)?;
+        }
+        Ok(all)
+    }
+
+    /// Is the sealed epoch whole, and every delivery of it durable? True when none is sealed.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.sealed.is_none_or(|(_, n)| n == 0)
+        !self.copying && self.sealed.is_none_or(|(_, n)| n == 0)
     }
 
     /// The sealed epoch is committed and its rows are in the backend.
@@ -611,9 +680,12 @@ impl Task {
         debug_assert!(self.is_settled(), "an epoch is applied after it settled");
         self.sealed = None;
         self.committed.clone_from(&self.sealed_positions);
-        for store in &mut self.stores {
-            store.applied();
-        }
+        self.spent = self.stores.iter_mut().filter_map(Store::applied).collect();
+    }
+
+    /// What the last applied epoch has left behind, to be dropped where there is time for it.
+    pub fn take_spent(&mut self) -> Vec<Spent> {
+        std::mem::take(&mut self.spent)
     }
 
     fn acked(&mut self, epoch: u64, rows: u64) {

@@ -189,7 +189,8 @@ impl Slot {
         if caught_up || task.next_deadline(false).is_some_and(|at| at <= now) {
             task.step(Input::Clock { caught_up: caught_up && room }, now, step)?;
         }
-        if self.left_at.is_some_and(|at| !self.answered && at.elapsed() < CALLS_GRACE) {
+        let waits = self.left_at.is_some_and(|at| !self.answered && at.elapsed() < CALLS_GRACE);
+        if waits && !task.is_copying() {
             return Ok(busy);
         }
         let full = task.gathered() >= GATHERED_MAX;
@@ -573,8 +574,9 @@ impl Worker {
                 for handle in handles {
                     if let Some(slot) = self.slots.get_mut(&handle.id)
                         && slot.assigned.applied(handle)
-                        && let Some(task) = slot.assigned.task()
+                        && let Some(task) = slot.assigned.task_mut()
                     {
+                        self.committer.free(task.take_spent());
                         self.metrics.committed(handle.id, task);
                     }
                 }

@@ -1,7 +1,9 @@
 //! What an operator sees of its state: a sorted map of bytes, with the current epoch's changes on top.
 //!
-//! Reads look at the open epoch, then at the sealed one (not applied yet), then at the backend. `seal` moves the open
-//! changes into the sealed layer and hands out its rows; `applied` drops that layer once the backend has the rows. A
+//! Reads look at the open epoch, then at the sealed one (not applied yet), then at the backend. [`Store::begin_seal`]
+//! makes the open layer the sealed one; an operator that keeps changes of its own may add them with
+//! [`Store::put_sealed`], bit by bit; [`Store::end_seal`] hands the layer out, and `applied` lets it go once the backend
+//! has the rows. None of them takes longer for more rows: rows are made, and memory is freed, by whoever commits. A
 //! key that is new and goes away within one epoch never leaves memory.
 //!
 //! A store may keep rows that it read from the backend ([`Store::keep_reads`]). A row that is set or deleted is forgotten
@@ -17,40 +19,69 @@ use hashbrown::HashMap;
 
 use super::{Backend, LateRows, Row, StateError, Visit, after_prefix};
 
+/// Rows are copied into buffers of this size.
+const BUFFER_BYTES: usize = 1 << 20;
+
+#[derive(Debug)]
 struct Change {
     value: Option<Bytes>,
     /// The key is known to be in no lower layer: deleting it needs no row.
     fresh: bool,
 }
 
-/// What a resident operator handed over, with the prefix of its store.
-pub struct Late {
-    prefix: Bytes,
-    rows: Box<dyn LateRows>,
+type Layer = BTreeMap<Bytes, Change>;
+
+/// A layer that is not needed any more. To drop it takes as long as there are rows: on a thread that has the time.
+pub struct Spent {
+    _layer: Arc<Layer>,
 }
 
+#[derive(Clone)]
+enum LateKind {
+    Resident { prefix: Bytes, rows: Box<dyn LateRows> },
+    Layer(Arc<Layer>),
+}
+
+/// Rows of a sealed epoch that nobody has made yet.
+#[derive(Clone)]
+pub struct Late(LateKind);
+
 impl Late {
-    /// Appends the rows with their full keys.
-    pub fn append_to(mut self, rows: &mut Vec<Row>) {
-        let prefix = self.prefix;
-        self.rows.visit(&mut |key, value| {
-            let mut full = BytesMut::with_capacity(prefix.len() + key.len());
-            full.put_slice(&prefix);
-            full.put_slice(key);
-            rows.push((full.freeze(), value.map(Bytes::copy_from_slice)));
+    /// Appends the rows with their full keys, sorted. Rows of resident operators are copied, many into one buffer.
+    pub fn append_to(self, rows: &mut Vec<Row>) {
+        let (prefix, mut late) = match self.0 {
+            LateKind::Layer(layer) => {
+                return rows.extend(layer.iter().map(|(k, c)| (k.clone(), c.value.clone())));
+            }
+            LateKind::Resident { prefix, rows } => (prefix, rows),
+        };
+        let mut buffer = BytesMut::new();
+        late.visit(&mut |key, value| {
+            let need = prefix.len() + key.len() + value.map_or(0, <[u8]>::len);
+            if buffer.capacity() < need {
+                buffer = BytesMut::with_capacity(BUFFER_BYTES.max(need));
+            }
+            buffer.put_slice(&prefix);
+            buffer.put_slice(key);
+            let full = buffer.split().freeze();
+            let value = value.map(|value| {
+                buffer.put_slice(value);
+                buffer.split().freeze()
+            });
+            rows.push((full, value));
         });
     }
 }
 
-impl Clone for Late {
+impl Clone for Box<dyn LateRows> {
     fn clone(&self) -> Self {
-        Late { prefix: self.prefix.clone(), rows: self.rows.boxed() }
+        self.boxed()
     }
 }
 
 impl std::fmt::Debug for Late {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Late").field("prefix", &self.prefix).finish_non_exhaustive()
+        f.debug_struct("Late").finish_non_exhaustive()
     }
 }
 
@@ -94,9 +125,10 @@ impl Reads {
 /// One store of one node of one task. Keys and values given and taken are without the store's prefix.
 pub struct Store {
     prefix: Bytes,
-    open: BTreeMap<Bytes, Change>,
+    open: Layer,
     late: Vec<Late>,
-    sealed: BTreeMap<Bytes, Option<Bytes>>,
+    /// Nobody else has it until `end_seal`.
+    sealed: Arc<Layer>,
     /// Only behind [`Store::keep_reads`]. A cell, since reading does not change the store.
     reads: Option<RefCell<Reads>>,
     backend: Arc<dyn Backend>,
@@ -113,7 +145,7 @@ impl Store {
             prefix: prefix.freeze(),
             open: BTreeMap::new(),
             late: Vec::new(),
-            sealed: BTreeMap::new(),
+            sealed: Arc::default(),
             reads: None,
             backend,
         }
@@ -149,8 +181,8 @@ impl Store {
         if let Some(change) = self.open.get(&full) {
             return Ok(change.value.clone());
         }
-        if let Some(value) = self.sealed.get(&full) {
-            return Ok(value.clone());
+        if let Some(change) = self.sealed.get(&full) {
+            return Ok(change.value.clone());
         }
         let Some(reads) = &self.reads else { return self.backend.get(&full) };
         if let Some(value) = reads.borrow_mut().get(&full) {
@@ -188,11 +220,11 @@ impl Store {
         }
     }
 
-    /// Rows of a resident structure: handed on at the next [`Store::seal`], not read back by `get`. For operators that
+    /// Rows of a resident structure: handed on by [`Store::end_seal`], not read back by `get`. For operators that
     /// keep their whole state in memory.
     pub fn push_rows(&mut self, rows: Box<dyn LateRows>) {
         if !rows.is_empty() {
-            self.late.push(Late { prefix: self.prefix.clone(), rows });
+            self.late.push(Late(LateKind::Resident { prefix: self.prefix.clone(), rows }));
         }
     }
 
@@ -213,8 +245,8 @@ impl Store {
         let overlay = std::iter::from_fn(move || {
             let (first_sealed, first_open) = (sealed.peek().map(|(k, _)| *k), open.peek().map(|(k, _)| *k));
             match (first_sealed, first_open) {
-                (Some(s), Some(o)) if s < o => sealed.next().map(|(k, v)| (&k[..], v.as_ref())),
-                (Some(_), None) => sealed.next().map(|(k, v)| (&k[..], v.as_ref())),
+                (Some(s), Some(o)) if s < o => sealed.next().map(|(k, c)| (&k[..], c.value.as_ref())),
+                (Some(_), None) => sealed.next().map(|(k, c)| (&k[..], c.value.as_ref())),
                 (s, Some(o)) => {
                     if s == Some(o) {
                         sealed.next();
@@ -256,33 +288,53 @@ impl Store {
         Ok(())
     }
 
-    /// Nothing changed since the last seal?
+    /// Has the epoch that is being sealed changes so far?
     #[must_use]
-    pub fn is_clean(&self) -> bool {
-        self.open.is_empty() && self.late.is_empty()
+    pub fn has_sealed(&self) -> bool {
+        !self.sealed.is_empty() || !self.late.is_empty()
     }
 
-    /// [`Store::seal_late`], with everything as rows, sorted by key.
+    /// [`Store::begin_seal`] and [`Store::end_seal`], with everything as rows, sorted by key.
     pub fn seal(&mut self, rows: &mut Vec<Row>) {
+        self.begin_seal();
+        self.end_seal_rows(rows);
+    }
+
+    /// [`Store::end_seal`], with everything as rows, sorted by key.
+    pub fn end_seal_rows(&mut self, rows: &mut Vec<Row>) {
         let (from, mut late) = (rows.len(), Vec::new());
-        self.seal_late(rows, &mut late);
+        self.end_seal(&mut late);
         late.into_iter().for_each(|l| l.append_to(rows));
         rows[from..].sort_by(|a, b| a.0.cmp(&b.0));
     }
 
-    /// Ends the epoch: appends its rows, sorted by key, to `rows`, and what resident operators handed over to `late`.
-    /// Only one sealed epoch at a time: the one before must have been applied.
-    pub fn seal_late(&mut self, rows: &mut Vec<Row>, late: &mut Vec<Late>) {
+    /// Ends the epoch: its changes are those of the sealed one from now on. Only one sealed epoch at a time: the one
+    /// before must have been applied.
+    pub fn begin_seal(&mut self) {
         debug_assert!(self.sealed.is_empty(), "one sealed epoch at a time");
-        let open = std::mem::take(&mut self.open);
-        rows.extend(open.iter().map(|(k, c)| (k.clone(), c.value.clone())));
-        late.append(&mut self.late);
-        self.sealed = open.into_iter().map(|(k, c)| (k, c.value)).collect();
+        self.sealed = Arc::new(std::mem::take(&mut self.open));
     }
 
-    /// The backend has the sealed rows.
-    pub fn applied(&mut self) {
-        self.sealed = BTreeMap::new();
+    /// Sets a key as it was when the epoch was sealed; between `begin_seal` and `end_seal`.
+    pub fn put_sealed(&mut self, key: &[u8], value: Bytes) {
+        let full = self.full(key);
+        self.forget_read(&full);
+        let sealed = Arc::get_mut(&mut self.sealed).expect("the layer has not been handed out");
+        sealed.insert(full, Change { value: Some(value), fresh: false });
+    }
+
+    /// The sealed epoch is whole: hands out its rows, and what resident operators have handed over.
+    pub fn end_seal(&mut self, late: &mut Vec<Late>) {
+        late.append(&mut self.late);
+        if !self.sealed.is_empty() {
+            late.push(Late(LateKind::Layer(Arc::clone(&self.sealed))));
+        }
+    }
+
+    /// The backend has the sealed rows. What is given back may be dropped anywhere.
+    pub fn applied(&mut self) -> Option<Spent> {
+        let layer = std::mem::take(&mut self.sealed);
+        (!layer.is_empty()).then_some(Spent { _layer: layer })
     }
 }
 

@@ -75,6 +75,8 @@ tally! {
     repeated,
     /// Answers that came too late for their assignment.
     stale,
+    /// Steps of a seal that left rows to copy.
+    pieces,
 }
 
 /// Writes a line of the trace, where somebody reads it.

@@ -439,6 +439,7 @@ impl Process {
         let sealed = slot.assigned.seal(true, env.wall).map_err(|e| format!("the task stopped: {e}"))?;
         if sealed {
             note!(env, "p{} seals {partition}", self.number);
+            env.tally.pieces += u64::from(slot.assigned.is_copying());
         }
         Ok(sealed)
     }
@@ -719,6 +720,8 @@ impl Process {
         let backend: Arc<dyn Backend> = Arc::clone(&disk.backend) as Arc<dyn Backend>;
         let task = Task::open(&env.shape.topology, handle.id, &backend, env.wall, &mut self.step);
         let mut task = task.map_err(|e| format!("the task does not start: {e}"))?;
+        // So that there is something left to copy when the next records come.
+        task.set_seal_rows(1);
         for (reader, start) in slot.readers.iter().zip(&starts) {
             if let Some(start) = start {
                 task.start_at(reader.input.0, *start);

@@ -65,8 +65,6 @@ pub struct Aggregate {
     grouping: Grouping,
     /// Kept for its memory.
     inputs: Vec<Json>,
-    /// The last epoch could not be written: nothing may go on top of it.
-    broken: Option<StateError>,
 }
 
 impl Aggregate {
@@ -92,7 +90,7 @@ impl Aggregate {
             None => false,
         };
         let plan = Plan::new(config, overlapping);
-        Aggregate { plan, is_final, grouping, inputs: Vec::new(), broken: None }
+        Aggregate { plan, is_final, grouping, inputs: Vec::new() }
     }
 
     fn rows(&self) -> &Rows {
@@ -101,6 +99,15 @@ impl Aggregate {
             Grouping::Time(g) => &g.rows,
             Grouping::Session(g) => &g.rows,
             Grouping::Sliding(g) => &g.rows,
+        }
+    }
+
+    fn rows_mut(&mut self) -> &mut Rows {
+        match &mut self.grouping {
+            Grouping::Plain(g) => &mut g.rows,
+            Grouping::Time(g) => &mut g.rows,
+            Grouping::Session(g) => &mut g.rows,
+            Grouping::Sliding(g) => &mut g.rows,
         }
     }
 
@@ -127,9 +134,6 @@ impl Operator for Aggregate {
     }
 
     fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
-        if let Some(error) = &self.broken {
-            return Err(OperatorError::Fatal(error.clone()));
-        }
         self.plan.parse(&mut record);
         let key = match self.plan.key(&record) {
             Ok(Some(key)) => key,
@@ -161,9 +165,6 @@ impl Operator for Aggregate {
     }
 
     fn on_time(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
-        if let Some(error) = &self.broken {
-            return Err(OperatorError::Fatal(error.clone()));
-        }
         match &mut self.grouping {
             Grouping::Plain(_) => {}
             Grouping::Time(g) => g.on_time(&self.plan, cx)?,
@@ -184,17 +185,23 @@ impl Operator for Aggregate {
         cx.watermark(held.map_or(cx.clock, |at| cx.clock.min(Timestamp(at))));
     }
 
-    fn seal(&mut self, cx: &mut Cx<'_>) {
-        let store = cx.store(0);
-        let sealed = match &mut self.grouping {
-            Grouping::Plain(g) => g.rows.seal(store),
-            Grouping::Time(g) => g.seal(store),
-            Grouping::Session(g) => g.seal(store),
-            Grouping::Sliding(g) => g.seal(store),
-        };
-        if let Err(error) = sealed {
-            self.broken = Some(error);
+    fn seal(&mut self, _: &mut Cx<'_>) {
+        match &mut self.grouping {
+            Grouping::Plain(g) => g.rows.seal(),
+            Grouping::Time(g) => g.seal(),
+            Grouping::Session(g) => g.seal(),
+            Grouping::Sliding(g) => g.seal(),
         }
+    }
+
+    fn seal_more(&mut self, cx: &mut Cx<'_>, rows_max: usize) -> Result<bool, StateError> {
+        let may_evict = match &self.grouping {
+            Grouping::Time(g) => g.may_evict(),
+            Grouping::Plain(_) | Grouping::Session(_) | Grouping::Sliding(_) => true,
+        };
+        let cells = &mut self.rows_mut().cells;
+        Ok(cells.flush_frozen(cx.store(0), rows_max)?
+            && (!may_evict || cells.evict(rows_max.saturating_mul(4))))
     }
 
     fn load(&self) -> Load {

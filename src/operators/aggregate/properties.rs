@@ -58,6 +58,7 @@ fn check(window: &Json, emit: &str, input: &[(&str, i64, i64)], model: &[Vec<Out
             match random.below(6) {
                 0 if restarts => n.restart(),
                 1 if restarts => n.checkpoint(),
+                2..=4 if restarts => n.checkpoint_piece(),
                 _ => {}
             }
         }
@@ -238,6 +239,7 @@ fn sliding_windows_are_what_their_records_say() {
                 match random.below(6) {
                     0 => n.restart(),
                     1 => n.checkpoint(),
+                    2..=4 => n.checkpoint_piece(),
                     _ => {}
                 }
             }
@@ -297,6 +299,7 @@ fn suppress_is_a_list_that_is_searched() {
             match random.below(6) {
                 0 => n.restart(),
                 1 => n.checkpoint(),
+                2..=4 => n.checkpoint_piece(),
                 _ => {}
             }
         }

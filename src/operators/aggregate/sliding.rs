@@ -355,8 +355,8 @@ impl Sliding {
         self.remove_before(self.needed_from(cx.clock), cx)
     }
 
-    pub(super) fn seal(&mut self, store: &mut Store) -> Result<(), StateError> {
-        self.rows.seal(store)
+    pub(super) fn seal(&mut self) {
+        self.rows.seal();
     }
 
     pub(super) fn len(&self) -> usize {
