@@ -8,6 +8,7 @@
 
 mod functions;
 mod kinds;
+mod object;
 mod rewrite;
 
 use std::cell::RefCell;
@@ -28,6 +29,7 @@ use serde::Deserialize;
 pub use ::vrl::value::Kind;
 pub use functions::DENIED;
 pub use kinds::{element, kind_of, object, types_of, with_field};
+use object::ObjectOf;
 use rewrite::Fixes;
 
 use super::problem::{Problem, near};
@@ -86,7 +88,12 @@ impl VrlCompiler {
         }
         let (program, used) = self.program(text, span.as_ref(), vars, value)?;
         let result = program.final_type_info().result.kind().clone();
-        Ok((Arc::new(Compiled::new(program, text, &used)), result))
+        let function: Arc<dyn Function> = match ObjectOf::of(Compiled::new(program, text, &used), text, vars)
+        {
+            Ok(object) => Arc::new(object),
+            Err(program) => Arc::new(program),
+        };
+        Ok((function, result))
     }
 
     /// The program, and which of the names it uses.

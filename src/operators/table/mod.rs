@@ -93,7 +93,7 @@ impl TableConfig {
 /// The only store: rows.
 const ROWS: usize = 0;
 /// Rows that were read and are kept in memory, bytes per table and task.
-const READS_BYTES: usize = 32 << 20;
+const READS_BYTES: usize = 48 << 20;
 /// Format of a plain row.
 const VERSION: u8 = 1;
 
