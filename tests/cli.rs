@@ -650,3 +650,46 @@ fn a_starter_is_a_good_topology_that_explains_itself() {
     let topic = &json["sub_topologies"][0]["repartition_topics"][0]["topic"];
     assert_eq!(topic, "my-count-per-minute-repartition");
 }
+
+/// What `docs/changing-a-topology.md` says: state is kept, or the start is refused with the way out.
+#[test]
+fn state_of_another_shape_is_refused_and_what_may_change_may() {
+    let dir = folder();
+    let state = dir.path().join("state").display().to_string();
+    let run = |operators: &str, from: &str| {
+        let text = format!(
+            "name: t\nsources: {{ in: {{ generate: {{ rate: 10000/s, keys: 1, count: 5 }} }} }}\noperators:\n{operators}\
+             sinks: {{ out: {{ from: {from}, stdout: {{}} }} }}\n"
+        );
+        let path = file(&dir, "t.yaml", &text);
+        end(&mut slackwater(&["run", &path, "--state-dir", &state, "--admin", "127.0.0.1:0"]))
+    };
+    let counts = |ended: &Ended| -> Vec<u64> {
+        assert_eq!(ended.code, 0, "{}{}", ended.out, ended.err);
+        let rows = ended.out.lines().map(|line| serde_json::from_str::<Json>(line).expect("is JSON"));
+        rows.filter_map(|row| row["value"].as_u64()).collect()
+    };
+    let count = "  n: { from: in, aggregate: { count: {} } }\n";
+    assert_eq!(counts(&run(count, "n")), [1, 2, 3, 4, 5]);
+    // New nodes without state, a new node with state, another expression: what was counted is kept.
+    let more = "  some: { from: in, filter: .n >= 0 }\n  n: { from: some, aggregate: { count: {} } }\n  \
+                m: { from: some, aggregate: { sum: .n } }\n";
+    assert_eq!(counts(&run(more, "n")), [6, 7, 8, 9, 10]);
+    let refused = [
+        ("  renamed: { from: in, aggregate: { count: {} } }\n", "renamed"),
+        ("  n: { from: in, aggregate: { sum: .n } }\n", "n"),
+        ("  n: { from: in, aggregate: { count: {}, window: { tumbling: 1m } } }\n", "n"),
+        ("  n: { from: in, debounce: { quiet: 1s } }\n", "n"),
+        ("  n: { from: in, filter: true }\n", "n"),
+    ];
+    for (operators, from) in refused {
+        let ended = run(operators, from);
+        assert_eq!((ended.code, ended.out.as_str()), (1, ""), "{operators}{}", ended.err);
+        for part in ["n = aggregate: count", "slackwater reset", "Give the topology a new name"] {
+            let said = ended.err.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(said.contains(part), "{operators}: {part} is not in {said}");
+        }
+    }
+    // Nothing of it was lost by that.
+    assert_eq!(counts(&run(more, "n")), [11, 12, 13, 14, 15]);
+}
