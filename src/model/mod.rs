@@ -9,7 +9,7 @@ pub mod units;
 pub mod value;
 
 pub use expr::{EvalError, Expr, Function, Scope, Template};
-pub use record::{Change, Headers, Origin, Record, WINDOW_HEADER, Window};
+pub use record::{CHANGE_HEADER, Change, Headers, Origin, Record, WINDOW_HEADER, Window};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
 pub use units::{Millis, Rate, Size};
 pub use value::{Json, Value, key_text};

@@ -26,6 +26,7 @@ mod merge;
 mod peek;
 pub mod rate_limit;
 mod registry;
+mod regroup;
 pub mod retry;
 pub mod suppress;
 pub mod table;
@@ -47,6 +48,7 @@ pub use merge::MergeConfig;
 pub use peek::PeekConfig;
 pub use rate_limit::{RateLimitConfig, RateScope};
 pub use registry::NodeConfig;
+pub use regroup::RegroupConfig;
 pub use suppress::SuppressConfig;
 pub use table::TableConfig;
 pub use window::WindowConfig;
@@ -355,6 +357,7 @@ impl SinkRow {
     #[must_use]
     pub fn exceeds(&self, bytes_max: usize) -> bool {
         let headers: usize = self.record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let old = self.record.change.as_ref().and_then(|change| change.old.bytes()).map_or(0, |old| old.len());
         let content = match &self.payload {
             Payload::Texts(texts) => texts.iter().flatten().map(Bytes::len).sum(),
             // A control character in a text is one byte here and six in JSON.
@@ -364,7 +367,7 @@ impl SinkRow {
                     + self.record.value.bytes().map_or(0, |bytes| bytes.len())
             }
         };
-        content + headers > bytes_max
+        content + headers + old > bytes_max
     }
 }
 

@@ -17,6 +17,7 @@ use super::key_by::{KeyBy, KeyByConfig};
 use super::map::{FlatMap, Map, MapConfig};
 use super::merge::{Merge, MergeConfig};
 use super::peek::{Peek, PeekConfig};
+use super::regroup::{Regroup, RegroupConfig};
 use super::suppress::{Suppress, SuppressConfig};
 use super::table::{Table, TableConfig};
 use super::{Operator, Problem};
@@ -54,6 +55,9 @@ pub enum NodeConfig {
     Table(TableConfig),
     /// Joins the node's records with those of another node.
     Join(Box<JoinConfig>),
+    /// Sends a table's changes to the groups that its rows belong to. Put in by the topology: never in a file.
+    #[serde(skip)]
+    Regroup(RegroupConfig),
 }
 
 impl NodeConfig {
@@ -75,10 +79,11 @@ impl NodeConfig {
             NodeConfig::Dedupe(_) => "dedupe",
             NodeConfig::Table(_) => "table",
             NodeConfig::Join(_) => "join",
+            NodeConfig::Regroup(_) => "regroup",
         }
     }
 
-    /// All kinds, as written in YAML.
+    /// All kinds that are written in YAML.
     pub const KINDS: &'static [&'static str] = &[
         "filter",
         "map",
@@ -116,6 +121,7 @@ impl NodeConfig {
             NodeConfig::Dedupe(c) => Box::new(Dedupe::new(c)),
             NodeConfig::Table(c) => Box::new(Table::new(c)),
             NodeConfig::Join(c) => join::build(c),
+            NodeConfig::Regroup(c) => Box::new(Regroup::new(c)),
         }
     }
 
@@ -142,7 +148,8 @@ impl NodeConfig {
             | NodeConfig::KeyBy(_)
             | NodeConfig::Branch(_)
             | NodeConfig::Merge(_)
-            | NodeConfig::Peek(_) => None,
+            | NodeConfig::Peek(_)
+            | NodeConfig::Regroup(_) => None,
         }
     }
 
@@ -160,7 +167,7 @@ impl NodeConfig {
     /// Does it give records another key?
     #[must_use]
     pub fn changes_key(&self) -> bool {
-        matches!(self, NodeConfig::KeyBy(_))
+        matches!(self, NodeConfig::KeyBy(_) | NodeConfig::Regroup(_))
     }
 
     /// Must all records of a key come to the same task for its result to be right? After a change of the key such a
@@ -195,7 +202,11 @@ impl NodeConfig {
     /// Does it ask for the changes of tables ([`crate::model::Change`])? To others a table is a stream of new values.
     #[must_use]
     pub fn takes_changes(&self) -> bool {
-        matches!(self, NodeConfig::Join(_))
+        match self {
+            NodeConfig::Join(_) | NodeConfig::Regroup(_) => true,
+            NodeConfig::Aggregate(c) => c.over_table,
+            _ => false,
+        }
     }
 
     /// Is it a join of two tables by a foreign key? Both must be whole in its task.
@@ -286,6 +297,7 @@ impl NodeConfig {
             NodeConfig::Dedupe(c) => c.by.iter_mut().map(|e| (e, &[] as &[&str])).collect(),
             NodeConfig::Table(_) => Vec::new(),
             NodeConfig::Join(c) => c.exprs_mut(),
+            NodeConfig::Regroup(c) => vec![(&mut c.0, &[])],
         }
     }
 
@@ -307,7 +319,8 @@ impl NodeConfig {
             | NodeConfig::Map(_)
             | NodeConfig::FlatMap(_)
             | NodeConfig::Merge(_)
-            | NodeConfig::Peek(_) => Vec::new(),
+            | NodeConfig::Peek(_)
+            | NodeConfig::Regroup(_) => Vec::new(),
         }
     }
 
@@ -324,6 +337,7 @@ impl NodeConfig {
             NodeConfig::Dedupe(c) => format!("dedupe {}", c.within),
             NodeConfig::Table(c) => c.label(),
             NodeConfig::Join(c) => c.label(),
+            NodeConfig::Regroup(c) => format!("group by {}", c.0.text()),
             other => other.kind_name().into(),
         }
     }

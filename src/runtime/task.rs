@@ -255,7 +255,12 @@ impl Task {
                 clock: Timestamp::MIN,
                 seen: vec![Timestamp::MIN; node.inputs.len().max(1)],
                 children,
-                takes_changes: matches!(&node.kind, NodeKind::Operator(c) if c.takes_changes()),
+                takes_changes: match &node.kind {
+                    NodeKind::Source(_) => false,
+                    NodeKind::Operator(c) => c.takes_changes(),
+                    // A repartition topic carries them on.
+                    NodeKind::Sink(_) => node.made_for.is_some(),
+                },
                 tally: Tally::default(),
             });
         }

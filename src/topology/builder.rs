@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, joins, repartition, sub,
+    Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, joins, repartition, sub, tables,
 };
 use crate::operators::{NodeConfig, TableConfig};
 use crate::sinks::SinkConfig;
@@ -155,6 +155,7 @@ impl TopologyBuilder {
             withs.push(with);
         }
         joins::settle(&mut nodes, &withs, &mut problems);
+        tables::settle(&mut nodes, &mut problems);
         if problems.is_empty() {
             check_cycles(&nodes, &mut problems);
         }

@@ -11,6 +11,7 @@ mod repartition;
 mod settings;
 mod source;
 mod sub;
+mod tables;
 
 pub use builder::{GraphProblem, TopologyBuilder};
 pub use repartition::{Repartition, Uneven};

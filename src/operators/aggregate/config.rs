@@ -56,6 +56,10 @@ pub struct AggregateConfig {
     /// Sessions are merged by it too, the later one as `.`.
     #[serde(default)]
     pub reduce: Option<Expr>,
+    /// With `reduce` over a table, needed there: the result without a row that is replaced or deleted, from `acc` and the
+    /// old row (`.`). `null` removes the key's result.
+    #[serde(default)]
+    pub subtract: Option<Expr>,
     /// A result of any shape, by expressions of your own.
     #[serde(default)]
     pub fold: Option<FoldConfig>,
@@ -63,6 +67,9 @@ pub struct AggregateConfig {
     /// `last(..)`, `distinct(..)`, `collect(.x)` or `collect(.x, 50)`, `top(.x, 3)`.
     #[serde(default)]
     pub fields: Option<FieldsConfig>,
+    /// Does it read a table? Set by the topology.
+    #[serde(skip)]
+    pub over_table: bool,
 }
 
 /// When results leave.
@@ -157,7 +164,7 @@ impl AggregateConfig {
         self.window.is_none()
     }
 
-    fn chosen(&self) -> Vec<&'static str> {
+    pub(super) fn chosen(&self) -> Vec<&'static str> {
         let set = [
             ("count", self.count.is_some()),
             ("sum", self.sum.is_some()),
@@ -220,6 +227,13 @@ impl AggregateConfig {
                 }
             }
         }
+        if self.subtract.is_some() && self.reduce.is_none() {
+            problem(
+                ".subtract",
+                "it belongs to `reduce`, and there is none",
+                "remove it; a `fold` has its own: `fold: { init: .., step: .., subtract: .. }`",
+            );
+        }
         let session =
             matches!(self.window.and_then(|w| w.kind()), Some(WindowKind::Session { gap }) if gap > 0);
         if session && self.fold.as_ref().is_some_and(|f| f.merge.is_none()) {
@@ -248,7 +262,7 @@ impl AggregateConfig {
         let mut out: Vec<(&mut Expr, _)> = single.into_iter().flatten().map(|e| (e, none)).collect();
         out.extend(self.collect.as_mut().map(|c| (&mut c.of, none)));
         out.extend(self.top.as_mut().map(|t| (&mut t.of, none)));
-        out.extend(self.reduce.as_mut().map(|e| (e, &["acc"] as &[&str])));
+        out.extend(self.reduce.iter_mut().chain(&mut self.subtract).map(|e| (e, &["acc"] as &[&str])));
         if let Some(fold) = &mut self.fold {
             out.push((&mut fold.step, &["acc"]));
             out.extend(fold.merge.as_mut().map(|e| (e, &["left", "right"] as &[&str])));
@@ -282,7 +296,9 @@ impl AggregateConfig {
         }
         let window = self.window.map(|w| WindowConfig { grace: None, ..w }.label());
         let over = window.map(|w| format!(" {w}")).unwrap_or_default();
-        format!("aggregate{over}: {}", functions.join(", "))
+        // Rows of a table are taken back as well: what counted records before would never come right.
+        let table = if self.over_table { " over a table" } else { "" };
+        format!("aggregate{over}{table}: {}", functions.join(", "))
     }
 
     /// How long after a window's end a `suppress` below holds its result; `None` without windows.

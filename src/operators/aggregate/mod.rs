@@ -6,6 +6,8 @@
 //! found as long as it takes records. A record without a key is dropped and counted; one without a value is dropped
 //! where Kafka Streams drops it (no window, sliding windows) and counted by `count`, `reduce` and `fold` elsewhere.
 //!
+//! Over a table rows are added and taken back (`over_table`).
+//!
 //! `config` and `fields` are the settings, `plan` what is computed, `part` what is remembered, `rows` where; `plain`,
 //! `time`, `session` and `sliding` are the four ways of grouping in time.
 //!
@@ -17,6 +19,7 @@
 
 mod config;
 mod fields;
+mod over_table;
 mod part;
 mod plain;
 mod plan;
@@ -35,6 +38,7 @@ use bytes::Bytes;
 
 pub use config::{AggregateConfig, CollectConfig, CountConfig, EmitConfig, FoldConfig, TopConfig};
 pub use fields::{FieldConfig, FieldFunction, FieldsConfig};
+use over_table::OverTable;
 use plain::Plain;
 use plan::Plan;
 use rows::{Fail, Incoming, Rows};
@@ -52,6 +56,7 @@ const FINALS_MAX: usize = 1024;
 
 enum Grouping {
     Plain(Plain),
+    Table(OverTable),
     Time(TimeWindows),
     Session(Sessions),
     Sliding(Sliding),
@@ -76,6 +81,7 @@ impl Aggregate {
         let grace = config.window.map_or(0, |w| w.grace().0);
         let kind = config.window.and_then(|w| w.kind());
         let grouping = match kind {
+            _ if config.over_table => Grouping::Table(OverTable::new()),
             None => Grouping::Plain(Plain::new()),
             Some(WindowKind::Time { size, advance }) => {
                 Grouping::Time(TimeWindows::new(size, advance, grace, is_final))
@@ -96,7 +102,7 @@ impl Aggregate {
 
     fn rows(&self) -> &Rows {
         match &self.grouping {
-            Grouping::Plain(g) => &g.rows,
+            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => &g.rows,
             Grouping::Time(g) => &g.rows,
             Grouping::Session(g) => &g.rows,
             Grouping::Sliding(g) => &g.rows,
@@ -107,7 +113,7 @@ impl Aggregate {
         self.plan.inputs(record, &mut self.inputs)?;
         let incoming = Incoming { plan: &self.plan, key, record, inputs: &self.inputs };
         match &mut self.grouping {
-            Grouping::Plain(g) => g.on_record(incoming, cx),
+            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => g.on_record(incoming, cx),
             Grouping::Time(g) => g.on_record(incoming, cx),
             Grouping::Session(g) => g.on_record(incoming, cx),
             Grouping::Sliding(g) => g.on_record(incoming, cx),
@@ -118,7 +124,7 @@ impl Aggregate {
 impl Operator for Aggregate {
     fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
         match &mut self.grouping {
-            Grouping::Plain(g) => g.open(cx),
+            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => g.open(cx),
             Grouping::Time(g) => g.open(cx),
             Grouping::Session(g) => g.open(cx),
             Grouping::Sliding(g) => g.open(cx),
@@ -128,6 +134,9 @@ impl Operator for Aggregate {
     fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         if let Some(error) = &self.broken {
             return Err(OperatorError::Fatal(error.clone()));
+        }
+        if let Grouping::Table(table) = &mut self.grouping {
+            return table.on_record(&self.plan, record, cx);
         }
         self.plan.parse(&mut record);
         let key = match self.plan.key(&record) {
@@ -147,7 +156,7 @@ impl Operator for Aggregate {
 
     fn deadline(&self) -> Option<Timestamp> {
         match &self.grouping {
-            Grouping::Plain(_) => None,
+            Grouping::Plain(_) | Grouping::Table(_) => None,
             Grouping::Time(g) => g.deadline(),
             Grouping::Session(g) => g.deadline(),
             Grouping::Sliding(g) => g.deadline(),
@@ -159,7 +168,7 @@ impl Operator for Aggregate {
             return Err(OperatorError::Fatal(error.clone()));
         }
         match &mut self.grouping {
-            Grouping::Plain(_) => {}
+            Grouping::Plain(_) | Grouping::Table(_) => {}
             Grouping::Time(g) => g.on_time(&self.plan, cx)?,
             Grouping::Session(g) => g.on_time(&self.plan, cx)?,
             Grouping::Sliding(g) => g.on_time(&self.plan, cx)?,
@@ -170,7 +179,7 @@ impl Operator for Aggregate {
     fn on_watermark(&mut self, cx: &mut Cx<'_>) {
         let held = match &self.grouping {
             _ if !self.is_final => None,
-            Grouping::Plain(_) => None,
+            Grouping::Plain(_) | Grouping::Table(_) => None,
             Grouping::Time(g) => g.held(),
             Grouping::Session(g) => g.held(),
             Grouping::Sliding(g) => g.held(),
@@ -181,7 +190,7 @@ impl Operator for Aggregate {
     fn seal(&mut self, cx: &mut Cx<'_>) {
         let store = cx.store(0);
         let sealed = match &mut self.grouping {
-            Grouping::Plain(g) => g.rows.seal(store),
+            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => g.rows.seal(store),
             Grouping::Time(g) => g.seal(store),
             Grouping::Session(g) => g.seal(store),
             Grouping::Sliding(g) => g.seal(store),
@@ -195,7 +204,7 @@ impl Operator for Aggregate {
         let (rows, open) = (
             self.rows(),
             match &self.grouping {
-                Grouping::Plain(_) | Grouping::Time(_) => 0,
+                Grouping::Plain(_) | Grouping::Table(_) | Grouping::Time(_) => 0,
                 Grouping::Session(g) => g.len(),
                 Grouping::Sliding(g) => g.len(),
             },

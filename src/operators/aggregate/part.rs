@@ -50,6 +50,16 @@ impl Number {
         Number::Float((self.float() + other.float()).clamp(f64::MIN, f64::MAX))
     }
 
+    /// The difference, by the same rules.
+    pub(super) fn minus(self, other: Number) -> Number {
+        if let (Number::Whole(a), Number::Whole(b)) = (self, other)
+            && let Some(difference) = a.checked_sub(b)
+        {
+            return Number::Whole(difference);
+        }
+        Number::Float((self.float() - other.float()).clamp(f64::MIN, f64::MAX))
+    }
+
     fn json(self) -> Json {
         match self {
             Number::Whole(n) => Json::from(n),
