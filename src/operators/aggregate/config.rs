@@ -52,6 +52,10 @@ pub struct AggregateConfig {
     /// How many different values. Exact: it keeps each of them.
     #[serde(default)]
     pub distinct: Option<Expr>,
+    /// How many different values, about: 1.6 % standard error, as good as exact up to a few hundred. It keeps at most
+    /// 4 KiB (HyperLogLog).
+    #[serde(default)]
+    pub approx_distinct: Option<Expr>,
     /// The result so far (`acc`) and the record (`.`) to the new result; the first record's value is taken as it is.
     /// Sessions are merged by it too, the later one as `.`.
     #[serde(default)]
@@ -64,7 +68,7 @@ pub struct AggregateConfig {
     #[serde(default)]
     pub fold: Option<FoldConfig>,
     /// Several results as one object: name to `count()`, `sum(.amount)`, `min(..)`, `max(..)`, `avg(..)`, `first(..)`,
-    /// `last(..)`, `distinct(..)`, `collect(.x)` or `collect(.x, 50)`, `top(.x, 3)`.
+    /// `last(..)`, `distinct(..)`, `approx_distinct(..)`, `collect(.x)` or `collect(.x, 50)`, `top(.x, 3)`.
     #[serde(default)]
     pub fields: Option<FieldsConfig>,
     /// Does it read a table? Set by the topology.
@@ -176,6 +180,7 @@ impl AggregateConfig {
             ("collect", self.collect.is_some()),
             ("top", self.top.is_some()),
             ("distinct", self.distinct.is_some()),
+            ("approx_distinct", self.approx_distinct.is_some()),
             ("reduce", self.reduce.is_some()),
             ("fold", self.fold.is_some()),
             ("fields", self.fields.is_some()),
@@ -257,6 +262,7 @@ impl AggregateConfig {
             &mut self.first,
             &mut self.last,
             &mut self.distinct,
+            &mut self.approx_distinct,
         ];
         let none: &'static [&'static str] = &[];
         let mut out: Vec<(&mut Expr, _)> = single.into_iter().flatten().map(|e| (e, none)).collect();

@@ -29,6 +29,7 @@ mod properties;
 pub(super) mod rig;
 mod rows;
 mod session;
+mod sketch;
 mod sliding;
 #[cfg(test)]
 mod tests;

@@ -405,7 +405,7 @@ mod tests {
         };
         check(json!({ "count": {}, "by": ".a" }), &[]);
         check(json!({ "count": {}, "window": { "tumbling": "1m" } }), &["aggregate.window"]);
-        for name in ["min", "max", "first", "last", "distinct"] {
+        for name in ["min", "max", "first", "last", "distinct", "approx_distinct"] {
             check(json!({ name: ".a" }), &[&format!("aggregate.{name}")]);
         }
         check(json!({ "collect": { "of": ".a" } }), &["aggregate.collect"]);

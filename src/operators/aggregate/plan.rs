@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::config::{AggregateConfig, CollectConfig};
 use super::fields::{FieldConfig, FieldFunction};
 use super::part::{Acc, Number, PART_BYTES_MAX, Part, SET_ITEM_BYTES, canonical, compare, size};
+use super::sketch::Sketch;
 use crate::model::{EvalError, Expr, Json, Record, Scope, Value, key_text};
 use crate::operators::{OperatorError, Reason};
 
@@ -25,6 +26,7 @@ pub(super) enum Function {
     Collect(Expr, usize),
     Top(Expr, usize),
     Distinct(Expr),
+    ApproxDistinct(Expr),
     Reduce(Expr, Option<Expr>),
     Fold { init: Arc<Json>, step: Expr, merge: Option<Expr>, subtract: Option<Expr> },
 }
@@ -41,7 +43,8 @@ impl Function {
             | Function::Last(e)
             | Function::Collect(e, _)
             | Function::Top(e, _)
-            | Function::Distinct(e) => Some(e),
+            | Function::Distinct(e)
+            | Function::ApproxDistinct(e) => Some(e),
             Function::Count | Function::Reduce(..) | Function::Fold { .. } => None,
         }
     }
@@ -53,6 +56,7 @@ impl Function {
             Function::Avg(_) => Part::Mean { sum: Number::Whole(0), count: 0 },
             Function::Collect(..) | Function::Top(..) => Part::list(),
             Function::Distinct(_) => Part::set(),
+            Function::ApproxDistinct(_) => Part::Sketch(Box::new(Sketch::new())),
             Function::Fold { init, .. } => Part::Value((!init.is_null()).then(|| Arc::clone(init))),
             Function::Min(_)
             | Function::Max(_)
@@ -148,6 +152,7 @@ impl Function {
                     *bytes += len;
                 }
             }
+            (_, Part::Sketch(sketch)) => sketch.add(&canonical(input)),
             (_, Part::Count(_) | Part::List { .. }) => {}
         }
         0
@@ -194,6 +199,10 @@ impl Function {
                     }
                 }
                 Part::Set { items, bytes }
+            }
+            (_, Some(Part::Sketch(mut left)), Part::Sketch(right)) => {
+                left.merge(right);
+                Part::Sketch(left)
             }
             (_, Some(left), _) => left,
         };
@@ -393,6 +402,7 @@ fn of_config(c: &AggregateConfig) -> Option<Function> {
         .or_else(|| one(&c.first, Function::First))
         .or_else(|| one(&c.last, Function::Last))
         .or_else(|| one(&c.distinct, Function::Distinct))
+        .or_else(|| one(&c.approx_distinct, Function::ApproxDistinct))
         .or_else(|| c.reduce.clone().map(|step| Function::Reduce(step, c.subtract.clone())))
         .or_else(|| c.collect.as_ref().map(|c| Function::Collect(c.of.clone(), limit(Some(c.max), 0))))
         .or_else(|| c.top.as_ref().map(|t| Function::Top(t.of.clone(), limit(Some(t.n), 0))))
@@ -417,6 +427,7 @@ fn of_field(field: &FieldConfig) -> Function {
         FieldFunction::First => Function::First(of),
         FieldFunction::Last => Function::Last(of),
         FieldFunction::Distinct => Function::Distinct(of),
+        FieldFunction::ApproxDistinct => Function::ApproxDistinct(of),
         FieldFunction::Collect => Function::Collect(of, limit(field.limit, CollectConfig::default_max())),
         FieldFunction::Top => Function::Top(of, limit(field.limit, 1)),
     }
