@@ -1,7 +1,7 @@
 //! The engine: starts everything a topology needs, routes the group's events to the workers, and stops it all in order.
 //!
 //! Order of a start: sinks are connected (a table that does not fit ends it here), topics are looked up (and waited
-//! for), internal topics are made, workers start, then the group is joined. Order of a stop: workers take no more
+//! for), internal topics are made, global tables are read, workers start, then the group is joined. Order of a stop: workers take no more
 //! input, finish and commit, then the group is left, then the sinks' lanes end.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::calls::{CallCounters, CallDriver, CallParts};
 use super::checkpoint::{CommitMode, Committer};
 use super::deliver::{Fatal, SinkDriver};
+use super::global_reader::{GlobalReaders, Reading};
 use super::http::HttpCaller;
 use super::inbox::{Inbox, Message, inbox};
 use super::limiter::Limiter;
@@ -116,6 +117,7 @@ pub struct Engine {
     lanes: TaskTracker,
     lanes_stop: CancellationToken,
     calls_stop: CancellationToken,
+    globals: GlobalReaders,
     _lock: StateDir,
 }
 
@@ -255,6 +257,28 @@ impl Engine {
             // Topics without Kafka were refused above.
             (None, false) | (_, true) => None,
         };
+        let cache = topology.settings.state.cache.bytes();
+        let env = RocksEnv::new(cache, cache);
+        let globals = match (&kafka, &plan) {
+            (Some(config), Some((admin, plan))) => {
+                let failed = {
+                    let shared = Arc::clone(&shared);
+                    Arc::new(move |message| shared.fail(EngineError::Failed(message)))
+                };
+                let reading = Reading {
+                    topology: &topology,
+                    kafka: config,
+                    admin,
+                    count: &|topic| plan.counts.get(topic).copied().unwrap_or(0),
+                    dir: &options.state_dir,
+                    env: &env,
+                    metrics: &shared.metrics,
+                    failed,
+                };
+                read_globals(&reading, &shared, stop).await?
+            }
+            _ => GlobalReaders::default(),
+        };
         let mut engine = Engine {
             inboxes: Vec::new(),
             threads: Vec::new(),
@@ -262,6 +286,7 @@ impl Engine {
             lanes,
             lanes_stop,
             calls_stop,
+            globals,
             _lock: lock,
             topology,
             options,
@@ -270,7 +295,7 @@ impl Engine {
         if let Some((admin, plan)) = &plan {
             engine.purge(admin, plan);
         }
-        engine.start_workers(kafka, plan, sinks, limiters, transactional)?;
+        engine.start_workers(kafka, plan, sinks, limiters, transactional, env)?;
         Ok(engine)
     }
 
@@ -303,6 +328,7 @@ impl Engine {
         sinks: BTreeMap<usize, SinkDriver>,
         limiters: BTreeMap<String, Arc<Limiter>>,
         transactional: Transactional,
+        env: RocksEnv,
     ) -> Result<(), EngineError> {
         let topology = Arc::clone(&self.topology);
         let tokio = TokioHandle::current();
@@ -335,8 +361,9 @@ impl Engine {
             admin,
             Arc::clone(&plan.changelogs),
             transactional.iter().map(|(node, (_, bytes_max))| (*node, *bytes_max)).collect(),
+            self.globals.rows.clone(),
             self.options.state_dir.clone(),
-            RocksEnv::new(topology.settings.state.cache.bytes(), topology.settings.state.cache.bytes()),
+            env,
             self.shared.metrics.clone(),
             tokio.clone(),
         );
@@ -524,6 +551,11 @@ impl Engine {
                     return Err(EngineError::Failed("a worker thread panicked".into()));
                 }
             }
+        }
+        // After the tasks, which read their rows.
+        let globals = std::mem::take(&mut self.globals);
+        if !tokio::task::spawn_blocking(move || globals.join()).await.unwrap_or(false) {
+            return Err(EngineError::Failed("a global table's thread panicked".into()));
         }
         let failure = self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         failure.map_or(Ok(()), Err)
@@ -755,6 +787,26 @@ async fn wait_topics(
     }
 }
 
+/// Opens the global tables and waits until they have been read.
+async fn read_globals(
+    reading: &Reading<'_>,
+    shared: &Shared,
+    stop: &CancellationToken,
+) -> Result<GlobalReaders, EngineError> {
+    let mut readers = GlobalReaders::start(reading).map_err(EngineError::Failed)?;
+    for (name, read) in std::mem::take(&mut readers.pending) {
+        // Nothing to warn of.
+        shared.status_mut().waiting = vec![format!("the global table {name} is being read")];
+        match unless_stopped(stop, read).await? {
+            Ok(Ok(())) => {}
+            Ok(Err(message)) => return Err(EngineError::Failed(message)),
+            Err(_) => return Err(EngineError::Failed(format!("the thread of the global table {name} ended"))),
+        }
+    }
+    shared.go_on();
+    Ok(readers)
+}
+
 /// What was found out about the topics, and what follows for the tasks.
 struct Plan {
     /// The group's topics, in the order in which records count them.
@@ -812,9 +864,6 @@ fn whole_only(topology: &Topology, nodes: &[usize], partitions: i32) -> Result<(
         let (field, what) = match &node.kind {
             NodeKind::Operator(config) if config.joins_by_foreign_key() => {
                 ("join.on", "a join by a foreign key")
-            }
-            NodeKind::Source(_) if node.table.is_some_and(|table| table.global) => {
-                ("table.global", "a global table")
             }
             _ => continue,
         };

@@ -18,6 +18,7 @@ use super::calls::CallCounters;
 use super::limiter::Limiter;
 use super::task::{Task, TaskId};
 use crate::model::{Clock, SystemClock};
+use crate::operators::Tally;
 use crate::topology::{Node, NodeKind, SubTopology, Topology};
 
 const SECONDS: &[f64] =
@@ -259,6 +260,21 @@ impl Metrics {
             duration: self.checkpoint_duration.clone(),
             failed: self.checkpoints_failed.clone(),
         }
+    }
+
+    /// What a global table's reader counted since the last time.
+    pub fn global(&self, node: usize, tally: &Tally) {
+        let name = self.names[node].as_str();
+        self.records_in.with_label_values(&[name]).inc_by(tally.records_in);
+        for (reason, n) in &tally.dropped {
+            self.dropped.with_label_values(&[name, reason.name()]).inc_by(*n);
+        }
+    }
+
+    /// Records of a global table's partition that are not read yet.
+    pub fn global_remaining(&self, node: usize, partition: i32, remaining: i64) {
+        let labels = [self.names[node].as_str(), &partition.to_string()];
+        self.restore_remaining.with_label_values(&labels).set(remaining);
     }
 
     /// Rows that a task's restore has left.

@@ -312,7 +312,17 @@ fn check_table(
             problems.push(problem("graph::setting", name, &field, &message, Some(help)));
         }
     }
-    if settings.state.changelog == Changelog::Off {
+    if table.global && matches!(kind, NodeKind::Source(source) if !matches!(source, SourceConfig::Kafka(_))) {
+        problems.push(problem(
+            "graph::setting",
+            name,
+            "table.global",
+            "a global table is read from Kafka",
+            Some("read it from a topic: `kafka: { topic: NAME }`; or remove `global`".into()),
+        ));
+    }
+    // A global table is read from its own topic, and needs no other.
+    if settings.state.changelog == Changelog::Off && !table.global {
         problems.push(problem(
             "graph::changelog",
             name,

@@ -245,11 +245,13 @@ impl Topology {
         out
     }
 
-    /// The topics that sources read and that others make: without repartition topics.
+    /// The topics that sources read and that others make: without repartition topics, with those of global tables.
     #[must_use]
     pub fn external_topics(&self) -> Vec<String> {
         let own: Vec<String> = self.repartitions().into_iter().map(|r| r.topic).collect();
-        self.source_topics().into_iter().filter(|t| !own.contains(t)).collect()
+        let mut topics: Vec<String> = self.source_topics().into_iter().filter(|t| !own.contains(t)).collect();
+        topics.extend(self.global_topics().into_iter().filter(|t| !self.source_topics().contains(t)));
+        topics
     }
 
     /// Partitions of every topic that the group reads, from those of the external ones. A repartition topic has as
