@@ -147,11 +147,15 @@ fn sums_means_and_folds_over_a_table_take_back() {
         "#,
     );
     // By the table's own key no topic is needed.
-    let own = over("{ fold: { init: [], step: 'push!(acc, .v)', subtract: 'filter(array!(acc)) -> |_, v| { v != .v }' } }");
+    let own = over(
+        "{ fold: { init: [], step: 'push!(acc, .v)', subtract: 'filter(array!(acc)) -> |_, v| { v != .v }' } }",
+    );
     assert_eq!(read(&own).expect("loads").repartitions(), []);
     check(&own, "T a {\"v\":1} 1\nT a {\"v\":2} 2\nT a - 3", "0 a [1] 1\n1 a [2] 2\n2 a [] 3");
     check(
-        &over("{ by: .g, reduce: '{ \"v\": to_int!(acc.v) + to_int!(.v) }', subtract: '{ \"v\": to_int!(acc.v) - to_int!(.v) }' }"),
+        &over(
+            "{ by: .g, reduce: '{ \"v\": to_int!(acc.v) + to_int!(.v) }', subtract: '{ \"v\": to_int!(acc.v) - to_int!(.v) }' }",
+        ),
         r#"
         T a {"g":"x","v":4} 1
         T b {"g":"x","v":2} 2
@@ -221,8 +225,12 @@ fn what_cannot_be_aggregated_over_a_table_is_refused_in_its_place() {
         .replace("from: t,", "from: [t, s],");
     let got = read(&mixed).expect_err("is refused");
     assert!(got.contains("`t` is a table and `s` a stream"), "{got}");
-    read(&over("{ max: .v }").replace("from: t,", "from: f,").replace("operators:", "operators:\n  f: { from: t, filter: \"true\" }"))
-        .expect("the table's changes as records");
+    read(
+        &over("{ max: .v }")
+            .replace("from: t,", "from: f,")
+            .replace("operators:", "operators:\n  f: { from: t, filter: \"true\" }"),
+    )
+    .expect("the table's changes as records");
 }
 
 /// Pseudo-random numbers: the same for the same seed.
@@ -278,9 +286,8 @@ fn aggregates_over_a_table_are_what_its_rows_say() {
             groups.dedup();
             let state_of = |table: &Table, of: &str| {
                 let inside = table.values().filter(|(value, _)| value["g"] == of);
-                let (n, total) = inside.fold((0, 0), |(n, total), (value, _)| {
-                    (n + 1, total + value["v"].as_i64().unwrap_or(0))
-                });
+                let (n, total) = inside
+                    .fold((0, 0), |(n, total), (value, _)| (n + 1, total + value["v"].as_i64().unwrap_or(0)));
                 json!({ "n": n, "total": total })
             };
             set(&mut table, key, value, *ts);
@@ -356,10 +363,8 @@ fn check_join(settings: &str, foreign: bool, pair: impl Fn(&str, &Table, &Table)
             }
             let keys: std::collections::BTreeSet<String> =
                 left.keys().chain(right.keys()).chain(view.keys()).cloned().collect();
-            let want: Table = keys
-                .into_iter()
-                .filter_map(|key| Some((key.clone(), pair(&key, &left, &right)?)))
-                .collect();
+            let want: Table =
+                keys.into_iter().filter_map(|key| Some((key.clone(), pair(&key, &left, &right)?))).collect();
             let values = |table: &Table| -> BTreeMap<String, Json> {
                 table.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect()
             };

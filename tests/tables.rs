@@ -165,7 +165,8 @@ sinks:
     );
     let country = |n: u64, name: &str| (format!("c{n}"), json!({ "name": format!("{name} {n}") }));
     let orders = |from: u64, to: u64| {
-        (from..to).map(|n| (format!("order-{n}"), json!({ "n": n, "country": format!("c{}", n % COUNTRIES) })))
+        (from..to)
+            .map(|n| (format!("order-{n}"), json!({ "n": n, "country": format!("c{}", n % COUNTRIES) })))
     };
     world.send("countries", (0..COUNTRIES).map(|n| country(n, "old")));
     world.send("orders", orders(0, 200));
@@ -175,13 +176,20 @@ sinks:
     two.wait_ready(LONG);
     // What was there before the start is there before the first record is joined.
     let names = |from: u64, to: u64| -> BTreeMap<u64, Json> {
-        let rows = world.out().into_iter().map(|(_, row)| (row["n"].as_u64().expect("a number"), row["country"].clone()));
+        let rows = world
+            .out()
+            .into_iter()
+            .map(|(_, row)| (row["n"].as_u64().expect("a number"), row["country"].clone()));
         rows.filter(|(n, _)| (from..to).contains(n)).collect()
     };
     wait("the first orders come out", LONG, || names(0, 200).len() == 200);
     assert!(names(0, 200).iter().all(|(n, name)| *name == json!(format!("old {n}"))), "{:?}", names(0, 200));
     for instance in [&one, &two] {
-        assert_eq!(instance.metric("slackwater_records_in_total", "node=\"countries\""), 3000.0, "each reads all");
+        assert_eq!(
+            instance.metric("slackwater_records_in_total", "node=\"countries\""),
+            3000.0,
+            "each reads all"
+        );
         assert_eq!(instance.metric("slackwater_restore_remaining_rows", "node=\"countries\""), 0.0);
     }
     // Updates reach both: new names, and one country goes.
@@ -200,7 +208,10 @@ sinks:
     one.kill9();
     two.kill9();
     world.send("countries", (0..10).map(|n| country(n, "newer")));
-    world.send("orders", (0..10).map(|n| (format!("o-{n}"), json!({ "n": 20_000 + n, "country": format!("c{n}") }))));
+    world.send(
+        "orders",
+        (0..10).map(|n| (format!("o-{n}"), json!({ "n": 20_000 + n, "country": format!("c{n}") }))),
+    );
     one = world.start("one");
     wait("the last orders come out", LONG, || names(20_000, 30_000).len() == 10);
     let last: BTreeSet<String> =

@@ -120,7 +120,6 @@ fn open(place: &Place) -> Result<Opened, Exit> {
     Ok(Opened { topology, tasks, _lock: lock })
 }
 
-
 fn each(
     opened: &Opened,
     task: &TaskDir,

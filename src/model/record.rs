@@ -98,7 +98,10 @@ impl Change {
     pub fn from_bytes(bytes: &Bytes) -> Option<Change> {
         let (&[version, flags], rest) = bytes.split_first_chunk::<2>()?;
         let has_old = flags & CHANGE_HAS_OLD != 0;
-        if version != CHANGE_VERSION || flags > (CHANGE_LATEST | CHANGE_HAS_OLD) || !has_old && !rest.is_empty() {
+        if version != CHANGE_VERSION
+            || flags > (CHANGE_LATEST | CHANGE_HAS_OLD)
+            || !has_old && !rest.is_empty()
+        {
             return None;
         }
         let old = if has_old { Value::Bytes(bytes.slice(2..)) } else { Value::Null };

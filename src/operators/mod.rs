@@ -357,7 +357,8 @@ impl SinkRow {
     #[must_use]
     pub fn exceeds(&self, bytes_max: usize) -> bool {
         let headers: usize = self.record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        let old = self.record.change.as_ref().and_then(|change| change.old.bytes()).map_or(0, |old| old.len());
+        let old =
+            self.record.change.as_ref().and_then(|change| change.old.bytes()).map_or(0, |old| old.len());
         let content = match &self.payload {
             Payload::Texts(texts) => texts.iter().flatten().map(Bytes::len).sum(),
             // A control character in a text is one byte here and six in JSON.

@@ -108,7 +108,8 @@ mod tests {
     fn both_halves_of_a_change_find_their_groups() {
         let row = |by: &str, n: u32| json!({ "by": by, "n": n });
         let lone = |n: u32| json!({ "n": n });
-        let check = |old: Json, new: Json, want: &[&str]| assert_eq!(run(&old, &new, true), want, "{old} {new}");
+        let check =
+            |old: Json, new: Json, want: &[&str]| assert_eq!(run(&old, &new, true), want, "{old} {new}");
         check(Json::Null, row("a", 1), &["a null -> 1"]);
         check(row("a", 1), row("a", 2), &["a 1 -> 2"]);
         check(row("a", 1), row("b", 2), &["a 1 -> null", "b null -> 2"]);

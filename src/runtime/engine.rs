@@ -800,7 +800,9 @@ async fn read_globals(
         match unless_stopped(stop, read).await? {
             Ok(Ok(())) => {}
             Ok(Err(message)) => return Err(EngineError::Failed(message)),
-            Err(_) => return Err(EngineError::Failed(format!("the thread of the global table {name} ended"))),
+            Err(_) => {
+                return Err(EngineError::Failed(format!("the thread of the global table {name} ended")));
+            }
         }
     }
     shared.go_on();

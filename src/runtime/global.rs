@@ -118,15 +118,8 @@ impl GlobalTable {
         let mut drops = Vec::new();
         for record in records {
             self.tally.records_in += 1;
-            let mut cx = Cx::new(
-                now,
-                Timestamp::MIN,
-                0,
-                &mut self.stores,
-                &[0],
-                &mut self.effects,
-                &mut self.tally,
-            );
+            let mut cx =
+                Cx::new(now, Timestamp::MIN, 0, &mut self.stores, &[0], &mut self.effects, &mut self.tally);
             match self.source.on_record(record, &mut cx) {
                 Ok(()) => {}
                 Err(OperatorError::Fatal(e)) => return Err(TaskError::State(e)),
@@ -134,9 +127,14 @@ impl GlobalTable {
                     if self.policy == OnFailure::Stop {
                         return Err(self.refused(*reject));
                     }
-                    tracing::warn!(table = self.name, reason = reject.reason.name(), detail = reject.detail,
-                        partition = reject.record.origin.partition, offset = reject.record.origin.offset,
-                        "a record is not in the global table");
+                    tracing::warn!(
+                        table = self.name,
+                        reason = reject.reason.name(),
+                        detail = reject.detail,
+                        partition = reject.record.origin.partition,
+                        offset = reject.record.origin.offset,
+                        "a record is not in the global table"
+                    );
                     self.tally.drop(reject.reason);
                     drops.push(reject.reason);
                 }
@@ -159,7 +157,8 @@ impl GlobalTable {
     fn write(&mut self) -> Result<(), StateError> {
         self.rows.clear();
         self.stores[0].seal(&mut self.rows);
-        let positions: Vec<(String, i64)> = self.positions.iter().map(|(at, next)| (at.clone(), *next)).collect();
+        let positions: Vec<(String, i64)> =
+            self.positions.iter().map(|(at, next)| (at.clone(), *next)).collect();
         self.rows.push((Bytes::from_static(META_POSITIONS), Some(codec::encode(1, &positions)?)));
         self.rows.push((Bytes::from_static(META_SHAPE), Some(self.shape())));
         self.rows.sort_by(|a, b| a.0.cmp(&b.0));

@@ -182,8 +182,7 @@ impl Thread {
         for ((.., next), start) in self.from.iter_mut().zip(starts) {
             *next = start.max(*next);
         }
-        let mut follower =
-            Follower::open(&self.kafka, &self.group, &self.from).map_err(|e| e.to_string())?;
+        let mut follower = Follower::open(&self.kafka, &self.group, &self.from).map_err(|e| e.to_string())?;
         let (mut records, mut total, mut said) = (Vec::new(), 0_u64, Instant::now());
         while !self.stop.is_cancelled() {
             follower.poll(BATCH, WAIT, &mut records).map_err(|e| e.to_string())?;

@@ -154,7 +154,11 @@ impl Metrics {
             )?,
             state_keys: gauge("state_keys", "Keys that a node holds in memory.", part)?,
             state_bytes: gauge("state_bytes", "Bytes that a node holds in memory.", part)?,
-            restore_remaining: gauge("restore_remaining_rows", "Changelog rows still to be read.", part)?,
+            restore_remaining: gauge(
+                "restore_remaining_rows",
+                "Rows still to be read before tasks run.",
+                part,
+            )?,
             pending_keys: gauge("debounce_pending_keys", "Keys waiting to go quiet.", part)?,
             collapsed: counter(
                 "debounce_events_collapsed_total",

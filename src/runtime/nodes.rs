@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use crate::model::{
-    CHANGE_HEADER, Change, EvalError, Expr, Json, Millis, Record, Scope, Timestamp, Value, WINDOW_HEADER, Window,
-    key_text,
+    CHANGE_HEADER, Change, EvalError, Expr, Json, Millis, Record, Scope, Timestamp, Value, WINDOW_HEADER,
+    Window, key_text,
 };
 use crate::operators::describe::{self, Described};
 use crate::operators::table::{Table, TableConfig};

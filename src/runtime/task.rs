@@ -272,7 +272,8 @@ impl Task {
                 }
                 let name = &topology.nodes[*table].name;
                 let rows = globals.get(table);
-                let rows = rows.ok_or_else(|| StateError(format!("the global table `{name}` is not there")))?;
+                let rows =
+                    rows.ok_or_else(|| StateError(format!("the global table `{name}` is not there")))?;
                 own.push(sub.nodes.len() + seen.len());
                 seen.push(Store::new(name, Arc::clone(rows)));
             }

@@ -45,7 +45,11 @@ impl TaskDir {
     /// As people see it, and as the directory is named: `orders-0`, `countries.global`.
     #[must_use]
     pub fn name(&self) -> String {
-        if self.partition < 0 { format!("{}{GLOBAL}", self.sub) } else { format!("{}-{}", self.sub, self.partition) }
+        if self.partition < 0 {
+            format!("{}{GLOBAL}", self.sub)
+        } else {
+            format!("{}-{}", self.sub, self.partition)
+        }
     }
 }
 
@@ -129,9 +133,15 @@ mod tests {
         assert!(!dir.exists(), "looking makes nothing");
         let owner = StateDir::lock(&dir).expect("locks");
         assert!(matches!(StateDir::lock(&dir), Err(DirError::InUse(_))));
-        for (name, database) in
-            [("b-2", true), ("w-1.global", true), ("a-x-10", true), ("a-x-9", true), ("other", true), ("c-1", false), ("d-x", true)]
-        {
+        for (name, database) in [
+            ("b-2", true),
+            ("w-1.global", true),
+            ("a-x-10", true),
+            ("a-x-9", true),
+            ("other", true),
+            ("c-1", false),
+            ("d-x", true),
+        ] {
             std::fs::create_dir(dir.join(name)).expect("makes");
             if database {
                 std::fs::write(dir.join(name).join("CURRENT"), "").expect("writes");
@@ -142,7 +152,10 @@ mod tests {
         assert_eq!(found, expected);
         assert_eq!(StateDir::task(&dir, "a-x", 9), dir.join("a-x-9"));
         assert_eq!(StateDir::global(&dir, "w-1"), dir.join("w-1.global"));
-        assert_eq!(owner.tasks().expect("lists").iter().map(TaskDir::name).next_back().as_deref(), Some("w-1.global"));
+        assert_eq!(
+            owner.tasks().expect("lists").iter().map(TaskDir::name).next_back().as_deref(),
+            Some("w-1.global")
+        );
         drop(owner);
         assert!(StateDir::lock_existing(&dir).expect("free again").is_some());
     }

@@ -136,8 +136,7 @@ impl TopologyTestDriver {
     ) -> Result<Slot, DriverError> {
         let id = TaskId { sub, partition: 0 };
         let dynamic: Arc<dyn Backend> = Arc::clone(&backend) as Arc<dyn Backend>;
-        let mut task =
-            Task::open_with(&self.topology, id, &dynamic, &self.rows, self.wall, &mut self.step)?;
+        let mut task = Task::open_with(&self.topology, id, &dynamic, &self.rows, self.wall, &mut self.step)?;
         let committed = committed.unwrap_or_else(|| vec![0; task.topics().len()]);
         for (topic, offset) in committed.iter().enumerate() {
             task.start_at(topic, *offset);
@@ -195,7 +194,9 @@ impl TopologyTestDriver {
         let own = self.topology.repartitions();
         let all = self.slots.iter().flat_map(|s| s.task.topics().iter().map(ToString::to_string));
         let mut inputs: Vec<String> = all.filter(|topic| !own.iter().any(|r| r.topic == *topic)).collect();
-        inputs.extend(self.topology.global_topics().into_iter().filter(|t| !inputs.contains(t)).collect::<Vec<_>>());
+        inputs.extend(
+            self.topology.global_topics().into_iter().filter(|t| !inputs.contains(t)).collect::<Vec<_>>(),
+        );
         inputs
     }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, joins, repartition, sub, tables,
+    Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, joins, repartition, sub,
+    tables,
 };
 use crate::operators::{NodeConfig, TableConfig};
 use crate::sinks::SinkConfig;

@@ -59,7 +59,8 @@ impl OverTable {
             let rows = &mut self.plain.rows;
             let id = rows.find(cx.store(0), &key)?;
             let old = id.map(|id| rows.cells.value(id).clone());
-            let (was_there, ts) = (old.is_some(), old.as_ref().map_or(record.ts.0, |row| row.ts.max(record.ts.0)));
+            let (was_there, ts) =
+                (old.is_some(), old.as_ref().map_or(record.ts.0, |row| row.ts.max(record.ts.0)));
             let mut acc = old.map(|row| row.acc);
             if let (Some(inputs), Some(now)) = (&taken_out, &mut acc)
                 && let Err(e) = plan.subtract(now, &before, inputs)
@@ -179,7 +180,9 @@ impl AggregateConfig {
             );
         }
         for name in self.chosen() {
-            if ["min", "max", "first", "last", "collect", "top", "distinct", "approx_distinct"].contains(&name) {
+            if ["min", "max", "first", "last", "collect", "top", "distinct", "approx_distinct"]
+                .contains(&name)
+            {
                 problem(&format!(".{name}"), format!("`{name}` cannot take a row back"), INSTEAD);
             }
         }
@@ -205,9 +208,11 @@ impl AggregateConfig {
                 "add `subtract: EXPRESSION`, which gives the result without the old row from `acc` and `.`",
             );
         }
-        let fields = self.fields.iter().flat_map(|fields| &fields.0).filter_map(|(name, field)| {
-            field.of.as_ref().map(|of| (format!(".fields.{name}"), of))
-        });
+        let fields = self
+            .fields
+            .iter()
+            .flat_map(|fields| &fields.0)
+            .filter_map(|(name, field)| field.of.as_ref().map(|of| (format!(".fields.{name}"), of)));
         let own = [(".by", &self.by), (".sum", &self.sum), (".avg", &self.avg)];
         let own = own.into_iter().filter_map(|(name, expr)| Some((name.to_owned(), expr.as_ref()?)));
         for (field, expr) in own.chain(fields) {

@@ -53,7 +53,11 @@ impl Sketch {
 
     /// How many different values, about.
     pub(super) fn count(&self) -> u64 {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "never negative, and far below 2^63")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "never negative, and far below 2^63"
+        )]
         let count = self.0.composite_estimate().round() as u64;
         count
     }
