@@ -41,7 +41,7 @@ pub use debounce::DebounceConfig;
 pub use dedupe::DedupeConfig;
 pub use enrich::EnrichConfig;
 pub use filter::FilterConfig;
-pub use join::{JoinConfig, JoinKind, JoinPlan, JoinType, Within};
+pub use join::{JoinConfig, JoinKind, JoinPlan, JoinType, RightHalfConfig, Within};
 pub use key_by::KeyByConfig;
 pub use map::MapConfig;
 pub use merge::MergeConfig;

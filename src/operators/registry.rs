@@ -12,7 +12,7 @@ use super::dedupe::{Dedupe, DedupeConfig};
 use super::describe::Described;
 use super::enrich::{self, Enrich, EnrichConfig};
 use super::filter::{Filter, FilterConfig};
-use super::join::{self, JoinConfig, JoinKind};
+use super::join::{self, JoinConfig, RightHalf, RightHalfConfig};
 use super::key_by::{KeyBy, KeyByConfig};
 use super::map::{FlatMap, Map, MapConfig};
 use super::merge::{Merge, MergeConfig};
@@ -58,6 +58,9 @@ pub enum NodeConfig {
     /// Sends a table's changes to the groups that its rows belong to. Put in by the topology: never in a file.
     #[serde(skip)]
     Regroup(RegroupConfig),
+    /// The right half of a foreign-key join. Put in by the topology: never in a file.
+    #[serde(skip)]
+    RightHalf(RightHalfConfig),
 }
 
 impl NodeConfig {
@@ -80,6 +83,7 @@ impl NodeConfig {
             NodeConfig::Table(_) => "table",
             NodeConfig::Join(_) => "join",
             NodeConfig::Regroup(_) => "regroup",
+            NodeConfig::RightHalf(_) => "right half of a join",
         }
     }
 
@@ -122,6 +126,7 @@ impl NodeConfig {
             NodeConfig::Table(c) => Box::new(Table::new(c)),
             NodeConfig::Join(c) => join::build(c),
             NodeConfig::Regroup(c) => Box::new(Regroup::new(c)),
+            NodeConfig::RightHalf(c) => Box::new(RightHalf::new(c)),
         }
     }
 
@@ -141,7 +146,8 @@ impl NodeConfig {
             | NodeConfig::Suppress(_)
             | NodeConfig::Dedupe(_) => Some(self.kind_name()),
             NodeConfig::Table(c) => Some(c.state_kind()),
-            NodeConfig::Join(c) => c.plan.and_then(|plan| plan.kind.state_kind(c)),
+            NodeConfig::Join(c) => c.plan.and_then(|plan| plan.state_kind(c)),
+            NodeConfig::RightHalf(_) => Some("foreign-key join, right half"),
             NodeConfig::Filter(_)
             | NodeConfig::Map(_)
             | NodeConfig::FlatMap(_)
@@ -203,16 +209,10 @@ impl NodeConfig {
     #[must_use]
     pub fn takes_changes(&self) -> bool {
         match self {
-            NodeConfig::Join(_) | NodeConfig::Regroup(_) => true,
+            NodeConfig::Join(_) | NodeConfig::Regroup(_) | NodeConfig::RightHalf(_) => true,
             NodeConfig::Aggregate(c) => c.over_table,
             _ => false,
         }
-    }
-
-    /// Is it a join of two tables by a foreign key? Both must be whole in its task.
-    #[must_use]
-    pub fn joins_by_foreign_key(&self) -> bool {
-        matches!(self, NodeConfig::Join(c) if c.plan.is_some_and(|plan| plan.kind == JoinKind::ForeignKey))
     }
 
     /// The settings of the table that its records make.
@@ -293,7 +293,7 @@ impl NodeConfig {
             NodeConfig::Debounce(c) => c.exprs_mut(),
             NodeConfig::Enrich(c) => c.exprs_mut().map(|e| (e, &[] as &[&str])).collect(),
             NodeConfig::Aggregate(c) => c.exprs_mut(),
-            NodeConfig::Suppress(_) => Vec::new(),
+            NodeConfig::Suppress(_) | NodeConfig::RightHalf(_) => Vec::new(),
             NodeConfig::Dedupe(c) => c.by.iter_mut().map(|e| (e, &[] as &[&str])).collect(),
             NodeConfig::Table(_) => Vec::new(),
             NodeConfig::Join(c) => c.exprs_mut(),
@@ -320,7 +320,8 @@ impl NodeConfig {
             | NodeConfig::FlatMap(_)
             | NodeConfig::Merge(_)
             | NodeConfig::Peek(_)
-            | NodeConfig::Regroup(_) => Vec::new(),
+            | NodeConfig::Regroup(_)
+            | NodeConfig::RightHalf(_) => Vec::new(),
         }
     }
 

@@ -240,13 +240,6 @@ impl Engine {
                     field: "from".into(),
                     message: e.message,
                 })?;
-                for sub in &topology.subs {
-                    if let Some(most) =
-                        sub.topics.iter().filter_map(|t| counts.get(t)).max().filter(|n| **n > 1)
-                    {
-                        whole_only(&topology, &sub.nodes, *most)?;
-                    }
-                }
                 let plan = Plan::new(&topology, counts, stand_ins.plain_commits);
                 make_topics(&admin, &topology, &plan, &shared, stop, stand_ins.plain_commits).await?;
                 let writer = writer.as_ref().filter(|_| plan.transactions);
@@ -858,27 +851,6 @@ impl Plan {
         let (sub, at) = self.places.get(&*partition.topic)?;
         Some((TaskId { sub: *sub, partition: partition.partition }, *at))
     }
-}
-
-/// What needs a whole table in one task does not run on several partitions.
-fn whole_only(topology: &Topology, nodes: &[usize], partitions: i32) -> Result<(), EngineError> {
-    for node in nodes.iter().map(|n| &topology.nodes[*n]) {
-        let (field, what) = match &node.kind {
-            NodeKind::Operator(config) if config.joins_by_foreign_key() => {
-                ("join.on", "a join by a foreign key")
-            }
-            _ => continue,
-        };
-        return Err(EngineError::Config {
-            node: Some(node.name.clone()),
-            field: field.into(),
-            message: format!(
-                "{what} runs on topics with one partition only, so far, and these have {partitions}: key both sides by \
-                 what they are joined by (`key_by`) and join them by their keys"
-            ),
-        });
-    }
-    Ok(())
 }
 
 /// Makes changelogs, repartition topics and the dead-letter topic where they are missing, and waits until the broker

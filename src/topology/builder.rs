@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, joins, repartition, sub,
-    tables,
+    Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, foreign, joins,
+    repartition, sub, tables,
 };
 use crate::operators::{NodeConfig, TableConfig};
 use crate::sinks::SinkConfig;
@@ -167,6 +167,7 @@ impl TopologyBuilder {
             return Err(problems);
         }
         repartition::insert(&self.name, &mut nodes)?;
+        foreign::insert(&self.name, &mut nodes)?;
         let subs = sub::cut(&nodes);
         Ok(Topology { name: self.name, settings: self.settings, nodes, subs })
     }

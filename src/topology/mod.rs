@@ -6,6 +6,7 @@
 
 mod builder;
 mod describe;
+mod foreign;
 mod joins;
 mod repartition;
 mod settings;

@@ -145,7 +145,7 @@ fn split_regrouping(nodes: &mut Vec<Node>, problems: &mut Vec<GraphProblem>) {
     }
 }
 
-fn add(
+pub(super) fn add(
     nodes: &mut Vec<Node>,
     name: &str,
     kind: NodeKind,
@@ -178,7 +178,7 @@ fn changes_key(node: &Node) -> bool {
     matches!(&node.kind, NodeKind::Operator(config) if config.changes_key())
 }
 
-fn uses_topic(node: &Node, topic: &str) -> bool {
+pub(super) fn uses_topic(node: &Node, topic: &str) -> bool {
     match &node.kind {
         NodeKind::Source(source) => source.topics().contains(&topic),
         NodeKind::Sink(sink) => sink.topic() == Some(topic),
@@ -215,7 +215,7 @@ fn leading(nodes: &[Node]) -> Vec<bool> {
 }
 
 /// Does a record of a Kafka topic come to node `n`?
-fn reads_a_topic(nodes: &[Node], n: usize) -> bool {
+pub(super) fn reads_a_topic(nodes: &[Node], n: usize) -> bool {
     let mut seen = BTreeSet::from([n]);
     let mut left = vec![n];
     while let Some(at) = left.pop() {

@@ -2,11 +2,11 @@
 //! sides. The result is a table with the left table's keys.
 //!
 //! A change of a left row meets the right row that its key names now, and has the later timestamp of the two. A change of a
-//! right row goes to all left rows that name it, in order of their keys, with its own timestamp. As in Kafka Streams, an
-//! inner join sends a tombstone whenever a left row goes or moves to a key without a row, needed or not; a left join sends
-//! a moved or deleted row once for the old key, alone, and once for the new one. Unlike there, a left row whose foreign
-//! key was null is joined once it has one, and one whose key becomes null takes its result back. A versioned table's
-//! change out of order is no change of the row, and is dropped.
+//! right row goes to all left rows that name it, in order of their keys, with its own timestamp. As in Kafka Streams
+//! (4.3), an inner join sends a tombstone whenever a left row goes or moves to a key without a
+//! row, needed or not, and none where the key stays; a left join sends each change of a row once. A left row that names
+//! no key counts as dropped in an inner join, also where it takes an earlier result back. A versioned table's change out
+//! of order is no change of the row, and is dropped.
 //!
 //! Own store: who names what, `[key length, 4][foreign key][left row] -> [window of the left row, 0 or 16 bytes]`. Both
 //! tables must be whole in the task: one partition.
@@ -115,22 +115,21 @@ impl ForeignKey {
         let around = Around::of(record);
         let last = self.before(&around, old, old_row.as_ref().map(|row| &row.value));
         let mut to = Target { record, value: &record.value, last };
-        let moved = old_key.is_some() && old_key != new_key;
         let new_value = new_row.as_ref().map(|row| &row.value);
         if self.left_join {
-            if moved {
-                self.send(&mut to, ts_of(&old_row), None, cx);
-            }
             if !(old.is_null() && record.value.is_null()) {
                 self.send(&mut to, ts_of(&new_row), new_value, cx);
             }
             return Ok(());
         }
+        if new_key.is_none() && !record.value.is_null() {
+            cx.drop(Reason::NullKey);
+        }
         match (&old_key, &new_key) {
+            (None, None) => {}
             (Some(_), None) => self.send(&mut to, ts_of(&old_row), None, cx),
-            (None, None) if record.value.is_null() => {}
-            (None, None) => cx.drop(Reason::NullKey),
-            (None, Some(_)) if new_row.is_none() => {}
+            (old_key, Some(new_key))
+                if new_row.is_none() && old_key.as_ref().is_none_or(|old| old == new_key) => {}
             (_, Some(_)) => self.send(&mut to, ts_of(&new_row), new_value, cx),
         }
         Ok(())
@@ -164,7 +163,7 @@ impl ForeignKey {
     }
 }
 
-fn subscription(foreign_key: &[u8], id: &[u8]) -> Vec<u8> {
+pub(super) fn subscription(foreign_key: &[u8], id: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(4 + foreign_key.len() + id.len());
     let length = u32::try_from(foreign_key.len()).expect("a record is under 4 GiB");
     key.extend_from_slice(&length.to_be_bytes());
@@ -173,12 +172,12 @@ fn subscription(foreign_key: &[u8], id: &[u8]) -> Vec<u8> {
     key
 }
 
-fn window_bytes(window: Option<Window>) -> Bytes {
+pub(super) fn window_bytes(window: Option<Window>) -> Bytes {
     let Some(window) = window else { return Bytes::new() };
     Bytes::from([window.start.0.to_be_bytes(), window.end.0.to_be_bytes()].concat())
 }
 
-fn read_window(bytes: &[u8]) -> Result<Option<Window>, StateError> {
+pub(super) fn read_window(bytes: &[u8]) -> Result<Option<Window>, StateError> {
     let (numbers, rest) = bytes.as_chunks::<8>();
     let at = |bytes: [u8; 8]| Timestamp(i64::from_be_bytes(bytes));
     match (numbers, rest) {
