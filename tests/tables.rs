@@ -241,3 +241,84 @@ sinks:
     assert_eq!(two.metric("slackwater_records_in_total", "node=\"countries\""), 6011.0);
     assert_eq!(two.stop(LONG), 0);
 }
+
+#[test]
+fn a_foreign_key_join_is_right_across_partitions_and_crashes() {
+    for kind in ["inner", "left"] {
+        let world = World::new(
+            &[("users", 4), ("teams", 3), ("out", 1)],
+            &"
+sources:
+  users: { kafka: { topic: NAME.users }, table: {} }
+  teams: { kafka: { topic: NAME.teams }, table: {} }
+operators:
+  members: { from: users, join: { with: teams, on: .team, type: KIND, value: '{ \"n\": left.n, \"team\": right.name }' } }
+sinks:
+  out: { from: members, kafka: { topic: NAME.out } }
+"
+            .replace("KIND", kind),
+        );
+        let mut one = world.start("one");
+        let mut two = world.start("two");
+        one.wait_ready(LONG);
+        two.wait_ready(LONG);
+        let (mut users, mut teams) = (BTreeMap::new(), BTreeMap::new());
+        let mut random = 7_u64;
+        let mut below = |n: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % n
+        };
+        for round in 0..30 {
+            // Both tables change at the same time, so that answers cross.
+            let rows: Vec<(String, Json)> = (0..20)
+                .map(|n| {
+                    let row = match below(5) {
+                        0 => Json::Null,
+                        _ => json!({ "n": round * 100 + n, "team": format!("team-{}", below(6)) }),
+                    };
+                    (format!("user-{}", below(40)), row)
+                })
+                .collect();
+            let names: Vec<(String, Json)> = (0..3)
+                .map(|n| {
+                    let row = match below(3) {
+                        0 => Json::Null,
+                        _ => json!({ "name": format!("name {round}.{n}") }),
+                    };
+                    (format!("team-{}", below(6)), row)
+                })
+                .collect();
+            users.extend(rows.iter().cloned());
+            teams.extend(names.iter().cloned());
+            world.send("users", rows);
+            world.send("teams", names);
+            if round == 10 {
+                one.kill9();
+                one = world.start("one");
+            }
+            if round == 20 {
+                two.kill9();
+                two = world.start("two");
+            }
+        }
+        let mut want = BTreeMap::new();
+        for (user, row) in users.iter().filter(|(_, row)| !row.is_null()) {
+            let team = teams.get(row["team"].as_str().expect("a team")).filter(|team| !team.is_null());
+            if team.is_some() || kind == "left" {
+                let name = team.map_or(Json::Null, |team| team["name"].clone());
+                want.insert(user.clone(), json!({ "n": row["n"], "team": name }));
+            }
+        }
+        assert!(want.len() > 10, "the test has something to say: {}", want.len());
+        let table = || -> BTreeMap<String, Json> {
+            let last: BTreeMap<String, Json> = world.out().into_iter().collect();
+            last.into_iter().filter(|(_, row)| !row.is_null()).collect()
+        };
+        wait(&format!("{kind}: everybody is with the right team"), LONG, || table() == want);
+        one.wait_ready(LONG);
+        two.wait_ready(LONG);
+        assert_eq!(one.stop(LONG), 0);
+        assert_eq!(two.stop(LONG), 0);
+        assert_eq!(table(), want, "{kind}: and nothing came after it");
+    }
+}

@@ -14,7 +14,8 @@
 //!
 //! An inner join sends no tombstone where a row keeps its key and there is no right row; but if the tombstone for the right
 //! row's end was dropped as stale, its result would stay. So the left half of an inner join keeps which rows have a result,
-//! and lets such a quiet answer pass only for those.
+//! and lets such a quiet answer pass only for those. A row that goes on from no key to none takes back
+//! what is left of its result itself.
 //!
 //! Subscription: key the foreign key, value `[version = 1][kind][hash, 16][window, 0 or 16][left key]`, after the kind a byte
 //! that says whether there is a window. Answer: key and window of the left row, value `[version = 1][flags][hash, 0 or
@@ -216,8 +217,18 @@ impl LeftHalf {
             None if self.left_join && !(old.is_null() && record.value.is_null()) => {
                 self.send(record, &record.value, &Value::Null, cx);
             }
-            None if !self.left_join && !record.value.is_null() => cx.drop(Reason::NullKey),
-            None => {}
+            None if self.left_join => {}
+            None => {
+                if !record.value.is_null() {
+                    cx.drop(Reason::NullKey);
+                }
+                // Nobody answers a change from no key to none: what an answer that is stale now would have taken back.
+                let id = row_id(key, record.window);
+                if old_key.is_none() && cx.store(OWN).get(&id)?.is_some() {
+                    cx.store(OWN).delete(&id);
+                    self.send(record, &Value::Null, &Value::Null, cx);
+                }
+            }
         }
         Ok(())
     }

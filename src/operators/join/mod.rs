@@ -16,6 +16,8 @@
 mod config;
 mod foreign_key;
 mod foreign_key_apart;
+#[cfg(test)]
+mod foreign_key_tests;
 mod plan;
 mod result;
 mod stream_global;
