@@ -404,6 +404,36 @@ fn joins_of_two_tables_are_what_their_rows_say() {
 }
 
 #[test]
+fn a_join_by_a_foreign_key_has_a_half_beside_each_table() {
+    let topology = joined("on: .fk");
+    let subs: Vec<String> =
+        topology.subs.iter().map(|sub| format!("{}: {}", sub.name, sub.topics.join(" "))).collect();
+    assert_eq!(subs, ["l: L t-j-answers-repartition", "r: R t-j-subscriptions-repartition"]);
+    let counts = [("L".to_owned(), 4), ("R".to_owned(), 3)].into();
+    let counts = topology.partition_counts(&counts).expect("any numbers go together");
+    assert_eq!((counts["t-j-answers-repartition"], counts["t-j-subscriptions-repartition"]), (4, 3));
+    let edges: Vec<String> = topology
+        .mermaid()
+        .lines()
+        .map(str::trim)
+        .filter(|l| l.ends_with("> n2"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(edges, ["n0 --> n2", "n1 -. repartition .-> n2"], "what was declared");
+    let taken = "
+sources:
+  l: { kafka: { topic: L }, table: {} }
+  r: { kafka: { topic: R }, table: {} }
+operators:
+  j: { from: l, join: { with: r, on: .fk } }
+sinks:
+  o: { from: j, kafka: { topic: t-j-answers-repartition } }
+";
+    let got = read(taken).expect_err("is refused");
+    assert!(got.contains("is the topology's own, between the halves of `j`"), "{got}");
+}
+
+#[test]
 fn joins_by_a_foreign_key_are_what_their_rows_say() {
     let named = |row: &(Json, i64), right: &Table| row.0["fk"].as_str().and_then(|fk| right.get(fk)).cloned();
     check_join("on: .fk, type: inner", true, |key, left, right| {

@@ -166,6 +166,7 @@ impl NodeConfig {
         match self {
             NodeConfig::Aggregate(c) => Some(c.state_shape()),
             NodeConfig::Debounce(c) => Some(c.state_shape().to_owned()),
+            NodeConfig::RightHalf(c) => Some(c.state_shape()),
             other => other.state_kind().map(String::from),
         }
     }

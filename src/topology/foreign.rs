@@ -28,10 +28,11 @@ pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<Gr
         };
         let Some(view) = plan.right else { continue };
         plan.apart = true;
+        let on = join.on.as_ref().map_or_else(String::new, |on| on.text().trim().to_owned());
         let name = nodes[n].name.clone();
         let there =
             topic(topology, &name, "subscriptions", Input { node: n, port: 1 }, n, nodes, &mut problems);
-        let half = NodeKind::Operator(Box::new(NodeConfig::RightHalf(RightHalfConfig { right: view })));
+        let half = NodeKind::Operator(Box::new(NodeConfig::RightHalf(RightHalfConfig { right: view, on })));
         let inputs = vec![Input { node: there, port: 0 }, right];
         let half = add(nodes, &format!("{name}-right"), half, inputs, n, &mut problems);
         nodes[half].lookups = vec![right.node];

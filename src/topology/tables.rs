@@ -31,6 +31,8 @@ pub(super) fn settle(nodes: &mut [Node], problems: &mut Vec<GraphProblem>) {
             continue;
         }
         aggregate.over_table = true;
+        aggregate.groups =
+            aggregate.by.as_ref().map_or_else(|| "key".to_owned(), |by| by.text().trim().to_owned());
         for (field, message, help) in aggregate.check_over_table() {
             problems.push(problem("graph::aggregate", &name, &field, &message, Some(help)));
         }

@@ -74,6 +74,9 @@ pub struct AggregateConfig {
     /// Does it read a table? Set by the topology.
     #[serde(skip)]
     pub over_table: bool,
+    /// Over a table: the text of `by`, which the topology evaluates in front of this node. Set by the topology.
+    #[serde(skip)]
+    pub groups: String,
 }
 
 /// When results leave.
@@ -293,7 +296,7 @@ impl AggregateConfig {
     }
 
     /// What the state's rows depend on: the functions, and the windows without their grace. Expressions are not in it:
-    /// rows can be read whatever computed them.
+    /// rows can be read whatever computed them. Except over a table, where what is taken back is computed once more.
     #[must_use]
     pub fn state_shape(&self) -> String {
         let mut functions: Vec<String> = self.chosen().into_iter().map(String::from).collect();
@@ -302,9 +305,19 @@ impl AggregateConfig {
         }
         let window = self.window.map(|w| WindowConfig { grace: None, ..w }.label());
         let over = window.map(|w| format!(" {w}")).unwrap_or_default();
-        // Rows of a table are taken back as well: what counted records before would never come right.
-        let table = if self.over_table { " over a table" } else { "" };
-        format!("aggregate{over}{table}: {}", functions.join(", "))
+        let what = format!("aggregate{over}: {}", functions.join(", "));
+        if !self.over_table {
+            return what;
+        }
+        let own = [&self.sum, &self.avg, &self.reduce, &self.subtract].into_iter().flatten();
+        let fold = self.fold.iter().flat_map(|f| std::iter::once(&f.step).chain(&f.subtract));
+        let fields = self.fields.iter().flat_map(|f| &f.0).filter_map(|(_, f)| f.of.as_ref());
+        let texts: Vec<String> = own
+            .chain(fold)
+            .chain(fields)
+            .map(|e| e.text().split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        format!("{what} over a table by {} ({})", self.groups, texts.join(", "))
     }
 
     /// How long after a window's end a `suppress` below holds its result; `None` without windows.
@@ -373,6 +386,13 @@ mod tests {
             shape(json!({ "fields": fields, "window": window, "emit": "final" })),
             "aggregate hopping 5m every 1m: n count, most top"
         );
+        let fields = json!({ "n": "count()", "total": "sum(.a)" });
+        let over = AggregateConfig {
+            over_table: true,
+            groups: ".city".into(),
+            ..check(json!({ "fields": fields }), &[])
+        };
+        assert_eq!(over.state_shape(), "aggregate: n count, total sum over a table by .city (.a)");
     }
 
     #[test]

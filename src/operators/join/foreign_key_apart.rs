@@ -302,6 +302,16 @@ fn table_change(record: &mut Record, cx: &mut Cx<'_>) -> Option<Value> {
 pub struct RightHalfConfig {
     /// How to read the right table.
     pub right: TableView,
+    /// The text of the join's `on`: who names what was found out with it.
+    pub on: String,
+}
+
+impl RightHalfConfig {
+    /// What the state's rows depend on.
+    #[must_use]
+    pub fn state_shape(&self) -> String {
+        format!("foreign-key join, right half, on {}", self.on)
+    }
 }
 
 /// See the module.

@@ -77,7 +77,7 @@ fn check(kind: JoinType, seed: u64) {
     let table = TableConfig::default();
     let plan = JoinPlan::new(&config, ("l", Some(&table)), ("r", Some(&table))).expect("is sound");
     let mut left = Half::new(Box::new(LeftHalf::new(&config, &plan)));
-    let right = RightHalfConfig { right: plan.right.expect("a table") };
+    let right = RightHalfConfig { right: plan.right.expect("a table"), on: ".fk".into() };
     let mut right = Half::new(Box::new(RightHalf::new(&right)));
     let mut asked: [VecDeque<Record>; PARTITIONS] = Default::default();
     let mut answers: [VecDeque<Record>; PARTITIONS] = Default::default();
