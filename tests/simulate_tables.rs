@@ -322,6 +322,29 @@ sinks:
     Arc::new(read(&nodes).expect("loads"))
 }
 
+/// The same without topics: everything in one task.
+fn joined_in_one_task(settings: &str) -> Arc<Topology> {
+    let nodes = format!(
+        "
+sources:
+  s: {{ stdin: {{ key: .key }} }}
+operators:
+  l-rows: {{ from: s, filter: .topic == \"L\" }}
+  l-values: {{ from: l-rows, map: .row }}
+  l: {{ from: l-values, table: {{}} }}
+  r-rows: {{ from: s, filter: .topic == \"R\" }}
+  r-values: {{ from: r-rows, map: .row }}
+  r: {{ from: r-values, table: {{}} }}
+  j: {{ from: l, join: {{ with: r, {settings} }} }}
+sinks:
+  o: {{ from: j, blackhole: {{}} }}
+"
+    );
+    let topology = read(&nodes).expect("loads");
+    assert_eq!(topology.subs.len(), 1);
+    Arc::new(topology)
+}
+
 /// Random rows of both topics. `foreign`: a left row names a right one.
 fn rows(random: &mut Random, foreign: bool) -> Vec<Row> {
     let mut n = 0;
@@ -348,11 +371,19 @@ fn rows(random: &mut Random, foreign: bool) -> Vec<Row> {
 /// Checks after every record that the results sent so far, the newest of each key, are the join of the two tables as
 /// they are, and that each new one has the latest timestamp of its two rows and the record that caused it.
 fn check_join(settings: &str, foreign: bool, pair: impl Fn(&str, &Table, &Table) -> Option<(Json, i64)>) {
-    let topology = joined(settings);
+    let (topics, one_task) = (joined(settings), joined_in_one_task(settings));
     for seed in 0..SEEDS {
         let mut random = Random(seed);
         let rows = rows(&mut random, foreign);
-        let got = run(&topology, &rows, seed % 2 == 0);
+        let got = run(&topics, &rows, seed % 2 == 0);
+        let lines = rows.iter().map(|(topic, key, row, ts)| {
+            ("s", key.clone(), json!({ "topic": topic, "key": key, "row": row }), *ts)
+        });
+        assert_eq!(
+            run(&one_task, &lines.collect::<Vec<_>>(), false),
+            got,
+            "the same in one task, seed {seed}"
+        );
         let (mut left, mut right, mut view) = (Table::new(), Table::new(), Table::new());
         for (step, (topic, key, value, ts)) in rows.iter().enumerate() {
             set(if *topic == "L" { &mut left } else { &mut right }, key, value, *ts);
