@@ -189,3 +189,115 @@ impl GlobalTable {
         std::mem::take(&mut self.tally)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Origin, Value};
+    use crate::operators::TableConfig;
+    use crate::state::MemoryBackend;
+    use crate::topology::{DeadLetter, Errors, KafkaSource, Settings, SourceConfig, TopologyBuilder};
+
+    fn topology(topics: &[&str], policy: OnFailure) -> Topology {
+        let source = SourceConfig::Kafka(KafkaSource {
+            topics: Some(topics.iter().map(|topic| (*topic).to_owned()).collect()),
+            ..KafkaSource::default()
+        });
+        let dead_letter = (policy == OnFailure::DeadLetter).then(|| DeadLetter { topic: "dlq".into() });
+        let errors = Errors { dead_letter, on_failure: Some(policy) };
+        TopologyBuilder::new("t")
+            .settings(Settings { errors, ..Settings::default() })
+            .table("world", source, TableConfig { global: true, ..TableConfig::default() })
+            .build()
+            .expect("is sound")
+    }
+
+    fn record(topic: u16, partition: i32, offset: i64, key: &str, value: Option<&str>) -> Record {
+        let value = value.map_or(Value::Null, |text| Value::Bytes(Bytes::from(text.to_owned())));
+        let origin = Origin { topic, partition, offset };
+        Record { origin, ..Record::new(key.to_owned(), value, Timestamp(5)) }
+    }
+
+    /// Keys of the rows on disk.
+    fn keys(backend: &MemoryBackend) -> Vec<String> {
+        let rows = backend.snapshot();
+        let keys = rows.iter().filter_map(|(key, _)| key.strip_prefix(b"world\0"));
+        keys.map(|key| String::from_utf8_lossy(key).into_owned()).collect()
+    }
+
+    #[test]
+    fn rows_and_positions_of_all_partitions_are_one_write() {
+        let topology = topology(&["a", "b"], OnFailure::Stop);
+        assert_eq!((topology.subs.len(), topology.globals()), (0, vec![0]));
+        assert_eq!(topology.global_topics(), ["a", "b"]);
+        assert!(topology.source_topics().is_empty(), "the group reads none of it");
+        assert_eq!(topology.external_topics(), ["a", "b"], "but they have to be there");
+        let memory = Arc::new(MemoryBackend::default());
+        let backend: Arc<dyn Backend> = Arc::clone(&memory) as Arc<dyn Backend>;
+        let mut table = GlobalTable::open(&topology, 0, &backend).expect("opens");
+        assert!(table.fits().expect("reads"), "nothing there fits everything");
+        let batch = [
+            record(0, 0, 0, "x", Some("1")),
+            record(0, 2, 7, "y", Some("2")),
+            record(1, 0, 3, "z", Some("3")),
+        ];
+        let next = [("a", 0, 1), ("a", 2, 8), ("b", 0, 4)];
+        assert_eq!(table.apply(batch, next, Timestamp(9)).expect("takes them"), []);
+        assert_eq!(keys(&memory), ["x", "y", "z"]);
+        table.apply([record(0, 0, 1, "x", None)], [("a", 0, 2)], Timestamp(9)).expect("a tombstone");
+        assert_eq!(keys(&memory), ["y", "z"]);
+        let before = memory.snapshot();
+        table
+            .apply(
+                [],
+                next.map(|(topic, partition, _)| (topic, partition, table_next(topic, partition))),
+                Timestamp(9),
+            )
+            .expect("nothing new");
+        assert_eq!(memory.snapshot(), before);
+        let again = GlobalTable::open(&topology, 0, &backend).expect("opens again");
+        let at = |topic, partition| again.position(topic, partition);
+        assert_eq!((at("a", 0), at("a", 1), at("a", 2), at("b", 0)), (2, 0, 8, 4));
+        assert!(again.fits().expect("reads"));
+        let other = super::tests::topology(&["a"], OnFailure::Stop);
+        let other = GlobalTable::open(&other, 0, &backend).expect("opens");
+        assert!(!other.fits().expect("reads"), "it was made of other topics");
+    }
+
+    fn table_next(topic: &str, partition: i32) -> i64 {
+        match (topic, partition) {
+            ("a", 0) => 2,
+            ("a", _) => 8,
+            _ => 4,
+        }
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_taken_stops_it_or_is_dropped() {
+        for policy in [OnFailure::Stop, OnFailure::Skip, OnFailure::DeadLetter] {
+            let topology = topology(&["a"], policy);
+            let memory = Arc::new(MemoryBackend::default());
+            let backend: Arc<dyn Backend> = Arc::clone(&memory) as Arc<dyn Backend>;
+            let mut table = GlobalTable::open(&topology, 0, &backend).expect("opens");
+            let keyless = Record { key: None, ..record(0, 1, 5, "", Some("1")) };
+            let batch = [keyless, record(0, 1, 6, "x", Some("{")), record(0, 1, 7, "y", Some("1"))];
+            let result = table.apply(batch, [("a", 1, 8)], Timestamp(9));
+            if policy == OnFailure::Stop {
+                let error = result.expect_err("stops").to_string();
+                assert!(
+                    error.contains("world: not_json") && error.contains("topic a, partition 1, offset 6"),
+                    "{error}"
+                );
+                assert_eq!((keys(&memory).len(), table.position("a", 1)), (0, 0), "nothing was written");
+                continue;
+            }
+            assert_eq!(result.expect("goes on"), [Reason::NullKey, Reason::NotJson]);
+            assert_eq!(keys(&memory), ["y"]);
+            let tally = table.take_tally();
+            assert_eq!(
+                (tally.records_in, tally.dropped),
+                (3, vec![(Reason::NullKey, 1), (Reason::NotJson, 1)])
+            );
+        }
+    }
+}
