@@ -2,15 +2,18 @@
 //!
 //! ```text
 //! export KAFKA_BROKERS=...      (scripts/kafka.sh)
-//! scripts/bench.sh checkpoint [--keys 1000000] [--rows 1000,10000] [--seconds 20] [--only commit|state|pause]
+//! scripts/bench.sh checkpoint [--keys 1000000] [--rows 1000,10000] [--seconds 20] [--only commit|state|pause|restart]
 //! ```
 //!
 //! - `commit`: the real program takes a checkpoint a second of so many changed rows (seal, one transaction, RocksDB);
 //!   beside it a bare transaction of as many records of the same size, with offsets, a second.
 //! - `state`: so many keys pending in the real program, killed with -9. Ready again from its disk, beside a bare scan of
 //!   the same database; then without its disk from the changelog, beside a bare consumer of the same partition.
-//! - `pause`: in this process, how long a task stands still at a checkpoint with so many changed keys, and what the
-//!   commit thread does with them then.
+//! - `restart`: the real program is killed with -9 while records come. The same one starts again with its static id, until
+//!   the first record that it has processed is in a file; then another one takes over. Beside bare consumers of the same
+//!   ids, and the session timeout.
+//! - `pause`: in this process, how long a task's turns are during a checkpoint with so many changed keys and with records
+//!   coming, and what the commit thread does with it. A turn is what a worker's is: 256 records, then a piece of the seal.
 
 #![expect(clippy::cast_possible_truncation, reason = "counts read from metrics")]
 #![expect(clippy::unwrap_used, reason = "a bench that cannot start says so; shares code with the tests")]
@@ -37,7 +40,7 @@ use slackwater::kafka::{Admin, KafkaConfig, OutRecord, TopicPartition, TopicSpec
 use slackwater::model::{Headers, Origin, Record, Timestamp, Value};
 use slackwater::runtime::{Input, Step, Task, TaskId};
 use slackwater::spec::{Mode, load};
-use slackwater::state::{Backend, MemoryBackend, RocksBackend, RocksEnv};
+use slackwater::state::{Backend, RocksBackend, RocksEnv};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -66,8 +69,9 @@ fn yaml(name: &str, topic: &str, brokers: &str) -> String {
 kafka: {{ brokers: \"{brokers}\", session_timeout: 6s }}
 sources: {{ changes: {{ kafka: {{ topic: {topic} }} }} }}
 operators: {{ settled: {{ from: changes, debounce: {{ quiet: 1h, max_wait: 2h }} }} }}
-sinks: {{ out: {{ from: settled, blackhole: {{}} }} }}
 errors: {{ on_failure: stop }}
+sinks:
+  out: {{ from: settled, blackhole: {{}} }}
 "
     )
 }
@@ -116,12 +120,16 @@ impl World {
     }
 
     fn start(&self, state: &str) -> Instance {
+        self.start_as("one", state)
+    }
+
+    fn start_as(&self, id: &str, state: &str) -> Instance {
         let log = self.dir.path().join(format!("{}.log", unique("run")));
         let file = File::create(&log).unwrap();
         let started = Instant::now();
         let child = Command::new(env!("CARGO_BIN_EXE_slackwater"))
             .args(["run", self.dir.path().join("topology.yaml").to_str().unwrap()])
-            .args(["--admin", "127.0.0.1:0", "--instance-id", "one", "--state-dir"])
+            .args(["--admin", "127.0.0.1:0", "--instance-id", id, "--state-dir"])
             .arg(self.dir.path().join(state))
             .env_remove("SLACKWATER_LOG")
             .stdout(file.try_clone().unwrap())
@@ -173,7 +181,7 @@ impl Instance {
     fn metric(&self, name: &str) -> f64 {
         let body = http_get(&self.admin, "/metrics").map(|(_, body)| body).unwrap_or_default();
         body.lines()
-            .filter(|l| l.starts_with(name) && l[name.len()..].starts_with(['{', ' ']))
+            .filter(|l| l.starts_with(name) && l[name.len()..].starts_with(['{', ' ', ',', '}']))
             .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
     }
@@ -260,13 +268,19 @@ impl Bare {
     }
 }
 
+/// Labels of `slackwater_checkpoint_phase_seconds_total`, in order.
+const PHASES: [&str; 6] = ["sort", "produce", "flush", "offsets", "commit", "apply"];
+
 fn commit(rows_list: &[usize], seconds: u64) {
     let world = World::new();
     let instance = world.start("state");
     instance.wait_ready();
     let bare = Bare::open(&world);
     println!("\na checkpoint a second beside a bare transaction of as many records of the same size, ms");
-    println!("{:>8} {:>24} {:>24} {:>14}", "rows", "checkpoint p50 / p90", "bare p50 / p90", "ratio of p50");
+    println!(
+        "{:>8} {:>22} {:>22} {:>22} {:>8} {:>8}",
+        "rows", "bare p50 / p90", "transaction p50 / p90", "with sort, RocksDB", "ratio", "ratio"
+    );
     for &rows in rows_list {
         let bytes: Vec<(Vec<u8>, Vec<u8>)> = (0..rows)
             .map(|n| {
@@ -280,12 +294,18 @@ fn commit(rows_list: &[usize], seconds: u64) {
             .collect();
         bare.transact(&bytes);
         let stop = AtomicBool::new(false);
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let (mut ours, mut theirs): (Vec<(f64, [f64; PHASES.len()])>, Vec<f64>) = (Vec::new(), Vec::new());
         std::thread::scope(|scope| {
             let watcher = scope.spawn(|| {
                 let read = || {
                     let name = "slackwater_checkpoint_duration_seconds";
-                    (instance.metric(&format!("{name}_count")), instance.metric(&format!("{name}_sum")))
+                    let [count, sum] =
+                        ["count", "sum"].map(|part| instance.metric(&format!("{name}_{part}")));
+                    let phases = PHASES.map(|phase| {
+                        instance
+                            .metric(&format!("slackwater_checkpoint_phase_seconds_total{{phase=\"{phase}\""))
+                    });
+                    (count, sum, phases)
                 };
                 let mut last = read();
                 let mut all = Vec::new();
@@ -293,7 +313,9 @@ fn commit(rows_list: &[usize], seconds: u64) {
                     std::thread::park_timeout(Duration::from_millis(100));
                     let now = read();
                     if now.0 > last.0 {
-                        all.push((now.1 - last.1) / (now.0 - last.0) * 1e3);
+                        let each = |from: f64, to: f64| (to - from) / (now.0 - last.0) * 1e3;
+                        let phases = std::array::from_fn(|n| each(last.2[n], now.2[n]));
+                        all.push((each(last.1, now.1), phases));
                         last = now;
                     }
                 }
@@ -315,12 +337,22 @@ fn commit(rows_list: &[usize], seconds: u64) {
         });
         ours.drain(..2.min(ours.len()));
         let pair = |list: &[f64]| format!("{:.1} / {:.1}", percentile(list, 50), percentile(list, 90));
+        // Produce, flush, offsets and commit are what the bare one does too.
+        let transaction: Vec<f64> = ours.iter().map(|(_, phases)| phases[1..5].iter().sum()).collect();
+        let whole: Vec<f64> = ours.iter().map(|(whole, _)| *whole).collect();
         println!(
-            "{rows:>8} {:>24} {:>24} {:>14.2}",
-            pair(&ours),
+            "{rows:>8} {:>22} {:>22} {:>22} {:>8.2} {:>8.2}",
             pair(&theirs),
-            percentile(&ours, 50) / percentile(&theirs, 50)
+            pair(&transaction),
+            pair(&whole),
+            percentile(&transaction, 50) / percentile(&theirs, 50),
+            percentile(&whole, 50) / percentile(&theirs, 50)
         );
+        let medians: Vec<String> = (0..PHASES.len())
+            .map(|n| (PHASES[n], ours.iter().map(|(_, phases)| phases[n]).collect::<Vec<f64>>()))
+            .map(|(phase, list)| format!("{phase} {:.1}", percentile(&list, 50)))
+            .collect();
+        println!("         p50 of {} checkpoints: {}", ours.len(), medians.join(", "));
     }
 }
 
@@ -471,57 +503,285 @@ fn consume(brokers: &str, topic: &str) -> usize {
     }
 }
 
-/// One event of each key, in batches as a worker reads them.
-fn touch(task: &mut Task, step: &mut Step, keys: usize, round: usize) {
-    const BATCH: usize = 256;
-    let ts = Timestamp(1_700_000_000_000 + i64::try_from(round).unwrap());
-    // Not in the order in which they lie in memory.
-    let stride = 7_919;
-    for batch in 0..keys.div_ceil(BATCH) {
-        let records = (batch * BATCH..keys.min((batch + 1) * BATCH))
-            .map(|n| {
-                let offset = i64::try_from(round * keys + n).unwrap();
-                let key = Bytes::from(key(n * stride % keys));
-                let mut record = Record::new(key, Value::Bytes(value(n).into()), ts);
-                record.origin = Origin { topic: 0, partition: 0, offset };
-                record
-            })
-            .collect();
-        task.step(Input::Records { topic: 0, records }, ts, step).unwrap();
+/// Sends a record every 10 ms until dropped.
+struct Feed {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Feed {
+    fn start(brokers: &str, topic: &str) -> Feed {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (seen, topic) = (Arc::clone(&stop), topic.to_owned());
+        let producer: ThreadedProducer<rdkafka::producer::DefaultProducerContext> =
+            ClientConfig::new().set("bootstrap.servers", brokers).set("linger.ms", "0").create().unwrap();
+        let thread = std::thread::spawn(move || {
+            for n in 0.. {
+                if seen.load(Ordering::Acquire) {
+                    break;
+                }
+                let (key, value) = (key(n % 1_000), value(n));
+                producer.send(BaseRecord::to(&topic).partition(0).key(&key).payload(&value)).unwrap();
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+            producer.flush(LONG).unwrap();
+        });
+        Feed { stop, thread: Some(thread) }
     }
 }
 
-fn pause(keys: usize) {
-    let loaded = load("pause.yaml", &yaml("pause", "changes", "none:1"), Mode::Required, &|_| None).unwrap();
-    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::default());
-    let (mut step, id) = (Step::default(), TaskId { sub: 0, partition: 0 });
-    let mut task = Task::open(&loaded.topology, id, &backend, Timestamp(0), &mut step).unwrap();
-    task.start_at(0, 0);
-    println!(
-        "\na checkpoint of {keys} changed keys: how long the task stands still, then the commit thread's work, CPU"
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        drop(self.thread.take().map(std::thread::JoinHandle::join));
+    }
+}
+
+/// A bare member with a static id, without the settings that only we need.
+fn member(world: &World, group: &str, id: &str) -> BaseConsumer {
+    let member: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &world.brokers)
+        .set("group.id", group)
+        .set("group.instance.id", id)
+        .set("session.timeout.ms", "6000")
+        .set("heartbeat.interval.ms", "600")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("isolation.level", "read_committed")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "latest")
+        .create()
+        .unwrap();
+    member.subscribe(&[&world.topic]).unwrap();
+    member
+}
+
+/// Until the first record.
+fn first_record(member: &BaseConsumer) {
+    let end = Instant::now() + LONG;
+    while !matches!(member.poll(Duration::from_millis(5)), Some(Ok(_))) {
+        assert!(Instant::now() < end, "no record");
+    }
+}
+
+fn restart(rounds: usize) {
+    let world = World::new();
+    let file = world.dir.path().join("out.jsonl");
+    let text = std::fs::read_to_string(world.dir.path().join("topology.yaml")).unwrap();
+    let seen = format!(
+        "  seen: {{ from: changes, file: {{ path: {}, batch: {{ linger: 0ms }} }} }}\n",
+        file.display()
     );
+    let text = text + &seen;
+    std::fs::write(world.dir.path().join("topology.yaml"), text).unwrap();
+    let _feed = Feed::start(&world.brokers, &world.topic);
+    let size = || std::fs::metadata(&file).map_or(0, |m| m.len());
+    // Another record is in the file.
+    let processed = |what: &str| {
+        let before = size();
+        let end = Instant::now() + LONG;
+        while size() <= before {
+            assert!(Instant::now() < end, "{what}: no record");
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+    };
+    println!("\nkilled with -9 while 100 records a second come, session timeout 6 s; ms");
+    let mut one = world.start_as("one", "one");
+    one.wait_ready();
+    processed("one");
+    let group = unique("bare");
+    let mut bare = member(&world, &group, "one");
+    first_record(&bare);
+    let (mut ours, mut ready, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        // A checkpoint or two.
+        std::thread::park_timeout(Duration::from_millis(2_300));
+        one.kill9();
+        std::thread::park_timeout(Duration::from_millis(100));
+        let (mut after, mut instance) = (0.0, None);
+        std::thread::scope(|scope| {
+            let start = Instant::now();
+            let works = scope.spawn(move || {
+                processed("started again");
+                start.elapsed().as_secs_f64() * 1e3
+            });
+            let started = world.start_as("one", "one");
+            ready.push(started.wait_ready().as_secs_f64() * 1e3);
+            instance = Some(started);
+            after = works.join().unwrap();
+        });
+        one = instance.unwrap();
+        ours.push(after);
+        // A static member that goes without a word, as a killed one does.
+        drop(bare);
+        let start = Instant::now();
+        bare = member(&world, &group, "one");
+        first_record(&bare);
+        theirs.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    let show = |list: &[f64]| {
+        format!("{:.0} ({:.0} to {:.0})", percentile(list, 50), percentile(list, 0), percentile(list, 100))
+    };
+    println!(
+        "  started again, static id: first record after {} of process start, ready after {}; bare consumer {}; ratio {:.2}",
+        show(&ours),
+        show(&ready),
+        show(&theirs),
+        percentile(&ours, 50) / percentile(&theirs, 50)
+    );
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let name = format!("other-{round}");
+        let next = world.start_as(&name, &name);
+        next.wait_ready();
+        let other = member(&world, &group, &name);
+        // In the group, and without a partition: the first one keeps it.
+        let until = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < until {
+            drop((bare.poll(Duration::from_millis(5)), other.poll(Duration::from_millis(5))));
+        }
+        assert_eq!(other.assignment().unwrap().count(), 0);
+        one.kill9();
+        let start = Instant::now();
+        std::thread::park_timeout(Duration::from_millis(100));
+        processed("taken over");
+        ours.push(start.elapsed().as_secs_f64() * 1e3);
+        one = next;
+        drop(bare);
+        let start = Instant::now();
+        first_record(&other);
+        theirs.push(start.elapsed().as_secs_f64() * 1e3);
+        bare = other;
+    }
+    println!(
+        "  taken over by another: first record after {} of the kill; bare consumer {}; session timeout 6000; ratio {:.2}",
+        show(&ours),
+        show(&theirs),
+        percentile(&ours, 50) / percentile(&theirs, 50)
+    );
+}
+
+/// Records of one visit of a worker.
+const BATCH: usize = 256;
+
+/// The `batch`th batch of a walk over all keys that is not the order in which they lie in memory.
+fn events(keys: usize, round: usize, batch: usize) -> Vec<Record> {
+    let ts = Timestamp(1_700_000_000_000 + i64::try_from(round).unwrap());
+    let stride = 7_919;
+    (batch * BATCH..keys.min((batch + 1) * BATCH))
+        .map(|n| {
+            let offset = i64::try_from(round * keys + n).unwrap();
+            let key = Bytes::from(key(n * stride % keys));
+            let mut record = Record::new(key, Value::Bytes(value(n).into()), ts);
+            record.origin = Origin { topic: 0, partition: 0, offset };
+            record
+        })
+        .collect()
+}
+
+/// One event of each key.
+fn touch(task: &mut Task, step: &mut Step, keys: usize, round: usize) {
+    for batch in 0..keys.div_ceil(BATCH) {
+        let records = events(keys, round, batch);
+        let now = records[0].ts;
+        task.step(Input::Records { topic: 0, records }, now, step).unwrap();
+    }
+}
+
+/// How long the turns of a worker took, ms of wall clock and of its own CPU time.
+#[derive(Default)]
+struct Turns {
+    wall: Vec<f64>,
+    cpu_max: f64,
+}
+
+impl Turns {
+    fn time<T>(&mut self, turn: impl FnOnce() -> T) -> T {
+        let (start, cpu) = (Instant::now(), ThreadTime::now());
+        let result = turn();
+        self.cpu_max = self.cpu_max.max(cpu.elapsed().as_secs_f64() * 1e3);
+        self.wall.push(start.elapsed().as_secs_f64() * 1e3);
+        result
+    }
+
+    fn show(&self) -> String {
+        let (n, p99, max) = (self.wall.len(), percentile(&self.wall, 99), percentile(&self.wall, 100));
+        format!("{n} turns, p99 {p99:.1}, longest {max:.1} ms ({:.1} ms CPU)", self.cpu_max)
+    }
+}
+
+fn pause(yaml: &str, keys: usize) {
+    let loaded = load("pause.yaml", yaml, Mode::Required, &|_| None).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let rocks = RocksBackend::open(dir.path(), &env()).unwrap();
+    let rocks: Arc<dyn Backend> = Arc::new(RocksBackend::open(dir.path(), &env()).unwrap());
+    let (mut step, id) = (Step::default(), TaskId { sub: 0, partition: 0 });
+    let mut task = Task::open(&loaded.topology, id, &rocks, Timestamp(0), &mut step).unwrap();
+    task.start_at(0, 0);
     for round in 0..4 {
         touch(&mut task, &mut step, keys, round);
-        let (start, cpu) = (Instant::now(), ThreadTime::now());
-        let mut sealed = task.seal_late(Timestamp(0)).unwrap().expect("something to seal");
-        let (took, cpu) = (start.elapsed().as_secs_f64() * 1e3, cpu.elapsed().as_secs_f64() * 1e3);
-        let start = ThreadTime::now();
-        sealed.finish();
-        let finish = start.elapsed().as_secs_f64();
-        let start = ThreadTime::now();
-        rocks.write(&sealed.rows).unwrap();
-        let write = start.elapsed().as_secs_f64();
-        let rows = sealed.rows.len() as f64;
+        step = Step::default();
+        let (mut turns, mut copying) = (Turns::default(), Turns::default());
+        let mut batch = 0;
+        let mut next = || {
+            batch += 1;
+            events(keys, round, batch % keys.div_ceil(BATCH))
+        };
+        let began = Instant::now();
+        // A turn is what a worker's is: a batch of records, then a piece of the seal.
+        let records = next();
+        let now = records[0].ts;
+        let mut sealed = copying.time(|| {
+            task.step(Input::Records { topic: 0, records }, now, &mut step).unwrap();
+            task.seal_begin(now).unwrap().expect("something to seal")
+        });
+        while task.is_copying() {
+            let records = next();
+            copying.time(|| {
+                task.step(Input::Records { topic: 0, records }, now, &mut step).unwrap();
+                task.seal_more(&mut sealed, now).unwrap();
+            });
+        }
+        let copied = began.elapsed().as_secs_f64() * 1e3;
+        // The commit thread has it now, and the epoch is dropped there.
+        let backend = Arc::clone(&rocks);
+        let committer = std::thread::spawn(move || {
+            let start = ThreadTime::now();
+            sealed.finish();
+            let finish = start.elapsed().as_secs_f64();
+            let start = ThreadTime::now();
+            backend.write(&sealed.rows).unwrap();
+            (sealed.rows.len() as f64, finish, start.elapsed().as_secs_f64())
+        });
+        while !committer.is_finished() {
+            let records = next();
+            turns.time(|| {
+                task.step(Input::Records { topic: 0, records }, now, &mut step).unwrap();
+                step.deliveries.clear();
+            });
+        }
+        let (rows, finish, write) = committer.join().unwrap();
+        let spent = turns.time(|| {
+            task.applied();
+            task.take_spent()
+        });
+        drop(spent);
         println!(
-            "  copied at once: {took:.0} ms ({cpu:.0} ms CPU); finish {:.2} us/row, RocksDB {:.2} us/row, {rows} rows",
+            "  copied in {copied:.0} ms: {}; while it is committed: {}; commit thread: finish {:.2} us/row, RocksDB {:.2} us/row, {rows} rows",
+            copying.show(),
+            turns.show(),
             finish * 1e6 / rows,
             write * 1e6 / rows,
         );
-        task.applied();
     }
 }
+
+/// Counts for ever, by key: an operator whose rows are cached over RocksDB.
+const COUNTING: &str = "name: pause
+kafka: { brokers: none:1 }
+sources: { changes: { kafka: { topic: changes } } }
+operators: { count: { from: changes, aggregate: { count: {} } } }
+sinks: { out: { from: count, blackhole: {} } }
+errors: { on_failure: stop }
+";
 
 fn main() -> ExitCode {
     let (mut keys, mut rows, mut seconds, mut only) = (1_000_000, vec![1_000, 10_000], 20, String::new());
@@ -536,17 +796,26 @@ fn main() -> ExitCode {
             ("--only", _) => only = value,
             _ => {
                 eprintln!(
-                    "usage: checkpoint [--keys N] [--rows N,N] [--seconds N] [--only commit|state|pause]"
+                    "usage: checkpoint [--keys N] [--rows N,N] [--seconds N] [--only commit|state|pause|restart]"
                 );
                 return ExitCode::from(2);
             }
         }
     }
     if only.is_empty() || only == "pause" {
-        pause(keys);
+        println!(
+            "\na checkpoint of {keys} changed keys, with records coming: how long the task's turns are, then the commit thread's work, CPU"
+        );
+        println!("  debounce:");
+        pause(&yaml("pause", "changes", "none:1"), keys);
+        println!("  aggregate:");
+        pause(COUNTING, keys);
     }
     if only.is_empty() || only == "commit" {
         commit(&rows, seconds);
+    }
+    if only.is_empty() || only == "restart" {
+        restart(5);
     }
     if only.is_empty() || only == "state" {
         state(keys);

@@ -34,8 +34,9 @@ test)
     for component in rustfmt clippy; do
         cargo "${component#rust}" --version >/dev/null 2>&1 || die "$component is missing: rustup component add $component"
     done
-    # Apache Kafka, and its jars from Maven Central
+    # Apache Kafka and its jars from Maven Central; the peer in benches/peers is compiled
     need java openjdk-17-jre-headless
+    need javac openjdk-17-jdk-headless
     need mvn maven
     # promtool comes with the server
     need promtool prometheus

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by kafka.sh and spanner.sh: one server process, known by its pid file and by a word of its command line,
+# Sourced by kafka.sh, spanner.sh and registry.sh: one server process, known by its pid file and by a word of its command line,
 # so that a pid that has gone to another program since is never signalled.
 
 die() {

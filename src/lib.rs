@@ -34,6 +34,7 @@
 //! |---|---|---|
 //! | 0 | [`model`] | record, value, time, units (`30s`, `64MiB`, `1500/s`), expressions as a trait |
 //! | 1 | [`state`] | stores with an epoch overlay, the row codec, RocksDB and memory below them |
+//! | 1 | [`formats`] | bytes to JSON and back: text, numbers, Avro, Protobuf, the schema registry's client |
 //! | 1 | [`kafka`] | the only place that knows `rdkafka`: group reader, writers, admin, restore, embedded broker |
 //! | 2 | [`operators`] | the contract [`operators::Operator`], the registry [`operators::NodeConfig`], a file per operator |
 //! | 2 | [`sinks`] | the contract [`sinks::Sink`] (the only async one), the registry [`sinks::SinkConfig`], a file per sink |
@@ -85,9 +86,11 @@
 //! - Automatic offset commits, automatic topic creation by the broker, pause and resume of partitions.
 //! - HTTP redirects, retries and proxies below the operator that decides about retries.
 //! - Functions in expressions that reach outside of their record: network, files, environment, clock, chance.
-//! - Values typed by a schema on the hot path: values stay bytes until something asks for a field.
+//! - Types on the hot path unless asked for: JSON values stay bytes until something asks for a field; a source's `schema`,
+//!   or a format other than JSON, makes it look at every value.
 
 pub mod cli;
+pub mod formats;
 pub mod gateway;
 pub mod kafka;
 pub mod model;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 const FLOORS: &[(&str, u8)] = &[
     ("model", 0),
+    ("formats", 1),
     ("state", 1),
     ("kafka", 1),
     ("operators", 2),
@@ -30,6 +31,7 @@ const NEIGHBOURS: &[(&str, &str, &str)] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("anyhow", &["main.rs", "cli/"]),
     // calls/tests.rs: an API to be called
+    ("apache_avro", &["formats/avro/"]),
     ("axum", &["gateway/", "testing/dev", "runtime/calls/tests.rs"]),
     ("bincode", &["state/codec.rs"]),
     ("clap", &["cli/"]),
@@ -41,8 +43,11 @@ const HOMES: &[(&str, &[&str])] = &[
     ("miette", &["spec/problem.rs"]),
     ("prometheus", &["runtime/metrics.rs"]),
     ("prost_types", &["sinks/spanner/"]),
+    ("prost_reflect", &["formats/protobuf.rs"]),
+    ("protox_parse", &["formats/protobuf.rs"]),
     ("rdkafka", &["kafka/"]),
-    ("reqwest", &["runtime/http.rs"]),
+    // registry.rs: the schema registry
+    ("reqwest", &["runtime/http.rs", "formats/registry.rs"]),
     ("rocksdb", &["state/rocks.rs"]),
     ("serde_saphyr", &["spec/tree.rs"]),
     ("vrl", &["spec/vrl.rs", "spec/vrl/", "spec/mod.rs"]),

@@ -434,6 +434,7 @@ const METRICS: &[&str] = &[
     "slackwater_calls_total counter node status",
     "slackwater_call_retries_total counter node",
     "slackwater_checkpoint_duration_seconds histogram",
+    "slackwater_checkpoint_phase_seconds_total counter phase",
     "slackwater_checkpoint_timestamp_seconds gauge node partition",
     "slackwater_checkpoints_failed_total counter",
     "slackwater_commit_lag_records gauge partition topic",
@@ -448,6 +449,8 @@ const METRICS: &[&str] = &[
     "slackwater_records_out_total counter node",
     "slackwater_records_skewed_total counter node",
     "slackwater_restore_remaining_rows gauge node partition",
+    "slackwater_schema_lookups_total counter result",
+    "slackwater_schemas_waiting gauge",
     "slackwater_sink_batches_total counter node",
     "slackwater_sink_failures_total counter node",
     "slackwater_sink_rows_total counter node",
@@ -457,8 +460,13 @@ const METRICS: &[&str] = &[
     "slackwater_tasks gauge state",
 ];
 
-/// Those that show only with Kafka: a wrong producer's clock, a changelog.
-const WITH_KAFKA: [&str; 2] = ["slackwater_records_skewed_total", "slackwater_restore_remaining_rows"];
+/// Those that show only with Kafka: a wrong producer's clock, a changelog; with a schema registry, its questions.
+const WITH_KAFKA: [&str; 4] = [
+    "slackwater_records_skewed_total",
+    "slackwater_restore_remaining_rows",
+    "slackwater_schema_lookups_total",
+    "slackwater_schemas_waiting",
+];
 
 /// `name type labels` of every metric in a scrape.
 fn metrics_in(text: &str) -> BTreeSet<String> {
@@ -620,4 +628,25 @@ fn what_shows_only_at_the_start_points_into_the_file() {
             .arg(dir.path().join("state")));
     assert_eq!(ended.code, 78, "{}", ended.err);
     assert!(ended.err.contains("t.yaml:3:23") && ended.err.contains("cannot read file"), "{}", ended.err);
+}
+
+#[test]
+fn a_starter_is_a_good_topology_that_explains_itself() {
+    let dir = folder();
+    for template in ["count", "enrich", "join"] {
+        let path = dir.path().join(format!("my-{template}.yaml")).display().to_string();
+        check(&["new", &path, "--template", template], 0, "");
+        check(&["new", &path], 2, "is there already");
+        check(&["check", &path], 0, "");
+        check(&["test", &path], 0, "");
+        let text = std::fs::read_to_string(&path).expect("is there");
+        assert!(text.contains(&format!("name: my-{template}\n")), "{text}");
+    }
+    check(&["new", &dir.path().join("my orders.yaml").display().to_string()], 2, "is no name");
+    let path = dir.path().join("my-count.yaml").display().to_string();
+    insta::assert_snapshot!(check(&["explain", &path], 0, "").out);
+    let said = check(&["explain", &path, "--format", "json"], 0, "").out;
+    let json: Json = serde_json::from_str(&said).expect("is JSON");
+    let topic = &json["sub_topologies"][0]["repartition_topics"][0]["topic"];
+    assert_eq!(topic, "my-count-per-minute-repartition");
 }

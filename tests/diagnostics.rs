@@ -241,6 +241,125 @@ sinks:
   out: { from: a, blackhole: {} }
 "#;
 
+    expression_unknown_name: r#"
+name: t
+sources:
+  in: { generate: {} }
+  prices: { generate: {} }
+operators:
+  big: { from: in, filter: amount > 10 }
+  part: { from: in, key_by: window.strat }
+  pair: { from: in, join: { with: prices, within: { after: 1m }, value: '{ "l": lefft, "r": right }' } }
+sinks:
+  out: { from: [big, part, pair], blackhole: {} }
+"#;
+
+    expression_of_the_wrong_type: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  in: { kafka: { topic: in, timestamp: .a == 1 } }
+operators:
+  call: { from: in, map: upcase(3) }
+  cond: { from: in, filter: 5 }
+  text: { from: in, filter: upcase(string!(.name)) }
+  sized: { from: in, branch: { large: .n > 10, small: '"yes"' } }
+  lines: { from: in, flat_map: '{ "a": .a }' }
+sinks:
+  out: { from: [call, cond, text, sized.large, lines], blackhole: {} }
+"#;
+
+    no_key: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  in: { kafka: { topic: in } }
+  all: { kafka: { topic: all }, table: { global: true } }
+  file: { file: { path: /tmp/x, key: x = null; x } }
+operators:
+  key: { from: in, key_by: null }
+  program: { from: in, key_by: "x = .a; null" }
+  ids: { from: in, dedupe: { by: x = null; x, within: 10m } }
+  sums: { from: in, aggregate: { by: x = null; x, count: {} } }
+  looked-up: { from: in, join: { with: all, on: x = null; x } }
+sinks:
+  out: { from: [key, program, ids, sums, looked-up, file], blackhole: {} }
+"#;
+
+    windows_that_cannot_be: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  zero: { from: in, aggregate: { window: { tumbling: 0s }, count: {} } }
+  negative: { from: in, aggregate: { window: { session: -5s }, count: {} } }
+  hop: { from: in, aggregate: { window: { hopping: 1m, every: 0s }, count: {} } }
+  gaps: { from: in, aggregate: { window: { hopping: 1m, every: 2m }, count: {} } }
+  seldom: { from: in, aggregate: { window: { hopping: 1m }, count: {} } }
+  grace: { from: in, aggregate: { window: { grace: 5s }, count: {} } }
+  late: { from: in, aggregate: { window: { sliding: 1m, grace: -1s }, count: {} } }
+  two: { from: in, aggregate: { window: { tumbling: 1m, session: 1m }, count: {} } }
+  nothing: { from: in, aggregate: { window: {}, count: {} } }
+  beside: { from: in, aggregate: { grace: 5s, count: {} } }
+  seen: { from: in, dedupe: { within: 0s } }
+sinks:
+  out: { from: [zero, negative, hop, gaps, seldom, grace, late, two, nothing, beside, seen], blackhole: {} }
+"#;
+
+    final_without_a_window: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  totals: { from: in, aggregate: { emit: final, count: {} } }
+sinks:
+  out: { from: totals, blackhole: {} }
+"#;
+
+    final_results_of_nothing: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  held: { from: in, suppress: { until: window_closes } }
+  plain: { from: in, aggregate: { count: {} } }
+  kept: { from: plain, suppress: { until: window_closes } }
+sinks:
+  out: { from: [held, kept], blackhole: {} }
+"#;
+
+    joins_that_cannot_be: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  orders: { kafka: { topic: orders } }
+  payments: { kafka: { topic: payments } }
+  customers: { kafka: { topic: customers }, table: {} }
+operators:
+  unbounded: { from: orders, join: { with: payments } }
+  negative: { from: orders, join: { with: payments, within: { before: -1s } } }
+  windowed: { from: orders, join: { with: customers, within: { after: 1m } } }
+  waits: { from: orders, join: { with: customers, grace: 1m } }
+  keyed: { from: orders, join: { with: customers, on: .customer } }
+  outer: { from: orders, join: { with: customers, type: outer } }
+  turned: { from: customers, join: { with: orders } }
+  nobody: { from: orders, join: { with: costumers } }
+sinks:
+  out: { from: [unbounded, negative, windowed, waits, keyed, outer, turned, nobody], blackhole: {} }
+"#;
+
+    what_is_logged: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  loud: { from: in, peek: { level: error } }
+  often: { from: in, peek: { rate: 0/s } }
+  custom: { from: in, silence: { after: 30s } }
+sinks:
+  out: { from: [loud, often, custom], blackhole: {} }
+"#;
+
     unknown_output: r#"
 name: t
 sources:
@@ -374,6 +493,73 @@ operators:
   odd: { from: in, sleep: 5s }
 sinks:
   out: { from: settled, file: { pth: /tmp/x } }
+"#;
+
+    unknown_format: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  in: { kafka: { topic: in, format: avor } }
+sinks:
+  out: { from: in, blackhole: {} }
+"#;
+
+    no_registry: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  in: { kafka: { topic: in, format: avro } }
+sinks:
+  out: { from: in, kafka: { topic: out, key_format: protobuf } }
+"#;
+
+    a_type_error_by_the_schema: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  in:
+    kafka: { topic: in, timestamp: .tags }
+    schema: { id: integer, amount: number, tags: [string] }
+operators:
+  big: { from: in, filter: .amonut > 10 }
+  odd: { from: in, filter: .id > "x" }
+  named: { from: in, map: '{ "name": upcase(.id) }' }
+  maybe: { from: in, filter: .amount }
+sinks:
+  out: { from: [big, odd, named, maybe], blackhole: {} }
+"#;
+
+    a_wrong_type: r#"
+name: t
+sources:
+  in: { stdin: {}, schema: { id: interger, tags: [] } }
+sinks:
+  out: { from: in, blackhole: {} }
+"#;
+
+    wrong_schema_files: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+schema_registry: { url: localhost:8081 }
+sources:
+  in: { kafka: { topic: in, format: avro, reader_schema: { file: nowhere.avsc } } }
+sinks:
+  avro: { from: in, kafka: { topic: a, format: avro, writer_schema: { inline: '{"type": "recrd"}' } } }
+  proto: { from: in, kafka: { topic: b, format: protobuf, writer_schema: { inline: "message { }" } } }
+  other: { from: in, kafka: { topic: c, format: protobuf, writer_schema: { inline: 'syntax = "proto3"; message A {}', message: B } } }
+  json: { from: in, kafka: { topic: d, writer_schema: {} } }
+"#;
+
+    keys_of_two_formats: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  orders: { kafka: { topic: orders, key_format: long } }
+  customers: { kafka: { topic: customers }, table: {} }
+operators:
+  both: { from: orders, join: { with: customers, value: '{ "l": left, "r": right }' } }
+sinks:
+  out: { from: both, blackhole: {} }
 "#;
 
     an_empty_file: "# nothing here\n";

@@ -26,7 +26,10 @@ fn slackwater(args: &[&str]) -> (i32, String) {
 #[test]
 fn examples_are_good() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let docs = std::fs::read_dir(root.join("docs")).expect("is there").flatten().map(|e| e.path());
+    let files = |dir: &str| {
+        std::fs::read_dir(root.join(dir)).expect("is there").flatten().map(|e| e.path()).collect::<Vec<_>>()
+    };
+    let docs = [files("docs"), files("docs/reference")].concat().into_iter();
     let pages = docs.filter(|p| p.extension().is_some_and(|e| e == "md")).chain([root.join("README.md")]);
     let dir = tempfile::tempdir().expect("a folder");
     let mut count = 0;
@@ -204,6 +207,7 @@ fn the_defaults_in_the_readme_are_the_defaults() {
         ("guarantee", vec![word(&settings.guarantee)]),
         ("time.clock", vec![word(&settings.time.clock)]),
         ("time.max_skew", vec![settings.time.max_skew.to_string()]),
+        ("time.idle", vec![settings.time.idle.to_string()]),
         ("errors.on_failure", vec![word(&settings.errors.policy())]),
         ("debounce.max_items", vec![DebounceConfig::MAX_ITEMS.to_string()]),
     ];

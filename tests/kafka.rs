@@ -612,7 +612,7 @@ fn a_transaction_moves_records_and_offsets_together() {
     writer.begin().unwrap();
     writer.send(&out(&target, 0, "k", "goes with it")).unwrap();
     writer.send(&OutRecord { value: Some(noise(1_500_000)), ..out(&target, 0, "big", "") }).unwrap();
-    assert!(matches!(writer.commit(&[], None, LONG), Err(TxnError::Abort(_))));
+    assert!(matches!(writer.commit(&[], None, LONG), Err(TxnError::TooLarge(_))));
     writer.abort(LONG).unwrap();
     writer.begin().unwrap();
     writer.send(&out(&target, 1, "k", "after")).unwrap();

@@ -318,3 +318,53 @@ fn a_cluster_that_does_not_answer_is_said_so() {
     let (code, said) = run(Some("127.0.0.1:1"));
     assert!(code == Some(69) && said.contains("Kafka at 127.0.0.1:1 does not answer"), "{said}");
 }
+
+/// Two topics with different numbers of partitions, joined.
+#[test]
+fn a_join_of_topics_with_different_counts_is_refused_with_its_place() {
+    let name = unique("uneven");
+    let admin = Admin::open(&KafkaConfig::new(brokers()), LONG).expect("an admin client");
+    let topics =
+        [TopicSpec::new(format!("{name}.orders"), 2), TopicSpec::new(format!("{name}.customers"), 3)];
+    admin.create_topics(&topics).expect("topics are made");
+    let dir = tempfile::tempdir().expect("a temp dir");
+    let yaml = dir.path().join("uneven.yaml");
+    let file = format!(
+        "name: {name}\nkafka: {{ brokers: \"${{KAFKA_BROKERS}}\" }}\nsources:\n  orders: {{ kafka: {{ topic: {name}.orders }} }}\n  \
+         customers: {{ kafka: {{ topic: {name}.customers }}, table: {{}} }}\noperators:\n  named:\n    from: orders\n    \
+         join: {{ with: customers }}\nsinks:\n  out: {{ from: named, blackhole: {{}} }}\n"
+    );
+    let command = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_slackwater"));
+        let state = dir.path().join("state");
+        command.env("KAFKA_BROKERS", brokers()).env("SLACKWATER_ADMIN", "127.0.0.1:0");
+        command.env("SLACKWATER_STATE_DIR", state).args(words).arg(&yaml).output().expect("the command runs")
+    };
+    std::fs::write(&yaml, &file).expect("the file is written");
+    for words in [&["check", "--connect"][..], &["run"]] {
+        let output = command(words);
+        // As a report wraps its lines.
+        let said = text(&output);
+        let said: Vec<&str> = said.split_whitespace().filter(|word| *word != "│").collect();
+        let said = said.join(" ");
+        assert_eq!(output.status.code(), Some(78), "{said}");
+        for part in [
+            format!("`{name}.orders` has 2, `{name}.customers` has 3"),
+            "uneven.yaml:9:19".into(),
+            "help: give them all 3".into(),
+            "orders-by-key: { from: orders, key_by: key }".into(),
+        ] {
+            assert!(said.contains(&part), "{part:?} in:\n{said}");
+        }
+    }
+    let output = command(&["check", "--connect", "--format", "json"]);
+    let problems: Json = serde_json::from_slice(&output.stdout).expect("is JSON");
+    assert_eq!((&problems[0]["code"], &problems[0]["line"]), (&json!("connect::partitions"), &json!(9)));
+    // What the help says, done.
+    let fixed = file
+        .replace("from: orders\n", "from: orders-by-key\n")
+        .replace("operators:\n", "operators:\n  orders-by-key: { from: orders, key_by: key }\n");
+    std::fs::write(&yaml, fixed).expect("the file is written");
+    let output = command(&["check", "--connect"]);
+    assert!(output.status.success(), "{}", text(&output));
+}

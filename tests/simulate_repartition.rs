@@ -94,7 +94,7 @@ fn what_was_not_in_a_checkpoint_comes_once_after_a_restart() {
 }
 
 #[test]
-fn a_record_without_the_new_key_is_refused_before_the_topic() {
+fn a_record_without_the_new_key_is_refused_where_one_is_needed() {
     let skip = format!("{ONE}errors: {{ on_failure: skip }}\n");
     check(
         &skip,
@@ -205,7 +205,7 @@ tests:
       - send: { to: orders, key: "1", value: { buyer: ann, n: 1 } }
       - send: { to: orders, key: "2", value: { buyer: ann, n: 2 } }
       - send: { to: orders, key: "3", value: { n: 3 } }
-      - expect: { t.dlq: [ { key: "3", headers: { slackwater-node: by-buyer, slackwater-reason: null_key } } ] }
+      - expect: { t.dlq: [ { key: null, value: { n: 3 }, headers: { slackwater-node: settled, slackwater-reason: null_key } } ] }
       - advance: 5s
       - crash
       - advance: 5s

@@ -61,6 +61,52 @@ fn a_jump_of_time_does_not_lose_the_final_result() {
 }
 
 #[test]
+fn what_is_dropped_for_its_missing_key_or_value_moves_no_clock() {
+    let keyless = |ts: i64| json!({ "topic": "in", "key": null, "value": 1, "ts": ts });
+    check(
+        "stream",
+        "  n: { from: in, aggregate: { window: { tumbling: 10ms }, count: {} } }",
+        "n",
+        &[keyless(31), send("a", json!(1), 10), send("b", json!(null), 31), send("a", json!(1), 10)],
+        &[
+            json!({ "step": 0, "dropped": "null_key" }),
+            result(1, "a", [10, 20], json!(1), 10),
+            // Without a value it is counted, and moves the clock.
+            result(2, "b", [30, 40], json!(1), 31),
+            json!({ "step": 3, "dropped": "late" }),
+        ],
+    );
+    check(
+        "stream",
+        "  n: { from: in, aggregate: { window: { sliding: 5ms }, count: {} } }",
+        "n",
+        &[send("a", json!(null), 31), keyless(31), send("a", json!(1), 10)],
+        &[
+            json!({ "step": 0, "dropped": "null_value" }),
+            json!({ "step": 1, "dropped": "null_key" }),
+            result(2, "a", [5, 10], json!(1), 10),
+        ],
+    );
+}
+
+#[test]
+fn a_sliding_window_of_a_late_record_has_the_records_before_it_too() {
+    // Kafka Streams with an in-memory store of the default retention gives 1 for [14,15]: it has forgotten [13,14].
+    check(
+        "stream",
+        "  n: { from: in, aggregate: { window: { sliding: 1ms }, count: {} } }",
+        "n",
+        &[send("a", json!(1), 14), send("b", json!(1), 15), send("a", json!(1), 15)],
+        &[
+            result(0, "a", [13, 14], json!(1), 14),
+            result(1, "b", [14, 15], json!(1), 15),
+            result(2, "a", [15, 16], json!(1), 15),
+            result(2, "a", [14, 15], json!(2), 15),
+        ],
+    );
+}
+
+#[test]
 fn several_results_of_each_hopping_window() {
     check(
         "stream",

@@ -6,11 +6,12 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::{BAD_FILE, Exit, UNAVAILABLE, read_file};
+use crate::formats::WriterError;
 use crate::kafka::Admin;
 use crate::operators::NodeConfig;
 use crate::sinks::{SinkConfig, SinkConnection, SinkError};
-use crate::spec::{Loaded, Mode, Report, load};
-use crate::topology::NodeKind;
+use crate::spec::{Loaded, Mode, Registry, Report, load_with};
+use crate::topology::{NodeKind, Uneven};
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
@@ -34,13 +35,13 @@ enum CheckFormat {
     Json,
 }
 
-pub(super) fn check(args: &CheckArgs) -> Result<(), Exit> {
+pub(super) fn check(registry: &Registry, args: &CheckArgs) -> Result<(), Exit> {
     let mut all = Vec::new();
     let mut code = None;
     for path in &args.topologies {
         let text = read_file(path)?;
         let variable = |name: &str| std::env::var(name).ok();
-        let loaded = load(&path.display().to_string(), &text, Mode::Required, &variable);
+        let loaded = load_with(registry, &path.display().to_string(), &text, Mode::Required, &variable);
         let (report, bad) = match loaded {
             Err(report) => (Some(*report), BAD_FILE),
             Ok(loaded) if args.connect => connect(&loaded)?,
@@ -79,6 +80,10 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
         match Admin::open(kafka, Duration::from_secs(5)).and_then(|admin| admin.topics(&names)) {
             Ok(found) => {
+                let counts = found.iter().filter_map(|(topic, count)| Some((topic.clone(), (*count)?)));
+                if let Err(uneven) = topology.partition_counts(&counts.collect()) {
+                    problems.push((uneven_report(loaded, &uneven), BAD_FILE));
+                }
                 for (topic, count) in found {
                     if count.is_none() {
                         let node = topology.nodes.iter().find(
@@ -102,6 +107,17 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
                 problems.push((report, UNAVAILABLE));
             }
         }
+    }
+    for wrong in runtime.block_on(topology.formats.check()).err().unwrap_or_default() {
+        problems.push(match wrong {
+            WriterError::Away(message) => {
+                let report = places.report("connect::registry", None, "schema_registry.url", &message, None);
+                (report, UNAVAILABLE)
+            }
+            WriterError::Config { node, field, message } => {
+                (places.report("connect::schema", Some(&node), &field, &message, None), BAD_FILE)
+            }
+        });
     }
     for node in &topology.nodes {
         match &node.kind {
@@ -140,6 +156,17 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
     let list: Vec<_> = problems.iter().flat_map(|(report, _)| report.problems().to_vec()).collect();
     let report = (!list.is_empty()).then(|| places.reports(list).redacted(&loaded.secrets));
     Ok((report, code))
+}
+
+/// Topics that are read together and have different numbers of partitions, at the join that needs them to be equal.
+pub(super) fn uneven_report(loaded: &Loaded, uneven: &Uneven) -> Report {
+    loaded.places().report(
+        "connect::partitions",
+        Some(&uneven.node),
+        &uneven.field,
+        &uneven.message,
+        Some(&uneven.help),
+    )
 }
 
 /// Opens a TCP connection, no more: a request might change something.

@@ -23,7 +23,7 @@ use crate::model::{Clock, Json, Millis, SystemClock};
 use crate::operators::NodeConfig;
 use crate::runtime::{Engine, EngineError, EngineOptions, Override, Shared};
 use crate::sinks::{SinkConnection, TableSink};
-use crate::spec::{Loaded, Mode, load};
+use crate::spec::{Loaded, Mode, Registry, load_with};
 use crate::testing::dev::{
     Accounts, Api, Feed, FeedEnd, FeedOptions, Left, Proof, Snapshot, Subject, View, Watch, api,
     calls_elsewhere, count, divide_times, feed, limit_text, longest_wait, stand_in_tables, tables,
@@ -78,7 +78,7 @@ fn speed(text: &str) -> Result<f64, String> {
     }
 }
 
-pub(super) fn dev(args: &DevArgs, format: LogFormat) -> Result<(), Exit> {
+pub(super) fn dev(registry: &Registry, args: &DevArgs, format: LogFormat) -> Result<(), Exit> {
     let view = View::new(args.plain);
     let log = view.clone();
     start_logs(format, "warn,librdkafka=error", move || log.log());
@@ -87,18 +87,18 @@ pub(super) fn dev(args: &DevArgs, format: LogFormat) -> Result<(), Exit> {
         .thread_name("tokio")
         .build()
         .map_err(|e| Exit::failed(e.to_string()))?;
-    let result = runtime.block_on(Box::pin(perform(args, &view)));
+    let result = runtime.block_on(Box::pin(perform(registry, args, &view)));
     view.end();
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-async fn perform(args: &DevArgs, view: &View) -> Result<(), Exit> {
+async fn perform(registry: &Registry, args: &DevArgs, view: &View) -> Result<(), Exit> {
     let began = Instant::now();
     let stop = CancellationToken::new();
     on_signals(&stop).map_err(failed)?;
     let state = StateDir::new(args.state_dir.as_deref())?;
-    let stage = Stage::set(args, view).await?;
+    let stage = Stage::set(registry, args, view).await?;
     let ended = Box::pin(stage.play(args, view, &state.path, began, &stop)).await;
     stage.servers.cancel();
     ended
@@ -126,7 +126,7 @@ struct Stage {
 }
 
 impl Stage {
-    async fn set(args: &DevArgs, view: &View) -> Result<Stage, Exit> {
+    async fn set(registry: &Registry, args: &DevArgs, view: &View) -> Result<Stage, Exit> {
         let text = read_file(&args.topology)?;
         let settle = Millis::from(SETTLE.div_f64(args.speed));
         let accounts = Arc::new(Mutex::new(Accounts::new(settle)));
@@ -140,7 +140,8 @@ impl Stage {
             "SPANNER_DATABASE" => Some("projects/dev/instances/dev/databases/dev".into()),
             _ => std::env::var(name).ok(),
         };
-        let loaded = load(&args.topology.display().to_string(), &text, Mode::Lenient, &variable)
+        let file = args.topology.display().to_string();
+        let loaded = load_with(registry, &file, &text, Mode::Lenient, &variable)
             .map_err(|report| Exit::bad_file(&report))?;
         let mut topology = loaded.topology.clone();
         if topology.settings.kafka.is_some() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{Exit, load_file};
-use crate::spec::Mode;
+use crate::spec::{Mode, Registry, schema_with};
 
 /// Arguments of `graph`.
 #[derive(Debug, Args)]
@@ -25,8 +25,8 @@ enum GraphFormat {
     Dot,
 }
 
-pub(super) fn graph(args: &GraphArgs) -> Result<(), Exit> {
-    let loaded = load_file(&args.topology, Mode::Lenient)?;
+pub(super) fn graph(registry: &Registry, args: &GraphArgs) -> Result<(), Exit> {
+    let loaded = load_file(registry, &args.topology, Mode::Lenient)?;
     match args.format {
         GraphFormat::Mermaid => print!("{}", loaded.topology.mermaid()),
         GraphFormat::Dot => print!("{}", loaded.topology.dot()),
@@ -34,9 +34,9 @@ pub(super) fn graph(args: &GraphArgs) -> Result<(), Exit> {
     Ok(())
 }
 
-pub(super) fn schema() -> Result<(), Exit> {
+pub(super) fn schema(registry: &Registry) -> Result<(), Exit> {
     let text =
-        serde_json::to_string_pretty(&crate::spec::schema()).map_err(|e| Exit::failed(e.to_string()))?;
+        serde_json::to_string_pretty(&schema_with(registry)).map_err(|e| Exit::failed(e.to_string()))?;
     println!("{text}");
     Ok(())
 }

@@ -6,7 +6,9 @@
 mod check;
 mod connect;
 mod dev;
+mod explain;
 mod graph;
+mod new;
 mod offsets;
 mod reset;
 mod run;
@@ -20,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::spec::{Loaded, Mode, Report, load};
+use crate::spec::{Loaded, Mode, Registry, Report, load_with};
 
 /// Exit code: failed while running.
 pub const FAILED: u8 = 1;
@@ -62,12 +64,16 @@ enum Command {
     Simulate(simulate::SimulateArgs),
     /// Print the topology as a picture.
     Graph(graph::GraphArgs),
+    /// Say what the topology does: what runs together, keys, state, topics of its own, guarantees.
+    Explain(explain::ExplainArgs),
     /// Print what the topology's consumer group has committed and what it has still to read.
     Offsets(offsets::OffsetsArgs),
     /// Look into the state of a stopped instance.
     State(state::StateArgs),
     /// Go back to the beginning: delete offsets, the topology's own topics and local state. A dry run by default.
     Reset(reset::ResetArgs),
+    /// Write a starter file.
+    New(new::NewArgs),
     /// Print the JSON schema of topology files, for editors.
     Schema,
 }
@@ -75,6 +81,12 @@ enum Command {
 /// Parses the arguments and runs the command.
 #[must_use]
 pub fn main() -> ExitCode {
+    main_with(&Registry::default())
+}
+
+/// The same for a program with operators of its own: every command knows them. It is all of that program's `main`.
+#[must_use]
+pub fn main_with(registry: &Registry) -> ExitCode {
     let cli = Cli::parse();
     if !matches!(cli.command, Command::Dev(_)) {
         start_logs(cli.log_format, "info,librdkafka=error", std::io::stderr);
@@ -85,16 +97,18 @@ pub fn main() -> ExitCode {
         tracing::debug!("a TLS provider was installed already");
     }
     let code = match cli.command {
-        Command::Run(args) => run::run(&args),
-        Command::Dev(args) => dev::dev(&args, cli.log_format),
-        Command::Check(args) => check::check(&args),
-        Command::Test(args) => test::test(&args),
-        Command::Simulate(args) => simulate::simulate(&args),
-        Command::Graph(args) => graph::graph(&args),
-        Command::Offsets(args) => offsets::offsets(&args),
-        Command::State(args) => state::state(&args),
-        Command::Reset(args) => reset::reset(&args),
-        Command::Schema => graph::schema(),
+        Command::Run(args) => run::run(registry, &args),
+        Command::Dev(args) => dev::dev(registry, &args, cli.log_format),
+        Command::Check(args) => check::check(registry, &args),
+        Command::Test(args) => test::test(registry, &args),
+        Command::Simulate(args) => simulate::simulate(registry, &args),
+        Command::Graph(args) => graph::graph(registry, &args),
+        Command::Explain(args) => explain::explain(registry, &args),
+        Command::New(args) => new::new(&args),
+        Command::Offsets(args) => offsets::offsets(registry, &args),
+        Command::State(args) => state::state(registry, &args),
+        Command::Reset(args) => reset::reset(registry, &args),
+        Command::Schema => graph::schema(registry),
     };
     match code {
         Ok(()) => ExitCode::SUCCESS,
@@ -165,8 +179,9 @@ fn read_file(path: &Path) -> Result<String, Exit> {
     })
 }
 
-fn load_file(path: &Path, mode: Mode) -> Result<Loaded, Exit> {
+fn load_file(registry: &Registry, path: &Path, mode: Mode) -> Result<Loaded, Exit> {
     let text = read_file(path)?;
     let variable = |name: &str| std::env::var(name).ok();
-    load(&path.display().to_string(), &text, mode, &variable).map_err(|report| Exit::bad_file(&report))
+    load_with(registry, &path.display().to_string(), &text, mode, &variable)
+        .map_err(|report| Exit::bad_file(&report))
 }

@@ -9,7 +9,7 @@ use super::table::Table;
 use super::{Exit, load_file};
 use crate::kafka::GroupOffset;
 use crate::model::Json;
-use crate::spec::Mode;
+use crate::spec::{Mode, Registry};
 
 /// Arguments of `offsets`.
 #[derive(Debug, Args)]
@@ -29,8 +29,8 @@ enum Format {
     Json,
 }
 
-pub(super) fn offsets(args: &OffsetsArgs) -> Result<(), Exit> {
-    let loaded = load_file(&args.topology, Mode::Lenient)?;
+pub(super) fn offsets(registry: &Registry, args: &OffsetsArgs) -> Result<(), Exit> {
+    let loaded = load_file(registry, &args.topology, Mode::Lenient)?;
     let topology = &loaded.topology;
     let admin = open_admin(topology)?;
     let topics = lags(&admin, topology)?;

@@ -12,7 +12,7 @@ use clap::Args;
 use super::connect::{failed, open_admin, state_dir};
 use super::{Exit, load_file};
 use crate::kafka::{Admin, GroupOffset};
-use crate::spec::Mode;
+use crate::spec::{Mode, Registry};
 use crate::state::{StateDir, TaskDir};
 use crate::topology::Topology;
 
@@ -52,8 +52,8 @@ struct Plan {
     strays: Vec<String>,
 }
 
-pub(super) fn reset(args: &ResetArgs) -> Result<(), Exit> {
-    let loaded = load_file(&args.topology, Mode::Lenient)?;
+pub(super) fn reset(registry: &Registry, args: &ResetArgs) -> Result<(), Exit> {
+    let loaded = load_file(registry, &args.topology, Mode::Lenient)?;
     let topology = &loaded.topology;
     let dir = state_dir(args.state_dir.as_deref(), topology);
     // Held to the end: no instance starts here meanwhile.

@@ -11,7 +11,7 @@ use super::{BAD_FILE, Exit, load_file};
 use crate::gateway::AdminServer;
 use crate::model::Millis;
 use crate::runtime::{Engine, EngineError, EngineOptions, Override};
-use crate::spec::{Loaded, Mode};
+use crate::spec::{Loaded, Mode, Registry};
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
@@ -35,8 +35,8 @@ pub struct RunArgs {
     stop_deadline: Millis,
 }
 
-pub(super) fn run(args: &RunArgs) -> Result<(), Exit> {
-    let loaded = load_file(&args.topology, Mode::Required)?;
+pub(super) fn run(registry: &Registry, args: &RunArgs) -> Result<(), Exit> {
+    let loaded = load_file(registry, &args.topology, Mode::Required)?;
     let options = EngineOptions {
         state_dir: args
             .state_dir
@@ -86,6 +86,10 @@ pub(super) fn exit(loaded: &Loaded, error: EngineError) -> Exit {
     match error {
         EngineError::Config { node, field, message } => {
             let report = loaded.places().report("connect::config", node.as_deref(), &field, &message, None);
+            Exit { code: BAD_FILE, ..Exit::bad_file(&report.redacted(&loaded.secrets)) }
+        }
+        EngineError::Uneven(uneven) => {
+            let report = super::check::uneven_report(loaded, &uneven);
             Exit { code: BAD_FILE, ..Exit::bad_file(&report.redacted(&loaded.secrets)) }
         }
         EngineError::Failed(message) => Exit::failed(message),

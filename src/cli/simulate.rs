@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Exit, load_file};
-use crate::spec::Mode;
+use crate::spec::{Mode, Registry};
 use crate::testing;
 
 /// Arguments of `simulate`.
@@ -24,8 +24,8 @@ pub struct SimulateArgs {
     checkpoint_every: u64,
 }
 
-pub(super) fn simulate(args: &SimulateArgs) -> Result<(), Exit> {
-    let loaded = load_file(&args.topology, Mode::Lenient)?;
+pub(super) fn simulate(registry: &Registry, args: &SimulateArgs) -> Result<(), Exit> {
+    let loaded = load_file(registry, &args.topology, Mode::Lenient)?;
     let topology = Arc::new(loaded.topology);
     let out = BufWriter::new(stdout().lock());
     let result = if args.records.as_os_str() == "-" {

@@ -15,7 +15,7 @@ use super::{Exit, load_file};
 use crate::model::Json;
 use crate::operators::describe::Described;
 use crate::runtime::look::{Found, look};
-use crate::spec::Mode;
+use crate::spec::{Mode, Registry};
 use crate::state::{RocksBackend, StateDir, TaskDir};
 use crate::topology::{NodeKind, Topology};
 
@@ -72,19 +72,31 @@ struct Opened {
     _lock: StateDir,
 }
 
-pub(super) fn state(args: &StateArgs) -> Result<(), Exit> {
+pub(super) fn state(registry: &Registry, args: &StateArgs) -> Result<(), Exit> {
     let mut out = BufWriter::new(stdout().lock());
     let result = match &args.what {
-        What::Ls { place, node: None } => summary(&open(place)?, &mut out),
-        What::Ls { place, node: Some(node) } => {
-            rows(&open(place)?, Some(node), None, &mut |task, _, row| keys_line(task, row), &mut out)
-        }
-        What::Get { place, node, key } => {
-            rows(&open(place)?, Some(node), Some(key), &mut |t, s, row| json_line(t, s, row), &mut out)
-        }
-        What::Export { place, node } => {
-            rows(&open(place)?, node.as_deref(), None, &mut |t, s, row| json_line(t, s, row), &mut out)
-        }
+        What::Ls { place, node: None } => summary(&open(registry, place)?, &mut out),
+        What::Ls { place, node: Some(node) } => rows(
+            &open(registry, place)?,
+            Some(node),
+            None,
+            &mut |task, _, row| keys_line(task, row),
+            &mut out,
+        ),
+        What::Get { place, node, key } => rows(
+            &open(registry, place)?,
+            Some(node),
+            Some(key),
+            &mut |t, s, row| json_line(t, s, row),
+            &mut out,
+        ),
+        What::Export { place, node } => rows(
+            &open(registry, place)?,
+            node.as_deref(),
+            None,
+            &mut |t, s, row| json_line(t, s, row),
+            &mut out,
+        ),
     };
     let found = result?;
     out.flush().map_err(|e| Exit::failed(e.to_string()))?;
@@ -94,8 +106,8 @@ pub(super) fn state(args: &StateArgs) -> Result<(), Exit> {
     }
 }
 
-fn open(place: &Place) -> Result<Opened, Exit> {
-    let topology = load_file(&place.topology, Mode::Lenient)?.topology;
+fn open(registry: &Registry, place: &Place) -> Result<Opened, Exit> {
+    let topology = load_file(registry, &place.topology, Mode::Lenient)?.topology;
     let dir = state_dir(place.state_dir.as_deref(), &topology);
     let lock = StateDir::lock_existing(&dir).map_err(|e| {
         Exit::failed(format!("{e}: stop that instance, or read a copy of the directory with --state-dir"))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Exit, FAILED, load_file};
-use crate::spec::Mode;
+use crate::spec::{Mode, Registry};
 use crate::testing::run_test;
 
 /// Arguments of `test`.
@@ -17,10 +17,10 @@ pub struct TestArgs {
     topologies: Vec<PathBuf>,
 }
 
-pub(super) fn test(args: &TestArgs) -> Result<(), Exit> {
+pub(super) fn test(registry: &Registry, args: &TestArgs) -> Result<(), Exit> {
     let (mut passed, mut failed) = (0, 0);
     for path in &args.topologies {
-        let loaded = load_file(path, Mode::Lenient)?;
+        let loaded = load_file(registry, path, Mode::Lenient)?;
         let places = loaded.places().clone();
         let topology = Arc::new(loaded.topology);
         for test in &loaded.tests {

@@ -3,7 +3,6 @@
 //! Both keep the order of a key's records: idempotent producers do, and a batch that failed is to be sent again from
 //! its first failed record on. Keys are partitioned as Java's default partitioner does (murmur2).
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -326,8 +325,8 @@ pub struct Committed {
 /// What the delivery reports of the open transaction said.
 #[derive(Default)]
 struct Reports {
-    /// Topic -> partition -> offset behind the last record.
-    ends: HashMap<String, HashMap<i32, i64>>,
+    /// Topic, partition, offset behind the last record; where the last report went, and the others behind it.
+    ends: Vec<(Arc<str>, i32, i64)>,
     failed: Option<KafkaError>,
 }
 
@@ -361,13 +360,19 @@ impl ProducerContext for TxnContext {
         let mut reports = self.reports();
         match result {
             Ok(message) => {
-                let topic = message.topic();
-                if !reports.ends.contains_key(topic) {
-                    reports.ends.insert(topic.to_owned(), HashMap::new());
-                }
-                if let Some(partitions) = reports.ends.get_mut(topic) {
-                    let end = partitions.entry(message.partition()).or_insert(0);
-                    *end = (*end).max(message.offset() + 1);
+                let (topic, partition, next) = (message.topic(), message.partition(), message.offset() + 1);
+                // Reports come in runs of one partition, and there is one for every row.
+                let ends = &mut reports.ends;
+                match ends.iter().position(|(t, p, _)| *p == partition && **t == *topic) {
+                    Some(at) => {
+                        ends[at].2 = next.max(ends[at].2);
+                        ends.swap(0, at);
+                    }
+                    None => {
+                        ends.push((topic.into(), partition, next));
+                        let last = ends.len() - 1;
+                        ends.swap(0, last);
+                    }
                 }
             }
             Err((error, _)) => {
@@ -537,14 +542,8 @@ impl TxnWriter {
         until(deadline, |left| self.producer.commit_transaction(left)).map_err(|e| self.fatal_or(e))?;
         self.phase = Phase::Idle;
         let reports = std::mem::take(&mut *self.producer.client().context().reports());
-        let mut ends: Vec<_> = reports
-            .ends
-            .into_iter()
-            .flat_map(|(topic, partitions)| {
-                let topic: Arc<str> = topic.into();
-                partitions.into_iter().map(move |(p, end)| (TopicPartition::new(Arc::clone(&topic), p), end))
-            })
-            .collect();
+        let end = |(topic, partition, next)| (TopicPartition::new(topic, partition), next);
+        let mut ends: Vec<_> = reports.ends.into_iter().map(end).collect();
         ends.sort();
         Ok(Committed { ends })
     }

@@ -13,9 +13,11 @@ use bytes::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
+use super::pick::pick;
 use super::record::{Headers, Record, Window};
 use super::time::Timestamp;
-use super::value::{Json, Value};
+use super::types::Types;
+use super::value::{Json, NotJson, Value};
 
 /// What an expression may read.
 #[derive(Clone, Copy)]
@@ -74,9 +76,90 @@ pub trait Function: Send + Sync {
     /// The value is not JSON where a field is asked for, or the expression itself fails.
     fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError>;
 
-    /// Is it known, before any record, that the result is `null`?
-    fn is_always_null(&self) -> bool {
-        false
+    /// What the result may be, as far as it is known before any record.
+    fn yields(&self) -> Yields {
+        Yields::ANY
+    }
+
+    /// May it read the value (`.`)?
+    fn reads_value(&self) -> bool {
+        true
+    }
+
+    /// The fields that it reads of the variable of that name, and no other; `None`: it may read all of it.
+    fn fields_of(&self, name: &str) -> Option<&[String]> {
+        let _ = name;
+        None
+    }
+}
+
+/// Kinds of JSON that an expression may give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Yields(u8);
+
+impl Yields {
+    /// Nothing.
+    pub const NULL: Yields = Yields(1);
+    /// True or false.
+    pub const BOOLEAN: Yields = Yields(2);
+    /// A number.
+    pub const NUMBER: Yields = Yields(4);
+    /// Text.
+    pub const TEXT: Yields = Yields(8);
+    /// A list.
+    pub const LIST: Yields = Yields(16);
+    /// An object.
+    pub const OBJECT: Yields = Yields(32);
+    /// Any of them.
+    pub const ANY: Yields = Yields(63);
+
+    /// The kind of a value.
+    #[must_use]
+    pub fn of(json: &Json) -> Yields {
+        match json {
+            Json::Null => Yields::NULL,
+            Json::Bool(_) => Yields::BOOLEAN,
+            Json::Number(_) => Yields::NUMBER,
+            Json::String(_) => Yields::TEXT,
+            Json::Array(_) => Yields::LIST,
+            Json::Object(_) => Yields::OBJECT,
+        }
+    }
+
+    /// One of these or of those.
+    #[must_use]
+    pub fn or(self, other: Yields) -> Yields {
+        Yields(self.0 | other.0)
+    }
+
+    /// May it be one of these?
+    #[must_use]
+    pub fn may_be(self, other: Yields) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+impl fmt::Display for Yields {
+    /// For messages: `a number or text`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = ["null", "true or false", "a number", "text", "a list", "an object"];
+        let mine = names.iter().enumerate().filter(|(n, _)| self.0 >> n & 1 == 1).map(|(_, name)| *name);
+        f.write_str(&mine.collect::<Vec<_>>().join(" or "))
+    }
+}
+
+/// A function whose kind of result is known.
+struct Typed<F>(F, Yields);
+
+impl<F> Function for Typed<F>
+where
+    F: Fn(&Scope<'_>) -> Result<Json, EvalError> + Send + Sync,
+{
+    fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError> {
+        self.0(scope)
+    }
+    fn yields(&self) -> Yields {
+        self.1
     }
 }
 
@@ -95,6 +178,7 @@ pub struct Expr {
     text: String,
     span: Option<Range<usize>>,
     function: Option<Arc<dyn Function>>,
+    types: Types,
 }
 
 impl Expr {
@@ -103,7 +187,7 @@ impl Expr {
     pub fn new(text: impl Into<String>, span: Option<Range<usize>>) -> Expr {
         let text = text.into();
         let function = bare(&text);
-        Expr { text, span, function }
+        Expr { text, span, function, types: Types::ANY }
     }
 
     /// An expression written in Rust, for the DSL. `text` is what graphs and errors show.
@@ -112,7 +196,7 @@ impl Expr {
         text: impl Into<String>,
         f: impl Fn(&Scope<'_>) -> Result<Json, EvalError> + Send + Sync + 'static,
     ) -> Expr {
-        Expr { text: text.into(), span: None, function: Some(Arc::new(f)) }
+        Expr { text: text.into(), span: None, function: Some(Arc::new(f)), types: Types::ANY }
     }
 
     /// The text as written.
@@ -138,6 +222,17 @@ impl Expr {
         self.function = Some(function);
     }
 
+    /// What the result may be, as far as it is known before any record.
+    #[must_use]
+    pub fn types(&self) -> Types {
+        self.types
+    }
+
+    /// Says what the result may be.
+    pub fn set_types(&mut self, types: Types) {
+        self.types = types;
+    }
+
     /// Is it literally `key`?
     #[must_use]
     pub fn is_key(&self) -> bool {
@@ -147,7 +242,25 @@ impl Expr {
     /// Is it known, before any record, that the result is `null`?
     #[must_use]
     pub fn is_always_null(&self) -> bool {
-        self.text.trim() == "null" || self.function.as_ref().is_some_and(|f| f.is_always_null())
+        self.yields() == Yields::NULL
+    }
+
+    /// What the result may be, as far as it is known before any record.
+    #[must_use]
+    pub fn yields(&self) -> Yields {
+        self.function.as_ref().map_or(Yields::ANY, |f| f.yields())
+    }
+
+    /// See [`Function::reads_value`].
+    #[must_use]
+    pub fn reads_value(&self) -> bool {
+        self.function.as_ref().is_none_or(|f| f.reads_value())
+    }
+
+    /// See [`Function::fields_of`].
+    #[must_use]
+    pub fn fields_of(&self, name: &str) -> Option<&[String]> {
+        self.function.as_ref().and_then(|f| f.fields_of(name))
     }
 
     /// Evaluates the expression.
@@ -227,18 +340,39 @@ impl JsonSchema for Expr {
 fn bare(text: &str) -> Option<Arc<dyn Function>> {
     let text = text.trim();
     match text {
-        "key" => return Some(Arc::new(|s: &Scope<'_>| Ok(s.key_json()))),
-        "timestamp" => return Some(Arc::new(|s: &Scope<'_>| Ok(Json::from(s.ts.0)))),
+        "key" => {
+            let key = |s: &Scope<'_>| Ok(s.key_json());
+            return Some(Arc::new(Typed(key, Yields::TEXT.or(Yields::NULL))));
+        }
+        "timestamp" => {
+            return Some(Arc::new(Typed(|s: &Scope<'_>| Ok(Json::from(s.ts.0)), Yields::NUMBER)));
+        }
         _ => {}
     }
     if let Some(path) = parse_path(text) {
+        let first = path.iter().take(1).filter_map(|step| match step {
+            Step::Field(name) => Some(name.clone()),
+            Step::Index(_) => None,
+        });
+        let first: Vec<String> = first.collect();
         return Some(Arc::new(move |s: &Scope<'_>| {
+            if let (Value::Bytes(bytes), [_]) = (s.value, first.as_slice())
+                && let Some(mut found) =
+                    pick::<Json>(bytes, &first).map_err(|e| EvalError(NotJson(e.to_string()).to_string()))?
+            {
+                let Some(field) = found.pop().flatten() else { return Ok(Json::Null) };
+                return Ok(match &path[1..] {
+                    [] => field,
+                    rest => look_up(&field, rest).cloned().unwrap_or(Json::Null),
+                });
+            }
             let json = s.value.json().map_err(|e| EvalError(e.to_string()))?;
             Ok(look_up(&json, &path).cloned().unwrap_or(Json::Null))
         }));
     }
     let literal: Json = serde_json::from_str(text).ok()?;
-    Some(Arc::new(move |_: &Scope<'_>| Ok(literal.clone())))
+    let yields = Yields::of(&literal);
+    Some(Arc::new(Typed(move |_: &Scope<'_>| Ok(literal.clone()), yields)))
 }
 
 /// One step of a path.

@@ -3,13 +3,19 @@
 //! Called by every other floor; imports nothing of ours. Nothing here does I/O, spawns or blocks.
 
 pub mod expr;
+mod pick;
 pub mod record;
+pub mod shape;
 pub mod time;
+pub mod types;
 pub mod units;
 pub mod value;
 
-pub use expr::{EvalError, Expr, Function, Scope, Template};
+pub use expr::{EvalError, Expr, Function, Scope, Template, Yields};
+pub use pick::pick;
 pub use record::{CHANGE_HEADER, Change, Headers, Origin, Record, WINDOW_HEADER, Window};
+pub use shape::{Field, Shape};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
+pub use types::Types;
 pub use units::{Millis, Rate, Size};
-pub use value::{Json, Value, key_text};
+pub use value::{Json, NotJson, Value, key_text};

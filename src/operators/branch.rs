@@ -6,6 +6,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
+use super::filter::check_condition;
 use super::{Cx, Operator, OperatorError, Problem};
 use crate::model::{Expr, Record, Scope};
 
@@ -21,7 +22,7 @@ impl BranchConfig {
             let help = "write `branch: { large: .amount > 1000, small: true }`";
             return vec![("branch".into(), "no output".into(), help.into())];
         }
-        Vec::new()
+        self.0.iter().flat_map(|(name, e)| check_condition(&format!("branch.{name}"), e)).collect()
     }
 }
 

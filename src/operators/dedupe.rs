@@ -14,6 +14,7 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::key_by::check_key;
 use super::{Cx, Operator, OperatorError, Problem, Reason};
 use crate::model::{Expr, Millis, Record, Scope, Timestamp, key_text};
 use crate::state::StateError;
@@ -35,11 +36,12 @@ impl DedupeConfig {
     /// What is wrong with the settings.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = self.by.iter().flat_map(|by| check_key("dedupe.by", by)).collect();
         if self.within <= Millis::ZERO {
             let help = "write how long an id is remembered, for example `within: 10m`";
-            return vec![("dedupe.within".into(), "no time at all".into(), help.into())];
+            problems.push(("dedupe.within".into(), "no time at all".into(), help.into()));
         }
-        Vec::new()
+        problems
     }
 }
 

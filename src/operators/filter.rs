@@ -3,13 +3,32 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Cx, Operator, OperatorError};
-use crate::model::{Expr, Record, Scope};
+use super::{Cx, Operator, OperatorError, Problem};
+use crate::model::{Expr, Record, Scope, Yields};
 
 /// The condition: an expression that gives true or false.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct FilterConfig(pub Expr);
+
+impl FilterConfig {
+    /// What is wrong with the settings.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        check_condition("filter", &self.0)
+    }
+}
+
+/// A condition that can never be true or false. For every operator that has one.
+#[must_use]
+pub(super) fn check_condition(field: &str, condition: &Expr) -> Vec<Problem> {
+    let yields = condition.yields();
+    if yields.may_be(Yields::BOOLEAN) {
+        return Vec::new();
+    }
+    let message = format!("a condition is true or false, and this is always {yields}");
+    vec![(field.into(), message, "compare it with something, for example `.amount > 10`".into())]
+}
 
 /// See the module.
 pub struct Filter {

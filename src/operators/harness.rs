@@ -29,6 +29,8 @@ pub(super) struct Harness {
     stores: Vec<Store>,
     backend: Arc<MemoryBackend>,
     clock: Timestamp,
+    /// The wall clock, where it is ahead of the node's.
+    now: Timestamp,
     pub(super) tally: Tally,
 }
 
@@ -37,7 +39,8 @@ impl Harness {
         let backend = Arc::new(MemoryBackend::default());
         let stores = vec![Store::new("node", Arc::clone(&backend) as Arc<dyn Backend>)];
         let op = make();
-        Harness { make: Box::new(make), op, stores, backend, clock: Timestamp::MIN, tally: Tally::default() }
+        let (clock, now) = (Timestamp::MIN, Timestamp(0));
+        Harness { make: Box::new(make), op, stores, backend, clock, now, tally: Tally::default() }
     }
 
     fn call(
@@ -46,8 +49,8 @@ impl Harness {
         f: impl FnOnce(&mut dyn Operator, &mut Cx<'_>) -> Result<(), OperatorError>,
     ) -> Vec<Out> {
         let mut effects = Effects::default();
-        let mut cx =
-            Cx::new(self.clock, self.clock, input, &mut self.stores, &[0], &mut effects, &mut self.tally);
+        let now = self.now.max(self.clock);
+        let mut cx = Cx::new(now, self.clock, input, &mut self.stores, &[0], &mut effects, &mut self.tally);
         let result = f(self.op.as_mut(), &mut cx);
         let mut outs = Vec::new();
         for emit in effects.emits {
@@ -99,6 +102,16 @@ impl Harness {
         outs
     }
 
+    /// The wall clock alone.
+    pub(super) fn wall(&mut self, ms: i64) -> Vec<Out> {
+        self.now = Timestamp(ms);
+        if self.op.wall_deadline().is_some_and(|at| at <= self.now) {
+            self.call(0, |op, cx| op.on_wall(cx))
+        } else {
+            Vec::new()
+        }
+    }
+
     /// Stream time alone: the records that it sets free.
     pub(super) fn records_at(&mut self, ms: i64) -> Vec<Record> {
         self.clock = self.clock.max(Timestamp(ms));
@@ -136,13 +149,24 @@ impl Harness {
             op.seal(cx);
             Ok(())
         });
+        self.stores.iter_mut().for_each(Store::begin_seal);
+        self.call(0, |op, cx| {
+            while !op.seal_more(cx, 1).expect("encodes") {}
+            Ok(())
+        });
         let mut rows = Vec::new();
         for store in &mut self.stores {
-            store.seal(&mut rows);
+            store.end_seal_rows(&mut rows);
         }
         self.backend.write(&rows).expect("writes");
-        self.stores.iter_mut().for_each(Store::applied);
+        self.stores.iter_mut().for_each(|store| drop(store.applied()));
         rows.len()
+    }
+
+    /// Another operator takes over the state.
+    pub(super) fn replace(&mut self, make: impl Fn() -> Box<dyn Operator> + 'static) {
+        self.make = Box::new(make);
+        self.restart();
     }
 
     /// Drops what is in memory and reads the state back: what was not in a checkpoint is lost.

@@ -1,16 +1,18 @@
 //! `key_by`: another key from an expression. Value, timestamp, headers and window stay.
 //!
 //! Records of one new key come from many partitions. Where a node below depends on having all records of a key, the
-//! topology writes them to a topic of its own first (`topology/repartition.rs`); this node only sets the key.
+//! topology writes them to a topic of its own first (`topology/repartition.rs`); this node only sets the key. Null is no
+//! key, as in Kafka Streams: what becomes of such a record is a matter of the nodes below, which count it as `null_key`
+//! where they drop it.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Cx, Operator, OperatorError, Problem, Reason};
+use super::{Cx, Operator, OperatorError, Problem};
 use crate::model::{Expr, Record, Scope, key_text};
 
-/// The expression of the new key: text is taken as it is, anything else as JSON. A record for which it gives null is
-/// refused.
+/// The expression of the new key: text is taken as it is, anything else as JSON. A record for which it gives null goes on
+/// without a key; what needs a key below drops it, or refuses it.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct KeyByConfig(pub Expr);
@@ -52,10 +54,6 @@ impl Operator for KeyBy {
             Ok(json) => key_text(&json),
             Err(e) => return Err(OperatorError::expression(record, &e)),
         };
-        if key.is_none() {
-            let detail = format!("`{}`: an expression that yields nothing for a key", self.key.text());
-            return Err(OperatorError::reject(record, Reason::NullKey, detail));
-        }
         record.key = key;
         cx.forward(record);
         Ok(())
@@ -66,13 +64,13 @@ impl Operator for KeyBy {
 mod tests {
     use super::*;
     use crate::model::{Headers, Origin, Timestamp, Value, Window};
-    use crate::operators::{Effects, Emit, Tally};
+    use crate::operators::{Effects, Emit, Reason, Tally};
     use serde_json::json;
 
     fn run(key: &str, record: Record) -> Result<Record, (Reason, String)> {
         let mut op = KeyBy::new(&KeyByConfig(Expr::new(key, None)));
         let (mut effects, mut tally) = (Effects::default(), Tally::default());
-        let at = Timestamp(0);
+        let at = Timestamp(5);
         let result = op.on_record(record, &mut Cx::new(at, at, 0, &mut [], &[], &mut effects, &mut tally));
         match (result, effects.emits.pop()) {
             (Ok(()), Some(Emit::Record { record, port: 0, stream })) => {
@@ -114,17 +112,16 @@ mod tests {
     }
 
     #[test]
-    fn a_record_without_the_new_key_is_refused() {
-        let nothing =
-            |expr: &str| (Reason::NullKey, format!("`{expr}`: an expression that yields nothing for a key"));
+    fn a_record_without_the_new_key_has_none() {
         let record = Record::new("k", Value::from(json!({"n": null})), Timestamp(5));
         for expr in [".n", ".missing"] {
-            assert_eq!(run(expr, record.clone()), Err(nothing(expr)));
+            let none = Record { key: None, ..record.clone() };
+            assert_eq!(run(expr, record.clone()), Ok(none), "{expr}");
         }
         let tombstone = Record { value: Value::Null, ..record.clone() };
-        assert_eq!(run(".n", tombstone), Err(nothing(".n")));
+        assert_eq!(run(".n", tombstone.clone()), Ok(Record { key: None, ..tombstone }));
         let no_key = Record { key: None, ..record.clone() };
-        assert_eq!(run("key", no_key), Err(nothing("key")));
+        assert_eq!(run("key", no_key.clone()), Ok(no_key));
         let no_json = Record { value: Value::Bytes("{".into()), ..record };
         assert_eq!(run(".n", no_json).map_err(|(reason, _)| reason), Err(Reason::NotJson));
     }

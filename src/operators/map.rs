@@ -3,13 +3,30 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Cx, Operator, OperatorError};
-use crate::model::{EvalError, Expr, Json, Record, Scope, Value};
+use super::{Cx, Operator, OperatorError, Problem};
+use crate::model::{EvalError, Expr, Json, Record, Scope, Value, Yields};
 
 /// The expression of the new value (`map`), or of a list of new values (`flat_map`).
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct MapConfig(pub Expr);
+
+impl MapConfig {
+    /// What is wrong with the settings of a `flat_map`.
+    #[must_use]
+    pub fn check_list(&self) -> Vec<Problem> {
+        let yields = self.0.yields();
+        if yields.may_be(Yields::LIST) {
+            return Vec::new();
+        }
+        let message = format!("a flat map makes records of a list, and this is always {yields}");
+        vec![(
+            "flat_map".into(),
+            message,
+            "write a list, for example `.lines` or `[.a, .b]`, or use `map`".into(),
+        )]
+    }
+}
 
 /// One record out for each record in. A result of `null` is a tombstone.
 pub struct Map {

@@ -12,6 +12,7 @@
 pub mod aggregate;
 mod branch;
 pub mod call;
+pub mod custom;
 pub mod debounce;
 mod dedupe;
 pub mod describe;
@@ -37,6 +38,7 @@ use bytes::Bytes;
 pub use aggregate::AggregateConfig;
 pub use branch::BranchConfig;
 pub use call::{CallRequest, HttpRequest, Reply};
+pub use custom::{CustomConfig, CustomOperator, Processor, ProcessorCx, Punctuator};
 pub use debounce::DebounceConfig;
 pub use dedupe::DedupeConfig;
 pub use enrich::EnrichConfig;
@@ -68,6 +70,11 @@ pub enum Reason {
     NullValue,
     /// The value is not JSON, and a field was asked for.
     NotJson,
+    /// The bytes of the key or the value are not of the source's format, or their schema cannot be had; or they do not fit
+    /// the format or the schema of the sink.
+    BadFormat,
+    /// The value does not fit the source's `schema`.
+    Schema,
     /// An expression failed on this record.
     Expression,
     /// The record came after its window (and grace) had closed.
@@ -86,6 +93,8 @@ pub enum Reason {
     BadTimestamp,
     /// A bounded collection or buffer is full.
     Full,
+    /// An operator of the user's own refused the record.
+    Custom,
 }
 
 impl Reason {
@@ -96,6 +105,8 @@ impl Reason {
             Reason::NullKey => "null_key",
             Reason::NullValue => "null_value",
             Reason::NotJson => "not_json",
+            Reason::BadFormat => "bad_format",
+            Reason::Schema => "schema",
             Reason::Expression => "expression",
             Reason::Late => "late",
             Reason::Duplicate => "duplicate",
@@ -105,6 +116,7 @@ impl Reason {
             Reason::GateTimeout => "gate_timeout",
             Reason::BadTimestamp => "bad_timestamp",
             Reason::Full => "full",
+            Reason::Custom => "custom",
         }
     }
 }
@@ -192,6 +204,12 @@ pub trait Operator: Send {
         Ok(())
     }
 
+    /// Does this record move the node's clock? Not where Kafka Streams drops it before it looks at its timestamp.
+    fn moves_time(&self, record: &Record) -> bool {
+        let _ = record;
+        true
+    }
+
     /// Are timers due at a record's stream time called before the record is taken?
     fn time_first(&self) -> bool {
         false
@@ -220,15 +238,32 @@ pub trait Operator: Send {
         Ok(())
     }
 
+    /// Is there something left to do because of records that came in? A source that has ended ends the task only when
+    /// nothing is. What is called again and again for ever (punctuation) does not count.
+    fn has_work(&self) -> bool {
+        self.deadline().is_some() || self.wall_deadline().is_some()
+    }
+
     /// The node's clock went forward without a record, and timers due were called. The default passes it on; a node
     /// with calls in flight holds it back until they are done.
     fn on_watermark(&mut self, cx: &mut Cx<'_>) {
         cx.watermark(cx.clock);
     }
 
-    /// The epoch ends: a resident operator pushes its changed rows into its store.
+    /// The epoch ends: an operator that keeps changed rows in memory fixes which they are, as they are now. Its stores'
+    /// seals begin with it.
     fn seal(&mut self, cx: &mut Cx<'_>) {
         let _ = cx;
+    }
+
+    /// Hands over or puts into the sealed epoch what [`Operator::seal`] fixed, about `rows_max` rows of it; true when all
+    /// of it is there. Called after `seal`, and again while it is false, with the next epoch's records in between.
+    ///
+    /// # Errors
+    /// A row cannot be encoded: the task stops, and the epoch is not committed.
+    fn seal_more(&mut self, cx: &mut Cx<'_>, rows_max: usize) -> Result<bool, StateError> {
+        let _ = (cx, rows_max);
+        Ok(true)
     }
 
     /// From now on [`Operator::oldest`] is asked (`state: { changelog: off }`): called once, before `open`.
@@ -431,14 +466,15 @@ impl<'a> Cx<'a> {
         self.store(n).push_rows(rows);
     }
 
-    /// Sends a record to every node below, with the record's timestamp as stream time.
+    /// Sends a record to every node below, with its timestamp as stream time, as far as time has come.
     pub fn forward(&mut self, record: Record) {
         self.forward_to(0, record);
     }
 
     /// Sends a record through one output port.
     pub fn forward_to(&mut self, port: u16, record: Record) {
-        let stream = record.ts;
+        // The source has kept a timestamp that is ahead of the wall clock from moving this node's: nor the next ones'.
+        let stream = record.ts.min(self.clock.max(self.now));
         self.tally.records_out += 1;
         self.effects.emits.push(Emit::Record { port, record, stream });
     }

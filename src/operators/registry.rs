@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::aggregate::{Aggregate, AggregateConfig};
 use super::branch::{Branch, BranchConfig};
+use super::custom::{self, CustomConfig};
 use super::debounce::{Debounce, DebounceConfig};
 use super::dedupe::{Dedupe, DedupeConfig};
 use super::describe::Described;
@@ -61,6 +62,9 @@ pub enum NodeConfig {
     /// The right half of a foreign-key join. Put in by the topology: never in a file.
     #[serde(skip)]
     RightHalf(RightHalfConfig),
+    /// An operator of the user's own: its kind is registered, not known here.
+    #[serde(skip)]
+    Custom(CustomConfig),
 }
 
 impl NodeConfig {
@@ -84,10 +88,11 @@ impl NodeConfig {
             NodeConfig::Join(_) => "join",
             NodeConfig::Regroup(_) => "regroup",
             NodeConfig::RightHalf(_) => "right half of a join",
+            NodeConfig::Custom(c) => c.kind(),
         }
     }
 
-    /// All kinds that are written in YAML.
+    /// All built-in kinds, as written in YAML.
     pub const KINDS: &'static [&'static str] = &[
         "filter",
         "map",
@@ -115,7 +120,7 @@ impl NodeConfig {
             NodeConfig::KeyBy(c) => Box::new(KeyBy::new(c)),
             NodeConfig::Branch(c) => Box::new(Branch::new(c)),
             NodeConfig::Merge(_) => Box::new(Merge),
-            NodeConfig::Peek(_) => Box::new(Peek),
+            NodeConfig::Peek(c) => Box::new(Peek::new(c)),
             NodeConfig::Debounce(c) => Box::new(Debounce::new(c)),
             NodeConfig::Enrich(c) => {
                 Box::new(Enrich::new((**c).clone()).expect("the builder has checked the settings"))
@@ -127,6 +132,7 @@ impl NodeConfig {
             NodeConfig::Join(c) => join::build(c),
             NodeConfig::Regroup(c) => Box::new(Regroup::new(c)),
             NodeConfig::RightHalf(c) => Box::new(RightHalf::new(c)),
+            NodeConfig::Custom(c) => c.build(),
         }
     }
 
@@ -148,6 +154,7 @@ impl NodeConfig {
             NodeConfig::Table(c) => Some(c.state_kind()),
             NodeConfig::Join(c) => c.plan.and_then(|plan| plan.state_kind(c)),
             NodeConfig::RightHalf(_) => Some("foreign-key join, right half"),
+            NodeConfig::Custom(c) => c.is_stateful().then(|| c.kind()),
             NodeConfig::Filter(_)
             | NodeConfig::Map(_)
             | NodeConfig::FlatMap(_)
@@ -171,18 +178,49 @@ impl NodeConfig {
         }
     }
 
+    /// The expression that gives records another key, as it was written.
+    #[must_use]
+    pub fn key_expr(&self) -> Option<String> {
+        match self {
+            NodeConfig::KeyBy(c) => Some(c.0.text().to_owned()),
+            NodeConfig::Aggregate(c) if c.changes_key() => c.by.as_ref().map(|by| by.text().to_owned()),
+            _ => None,
+        }
+    }
+
     /// Does it give records another key?
     #[must_use]
     pub fn changes_key(&self) -> bool {
-        matches!(self, NodeConfig::KeyBy(_) | NodeConfig::Regroup(_))
+        match self {
+            NodeConfig::KeyBy(_) | NodeConfig::Regroup(_) => true,
+            NodeConfig::Custom(c) => c.changes_key(),
+            _ => false,
+        }
     }
 
     /// Must all records of a key come to the same task for its result to be right? After a change of the key such a
     /// node reads from a topic in between.
     #[must_use]
     pub fn needs_key_together(&self) -> bool {
-        // By name, so that kinds that are still being added are known already.
-        ["debounce", "aggregate", "suppress", "dedupe", "join", "table"].contains(&self.kind_name())
+        match self {
+            NodeConfig::Debounce(_)
+            | NodeConfig::Aggregate(_)
+            | NodeConfig::Suppress(_)
+            | NodeConfig::Dedupe(_)
+            | NodeConfig::Join(_)
+            | NodeConfig::RightHalf(_)
+            | NodeConfig::Table(_) => true,
+            NodeConfig::Custom(c) => c.needs_key_together(),
+            NodeConfig::Filter(_)
+            | NodeConfig::Map(_)
+            | NodeConfig::FlatMap(_)
+            | NodeConfig::KeyBy(_)
+            | NodeConfig::Branch(_)
+            | NodeConfig::Merge(_)
+            | NodeConfig::Peek(_)
+            | NodeConfig::Regroup(_)
+            | NodeConfig::Enrich(_) => false,
+        }
     }
 
     /// The expression by which the node itself groups the records of an input, where that need not be their key (an
@@ -240,6 +278,7 @@ impl NodeConfig {
         let described = match self {
             NodeConfig::Debounce(c) => c.describe_row(key, value),
             NodeConfig::Enrich(_) => enrich::describe_row(key, value),
+            NodeConfig::Custom(_) => custom::describe_row(key, value),
             _ => None,
         };
         described.unwrap_or_else(|| Described::raw(key, value))
@@ -256,6 +295,7 @@ impl NodeConfig {
     pub fn ports(&self) -> Vec<String> {
         match self {
             NodeConfig::Branch(c) => c.0.iter().map(|(name, _)| name.clone()).collect(),
+            NodeConfig::Custom(c) => c.ports(),
             _ => Vec::new(),
         }
     }
@@ -299,6 +339,7 @@ impl NodeConfig {
             NodeConfig::Table(_) => Vec::new(),
             NodeConfig::Join(c) => c.exprs_mut(),
             NodeConfig::Regroup(c) => vec![(&mut c.0, &[])],
+            NodeConfig::Custom(c) => c.exprs_mut().into_iter().map(|e| (e, &[] as &[&str])).collect(),
         }
     }
 
@@ -314,15 +355,15 @@ impl NodeConfig {
             NodeConfig::Suppress(c) => c.check(),
             NodeConfig::Dedupe(c) => c.check(),
             NodeConfig::Table(c) => c.check(true),
-            // The topology knows what stands on each side, and checks it.
-            NodeConfig::Join(_) => Vec::new(),
-            NodeConfig::Filter(_)
-            | NodeConfig::Map(_)
-            | NodeConfig::FlatMap(_)
-            | NodeConfig::Merge(_)
-            | NodeConfig::Peek(_)
-            | NodeConfig::Regroup(_)
-            | NodeConfig::RightHalf(_) => Vec::new(),
+            NodeConfig::Custom(c) => c.check(),
+            // The topology knows what stands on each side, and checks that.
+            NodeConfig::Join(c) => c.check(),
+            NodeConfig::Filter(c) => c.check(),
+            NodeConfig::FlatMap(c) => c.check_list(),
+            NodeConfig::Peek(c) => c.check(),
+            NodeConfig::Map(_) | NodeConfig::Merge(_) | NodeConfig::Regroup(_) | NodeConfig::RightHalf(_) => {
+                Vec::new()
+            }
         }
     }
 
@@ -340,6 +381,7 @@ impl NodeConfig {
             NodeConfig::Table(c) => c.label(),
             NodeConfig::Join(c) => c.label(),
             NodeConfig::Regroup(c) => format!("group by {}", c.0.text()),
+            NodeConfig::Custom(c) => c.label(),
             other => other.kind_name().into(),
         }
     }

@@ -235,7 +235,6 @@ pub struct Suppress {
     order: BTreeSet<Place>,
     bytes: u64,
     row: Vec<u8>,
-    broken: Option<StateError>,
 }
 
 impl Suppress {
@@ -257,7 +256,6 @@ impl Suppress {
             order: BTreeSet::new(),
             bytes: 0,
             row: Vec::new(),
-            broken: None,
         }
     }
 
@@ -366,9 +364,6 @@ impl Operator for Suppress {
     }
 
     fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
-        if let Some(error) = &self.broken {
-            return Err(OperatorError::Fatal(error.clone()));
-        }
         let Some(key) = record.key.clone() else {
             cx.drop(Reason::NullKey);
             return Ok(());
@@ -414,11 +409,12 @@ impl Operator for Suppress {
         cx.watermark(held.map_or(cx.clock, |at| cx.clock.min(Timestamp(at))));
     }
 
-    fn seal(&mut self, cx: &mut Cx<'_>) {
-        match self.cells.flush(cx.store(0)) {
-            Ok(()) => self.cells.evict(),
-            Err(error) => self.broken = Some(error),
-        }
+    fn seal(&mut self, _: &mut Cx<'_>) {
+        self.cells.freeze();
+    }
+
+    fn seal_more(&mut self, cx: &mut Cx<'_>, rows_max: usize) -> Result<bool, StateError> {
+        Ok(self.cells.flush_frozen(cx.store(0), rows_max)? && self.cells.evict(rows_max.saturating_mul(4)))
     }
 
     fn load(&self) -> Load {

@@ -4,7 +4,8 @@
 //! the rules are here, once:
 //!
 //! - what comes back for another assignment of the same partition is ignored: every answer carries its [`Handle`];
-//! - one epoch at a time is between its seal and the moment its rows are in the backend;
+//! - one epoch at a time is between its seal and the moment its rows are in the backend; a large one is copied in
+//!   pieces, with input in between, and is committed when it is whole;
 //! - a task that leaves takes no input; it goes after an epoch that was sealed since has been applied;
 //! - a checkpoint that was not committed takes the task back to the last one that was, and its readers with it.
 
@@ -125,16 +126,32 @@ impl Assigned {
         }
     }
 
-    /// Ends the open epoch, if it is time (`due`, or it leaves) and the one before is done with. True if one was sealed.
+    /// Is a sealed epoch not whole yet? [`Assigned::seal`] goes on with it.
+    #[must_use]
+    pub fn is_copying(&self) -> bool {
+        self.task().is_some_and(Task::is_copying)
+    }
+
+    /// Ends the open epoch, if it is time (`due`, or it leaves) and the one before is done with, or goes on with what
+    /// that began. True if there was something to do.
     ///
     /// # Errors
     /// The task must stop.
     pub fn seal(&mut self, due: bool, now: Timestamp) -> Result<bool, TaskError> {
+        if let Phase::Running(running) = &mut self.phase
+            && running.task.is_copying()
+        {
+            let Running { task, sealed, .. } = &mut **running;
+            if let Some(sealed) = sealed {
+                task.seal_more(sealed, now)?;
+            }
+            return Ok(true);
+        }
         if self.is_checkpointing() || !(due || self.leaving && !self.last) {
             return Ok(false);
         }
         let Phase::Running(running) = &mut self.phase else { return Ok(false) };
-        running.sealed = running.task.seal_late(now)?;
+        running.sealed = running.task.seal_begin(now)?;
         self.last = self.leaving;
         Ok(running.sealed.is_some())
     }

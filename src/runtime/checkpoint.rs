@@ -9,17 +9,17 @@
 //! finds out.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::failpoint;
 use super::inbox::{Handle, Inbox, Message};
-use super::metrics::CheckpointMetrics;
+use super::metrics::{CheckpointMetrics, Phase};
 use super::task::Sealed;
 use crate::kafka::{GroupHandle, Lease, OutRecord, TopicPartition, TxnError, TxnWriter};
 use crate::model::Headers;
-use crate::state::{Backend, changelog};
+use crate::state::{Backend, Spent, changelog};
 
 /// How long one commit may take before it counts as failed.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -81,9 +81,15 @@ pub enum CommitMode {
     Local,
 }
 
+enum Job {
+    Commit(Vec<Part>),
+    /// Only to be dropped, which takes a while.
+    Free(#[expect(dead_code, reason = "dropped with the job")] Vec<Spent>),
+}
+
 /// The worker's side.
 pub struct Committer {
-    jobs: Option<SyncSender<Vec<Part>>>,
+    jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -112,11 +118,20 @@ impl Committer {
     /// The parts, to be tried again later.
     pub fn submit(&self, parts: Vec<Part>) -> Result<(), Vec<Part>> {
         match &self.jobs {
-            Some(jobs) => jobs.try_send(parts).map_err(|e| match e {
-                std::sync::mpsc::TrySendError::Full(parts)
-                | std::sync::mpsc::TrySendError::Disconnected(parts) => parts,
+            Some(jobs) => jobs.try_send(Job::Commit(parts)).map_err(|e| match e {
+                TrySendError::Full(Job::Commit(parts)) | TrySendError::Disconnected(Job::Commit(parts)) => {
+                    parts
+                }
+                TrySendError::Full(Job::Free(_)) | TrySendError::Disconnected(Job::Free(_)) => Vec::new(),
             }),
             None => Err(parts),
+        }
+    }
+
+    /// Drops what an applied epoch has left behind, on this thread: here only where that is busy.
+    pub fn free(&self, spent: Vec<Spent>) {
+        if let Some(jobs) = self.jobs.as_ref().filter(|_| !spent.is_empty()) {
+            drop(jobs.try_send(Job::Free(spent)));
         }
     }
 
@@ -146,19 +161,21 @@ struct Run {
 }
 
 impl Run {
-    fn all(&mut self, jobs: &Receiver<Vec<Part>>) {
+    fn all(&mut self, jobs: &Receiver<Job>) {
         // At once: it ends a transaction that an earlier process of this id left open, which the restores wait for.
         if let Err(failure) = self.open() {
             tracing::warn!(message = failure.message, "no transactions yet");
         }
-        while let Ok(mut parts) = jobs.recv() {
+        while let Ok(job) = jobs.recv() {
+            let Job::Commit(mut parts) = job else { continue };
+            let started = Instant::now();
             parts.iter_mut().for_each(|p| p.sealed.finish());
-            self.checkpoint(parts);
+            self.metrics.phase(Phase::Sort, started.elapsed());
+            self.checkpoint(parts, started);
         }
     }
 
-    fn checkpoint(&mut self, mut parts: Vec<Part>) {
-        let started = Instant::now();
+    fn checkpoint(&mut self, mut parts: Vec<Part>, started: Instant) {
         for attempt in 1.. {
             let (over, ours): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(Part::is_over);
             parts = ours;
@@ -217,15 +234,17 @@ impl Run {
                 if failpoint::fails(failpoint::FAILED) {
                     return Err(Failure::last("failpoint"));
                 }
-                match transact(writer, group, parts, &offsets) {
+                match transact(writer, group, parts, &offsets, &self.metrics) {
                     Ok(ends) => {
                         failpoint::hit(failpoint::COMMITTED);
                         if failpoint::fails(failpoint::DOUBTFUL) {
                             return Err(Failure::last("failpoint"));
                         }
+                        let applying = Instant::now();
                         for part in parts {
                             apply(part, &ends).map_err(Failure::last)?;
                         }
+                        self.metrics.phase(Phase::Apply, applying.elapsed());
                         failpoint::hit(failpoint::APPLIED);
                         Ok(())
                     }
@@ -235,17 +254,29 @@ impl Run {
             // `open` has failed then.
             (CommitMode::Transaction(_), None) => Err(Failure::last("no transactions")),
             (CommitMode::Offsets, _) => {
-                write(parts)?;
-                match (&self.group, offsets.is_empty()) {
+                self.write(parts)?;
+                let started = Instant::now();
+                let done = match (&self.group, offsets.is_empty()) {
                     (Some(group), false) => group.commit(&offsets).map_err(|e| {
                         let again = e.retriable || e.rebalanced;
                         Failure { message: e.to_string(), for_good: false, again }
                     }),
                     _ => Ok(()),
-                }
+                };
+                self.metrics.phase(Phase::Commit, started.elapsed());
+                done
             }
-            (CommitMode::Local, _) => write(parts),
+            (CommitMode::Local, _) => self.write(parts),
         }
+    }
+
+    fn write(&self, parts: &[Part]) -> Result<(), Failure> {
+        let started = Instant::now();
+        for part in parts {
+            part.backend.write(&part.sealed.rows).map_err(Failure::last)?;
+        }
+        self.metrics.phase(Phase::Apply, started.elapsed());
+        Ok(())
     }
 
     /// Makes sure what became of a failed transaction. Whoever reads state and offsets next must find both as they
@@ -273,19 +304,18 @@ fn handles(parts: &[Part]) -> Vec<Handle> {
     parts.iter().map(|p| p.handle).collect()
 }
 
-fn write(parts: &[Part]) -> Result<(), Failure> {
-    for part in parts {
-        part.backend.write(&part.sealed.rows).map_err(Failure::last)?;
-    }
-    Ok(())
-}
-
 fn transact(
     writer: &mut TxnWriter,
     group: &GroupHandle,
     parts: &[Part],
     offsets: &[(TopicPartition, i64)],
+    metrics: &CheckpointMetrics,
 ) -> Result<Vec<(TopicPartition, i64)>, TxnError> {
+    let mut began = Instant::now();
+    let mut done = |phase| {
+        metrics.phase(phase, began.elapsed());
+        began = Instant::now();
+    };
     writer.begin()?;
     for part in parts {
         for record in &part.outputs {
@@ -303,7 +333,9 @@ fn transact(
             })?;
         }
     }
+    done(Phase::Produce);
     writer.flush(COMMIT_TIMEOUT)?;
+    done(Phase::Flush);
     failpoint::hit(failpoint::PRODUCED);
     let metadata =
         group.group_metadata().ok_or_else(|| TxnError::Abort("this instance is not in the group".into()))?;
@@ -312,8 +344,11 @@ fn transact(
         return Err(TxnError::Abort("a partition is gone".into()));
     }
     writer.add_offsets(offsets, Some(&metadata), COMMIT_TIMEOUT)?;
+    done(Phase::Offsets);
     failpoint::hit(failpoint::OFFSETS);
-    writer.commit(offsets, Some(&metadata), COMMIT_TIMEOUT).map(|c| c.ends)
+    let committed = writer.commit(offsets, Some(&metadata), COMMIT_TIMEOUT)?;
+    done(Phase::Commit);
+    Ok(committed.ends)
 }
 
 /// Writes a committed epoch's rows and the changelog offset that they reach, in one batch.

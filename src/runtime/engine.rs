@@ -18,6 +18,7 @@ use super::calls::{CallCounters, CallDriver, CallParts};
 use super::checkpoint::{CommitMode, Committer};
 use super::deliver::{Fatal, SinkDriver};
 use super::global_reader::{GlobalReaders, Reading};
+use super::held::Gate;
 use super::http::HttpCaller;
 use super::inbox::{Inbox, Message, inbox};
 use super::limiter::Limiter;
@@ -27,6 +28,7 @@ use super::read::TaskReader;
 use super::restore::Restorer;
 use super::task::{DEAD_LETTER, TaskId};
 use super::worker::{Calls, Outside, TaskStatus, Ticket, Worker};
+use crate::formats::WriterError;
 use crate::kafka::{
     Admin, Assignment, ErrorKind, GroupEvent, GroupOptions, GroupReader, KafkaConfig, MESSAGE_BYTES_MAX,
     PartitionReader, TopicPartition, TopicSpec, TxnWriter, Writer,
@@ -77,6 +79,9 @@ pub enum EngineError {
         /// What is wrong.
         message: String,
     },
+    /// Topics that are read together have different numbers of partitions: exit code 78.
+    #[error(transparent)]
+    Uneven(#[from] crate::topology::Uneven),
     /// It failed while running: exit code 1.
     #[error("{0}")]
     Failed(String),
@@ -226,6 +231,11 @@ impl Engine {
             }
             None => None,
         };
+        if !stand_ins.plain_commits {
+            topology.formats.go_live();
+            connect_schemas(&topology, &shared, stop).await?;
+        }
+        shared.metrics.watch_schemas(&topology.formats);
         let sinks =
             connect(&topology, &stand_ins, writer.as_ref(), &shared, &lanes, &lanes_stop, stop).await?;
         let limiters = limiters(&topology, &shared);
@@ -235,11 +245,7 @@ impl Engine {
             (Some(config), false) => {
                 let admin = open_admin(config).await?;
                 let counts = wait_topics(&admin, &topics, &shared, stop).await?;
-                let counts = topology.partition_counts(&counts).map_err(|e| EngineError::Config {
-                    node: Some(e.node),
-                    field: "from".into(),
-                    message: e.message,
-                })?;
+                let counts = topology.partition_counts(&counts)?;
                 let plan = Plan::new(&topology, counts, stand_ins.plain_commits);
                 make_topics(&admin, &topology, &plan, &shared, stop, stand_ins.plain_commits).await?;
                 let writer = writer.as_ref().filter(|_| plan.transactions);
@@ -314,6 +320,22 @@ impl Engine {
         self.lanes.spawn(purge.run(self.lanes_stop.clone()));
     }
 
+    /// Starts looking up the schemas of ids.
+    fn resolve_schemas(&self, topology: &Topology) {
+        let (formats, shared) = (Arc::clone(&topology.formats), Arc::clone(&self.shared));
+        let stop = self.lanes_stop.clone();
+        self.lanes.spawn(async move {
+            let waiting = |what: Option<&str>| match what {
+                Some(what) => shared.wait_for(what),
+                None => shared.go_on(),
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = formats.resolve(waiting) => {}
+            }
+        });
+    }
+
     fn start_workers(
         &mut self,
         kafka: Option<KafkaConfig>,
@@ -360,6 +382,10 @@ impl Engine {
             self.shared.metrics.clone(),
             tokio.clone(),
         );
+        let gates = gates(&topology);
+        if !gates.is_empty() {
+            self.resolve_schemas(&topology);
+        }
         let instance = self.options.instance_id.clone().unwrap_or_else(random_id);
         for (n, (inbox, mail)) in mails.into_iter().enumerate() {
             let mode = match (&kafka, plan.counts.is_empty()) {
@@ -386,7 +412,9 @@ impl Engine {
                 restore: restorer.handle(),
                 transactional: transactional.iter().map(|(n, (lane, _))| (*n, lane.clone())).collect(),
                 changelogs: plan.changelogs.to_vec(),
+                gates: gates.clone(),
                 checkpoint: topology.settings.state.checkpoint.duration(),
+                idle: topology.settings.time.idle,
                 failed: {
                     let shared = Arc::clone(&self.shared);
                     let topology = Arc::clone(&topology);
@@ -592,6 +620,36 @@ async fn pause(stop: &CancellationToken, shared: &Shared) -> Result<(), EngineEr
         () = shared.failed.cancelled() => Err(EngineError::Stopped),
         () = tokio::time::sleep(AGAIN) => Ok(()),
     }
+}
+
+/// Finds the registry's ids of the schemas that sinks write with; waits while it is away.
+async fn connect_schemas(
+    topology: &Topology,
+    shared: &Arc<Shared>,
+    stop: &CancellationToken,
+) -> Result<(), EngineError> {
+    loop {
+        match topology.formats.connect_writers().await {
+            Ok(()) => {
+                shared.go_on();
+                return Ok(());
+            }
+            Err(WriterError::Away(message)) => {
+                shared.wait_for(&message);
+                pause(stop, shared).await?;
+            }
+            Err(WriterError::Config { node, field, message }) => {
+                return Err(EngineError::Config { node: Some(node), field, message });
+            }
+        }
+    }
+}
+
+/// What the records of each topic need before a task may have them.
+fn gates(topology: &Topology) -> BTreeMap<(usize, usize), Gate> {
+    let subs = topology.subs.iter().enumerate();
+    let all = subs.flat_map(|(sub, part)| (0..part.topics.len()).map(move |topic| (sub, topic)));
+    all.filter_map(|at| Some((at, Gate::of(topology, at.0, at.1)?))).collect()
 }
 
 async fn connect(

@@ -26,7 +26,7 @@ pub enum Found {
     },
     /// What the task itself notes down.
     Note {
-        /// `positions`, `changelog`, `clocks`, `shape`.
+        /// `format`, `positions`, `changelog`, `clocks`, `shape`.
         name: String,
         /// What it says.
         value: Json,
@@ -81,7 +81,7 @@ fn note(key: &[u8], value: &[u8]) -> Found {
         META_SHAPE => {
             std::str::from_utf8(value).ok().map(|s| s.lines().map(Json::from).collect::<Vec<_>>().into())
         }
-        META_FORMAT => None,
+        META_FORMAT => codec::decode::<u32>(1, value).ok().map(Json::from),
         _ => None,
     };
     Found::Note {

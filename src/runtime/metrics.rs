@@ -10,13 +10,14 @@ use std::time::Duration;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    CounterVec, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, CounterVec, Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use super::calls::CallCounters;
 use super::limiter::Limiter;
 use super::task::{Task, TaskId};
+use crate::formats::Formats;
 use crate::model::{Clock, SystemClock};
 use crate::operators::Tally;
 use crate::topology::{Node, NodeKind, SubTopology, Topology};
@@ -40,6 +41,7 @@ pub struct Metrics {
     latency: HistogramVec,
     commit_lag: IntGaugeVec,
     checkpoint_duration: Histogram,
+    checkpoint_phases: CounterVec,
     checkpoints_failed: IntCounter,
     checkpoint_timestamp: GaugeVec,
     state_keys: IntGaugeVec,
@@ -59,6 +61,8 @@ pub struct Metrics {
     sink_failures: IntCounterVec,
     sink_write: HistogramVec,
     tasks: IntGaugeVec,
+    schema_lookups: IntCounterVec,
+    schemas_waiting: IntGaugeVec,
     /// Counters of call drivers and limiters, read when scraped: node or limit name, source.
     scraped: Arc<Mutex<Scraped>>,
 }
@@ -67,6 +71,7 @@ pub struct Metrics {
 struct Scraped {
     calls: Vec<(String, Arc<CallCounters>, BTreeMap<&'static str, u64>)>,
     limiters: Vec<(String, Arc<Limiter>)>,
+    schemas: Option<Arc<Formats>>,
 }
 
 impl Metrics {
@@ -142,6 +147,13 @@ impl Metrics {
                 r.register(Box::new(h.clone()))?;
                 h
             },
+            checkpoint_phases: {
+                let opts =
+                    Opts::new("checkpoint_phase_seconds_total", "Time to commit checkpoints, by phase.");
+                let c = CounterVec::new(opts, &["phase"])?;
+                r.register(Box::new(c.clone()))?;
+                c
+            },
             checkpoints_failed: {
                 let c = IntCounter::new("checkpoints_failed_total", "Checkpoints that were not committed.")?;
                 r.register(Box::new(c.clone()))?;
@@ -186,6 +198,16 @@ impl Metrics {
             sink_failures: counter("sink_failures_total", "Attempts to write a batch that failed.", node)?,
             sink_write: histograms("sink_write_seconds", "Time to write a batch.", node)?,
             tasks: gauge("tasks", "Tasks of this instance, by state.", &["state"])?,
+            schema_lookups: counter(
+                "schema_lookups_total",
+                "Questions to the schema registry for an id, by result.",
+                &["result"],
+            )?,
+            schemas_waiting: gauge(
+                "schemas_waiting",
+                "Schema ids that are being looked up: the records that need them wait.",
+                &[],
+            )?,
             scraped: Arc::default(),
             registry: registry.clone(),
         };
@@ -218,6 +240,14 @@ impl Metrics {
             let in_flight = i64::try_from(counters.in_flight.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
             self.calls_in_flight.with_label_values(&[node]).set(in_flight);
         }
+        if let Some(formats) = &scraped.schemas {
+            for (result, value) in formats.counts() {
+                let counter = self.schema_lookups.with_label_values(&[result]);
+                counter.inc_by(value.saturating_sub(counter.get()));
+            }
+            let waiting = i64::try_from(formats.waiting()).unwrap_or(i64::MAX);
+            self.schemas_waiting.with_label_values::<&str>(&[]).set(waiting);
+        }
         for (name, limiter) in &scraped.limiters {
             let labels = &[name.as_str()];
             let stats = limiter.stats();
@@ -231,6 +261,13 @@ impl Metrics {
     pub fn watch_calls(&self, node: &str, counters: Arc<CallCounters>) {
         let mut scraped = self.scraped.lock().unwrap_or_else(PoisonError::into_inner);
         scraped.calls.push((node.to_owned(), counters, BTreeMap::new()));
+    }
+
+    /// Watches the look-ups of schemas, where there is a registry.
+    pub fn watch_schemas(&self, formats: &Arc<Formats>) {
+        if formats.registry().is_some() {
+            self.scraped.lock().unwrap_or_else(PoisonError::into_inner).schemas = Some(Arc::clone(formats));
+        }
     }
 
     /// Watches a limiter.
@@ -262,6 +299,7 @@ impl Metrics {
     pub fn checkpoints(&self) -> CheckpointMetrics {
         CheckpointMetrics {
             duration: self.checkpoint_duration.clone(),
+            phases: PHASES.map(|phase| self.checkpoint_phases.with_label_values(&[phase])),
             failed: self.checkpoints_failed.clone(),
         }
     }
@@ -429,10 +467,31 @@ impl SinkMetrics {
     }
 }
 
+/// What a checkpoint's time goes to, in order.
+#[derive(Clone, Copy, Debug)]
+pub enum Phase {
+    /// Rows are encoded and sorted.
+    Sort,
+    /// Rows are handed to the producer.
+    Produce,
+    /// They are acknowledged.
+    Flush,
+    /// The source offsets are added to the transaction.
+    Offsets,
+    /// The transaction, or the offsets without one.
+    Commit,
+    /// Rows are written to local state.
+    Apply,
+}
+
+/// The label of each [`Phase`].
+const PHASES: [&str; 6] = ["sort", "produce", "flush", "offsets", "commit", "apply"];
+
 /// What a commit thread reports.
 #[derive(Clone)]
 pub struct CheckpointMetrics {
     duration: Histogram,
+    phases: [Counter; PHASES.len()],
     failed: IntCounter,
 }
 
@@ -440,6 +499,11 @@ impl CheckpointMetrics {
     /// A checkpoint was committed.
     pub fn done(&self, took: Duration) {
         self.duration.observe(took.as_secs_f64());
+    }
+
+    /// What a phase of one took.
+    pub fn phase(&self, phase: Phase, took: Duration) {
+        self.phases[phase as usize].inc_by(took.as_secs_f64());
     }
 
     /// One was not.

@@ -1,15 +1,18 @@
 //! Floor 4: what runs a topology. The task is sans-I/O; the drivers around it do the waiting.
 
+mod ahead;
 mod assigned;
 pub mod breaker;
 pub mod calls;
 mod checkpoint;
+mod choose;
 mod deliver;
 mod engine;
 mod failpoint;
 mod gate;
 mod global;
 mod global_reader;
+mod held;
 pub mod http;
 mod inbox;
 pub mod limiter;

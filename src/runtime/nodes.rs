@@ -2,24 +2,26 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::formats::{Bad, Decoder, Encoder};
 use crate::model::{
-    CHANGE_HEADER, Change, EvalError, Expr, Json, Millis, Record, Scope, Timestamp, Value, WINDOW_HEADER,
-    Window, key_text,
+    CHANGE_HEADER, Change, EvalError, Expr, Json, Millis, Record, Scope, Timestamp, WINDOW_HEADER, Window,
+    key_text,
 };
 use crate::operators::describe::{self, Described};
 use crate::operators::table::{Table, TableConfig};
 use crate::operators::{Cx, Load, Operator, OperatorError, Reason, Reject, Reply, SinkRow};
 use crate::sinks::SinkConfig;
 use crate::state::{StateError, decode_record, encode_record};
-use crate::topology::{ClockMode, Format, SourceConfig, Time};
+use crate::topology::{ClockMode, SourceConfig, Topology};
 
-/// Decodes: checks that values are JSON, takes key and timestamp from expressions, and keeps one wrong producer clock
+/// Decodes: makes JSON of values by their format, or checks that they are, takes key and timestamp from expressions, and keeps one wrong producer clock
 /// from moving everybody's. A source that is read as a table keeps it in its store.
 pub(super) struct SourceNode {
-    format: Format,
+    decoder: Decoder,
     timestamp: Option<Expr>,
     key: Option<Expr>,
     skew: Option<Millis>,
@@ -28,9 +30,16 @@ pub(super) struct SourceNode {
 }
 
 impl SourceNode {
-    pub(super) fn new(config: &SourceConfig, time: &Time, table: Option<&TableConfig>) -> SourceNode {
+    pub(super) fn new(
+        topology: &Topology,
+        name: &str,
+        config: &SourceConfig,
+        table: Option<&TableConfig>,
+    ) -> SourceNode {
+        let (shape, formats) = (topology.schemas.get(name).cloned(), Arc::clone(&topology.formats));
+        let time = &topology.settings.time;
         SourceNode {
-            format: config.format(),
+            decoder: Decoder::new(config.key_format(), config.format(), formats, name, shape),
             timestamp: config.timestamp().cloned(),
             key: config.key().cloned(),
             skew: (time.clock == ClockMode::Hybrid).then_some(time.max_skew),
@@ -41,13 +50,29 @@ impl SourceNode {
 }
 
 impl Operator for SourceNode {
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        if self.table.is_some() {
+            Table::open(cx);
+        }
+        Ok(())
+    }
+
     fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
-        if self.format == Format::Json
-            && let Value::Bytes(bytes) = &record.value
-            && let Err(e) = serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
-        {
-            let detail = format!("the value is not JSON: {e}");
-            return Err(OperatorError::reject(record, Reason::NotJson, detail));
+        // Both, before anything of the record changes: what is refused keeps its bytes.
+        let key = record.key.as_ref().map_or(Ok(None), |key| self.decoder.key(key));
+        match (key, self.decoder.value(&record.value)) {
+            (Ok(key), Ok(value)) => {
+                record.key = key;
+                record.value = value.unwrap_or(record.value);
+            }
+            (Err(bad), _) | (_, Err(bad)) => {
+                let reason = match bad {
+                    Bad::NotJson(_) => Reason::NotJson,
+                    Bad::Format(_) => Reason::BadFormat,
+                    Bad::Schema(_) => Reason::Schema,
+                };
+                return Err(OperatorError::reject(record, reason, bad.to_string()));
+            }
         }
         if self.internal && !record.headers.is_empty() {
             record.window = record.headers.get(WINDOW_HEADER).and_then(|bytes| Window::from_bytes(bytes));
@@ -96,6 +121,12 @@ impl Operator for SourceNode {
     }
 }
 
+/// The time that a record has in the task, where the source has an expression for it; `None` where the expression fails,
+/// and the record will be refused.
+pub(super) fn event_time(expr: &Expr, record: &Record) -> Option<Timestamp> {
+    expr.eval(&Scope::of(record)).and_then(|t| milliseconds(&t, expr)).ok()
+}
+
 /// A timestamp from an expression: a number of milliseconds, or RFC 3339 text.
 fn milliseconds(json: &Json, expr: &Expr) -> Result<Timestamp, EvalError> {
     let parsed = match json {
@@ -116,6 +147,7 @@ fn milliseconds(json: &Json, expr: &Expr) -> Result<Timestamp, EvalError> {
 /// keeps the record as a pending delivery in its store until the row is durable, then sends it on.
 pub(super) struct SinkNode {
     config: SinkConfig,
+    encoder: Option<Encoder>,
     read_from: bool,
     next: u64,
     pending: HashMap<u64, Record>,
@@ -123,12 +155,26 @@ pub(super) struct SinkNode {
 }
 
 impl SinkNode {
-    pub(super) fn new(config: &SinkConfig, read_from: bool) -> SinkNode {
-        SinkNode { config: config.clone(), read_from, next: 0, pending: HashMap::new(), full_at: 10_000 }
+    pub(super) fn new(topology: &Topology, name: &str, config: &SinkConfig, read_from: bool) -> SinkNode {
+        let encoder = match config {
+            SinkConfig::Kafka(k) => Encoder::new(k.key_format, k.format, &topology.formats, name),
+            _ => None,
+        };
+        let config = config.clone();
+        SinkNode { config, encoder, read_from, next: 0, pending: HashMap::new(), full_at: 10_000 }
     }
 
     fn row(&self, record: Record, reply_to: Option<u64>) -> Result<SinkRow, OperatorError> {
-        match self.config.payload(&record) {
+        let payload = match (self.config.payload(&record), &self.config, &self.encoder) {
+            (Ok(payload), SinkConfig::Kafka(config), Some(encoder)) => {
+                match config.encoded(&record, payload, encoder) {
+                    Ok(payload) => Ok(payload),
+                    Err(e) => return Err(OperatorError::reject(record, Reason::BadFormat, e.0)),
+                }
+            }
+            (payload, _, _) => payload,
+        };
+        match payload {
             Ok(payload) => Ok(SinkRow { reply_to, record, payload }),
             Err(e) => Err(OperatorError::expression(record, &e)),
         }

@@ -6,7 +6,8 @@ use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
 use bytes::Bytes;
 
-use crate::kafka::{Lease, PartitionReader, ReadError};
+use super::held::HeldReader;
+use crate::kafka::{Lease, ReadError};
 use crate::model::{Origin, Record, Timestamp, Value};
 use crate::topology::{Generate, SourceConfig};
 
@@ -16,7 +17,7 @@ const LINES_AHEAD: usize = 4096;
 /// One input of a task.
 pub enum TaskReader {
     /// A Kafka partition.
-    Kafka(PartitionReader),
+    Kafka(HeldReader),
     /// Lines of a file or of standard input.
     Lines(LineReader),
     /// Made-up records.

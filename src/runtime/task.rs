@@ -12,12 +12,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::nodes::{SinkNode, SourceNode, dead_letter};
-use crate::model::{Origin, Record, Timestamp};
+use super::nodes::{SinkNode, SourceNode, dead_letter, event_time};
+use crate::model::{Expr, Origin, Record, Timestamp};
 use crate::operators::{
     Call, Cx, Effects, Emit, Load, Operator, OperatorError, Payload, Reason, Reject, Reply, SinkRow, Tally,
 };
-use crate::state::{Backend, Late, META_CLOCKS, META_POSITIONS, META_SHAPE, Row, StateError, Store, codec};
+use crate::state::{
+    Backend, Late, META_CLOCKS, META_FORMAT, META_POSITIONS, META_SHAPE, Row, Spent, StateError, Store, codec,
+};
 use crate::topology::{Changelog, ClockMode, NodeKind, OnFailure, SubTopology, Topology};
 
 /// Which task: sub-topology and partition.
@@ -130,7 +132,7 @@ pub struct Sealed {
     pub epoch: u64,
     /// Changed rows, sorted by key once [`Sealed::finish`] was called.
     pub rows: Vec<Row>,
-    /// What resident operators handed over and nobody has turned into rows yet.
+    /// What nobody has turned into rows yet.
     pub late: Vec<Late>,
     /// Records of Kafka sinks that belong into the checkpoint's transaction: node and row.
     pub outputs: Vec<(usize, SinkRow)>,
@@ -144,6 +146,7 @@ impl Sealed {
         for late in self.late.drain(..) {
             late.append_to(&mut self.rows);
         }
+        // Stable sorting finds the sorted runs that these are.
         self.rows.sort_by(|a, b| a.0.cmp(&b.0));
     }
 }
@@ -181,6 +184,8 @@ pub struct Task {
     global: Vec<usize>,
     /// Sources by topic.
     sources: Vec<Vec<usize>>,
+    /// The expression of a record's time, by topic.
+    times: Vec<Option<Expr>>,
     /// Nodes by topic that its records reach in the step that reads them.
     reached: Vec<Vec<usize>>,
     stores: Vec<Store>,
@@ -191,6 +196,12 @@ pub struct Task {
     epoch: u64,
     outstanding: u64,
     sealed: Option<(u64, u64)>,
+    /// Operators still hold rows of the sealed epoch.
+    copying: bool,
+    /// Of the last epoch, until somebody takes it.
+    spent: Vec<Spent>,
+    /// How many rows an operator copies in one step of a seal.
+    seal_rows: usize,
     policy: OnFailure,
     hybrid: bool,
     /// Without a changelog: positions are held back to what has no durable effect yet.
@@ -203,8 +214,15 @@ pub struct Task {
     stack: Vec<Work>,
     effects: Effects,
     clocks_saved: Vec<(String, i64)>,
+    format_saved: bool,
     shape: String,
 }
+
+/// Format of a task's rows as a whole: how keys are built, what rows there are. What a row holds has a version of its
+/// own, its first byte. State without the row is of format 1.
+const FORMAT: u32 = 1;
+/// Rows that an operator copies before it lets records through again: some milliseconds.
+const SEAL_ROWS: usize = 2048;
 
 /// Records that nodes are told of before they come: as many as the nearest caches hold.
 const WARM_GROUP: usize = 64;
@@ -258,10 +276,12 @@ impl Task {
                 .collect();
             let op: Box<dyn Operator> = match &node.kind {
                 NodeKind::Source(source) => {
-                    Box::new(SourceNode::new(source, &topology.settings.time, node.table.as_ref()))
+                    Box::new(SourceNode::new(topology, &node.name, source, node.table.as_ref()))
                 }
                 NodeKind::Operator(config) => config.build(),
-                NodeKind::Sink(sink) => Box::new(SinkNode::new(sink, !children.is_empty())),
+                NodeKind::Sink(sink) => {
+                    Box::new(SinkNode::new(topology, &node.name, sink, !children.is_empty()))
+                }
             };
             // Each node has the store of its own number; then it sees those of the tables that it reads.
             let mut own = vec![stores.len()];
@@ -311,6 +331,11 @@ impl Task {
                 sub.nodes.iter().filter(|g| reads(g)).filter_map(|g| by_global.get(g).copied()).collect()
             })
             .collect();
+        let time = |from: &Vec<usize>| match &topology.nodes[sub.nodes[*from.first()?]].kind {
+            NodeKind::Source(source) => source.timestamp().cloned(),
+            NodeKind::Operator(_) | NodeKind::Sink(_) => None,
+        };
+        let times = sources.iter().map(time).collect();
         let reached = sources.iter().map(|from| reached(topology, sub, &nodes, from)).collect();
         let mut task = Task {
             id,
@@ -322,12 +347,16 @@ impl Task {
             by_global,
             nodes,
             sources,
+            times,
             reached,
             stores,
             moved: false,
             epoch: 1,
             outstanding: 0,
             sealed: None,
+            copying: false,
+            spent: Vec::new(),
+            seal_rows: SEAL_ROWS,
             policy: topology.settings.errors.policy(),
             hybrid: topology.settings.time.clock == ClockMode::Hybrid,
             low_watermark: topology.settings.state.changelog == Changelog::Off,
@@ -337,11 +366,13 @@ impl Task {
             stack: Vec::new(),
             effects: Effects::default(),
             clocks_saved: Vec::new(),
+            format_saved: false,
             shape: shape(topology, sub),
         };
         if task.low_watermark {
             task.nodes.iter_mut().for_each(|n| n.op.track_origins());
         }
+        task.check_format(backend)?;
         task.check_shape(backend)?;
         task.read_clocks(backend)?;
         for n in 0..task.nodes.len() {
@@ -374,6 +405,13 @@ impl Task {
     pub fn uncommitted(&self, topic: usize) -> i64 {
         let (read, committed) = (self.positions[topic], self.committed[topic]);
         read.zip(committed).map_or(0, |(r, c)| (r - c).max(0))
+    }
+
+    /// The time that a record of a topic will have here: by it, what is read of several topics is put in order.
+    #[must_use]
+    pub fn time_of(&self, topic: usize, record: &Record) -> Timestamp {
+        let time = self.times[topic].as_ref().and_then(|expr| event_time(expr, record));
+        time.unwrap_or(record.ts)
     }
 
     /// Sets the next offset of a topic: where reading starts.
@@ -498,6 +536,12 @@ impl Task {
         wall.into_iter().chain(stream).min()
     }
 
+    /// Is something left to do later because of records that were read? Punctuation for ever is not.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.next_deadline(true).is_some() && self.nodes.iter().any(|n| n.op.has_work())
+    }
+
     /// Deliveries not yet acknowledged.
     #[must_use]
     pub fn outstanding(&self) -> u64 {
@@ -549,40 +593,51 @@ impl Task {
         Ok(sealed)
     }
 
-    /// Ends the open epoch, unless nothing happened in it or another one is still sealed. The rows may be committed
-    /// when [`Task::is_settled`].
+    /// [`Task::seal_begin`] and as many [`Task::seal_more`] as it takes.
+    ///
+    /// # Errors
+    /// As [`Task::seal_begin`].
+    pub fn seal_late(&mut self, now: Timestamp) -> Result<Option<Sealed>, TaskError> {
+        let mut sealed = self.seal_begin(now)?;
+        if let Some(sealed) = &mut sealed {
+            self.copy(sealed, usize::MAX, now)?;
+        }
+        Ok(sealed)
+    }
+
+    /// Ends the open epoch, unless nothing happened in it or another one is still sealed. What resident operators have
+    /// changed is fixed and only the first of it is copied: [`Task::seal_more`] goes on with that while records come.
+    /// The epoch may be committed when [`Task::is_settled`].
     ///
     /// # Errors
     /// State that cannot be encoded.
-    pub fn seal_late(&mut self, now: Timestamp) -> Result<Option<Sealed>, TaskError> {
+    pub fn seal_begin(&mut self, now: Timestamp) -> Result<Option<Sealed>, TaskError> {
         if self.sealed.is_some() {
             return Ok(None);
         }
-        let mut discard = Step::default();
-        for n in 0..self.nodes.len() {
-            self.with_op(
-                n,
-                0,
-                now,
-                |op, cx| {
-                    op.seal(cx);
-                    Ok(())
-                },
-                &mut discard,
-            )?;
-        }
-        let clean = self.stores.iter().all(Store::is_clean);
+        self.each_op(now, |op, cx| {
+            op.seal(cx);
+            Ok(true)
+        })?;
+        self.stores.iter_mut().for_each(Store::begin_seal);
+        let rows_max = self.seal_rows;
+        self.copying = !self.each_op(now, |op, cx| op.seal_more(cx, rows_max))?;
+        let clean = !self.copying && !self.stores.iter().any(Store::has_sealed);
         if clean && !self.moved && self.outstanding == 0 && self.outputs.is_empty() && !self.may_advance() {
             return Ok(None);
         }
         let (mut rows, mut late) = (Vec::new(), Vec::new());
-        for store in &mut self.stores {
-            store.seal_late(&mut rows, &mut late);
+        if !self.copying {
+            self.stores.iter_mut().for_each(|store| store.end_seal(&mut late));
         }
         let clocks = self.clocks();
         if clocks != self.clocks_saved {
             rows.push((Bytes::from_static(META_CLOCKS), Some(codec::encode(1, &clocks)?)));
             self.clocks_saved = clocks;
+        }
+        if !self.format_saved {
+            rows.push((Bytes::from_static(META_FORMAT), Some(codec::encode(1, &FORMAT)?)));
+            self.format_saved = true;
         }
         rows.push((Bytes::from_static(META_SHAPE), Some(Bytes::from(self.shape.clone()))));
         let held: Vec<Option<i64>> = (0..self.positions.len()).map(|t| self.committable(t)).collect();
@@ -601,10 +656,60 @@ impl Task {
         Ok(Some(Sealed { epoch, rows, late, outputs, positions }))
     }
 
-    /// Is every delivery of the sealed epoch durable? True when none is sealed.
+    /// Copies some more rows of the sealed epoch into it, as they were when it was sealed. True when it is whole.
+    ///
+    /// # Errors
+    /// An operator failed.
+    pub fn seal_more(&mut self, sealed: &mut Sealed, now: Timestamp) -> Result<bool, TaskError> {
+        let rows_max = self.seal_rows;
+        self.copy(sealed, rows_max, now)?;
+        Ok(!self.copying)
+    }
+
+    fn copy(&mut self, sealed: &mut Sealed, rows_max: usize, now: Timestamp) -> Result<(), TaskError> {
+        if self.copying {
+            self.copying = !self.each_op(now, |op, cx| op.seal_more(cx, rows_max))?;
+            if !self.copying {
+                self.stores.iter_mut().for_each(|store| store.end_seal(&mut sealed.late));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many rows each resident operator copies in [`Task::seal_begin`] and [`Task::seal_more`], in place of some
+    /// thousands. At least 1.
+    pub fn set_seal_rows(&mut self, rows_max: usize) {
+        self.seal_rows = rows_max.max(1);
+    }
+
+    /// Is the sealed epoch not whole yet?
+    #[must_use]
+    pub fn is_copying(&self) -> bool {
+        self.copying
+    }
+
+    /// Calls something of every operator that is done, or not; true if all are.
+    fn each_op(
+        &mut self,
+        now: Timestamp,
+        call: impl Fn(&mut dyn Operator, &mut Cx<'_>) -> Result<bool, StateError>,
+    ) -> Result<bool, TaskError> {
+        let mut discard = Step::default();
+        let mut all = true;
+        for n in 0..self.nodes.len() {
+            let call = |op: &mut dyn Operator, cx: &mut Cx<'_>| {
+                all &= call(op, cx).map_err(OperatorError::Fatal)?;
+                Ok(())
+            };
+            self.with_op(n, 0, now, call, &mut discard)?;
+        }
+        Ok(all)
+    }
+
+    /// Is the sealed epoch whole, and every delivery of it durable? True when none is sealed.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.sealed.is_none_or(|(_, n)| n == 0)
+        !self.copying && self.sealed.is_none_or(|(_, n)| n == 0)
     }
 
     /// The sealed epoch is committed and its rows are in the backend.
@@ -612,9 +717,12 @@ impl Task {
         debug_assert!(self.is_settled(), "an epoch is applied after it settled");
         self.sealed = None;
         self.committed.clone_from(&self.sealed_positions);
-        for store in &mut self.stores {
-            store.applied();
-        }
+        self.spent = self.stores.iter_mut().filter_map(Store::applied).collect();
+    }
+
+    /// What the last applied epoch has left behind, to be dropped where there is time for it.
+    pub fn take_spent(&mut self) -> Vec<Spent> {
+        std::mem::take(&mut self.spent)
     }
 
     fn acked(&mut self, epoch: u64, rows: u64) {
@@ -664,6 +772,19 @@ impl Task {
             }
         }
         self.clocks_saved = clocks;
+        Ok(())
+    }
+
+    fn check_format(&mut self, backend: &Arc<dyn Backend>) -> Result<(), TaskError> {
+        let Some(bytes) = backend.get(META_FORMAT)? else { return Ok(()) };
+        let found: u32 = codec::decode(1, &bytes)?;
+        if found != FORMAT {
+            return Err(TaskError::State(StateError(format!(
+                "the state has format {found}, and this program reads format {FORMAT}: it was written by a newer one. Run \
+                 that one, or remove the state with `slackwater reset`"
+            ))));
+        }
+        self.format_saved = true;
         Ok(())
     }
 
@@ -783,7 +904,7 @@ impl Task {
             match work {
                 Work::Record { node: n, input, record, stream, timed } => {
                     let node = &mut self.nodes[n];
-                    if !timed {
+                    if !timed && node.op.moves_time(&record) {
                         let seen = &mut node.seen[usize::from(input)];
                         *seen = stream.max(*seen);
                         node.clock = stream.max(node.clock);

@@ -11,18 +11,20 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use super::ahead::Ahead;
 use super::assigned::{Assigned, Rewound};
 use super::calls::{self, CallDriver, Job};
 use super::checkpoint::{Committer, Part};
 use super::deliver::{CHUNK, Parcel, SinkDriver};
 use super::failpoint;
 use super::gate::CallGate;
+use super::held::{Gate, HeldReader};
 use super::inbox::{Handle, Inbox, Mail, Message, Restored};
 use super::metrics::WorkerMetrics;
 use super::read::TaskReader;
 use super::task::{Input, Step, Task, TaskError, TaskId};
-use crate::kafka::Lease;
-use crate::model::{Clock, Record, SystemClock, Timestamp};
+use crate::kafka::{Lease, PartitionReader};
+use crate::model::{Clock, Millis, Record, SystemClock, Timestamp};
 use crate::sinks::KafkaLane;
 use crate::state::StateError;
 
@@ -72,12 +74,22 @@ pub struct Outside {
     pub transactional: BTreeMap<usize, KafkaLane>,
     /// Changelog topic of each sub-topology, where there is one.
     pub changelogs: Vec<Option<Arc<str>>>,
+    /// What the records of a topic need before a task may have them, by sub-topology and topic.
+    pub gates: BTreeMap<(usize, usize), Gate>,
     /// Time between checkpoints.
     pub checkpoint: Duration,
+    /// How long a task with several inputs waits for one whose end was reached.
+    pub idle: Millis,
     /// Reported when a task stops for good.
     pub failed: Box<dyn Fn(TaskId, String) + Send>,
     /// Told which tasks run and which are restoring.
     pub status: Box<dyn Fn(TaskId, TaskStatus) + Send>,
+}
+
+impl Outside {
+    fn held(&self, id: TaskId, topic: usize, reader: PartitionReader) -> TaskReader {
+        TaskReader::Kafka(HeldReader::new(reader, self.gates.get(&(id.sub, topic)).cloned()))
+    }
 }
 
 /// What `/ready` and the logs say of a task.
@@ -108,6 +120,8 @@ pub struct Order {
 struct Slot {
     assigned: Assigned,
     readers: Vec<(usize, TaskReader)>,
+    /// Read from several partitions, and not taken yet.
+    ahead: Ahead,
     /// Of its readers; kept when those are dropped.
     leases: Vec<Lease>,
     /// Cancelled when the slot goes, or another restore begins.
@@ -162,9 +176,42 @@ impl Slot {
         records: &mut Vec<Record>,
         step: &mut Step,
     ) -> Result<bool, TaskError> {
+        let ordered = self.readers.len() > 1 && self.readers.iter().all(|(_, r)| r.has_offsets());
+        let mut busy = match (room, ordered) {
+            (false, _) => false,
+            (true, true) => self.read_ordered(now, records, step)?,
+            (true, false) => self.read(now, records, step)?,
+        };
+        let caught_up = !self.assigned.is_leaving()
+            && self.ahead.is_empty()
+            && self.readers.iter().all(|(_, r)| r.caught_up());
+        let Some(task) = self.assigned.task_mut() else { return Ok(false) };
+        if caught_up || task.next_deadline(false).is_some_and(|at| at <= now) {
+            task.step(Input::Clock { caught_up: caught_up && room }, now, step)?;
+        }
+        let waits = self.left_at.is_some_and(|at| !self.answered && at.elapsed() < CALLS_GRACE);
+        if waits && !task.is_copying() {
+            return Ok(busy);
+        }
+        let full = task.gathered() >= GATHERED_MAX;
+        let due = (full || self.sealed_at.elapsed() >= checkpoint) && !self.assigned.is_checkpointing();
+        busy |= self.assigned.seal(due, now)?;
+        if due {
+            self.sealed_at = Instant::now();
+        }
+        Ok(busy)
+    }
+
+    /// Reads every input in turn and takes what comes. True if anything came.
+    fn read(
+        &mut self,
+        now: Timestamp,
+        records: &mut Vec<Record>,
+        step: &mut Step,
+    ) -> Result<bool, TaskError> {
         let mut busy = false;
         for (topic, reader) in &mut self.readers {
-            if !room || !self.assigned.takes_input() {
+            if !self.assigned.takes_input() {
                 break;
             }
             let Some(task) = self.assigned.task_mut() else { break };
@@ -192,21 +239,60 @@ impl Slot {
                 }
             }
         }
-        let caught_up = !self.assigned.is_leaving() && self.readers.iter().all(|(_, r)| r.caught_up());
-        let Some(task) = self.assigned.task_mut() else { return Ok(false) };
-        if caught_up || task.next_deadline(false).is_some_and(|at| at <= now) {
-            task.step(Input::Clock { caught_up: caught_up && room }, now, step)?;
-        }
-        if self.left_at.is_some_and(|at| !self.answered && at.elapsed() < CALLS_GRACE) {
-            return Ok(busy);
-        }
-        let full = task.gathered() >= GATHERED_MAX;
-        let due = (full || self.sealed_at.elapsed() >= checkpoint) && !self.assigned.is_checkpointing();
-        busy |= self.assigned.seal(due, now)?;
-        if due {
-            self.sealed_at = Instant::now();
-        }
         Ok(busy)
+    }
+
+    /// Reads several partitions and takes their records by the lowest timestamp. True if anything was taken.
+    fn read_ordered(
+        &mut self,
+        now: Timestamp,
+        records: &mut Vec<Record>,
+        step: &mut Step,
+    ) -> Result<bool, TaskError> {
+        let mut taken = 0;
+        while taken < VISIT && self.assigned.takes_input() {
+            let Some(task) = self.assigned.task_mut() else { break };
+            if task.gathered() >= 2 * GATHERED_MAX {
+                break;
+            }
+            for (input, (topic, reader)) in self.readers.iter_mut().enumerate() {
+                if !self.ahead.wants(input) {
+                    continue;
+                }
+                match reader.poll_batch(VISIT, now, records) {
+                    Ok(0) => {
+                        if let Some(end) = reader.end() {
+                            task.skip_to(*topic, end);
+                        }
+                    }
+                    Ok(_) => {
+                        let number = u16::try_from(*topic).unwrap_or(u16::MAX);
+                        let timed = records.drain(..).map(|mut record| {
+                            record.origin.topic = number;
+                            (task.time_of(*topic, &record), record)
+                        });
+                        self.ahead.push(input, timed);
+                    }
+                    Err(e) => {
+                        records.clear();
+                        let task = task.id();
+                        tracing::warn!(?task, error = e, "cannot read a partition");
+                    }
+                }
+            }
+            let caught_up: Vec<bool> = self.readers.iter().map(|(_, r)| r.caught_up()).collect();
+            let Some((input, records)) = self.ahead.take(&caught_up, now) else { break };
+            taken += records.len();
+            let topic = self.readers[input].0;
+            task.step(Input::Records { topic, records }, now, step)?;
+        }
+        if let Some(input) = self.ahead.stalled()
+            && let Some(task) = self.assigned.task()
+        {
+            let topic = &*task.topics()[self.readers[input].0];
+            tracing::warn!(task = ?task.id(), topic, "records wait until more of this topic can be read");
+        }
+        Ok(taken > 0)
     }
 
     /// No more input, no more calls; it goes when it has committed.
@@ -223,7 +309,7 @@ impl Slot {
         let Some(task) = self.assigned.task() else { return false };
         !self.readers.is_empty()
             && self.readers.iter().all(|(_, r)| r.ended())
-            && task.next_deadline(true).is_none()
+            && !task.has_work()
             && task.pending_calls() == 0
             && task.outstanding() == 0
     }
@@ -488,8 +574,9 @@ impl Worker {
                 for handle in handles {
                     if let Some(slot) = self.slots.get_mut(&handle.id)
                         && slot.assigned.applied(handle)
-                        && let Some(task) = slot.assigned.task()
+                        && let Some(task) = slot.assigned.task_mut()
                     {
+                        self.committer.free(task.take_spent());
                         self.metrics.committed(handle.id, task);
                     }
                 }
@@ -515,14 +602,16 @@ impl Worker {
         }
     }
 
-    fn assign(&mut self, id: TaskId, readers: Vec<(usize, crate::kafka::PartitionReader)>) {
+    fn assign(&mut self, id: TaskId, readers: Vec<(usize, PartitionReader)>) {
         if self.drain.is_some() {
             // On the way out; the group gives them to others as soon as it is left.
             (self.outside.status)(id, TaskStatus::Gone);
             return;
         }
-        let readers: Vec<(usize, TaskReader)> =
-            readers.into_iter().map(|(topic, reader)| (topic, TaskReader::Kafka(reader))).collect();
+        let readers: Vec<(usize, TaskReader)> = readers
+            .into_iter()
+            .map(|(topic, reader)| (topic, self.outside.held(id, topic, reader)))
+            .collect();
         self.add(id, readers);
     }
 
@@ -546,6 +635,7 @@ impl Worker {
             commits: all.iter().filter(|(_, r)| r.has_offsets()).map(|(topic, _)| *topic).collect(),
             leases: all.iter().filter_map(|(_, r)| r.lease()).collect(),
             readers: all,
+            ahead: Ahead::new(self.outside.idle),
             sealed_at: Instant::now(),
             ended: false,
             gate: CallGate::default(),
@@ -564,6 +654,7 @@ impl Worker {
         }
         match result {
             Ok(Restored { mut task, backend, step, offsets, firsts }) => {
+                slot.ahead.clear();
                 for (topic, reader) in &mut slot.readers {
                     let find =
                         |list: &[(usize, i64)]| list.iter().find(|(t, _)| t == topic).map(|(_, at)| *at);

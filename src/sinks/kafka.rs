@@ -7,8 +7,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Batch;
+use crate::formats::{Encoder, Format, WriterSchema};
 use crate::model::{
-    CHANGE_HEADER, EvalError, Expr, Headers, Json, Millis, Record, Scope, WINDOW_HEADER, key_text,
+    CHANGE_HEADER, EvalError, Expr, Headers, Json, Millis, Record, Scope, Value, WINDOW_HEADER, key_text,
 };
 use crate::operators::Payload;
 
@@ -24,6 +25,19 @@ pub struct KafkaSinkConfig {
     /// The message's value. Default: the record's value. `null` is a tombstone.
     #[serde(default)]
     pub value: Option<Expr>,
+    /// What values are written as: `json` (default), `bytes` (also `raw`), `string`, `integer`, `long`, `double`, `avro`
+    /// or `protobuf`.
+    #[serde(default)]
+    pub format: Format,
+    /// What keys are written as, with the same names. Default: text, as it is.
+    #[serde(default = "text_keys")]
+    pub key_format: Format,
+    /// The schema of values, with `format: avro` or `protobuf`. Default: the latest of the topic's subject.
+    #[serde(default)]
+    pub writer_schema: Option<Box<WriterSchema>>,
+    /// The schema of keys, with `key_format: avro` or `protobuf`. Default: the latest of the topic's subject.
+    #[serde(default)]
+    pub key_writer_schema: Option<Box<WriterSchema>>,
     /// Headers set on the message, beside those of the record: name: expression. Default none.
     #[serde(default)]
     pub headers: BTreeMap<String, Expr>,
@@ -35,6 +49,11 @@ pub struct KafkaSinkConfig {
     pub internal: bool,
 }
 
+/// Keys as they are.
+fn text_keys() -> Format {
+    Format::Bytes
+}
+
 impl KafkaSinkConfig {
     /// A sink that writes records as they are.
     #[must_use]
@@ -43,6 +62,10 @@ impl KafkaSinkConfig {
             topic: topic.into(),
             key: None,
             value: None,
+            format: Format::Json,
+            key_format: text_keys(),
+            writer_schema: None,
+            key_writer_schema: None,
             headers: BTreeMap::new(),
             batch: Batch::default(),
             internal: false,
@@ -92,6 +115,35 @@ impl KafkaSinkConfig {
         Ok(Payload::Texts(texts))
     }
 
+    /// The payload in the sink's formats. Where nothing is connected it stays as it is, and is only tried.
+    ///
+    /// # Errors
+    /// The key or the value does not fit its format or schema.
+    pub fn encoded(
+        &self,
+        record: &Record,
+        payload: Payload,
+        encoder: &Encoder,
+    ) -> Result<Payload, EvalError> {
+        let mut texts = match &payload {
+            Payload::Texts(texts) => texts.clone(),
+            _ => vec![record.key.clone(), None],
+        };
+        let value = match &payload {
+            Payload::Texts(texts) => texts.get(1).cloned().flatten().map_or(Value::Null, Value::Bytes),
+            _ => record.value.clone(),
+        };
+        let key = texts.first().cloned().flatten();
+        let encoded = [encoder.key(key.as_ref())?, encoder.value(&value)?];
+        if !encoder.is_live() {
+            return Ok(payload);
+        }
+        for (place, bytes) in texts.iter_mut().zip(encoded) {
+            *place = bytes;
+        }
+        Ok(Payload::Texts(texts))
+    }
+
     /// Key, value and headers of the message for a record and its payload. A header whose expression gave `null` is
     /// left out.
     #[must_use]
@@ -120,7 +172,7 @@ impl KafkaSinkConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Change, Timestamp, Value, Window};
+    use crate::model::{Change, Timestamp, Window};
     use serde_json::json;
 
     #[test]

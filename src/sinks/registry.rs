@@ -89,6 +89,17 @@ impl SinkConfig {
         }
     }
 
+    /// The files with schemas that it names.
+    pub fn files_mut(&mut self) -> Vec<&mut std::path::PathBuf> {
+        match self {
+            SinkConfig::Kafka(c) => {
+                let schemas = c.writer_schema.iter_mut().chain(c.key_writer_schema.iter_mut());
+                schemas.filter_map(|schema| schema.file.as_mut()).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// What is wrong with the settings themselves: field, message, help. What only a server knows is found when the
     /// sink connects.
     #[must_use]

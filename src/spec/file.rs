@@ -5,16 +5,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
 use super::decode::decode;
 use super::env::{Mode, substitute};
 use super::problem::{Problem, Report, did_you_mean};
+use super::registry::Registry;
 use super::secret::Secrets;
 use super::test_case::TestCase;
 use super::tree::{self, Key, Kind, Node};
-use super::vrl::{VrlCompiler, compile_expr};
+use super::types::{self, Draft};
+use super::vrl::{Kind as TypeKind, VrlCompiler, compile_typed, kind_of};
+use crate::model::{Field, Types};
 use crate::operators::{NodeConfig, TableConfig};
 use crate::sinks::SinkConfig;
 use crate::topology::{GraphProblem, Settings, SourceConfig, Topology, TopologyBuilder};
@@ -23,6 +27,7 @@ use crate::topology::{GraphProblem, Settings, SourceConfig, Topology, TopologyBu
 pub const SECTIONS: &[&str] = &[
     "name",
     "kafka",
+    "schema_registry",
     "rate_limits",
     "sources",
     "operators",
@@ -123,11 +128,25 @@ impl Loaded {
     }
 }
 
-/// Reads a topology file.
+/// Reads a topology file of built-in operators.
 ///
 /// # Errors
 /// Every problem found, each at its place.
 pub fn load(
+    file: &str,
+    text: &str,
+    mode: Mode,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Box<Report>> {
+    load_with(&Registry::default(), file, text, mode, variable)
+}
+
+/// Reads a topology file that may use the operators of a registry.
+///
+/// # Errors
+/// Every problem found, each at its place.
+pub fn load_with(
+    registry: &Registry,
     file: &str,
     text: &str,
     mode: Mode,
@@ -154,6 +173,7 @@ pub fn load(
     let name = name_of(root, &mut problems);
     let settings = Settings {
         kafka: section(root, "kafka", &mut problems),
+        schema_registry: section(root, "schema_registry", &mut problems),
         errors: section(root, "errors", &mut problems).unwrap_or_default(),
         time: section(root, "time", &mut problems).unwrap_or_default(),
         state: section(root, "state", &mut problems).unwrap_or_default(),
@@ -162,38 +182,55 @@ pub fn load(
     };
     let compiler = VrlCompiler::new(text);
     let mut builder = TopologyBuilder::new(name).settings(settings);
+    // What is known of the values of sources, and the nodes that read them.
+    let mut kinds: BTreeMap<String, TypeKind> = BTreeMap::new();
+    let mut drafts: Vec<(String, Vec<String>, Draft)> = Vec::new();
     // Nodes that were read, but not all of them.
     let mut misread: BTreeSet<&str> = BTreeSet::new();
     for (key, node) in entries(root, "sources", &mut problems) {
-        let kinds = ["kafka", "generate", "file", "stdin"];
-        let Some(config) = one_kind(key, node, &kinds, &["table"], &mut problems) else { continue };
+        let source_kinds = ["kafka", "generate", "file", "stdin"];
+        let Some(config) = one_kind(key, node, &source_kinds, &["table", "schema"], &mut problems) else {
+            continue;
+        };
         let before = problems.len();
         let table = node.get("table").map(|table| decode::<TableConfig>(table, &mut problems));
+        let shape = node.get("schema").and_then(|schema| decode::<Field>(schema, &mut problems));
         let Some(mut config) = decode::<SourceConfig>(&config, &mut problems) else { continue };
         if problems.len() > before {
             misread.insert(key.name.as_str());
         }
-        for expr in config.exprs_mut() {
-            compile_expr(expr, &compiler, &[], &mut problems);
+        for path in config.files_mut() {
+            beside(file, path);
         }
+        let read = || config.reader_schema().and_then(crate::formats::shape_of);
+        let kind = shape.as_ref().map(|field| field.shape.clone()).or_else(read);
+        let kind = kind.map_or_else(TypeKind::any, |shape| kind_of(&shape));
+        for expr in config.exprs_mut() {
+            compile_typed(expr, &compiler, &[], &kind, &mut problems);
+        }
+        if let (Some(expr), false) = (config.timestamp(), kind.is_any()) {
+            types::demand(expr, Types::INTEGER.or(Types::STRING), "a timestamp", &mut problems);
+        }
+        if let Some(field) = shape {
+            builder = builder.schema(&key.name, field.shape);
+        }
+        kinds.insert(key.name.clone(), kind);
         builder = match table {
             Some(Some(table)) => builder.table(&key.name, config, table),
             Some(None) => continue,
             None => builder.source(&key.name, config),
         };
     }
+    let known: Vec<&str> = NodeConfig::KINDS.iter().copied().chain(registry.kinds()).collect();
     for (key, node) in entries(root, "operators", &mut problems) {
         let from = from_of(node, &mut problems);
-        let Some(config) = one_kind(key, node, NodeConfig::KINDS, &["from"], &mut problems) else { continue };
+        let Some(config) = one_kind(key, node, &known, &["from"], &mut problems) else { continue };
         let before = problems.len();
-        let Some(mut config) = decode::<NodeConfig>(&config, &mut problems) else { continue };
+        let Some(config) = registry.read(&config, &mut problems) else { continue };
         if problems.len() > before {
             misread.insert(key.name.as_str());
         }
-        for (expr, vars) in config.exprs_mut() {
-            compile_expr(expr, &compiler, vars, &mut problems);
-        }
-        builder = builder.operator(&key.name, from, config);
+        drafts.push((key.name.clone(), from, Draft::Operator(config)));
     }
     for (key, node) in entries(root, "sinks", &mut problems) {
         let from = from_of(node, &mut problems);
@@ -203,10 +240,17 @@ pub fn load(
         if problems.len() > before {
             misread.insert(key.name.as_str());
         }
-        for expr in config.exprs_mut() {
-            compile_expr(expr, &compiler, &[], &mut problems);
+        for path in config.files_mut() {
+            beside(file, path);
         }
-        builder = builder.sink(&key.name, from, config);
+        drafts.push((key.name.clone(), from, Draft::Sink(config)));
+    }
+    types::compile(&mut drafts, kinds, &compiler, &mut problems);
+    for (name, from, draft) in drafts {
+        builder = match draft {
+            Draft::Operator(config) => builder.operator(name, from, config),
+            Draft::Sink(config) => builder.sink(name, from, config),
+        };
     }
     let tests = TestCase::all(root, &mut problems);
     let broken = !problems.is_empty();
@@ -281,6 +325,13 @@ fn name_of(root: &Node, problems: &mut Vec<Problem>) -> String {
             );
             "unnamed".into()
         }
+    }
+}
+
+/// A path in a topology file is relative to that file.
+fn beside(file: &str, path: &mut PathBuf) {
+    if let Some(folder) = Path::new(file).parent() {
+        *path = folder.join(&*path);
     }
 }
 

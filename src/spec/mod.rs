@@ -10,17 +10,22 @@ pub mod env;
 mod fault;
 pub mod file;
 pub mod problem;
+mod registry;
 pub mod schema;
 pub mod secret;
 pub mod test_case;
 pub mod tree;
+mod types;
+#[cfg(test)]
+mod types_tests;
 pub mod vrl;
 
 pub use decode::decode;
 pub use env::{Mode, substitute};
-pub use file::{Loaded, Places, SECTIONS, load};
+pub use file::{Loaded, Places, SECTIONS, load, load_with};
 pub use problem::{Problem, Report};
-pub use schema::schema;
+pub use registry::Registry;
+pub use schema::{schema, schema_with};
 pub use secret::Secrets;
 pub use test_case::{CallAnswer, Nothing, Send, TestCase, TestStep};
 pub use tree::{Key, Kind, Node, parse};

@@ -3,22 +3,32 @@
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::json;
 
+use super::registry::Registry;
 use super::test_case::TestStep;
+use crate::formats::RegistryConfig;
 use crate::kafka::KafkaConfig;
-use crate::model::Json;
+use crate::model::{Field, Json};
 use crate::operators::{NodeConfig, RateLimitConfig, TableConfig};
 use crate::sinks::SinkConfig;
 use crate::topology::{Errors, Guarantee, SourceConfig, State, Time};
 
-/// The schema, draft 2020-12.
+/// The schema of the built-in kinds, draft 2020-12.
 #[must_use]
 pub fn schema() -> Json {
+    schema_with(&Registry::default())
+}
+
+/// The schema with the kinds of a registry, whose settings it leaves open.
+#[must_use]
+pub fn schema_with(registry: &Registry) -> Json {
     let mut generator = SchemaGenerator::default();
     let mut of = |schema: fn(&mut SchemaGenerator) -> schemars::Schema| schema(&mut generator).to_value();
     fn sub<T: JsonSchema>(generator: &mut SchemaGenerator) -> schemars::Schema {
         generator.subschema_for::<T>()
     }
     let kafka = of(sub::<KafkaConfig>);
+    let schema_registry = of(sub::<RegistryConfig>);
+    let shape = of(sub::<Field>);
     let errors = of(sub::<Errors>);
     let time = of(sub::<Time>);
     let state = of(sub::<State>);
@@ -27,7 +37,20 @@ pub fn schema() -> Json {
     let step = of(sub::<TestStep>);
     let table = of(sub::<TableConfig>);
     let source = with(of(<SourceConfig as JsonSchema>::json_schema), "table", &table, false);
-    let operator = with_from(of(<NodeConfig as JsonSchema>::json_schema));
+    let source = with(source, "schema", &shape, false);
+    let mut operator = of(<NodeConfig as JsonSchema>::json_schema);
+    if let Some(kinds) = operator.get_mut("oneOf").and_then(Json::as_array_mut) {
+        kinds.extend(registry.kinds().map(|kind| {
+            json!({
+                "type": "object",
+                "description": "An operator of this program's own.",
+                "properties": { kind: {} },
+                "additionalProperties": false,
+                "required": [kind]
+            })
+        }));
+    }
+    let operator = with_from(operator);
     let sink = with_from(of(<SinkConfig as JsonSchema>::json_schema));
     let defs = generator.take_definitions(true);
     let named = |schema: Json| json!({ "type": "object", "additionalProperties": schema });
@@ -49,6 +72,7 @@ pub fn schema() -> Json {
         "properties": {
             "name": { "type": "string", "description": "Consumer group and prefix of internal topics." },
             "kafka": kafka,
+            "schema_registry": schema_registry,
             "rate_limits": named(limit),
             "sources": named(source),
             "operators": named(operator),

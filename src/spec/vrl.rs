@@ -7,6 +7,7 @@
 //! (`rewrite` says how). Dates without a zone are UTC.
 
 mod functions;
+mod kinds;
 mod rewrite;
 
 use std::cell::RefCell;
@@ -19,16 +20,19 @@ use ::vrl::compiler::state::{ExternalEnv, LocalEnv};
 use ::vrl::compiler::{CompileConfig, Compiler, Program, TargetValueRef, TimeZone, TypeState};
 use ::vrl::diagnostic::{Diagnostic, DiagnosticList};
 use ::vrl::parser::{self, ast};
-use ::vrl::path::PathPrefix;
+use ::vrl::path::{OwnedSegment, OwnedTargetPath, PathPrefix};
 use ::vrl::value::kind::Collection;
-use ::vrl::value::{KeyString, Kind, Secrets, Value as Vrl};
+use ::vrl::value::{KeyString, Secrets, Value as Vrl};
 use serde::Deserialize;
 
+pub use ::vrl::value::Kind;
 pub use functions::DENIED;
+pub use kinds::{element, kind_of, object, types_of, with_field};
 use rewrite::Fixes;
 
-use super::problem::Problem;
-use crate::model::{EvalError, Expr, Function, Json, Scope, Value};
+use super::problem::{Problem, near};
+use crate::model::expr::parse_path;
+use crate::model::{EvalError, Expr, Function, Json, Scope, Value, Yields, pick};
 
 /// Every fix answers complaints one level further out; deeper than this is no expression.
 const ROUNDS_MAX: usize = 64;
@@ -59,8 +63,42 @@ impl VrlCompiler {
         span: Option<Range<usize>>,
         vars: &[&str],
     ) -> Result<Arc<dyn Function>, Problem> {
+        self.compile_typed(text, span, vars, &Kind::any()).map(|(function, _)| function)
+    }
+
+    /// [`VrlCompiler::compile`] for values of this kind; also the kind of the result.
+    ///
+    /// # Errors
+    /// The same, and a field is named that the values do not have.
+    pub fn compile_typed(
+        &self,
+        text: &str,
+        span: Option<Range<usize>>,
+        vars: &[&str],
+        value: &Kind,
+    ) -> Result<(Arc<dyn Function>, Kind), Problem> {
+        if !value.is_any() {
+            // A field that is not there first: what follows from that says less.
+            let (program, _) = self.program(text, span.as_ref(), vars, &Kind::any())?;
+            if let Some(missing) = kinds::missing_in(&program, value) {
+                return Err(self.missing(text, span.as_ref(), missing));
+            }
+        }
+        let (program, used) = self.program(text, span.as_ref(), vars, value)?;
+        let result = program.final_type_info().result.kind().clone();
+        Ok((Arc::new(Compiled::new(program, text, &used)), result))
+    }
+
+    /// The program, and which of the names it uses.
+    fn program<'v>(
+        &self,
+        text: &str,
+        span: Option<&Range<usize>>,
+        vars: &[&'v str],
+        value: &Kind,
+    ) -> Result<(Program, Vec<&'v str>), Problem> {
         let used: Vec<&str> = NAMES.iter().chain(vars).copied().filter(|name| mentions(text, name)).collect();
-        let refused = |list: &DiagnosticList, fixes: &Fixes| self.problem(text, span.as_ref(), list, fixes);
+        let refused = |list: &DiagnosticList, fixes: &Fixes| self.problem(text, span, vars, list, fixes);
         let program = parser::parse(shielded(text)).map_err(|error| {
             let error: Box<dyn ::vrl::diagnostic::DiagnosticMessage> = Box::new(error);
             refused(&DiagnosticList::from(vec![error]), &Fixes::default())
@@ -68,9 +106,9 @@ impl VrlCompiler {
         let mut fixes = Fixes::default();
         let mut program_text = with_names(fixes.apply(program.clone()), &used);
         for round in 0..ROUNDS_MAX {
-            let state = state(&used);
+            let state = state(&used, value);
             match Compiler::compile(&self.functions, program_text, &state, CompileConfig::default()) {
-                Ok(compiled) => return Ok(Arc::new(Compiled::new(compiled.program, &used))),
+                Ok(compiled) => return Ok((compiled.program, used)),
                 Err(list) if fixes.learn(&list, round == 0) => {
                     program_text = with_names(fixes.apply(program.clone()), &used);
                 }
@@ -80,11 +118,39 @@ impl VrlCompiler {
         Err(refused(&DiagnosticList::default(), &fixes))
     }
 
+    /// The kind of a bare expression, which needs no compiler.
+    ///
+    /// # Errors
+    /// A field is named that the values do not have.
+    fn bare_kind(&self, text: &str, span: Option<&Range<usize>>, value: &Kind) -> Result<Kind, Problem> {
+        match text.trim() {
+            "key" => return Ok(Kind::bytes().or_null()),
+            "timestamp" => return Ok(Kind::integer()),
+            _ => {}
+        }
+        if let Some(path) = parse_path(text) {
+            return kinds::at(value, &path).map_err(|missing| self.missing(text, span, missing));
+        }
+        let literal = serde_json::from_str::<Json>(text).ok().and_then(|json| from_json(&json).ok());
+        Ok(literal.map_or_else(Kind::any, Kind::from))
+    }
+
+    /// A field that is not there, framed in the file.
+    fn missing(&self, text: &str, span: Option<&Range<usize>>, missing: kinds::Missing) -> Problem {
+        let inside = text.find(&missing.path).map(|at| at..at + missing.path.len()).unwrap_or(0..text.len());
+        let problem = Problem::new("expression", missing.message()).help(missing.help());
+        match span {
+            Some(span) => problem.at(self.place(text, span, inside), "not there"),
+            None => problem,
+        }
+    }
+
     /// The first complaint as a problem, framed in the file.
     fn problem(
         &self,
         text: &str,
         span: Option<&Range<usize>>,
+        vars: &[&str],
         list: &DiagnosticList,
         fixes: &Fixes,
     ) -> Problem {
@@ -96,7 +162,11 @@ impl VrlCompiler {
         let label = primary.map(|l| l.message.clone()).filter(|m| !m.is_empty());
         let label = label.unwrap_or_else(|| "here".into());
         let mut message = sentence(&complaint.message);
-        let mut help = self.help(text, complaint);
+        // What a function of ours says of itself comes in a wrapping.
+        if let Some((_, own)) = message.split_once("error[E9001] ") {
+            message = own.to_owned();
+        }
+        let mut help = self.help(text, vars, complaint);
         let label = if message == "syntax error" {
             message = "the expression has a syntax error".into();
             help = help.or_else(|| Some("write it like `.amount > 10` or `{ \"id\": .id }`".into()));
@@ -116,13 +186,22 @@ impl VrlCompiler {
     }
 
     /// The complaint's other labels and its hints, without what is about our own functions.
-    fn help(&self, text: &str, complaint: &Diagnostic) -> Option<String> {
+    fn help(&self, text: &str, vars: &[&str], complaint: &Diagnostic) -> Option<String> {
         let named = complaint.labels.iter().find(|l| l.primary).and_then(|l| text.get(l.span.range()));
         if let Some(denied) = named.and_then(|name| DENIED.iter().find(|d| **d == name)) {
             let instead = if *denied == "now" { "; the record's time is `timestamp`" } else { "" };
             return Some(format!(
                 "`{denied}` is left out: an expression only depends on its record{instead}"
             ));
+        }
+        if complaint.message == "call to undefined variable"
+            && let Some(name) = named
+        {
+            let known: Vec<&str> = NAMES.iter().chain(vars).copied().collect();
+            return Some(match near(name, &known) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("a field of the value begins with a dot: `.{name}`"),
+            });
         }
         let labels = complaint.labels.iter().skip(1).map(|l| l.message.clone());
         let notes = complaint.notes.iter().map(ToString::to_string);
@@ -175,25 +254,110 @@ pub fn compile_expr(expr: &mut Expr, compiler: &VrlCompiler, vars: &[&str], prob
     }
 }
 
+/// Compiles the expression in place for values of this kind, and remembers what its result may be; the kind of that.
+/// A bare expression is compiled already, but may name a field that is not there.
+pub fn compile_typed(
+    expr: &mut Expr,
+    compiler: &VrlCompiler,
+    vars: &[&str],
+    value: &Kind,
+    problems: &mut Vec<Problem>,
+) -> Kind {
+    let result = if expr.is_compiled() {
+        compiler.bare_kind(expr.text(), expr.span().as_ref(), value)
+    } else {
+        compiler.compile_typed(expr.text(), expr.span(), vars, value).map(|(function, kind)| {
+            expr.compile_with(function);
+            kind
+        })
+    };
+    match result {
+        Ok(kind) => {
+            expr.set_types(types_of(&kind));
+            kind
+        }
+        Err(problem) => {
+            problems.push(problem);
+            Kind::any()
+        }
+    }
+}
+
 /// A compiled program and what it reads.
 struct Compiled {
     program: Program,
-    names: Vec<String>,
+    /// Each with the fields of it that are read; `None`: maybe all.
+    names: Vec<(String, Option<Vec<String>>)>,
     reads_value: bool,
-    always_null: bool,
+    /// The fields of the value that are read, where only fields are.
+    fields: Option<Vec<String>>,
+    yields: Yields,
     zone: TimeZone,
 }
 
 impl Compiled {
-    fn new(program: Program, used: &[&str]) -> Compiled {
+    fn new(program: Program, text: &str, used: &[&str]) -> Compiled {
         let info = program.info();
         let mut paths = info.target_queries.iter().chain(&info.target_assignments);
         let reads_value = paths.any(|path| path.prefix == PathPrefix::Event);
         let zone = TimeZone::parse("UTC").unwrap_or_default();
-        let always_null = program.final_type_info().result.is_null();
-        let names = used.iter().map(|&n| n.to_owned()).collect();
-        Compiled { names, reads_value, always_null, zone, program }
+        let yields = yields(program.final_type_info().result.kind());
+        let names = used.iter().map(|&n| (n.to_owned(), fields_named(text, n))).collect();
+        let fields =
+            info.target_assignments.is_empty().then(|| fields_queried(&info.target_queries)).flatten();
+        Compiled { names, reads_value, fields, yields, zone, program }
     }
+}
+
+/// What VRL knows about a result, as JSON. What never ends well (`abort`) may be anything.
+fn yields(kind: &Kind) -> Yields {
+    let kinds = [
+        (kind.contains_null() || kind.contains_undefined(), Yields::NULL),
+        (kind.contains_boolean(), Yields::BOOLEAN),
+        (kind.contains_integer() || kind.contains_float(), Yields::NUMBER),
+        (kind.contains_bytes() || kind.contains_timestamp() || kind.contains_regex(), Yields::TEXT),
+        (kind.contains_array(), Yields::LIST),
+        (kind.contains_object(), Yields::OBJECT),
+    ];
+    let known = kinds.into_iter().filter(|(has, _)| *has).map(|(_, yields)| yields);
+    known.reduce(Yields::or).unwrap_or(Yields::ANY)
+}
+
+/// The fields of the value that these paths begin with; `None` where one is not a field.
+fn fields_queried(paths: &[OwnedTargetPath]) -> Option<Vec<String>> {
+    let mut fields: Vec<String> = Vec::new();
+    for path in paths.iter().filter(|path| path.prefix == PathPrefix::Event) {
+        match path.path.segments.first() {
+            Some(OwnedSegment::Field(name)) => fields.push(name.as_str().to_owned()),
+            _ => return None,
+        }
+    }
+    fields.sort();
+    fields.dedup();
+    Some(fields)
+}
+
+/// The fields of a name, where the text never has the name without `.field` after it; `None`: it may be read whole.
+fn fields_named(text: &str, name: &str) -> Option<Vec<String>> {
+    let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'@' || !b.is_ascii();
+    let bytes = text.as_bytes();
+    let mut fields: Vec<String> = Vec::new();
+    for (at, _) in text.match_indices(name) {
+        let end = at + name.len();
+        if at > 0 && is_word(bytes[at - 1]) || bytes.get(end).is_some_and(|b| is_word(*b)) {
+            continue;
+        }
+        let rest = bytes[end..].strip_prefix(b".")?;
+        let length = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
+        let starts = rest.first().is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_');
+        if !starts || rest.get(length).is_some_and(|b| is_word(*b)) {
+            return None;
+        }
+        fields.push(text[end + 1..end + 1 + length].to_owned());
+    }
+    fields.sort();
+    fields.dedup();
+    Some(fields)
 }
 
 thread_local! {
@@ -203,9 +367,10 @@ thread_local! {
 impl Function for Compiled {
     fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError> {
         // A value that is never looked at need not be JSON.
-        let mut value = if self.reads_value { vrl_value(scope.value)? } else { Vrl::Null };
+        let mut value =
+            if self.reads_value { vrl_value(scope.value, self.fields.as_deref())? } else { Vrl::Null };
         let mut names = BTreeMap::new();
-        for name in &self.names {
+        for (name, _) in &self.names {
             names.insert(KeyString::from(name.as_str()), named(scope, name)?);
         }
         let mut metadata = Vrl::Object(names);
@@ -223,8 +388,16 @@ impl Function for Compiled {
         }
     }
 
-    fn is_always_null(&self) -> bool {
-        self.always_null
+    fn yields(&self) -> Yields {
+        self.yields
+    }
+
+    fn reads_value(&self) -> bool {
+        self.reads_value
+    }
+
+    fn fields_of(&self, name: &str) -> Option<&[String]> {
+        self.names.iter().find(|(n, _)| n == name).map_or(Some(&[]), |(_, fields)| fields.as_deref())
     }
 }
 
@@ -250,10 +423,17 @@ fn named(scope: &Scope<'_>, name: &str) -> Result<Vrl, EvalError> {
     })
 }
 
-fn vrl_value(value: &Value) -> Result<Vrl, EvalError> {
+fn vrl_value(value: &Value, fields: Option<&[String]>) -> Result<Vrl, EvalError> {
     match value {
         Value::Null => Ok(Vrl::Null),
         Value::Bytes(bytes) => {
+            if let Some(fields) = fields
+                && let Some(found) = pick::<Vrl>(bytes, fields)
+                    .map_err(|e| EvalError(format!("the value is not JSON: {e}")))?
+            {
+                let named = fields.iter().zip(found).filter_map(|(name, value)| Some((name, value?)));
+                return Ok(Vrl::Object(named.map(|(n, v)| (KeyString::from(n.as_str()), v)).collect()));
+            }
             serde_json::from_slice(bytes).map_err(|e| EvalError(format!("the value is not JSON: {e}")))
         }
         Value::Json(json) => from_json(json),
@@ -285,8 +465,8 @@ fn json(value: Vrl) -> Result<Json, EvalError> {
     })
 }
 
-/// What VRL knows before the program starts: a value of any type, and the names' types.
-fn state(used: &[&str]) -> TypeState {
+/// What VRL knows before the program starts: the value's type, and the names' types.
+fn state(used: &[&str], value: &Kind) -> TypeState {
     let object = |fields: &[(&str, Kind)]| {
         let fields: BTreeMap<_, _> = fields.iter().map(|(n, kind)| ((*n).into(), kind.clone())).collect();
         Kind::object(Collection::from(fields))
@@ -306,7 +486,7 @@ fn state(used: &[&str]) -> TypeState {
         .collect();
     TypeState {
         local: LocalEnv::default(),
-        external: ExternalEnv::new_with_kind(Kind::any(), object(&kinds)),
+        external: ExternalEnv::new_with_kind(value.clone(), object(&kinds)),
     }
 }
 
@@ -388,6 +568,24 @@ mod tests {
 
     use super::*;
     use crate::model::{Headers, Record, Timestamp, Window};
+
+    #[test]
+    fn a_name_is_read_whole_unless_only_its_fields_stand_in_the_text() {
+        let check = |text: &str, want: Option<&[&str]>| {
+            let want = want.map(|fields| fields.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>());
+            assert_eq!(fields_named(text, "left"), want, "{text}");
+        };
+        check("left.a + left.b_2.c + left.a", Some(&["a", "b_2"]));
+        check("{ \"leftover\": leftover, \"l\": aleft }", Some(&[]));
+        check("left", None);
+        check("{ \"a\": left, \"b\": left.b }", None);
+        check("left[0]", None);
+        check("left.\"odd name\"", None);
+        check("left.a@b", None);
+        check("\"left\" + left.a", None);
+        check("x = left; x.a", None);
+        check("merge(left, right)", None);
+    }
 
     fn record() -> Record {
         let value = json!({

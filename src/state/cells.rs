@@ -1,11 +1,14 @@
 //! A bounded write-back cache of decoded rows over one store: what aggregates and buffers keep hot.
 //!
 //! Called by operators whose state may be larger than memory. A row is decoded when it is first asked for, changed in
-//! memory as often as the epoch wants, and encoded once, when the epoch ends ([`Cells::flush`]). After that, rows that
-//! were not used lately leave memory while there are more than `bytes_max` of them ([`Cells::evict`], second chance).
-//! Within an epoch nothing that changed is evicted: the store's overlay would hold it in memory anyway.
+//! memory as often as the epoch wants, and encoded once, when the epoch ends: [`Cells::freeze`] fixes at one moment which
+//! rows it has, [`Cells::flush_frozen`] encodes some of them at a time, with the next epoch's changes in between, and a
+//! row that is about to change before its turn has come is encoded first. Whether a row has changed, and in which epoch,
+//! is its mark. After that, rows that were not used lately leave memory while there are more than `bytes_max` of them
+//! ([`Cells::evict`], second chance). Nothing that has changed since is evicted: the store's overlay would hold it in
+//! memory anyway.
 //!
-//! Invariants: a resident row is the newest one; what a scan of the store sees is only right after a flush. Which rows
+//! Invariants: a resident row is the newest one; what a scan of the store sees is only right after [`Cells::flush`]. Which rows
 //! are resident depends on use alone, never on hashes, and never shows in an operator's output.
 
 use bytes::Bytes;
@@ -34,11 +37,15 @@ struct Slot<V> {
     value: Option<V>,
     /// Bytes of the row when it was last encoded or decoded.
     row_bytes: usize,
-    dirty: bool,
+    /// The epoch in which it changed: the open one's mark, the frozen one's, or [`CLEAN`].
+    mark: u8,
     /// The store may have a row of this key.
     persisted: bool,
     used: bool,
 }
+
+/// The mark of a row that the store has as it is. The others are 1 and 2, in turn.
+const CLEAN: u8 = 0;
 
 /// Memory of a slot besides its key and value, about.
 const SLOT_BYTES: usize = 96;
@@ -49,7 +56,17 @@ pub struct Cells<V> {
     hasher: ahash::RandomState,
     slots: Vec<Slot<V>>,
     free: Vec<u32>,
+    /// The mark of what changes now.
+    mark: u8,
+    /// Changed in the open epoch.
     dirty: Vec<u32>,
+    /// Changed in the epoch before, and not encoded yet.
+    frozen: Vec<u32>,
+    /// Rows of the epoch before that were encoded because they changed again.
+    early: Vec<(Box<[u8]>, Bytes)>,
+    failed: Option<StateError>,
+    /// Rows that this epoch's eviction may still look at.
+    evictions: usize,
     hand: usize,
     bytes: usize,
     bytes_max: usize,
@@ -65,7 +82,12 @@ impl<V: Cell> Cells<V> {
             hasher: ahash::RandomState::new(),
             slots: Vec::new(),
             free: Vec::new(),
+            mark: CLEAN + 1,
             dirty: Vec::new(),
+            frozen: Vec::new(),
+            early: Vec::new(),
+            failed: None,
+            evictions: 0,
             hand: 0,
             bytes: 0,
             bytes_max,
@@ -126,7 +148,7 @@ impl<V: Cell> Cells<V> {
 
     fn add(&mut self, hash: u64, key: &[u8], value: V, row_bytes: usize, persisted: bool) -> u32 {
         let slot =
-            Slot { key: key.into(), value: Some(value), row_bytes, dirty: false, persisted, used: true };
+            Slot { key: key.into(), value: Some(value), row_bytes, mark: CLEAN, persisted, used: true };
         self.bytes += slot.key.len() + row_bytes + SLOT_BYTES;
         let id = match self.free.pop() {
             Some(id) => {
@@ -149,7 +171,7 @@ impl<V: Cell> Cells<V> {
         let hash = self.hasher.hash_one(key);
         debug_assert!(self.resident(hash, key).is_none(), "the row is new");
         let id = self.add(hash, key, value, 0, false);
-        self.slots[at(id)].dirty = true;
+        self.slots[at(id)].mark = self.mark;
         self.dirty.push(id);
         id
     }
@@ -175,17 +197,19 @@ impl<V: Cell> Cells<V> {
 
     /// The row, to be changed.
     pub fn value_mut(&mut self, id: u32) -> &mut V {
-        let slot = &mut self.slots[at(id)];
-        slot.used = true;
-        if !slot.dirty {
-            slot.dirty = true;
+        if self.slots[at(id)].mark != self.mark {
+            self.copy_before_write(id);
+            self.slots[at(id)].mark = self.mark;
             self.dirty.push(id);
         }
+        let slot = &mut self.slots[at(id)];
+        slot.used = true;
         slot.value.as_mut().expect("the slot is in use")
     }
 
     /// Removes a row from memory and from the store.
     pub fn remove(&mut self, store: &mut Store, id: u32) -> V {
+        self.copy_before_write(id);
         if self.slots[at(id)].persisted {
             store.delete(&self.slots[at(id)].key);
         }
@@ -196,8 +220,24 @@ impl<V: Cell> Cells<V> {
     pub fn remove_stored(&mut self, store: &mut Store, key: &[u8]) {
         store.delete(key);
         if let Some(id) = self.resident(self.hasher.hash_one(key), key) {
+            self.copy_before_write(id);
             self.release(id);
         }
+    }
+
+    /// Before a row changes or goes: the epoch that is being sealed may still want it as it is. A failure shows in
+    /// [`Cells::flush_frozen`].
+    fn copy_before_write(&mut self, id: u32) {
+        let slot = &mut self.slots[at(id)];
+        if slot.mark == CLEAN || slot.mark == self.mark {
+            return;
+        }
+        match encode(slot, &mut self.bytes) {
+            Ok(row) => self.early.push((slot.key.clone(), row)),
+            Err(error) => self.failed = Some(error),
+        }
+        slot.persisted = true;
+        slot.mark = CLEAN;
     }
 
     fn release(&mut self, id: u32) -> V {
@@ -208,50 +248,90 @@ impl<V: Cell> Cells<V> {
         let slot = &mut self.slots[at(id)];
         self.bytes -= slot.key.len() + slot.row_bytes + SLOT_BYTES;
         slot.key = Box::default();
-        slot.dirty = false;
+        slot.mark = CLEAN;
         self.free.push(id);
         slot.value.take().expect("the slot is in use")
     }
 
-    /// Writes every changed row to the store.
+    /// The epoch ends: what changed in it, as it is now, is what [`Cells::flush_frozen`] writes. The store's seal begins
+    /// at the same moment.
+    pub fn freeze(&mut self) {
+        assert!(self.frozen.is_empty() && self.early.is_empty(), "one sealed epoch at a time");
+        std::mem::swap(&mut self.dirty, &mut self.frozen);
+        self.mark = other(self.mark);
+        // Twice around: once for those that were used.
+        self.evictions = if self.bytes > self.bytes_max { 2 * self.slots.len() } else { 0 };
+    }
+
+    /// Writes about `rows_max` more rows of the epoch that [`Cells::freeze`] ended to the store's sealed one. True once
+    /// it has them all.
+    ///
+    /// # Errors
+    /// A row is too large: the epoch must not be committed.
+    pub fn flush_frozen(&mut self, store: &mut Store, rows_max: usize) -> Result<bool, StateError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let theirs = other(self.mark);
+        for _ in 0..rows_max {
+            if let Some((key, row)) = self.early.pop() {
+                store.put_sealed(&key, row);
+                continue;
+            }
+            let Some(id) = self.frozen.pop() else { break };
+            let slot = &mut self.slots[at(id)];
+            if slot.mark == theirs {
+                let row = encode(slot, &mut self.bytes)?;
+                store.put_sealed(&slot.key, row);
+                slot.persisted = true;
+                slot.mark = CLEAN;
+            }
+        }
+        // One epoch with many rows must not keep its memory for ever.
+        let done = self.frozen.is_empty() && self.early.is_empty();
+        if done {
+            self.frozen.shrink_to(KEPT);
+            self.early.shrink_to(KEPT);
+        }
+        Ok(done)
+    }
+
+    /// Writes every changed row to the store, so that a scan sees it.
     ///
     /// # Errors
     /// A row is too large: it stays changed, and so do those after it.
     pub fn flush(&mut self, store: &mut Store) -> Result<(), StateError> {
+        self.flush_frozen(store, usize::MAX)?;
         while let Some(id) = self.dirty.last().copied() {
             let slot = &mut self.slots[at(id)];
-            if slot.dirty
-                && let Some(value) = &slot.value
-            {
-                let row = value.encode()?;
-                self.bytes = self.bytes - slot.row_bytes + row.len();
-                slot.row_bytes = row.len();
+            if slot.mark == self.mark {
+                let row = encode(slot, &mut self.bytes)?;
                 if slot.persisted {
                     store.put(&slot.key, row);
                 } else {
                     store.put_new(&slot.key, row);
                 }
                 slot.persisted = true;
-                slot.dirty = false;
+                slot.mark = CLEAN;
             }
             self.dirty.pop();
         }
         Ok(())
     }
 
-    /// Lets rows go that were not used since the last time, until memory is within its bound. After [`Cells::flush`].
-    pub fn evict(&mut self) {
-        if self.bytes <= self.bytes_max {
-            return;
-        }
+    /// Lets rows go that were not used since the last time, until memory is within its bound; looks at `max` rows. True
+    /// when it has done what it can for this epoch. Once [`Cells::flush_frozen`] is done.
+    pub fn evict(&mut self, max: usize) -> bool {
         let goal = self.bytes_max / 4 * 3;
-        for _ in 0..2 * self.slots.len() {
-            if self.bytes <= goal {
-                break;
+        for _ in 0..max {
+            if self.bytes <= goal || self.evictions == 0 {
+                self.evictions = 0;
+                return true;
             }
+            self.evictions -= 1;
             self.hand = if self.hand + 1 < self.slots.len() { self.hand + 1 } else { 0 };
             let slot = &mut self.slots[self.hand];
-            if slot.value.is_none() || slot.dirty {
+            if slot.value.is_none() || slot.mark != CLEAN {
                 continue;
             }
             if slot.used {
@@ -262,7 +342,23 @@ impl<V: Cell> Cells<V> {
             let id = u32::try_from(self.hand).expect("fewer than 4 Gi rows fit in memory");
             self.release(id);
         }
+        self.evictions == 0
     }
+}
+
+/// Ids that a list keeps room for.
+const KEPT: usize = 16 * 1024;
+
+fn other(mark: u8) -> u8 {
+    if mark == CLEAN + 1 { CLEAN + 2 } else { CLEAN + 1 }
+}
+
+/// The slot's row, with its size kept up to date.
+fn encode<V: Cell>(slot: &mut Slot<V>, bytes: &mut usize) -> Result<Bytes, StateError> {
+    let row = slot.value.as_ref().expect("a changed slot is in use").encode()?;
+    *bytes = *bytes - slot.row_bytes + row.len();
+    slot.row_bytes = row.len();
+    Ok(row)
 }
 
 fn at(id: u32) -> usize {
@@ -281,7 +377,7 @@ mod tests {
 
     impl Cell for Number {
         fn encode(&self) -> Result<Bytes, StateError> {
-            if self.0 == 666 {
+            if self.0 == u64::MAX {
                 return Err(StateError("too large".into()));
             }
             Ok(Bytes::copy_from_slice(&self.0.to_be_bytes()))
@@ -297,11 +393,19 @@ mod tests {
         (backend, store)
     }
 
-    fn checkpoint(store: &mut Store, backend: &MemoryBackend) -> usize {
+    fn checkpoint(cells: &mut Cells<Number>, store: &mut Store, backend: &MemoryBackend) -> usize {
+        cells.freeze();
+        store.begin_seal();
+        end(cells, store, backend)
+    }
+
+    fn end(cells: &mut Cells<Number>, store: &mut Store, backend: &MemoryBackend) -> usize {
         let mut rows = Vec::new();
-        store.seal(&mut rows);
+        assert!(cells.flush_frozen(store, usize::MAX).expect("flushes"));
+        store.end_seal_rows(&mut rows);
+        assert!(rows.windows(2).all(|w| w[0].0 < w[1].0), "each key once");
         backend.write(&rows).expect("writes");
-        store.applied();
+        drop(store.applied());
         rows.len()
     }
 
@@ -311,17 +415,16 @@ mod tests {
         let mut cells = Cells::<Number>::new(0);
         let id = cells.insert(b"a", Number(1));
         cells.value_mut(id).0 += 1;
-        cells.flush(&mut store).expect("flushes");
-        assert_eq!(checkpoint(&mut store, &backend), 1);
-        cells.evict();
+        assert_eq!(checkpoint(&mut cells, &mut store, &backend), 1);
+        assert!(cells.evict(usize::MAX));
         assert!(cells.is_empty() && cells.has_evicted());
         assert_eq!(cells.bytes(), 0);
         assert_eq!(cells.find(&store, b"a", false).expect("finds"), None);
         let id = cells.find(&store, b"a", true).expect("finds").expect("is stored");
         assert_eq!(cells.value(id), &Number(2));
-        assert_eq!(checkpoint(&mut store, &backend), 0, "reading changes nothing");
+        assert_eq!(checkpoint(&mut cells, &mut store, &backend), 0, "reading changes nothing");
         cells.remove(&mut store, id);
-        assert_eq!(checkpoint(&mut store, &backend), 1);
+        assert_eq!(checkpoint(&mut cells, &mut store, &backend), 1);
         assert_eq!(backend.snapshot(), vec![]);
     }
 
@@ -334,15 +437,12 @@ mod tests {
         let id = cells.insert(b"b", Number(1));
         cells.flush(&mut store).expect("flushes");
         cells.remove(&mut store, id);
-        cells.flush(&mut store).expect("flushes");
-        assert_eq!(checkpoint(&mut store, &backend), 0);
+        assert_eq!(checkpoint(&mut cells, &mut store, &backend), 0);
         let id = cells.insert(b"c", Number(1));
-        cells.flush(&mut store).expect("flushes");
-        checkpoint(&mut store, &backend);
+        checkpoint(&mut cells, &mut store, &backend);
         cells.remove(&mut store, id);
         cells.insert(b"c", Number(5));
-        cells.flush(&mut store).expect("flushes");
-        checkpoint(&mut store, &backend);
+        checkpoint(&mut cells, &mut store, &backend);
         assert_eq!(store.get(b"c").expect("gets"), Some(Bytes::copy_from_slice(&5u64.to_be_bytes())));
     }
 
@@ -350,47 +450,74 @@ mod tests {
     fn a_row_that_cannot_be_encoded_stays_changed() {
         let (backend, mut store) = store();
         let mut cells = Cells::<Number>::new(1000);
-        let id = cells.insert(b"a", Number(666));
+        let id = cells.insert(b"a", Number(u64::MAX));
         assert!(cells.flush(&mut store).is_err());
         cells.value_mut(id).0 = 1;
-        cells.flush(&mut store).expect("flushes");
-        assert_eq!(checkpoint(&mut store, &backend), 1);
+        assert_eq!(checkpoint(&mut cells, &mut store, &backend), 1);
     }
 
-    /// Random use against a plain map, with little memory.
+    /// Random use against a plain map, with little memory; the backend has what the map was when an epoch ended.
     #[test]
     fn it_answers_as_a_map_would() {
         let (backend, mut store) = store();
         let mut cells = Cells::<Number>::new(600);
         let mut model = std::collections::BTreeMap::new();
+        let mut sealed = None;
         let mut seed = 7u64;
         let mut random = |n: u64| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (seed >> 33) % n
         };
-        for step in 0..20_000u64 {
+        for step in 0..60_000u64 {
             let key = [u8::try_from(random(40)).expect("is small")];
             let found = cells.find(&store, &key, true).expect("finds");
             assert_eq!(found.map(|id| cells.value(id).0), model.get(&key).copied());
-            match (random(4), found) {
+            match (random(5), found) {
                 (0, Some(id)) => {
                     cells.remove(&mut store, id);
                     model.remove(&key);
                 }
-                (1, Some(id)) => {
+                (1, Some(_)) if random(3) == 0 => {
+                    cells.remove_stored(&mut store, &key);
+                    model.remove(&key);
+                }
+                (1 | 2, Some(id)) => {
                     cells.value_mut(id).0 = step;
                     model.insert(key, step);
                 }
-                (1, None) => {
+                (1 | 2, None) => {
                     cells.insert(&key, Number(step));
                     model.insert(key, step);
                 }
                 _ => {}
             }
-            if random(50) == 0 {
-                cells.flush(&mut store).expect("flushes");
-                cells.evict();
-                checkpoint(&mut store, &backend);
+            match (random(60), &sealed) {
+                (0, None) => {
+                    cells.freeze();
+                    store.begin_seal();
+                    sealed = Some(model.clone());
+                }
+                (0 | 1, Some(at_seal)) => {
+                    end(&mut cells, &mut store, &backend);
+                    let rows: Vec<_> = backend.snapshot().into_iter().map(|(_, row)| row).collect();
+                    let want: Vec<_> = at_seal.values().map(|n: &u64| n.to_be_bytes().to_vec()).collect();
+                    assert_eq!(rows, want, "step {step}");
+                    sealed = None;
+                }
+                (2..8, Some(_)) if cells.flush_frozen(&mut store, 2).expect("flushes") => {
+                    cells.evict(5);
+                }
+                (8, _) => {
+                    cells.flush(&mut store).expect("flushes");
+                    let mut rows = 0;
+                    let count: crate::state::Visit<'_> = &mut |_, _| {
+                        rows += 1;
+                        std::ops::ControlFlow::Continue(())
+                    };
+                    store.scan(b"", None, count).expect("scans");
+                    assert_eq!(rows, model.len(), "step {step}");
+                }
+                _ => {}
             }
         }
         assert!(cells.has_evicted());

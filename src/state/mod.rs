@@ -23,7 +23,7 @@ pub use dir::{DirError, StateDir, TaskDir};
 pub use memory::MemoryBackend;
 pub use record::{decode_record, encode_record};
 pub use rocks::{RocksBackend, RocksEnv};
-pub use store::{Late, Store};
+pub use store::{Late, Spent, Store};
 
 /// Visitor of changed rows: key, value; `None` deletes.
 pub type VisitChanged<'a> = &'a mut dyn FnMut(&[u8], Option<&[u8]>);

@@ -1,60 +1,136 @@
 //! What an operator sees of its state: a sorted map of bytes, with the current epoch's changes on top.
 //!
-//! Reads look at the open epoch, then at the sealed one (not applied yet), then at the backend. `seal` moves the open
-//! changes into the sealed layer and hands out its rows; `applied` drops that layer once the backend has the rows. A
+//! Reads look at the open epoch, then at the sealed one (not applied yet), then at the backend. [`Store::begin_seal`]
+//! makes the open layer the sealed one; an operator that keeps changes of its own may add them with
+//! [`Store::put_sealed`], bit by bit; [`Store::end_seal`] hands the layer out, and `applied` lets it go once the backend
+//! has the rows. None of them takes longer for more rows: rows are made, and memory is freed, by whoever commits. A
 //! key that is new and goes away within one epoch never leaves memory.
+//!
+//! A store may keep rows that it read from the backend ([`Store::keep_reads`]). A row that is set or deleted is forgotten
+//! there at once; until the backend has the change, the upper layers answer for it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use hashbrown::HashMap;
 
 use super::{Backend, LateRows, Row, StateError, Visit, after_prefix};
 
+/// Rows are copied into buffers of this size.
+const BUFFER_BYTES: usize = 1 << 20;
+
+#[derive(Debug)]
 struct Change {
     value: Option<Bytes>,
     /// The key is known to be in no lower layer: deleting it needs no row.
     fresh: bool,
 }
 
-/// What a resident operator handed over, with the prefix of its store.
-pub struct Late {
-    prefix: Bytes,
-    rows: Box<dyn LateRows>,
+type Layer = BTreeMap<Bytes, Change>;
+
+/// A layer that is not needed any more. To drop it takes as long as there are rows: on a thread that has the time.
+pub struct Spent {
+    _layer: Arc<Layer>,
 }
 
+#[derive(Clone)]
+enum LateKind {
+    Resident { prefix: Bytes, rows: Box<dyn LateRows> },
+    Layer(Arc<Layer>),
+}
+
+/// Rows of a sealed epoch that nobody has made yet.
+#[derive(Clone)]
+pub struct Late(LateKind);
+
 impl Late {
-    /// Appends the rows with their full keys.
-    pub fn append_to(mut self, rows: &mut Vec<Row>) {
-        let prefix = self.prefix;
-        self.rows.visit(&mut |key, value| {
-            let mut full = BytesMut::with_capacity(prefix.len() + key.len());
-            full.put_slice(&prefix);
-            full.put_slice(key);
-            rows.push((full.freeze(), value.map(Bytes::copy_from_slice)));
+    /// Appends the rows with their full keys, sorted. Rows of resident operators are copied, many into one buffer.
+    pub fn append_to(self, rows: &mut Vec<Row>) {
+        let (prefix, mut late) = match self.0 {
+            LateKind::Layer(layer) => {
+                return rows.extend(layer.iter().map(|(k, c)| (k.clone(), c.value.clone())));
+            }
+            LateKind::Resident { prefix, rows } => (prefix, rows),
+        };
+        let mut buffer = BytesMut::new();
+        late.visit(&mut |key, value| {
+            let need = prefix.len() + key.len() + value.map_or(0, <[u8]>::len);
+            if buffer.capacity() < need {
+                buffer = BytesMut::with_capacity(BUFFER_BYTES.max(need));
+            }
+            buffer.put_slice(&prefix);
+            buffer.put_slice(key);
+            let full = buffer.split().freeze();
+            let value = value.map(|value| {
+                buffer.put_slice(value);
+                buffer.split().freeze()
+            });
+            rows.push((full, value));
         });
     }
 }
 
-impl Clone for Late {
+impl Clone for Box<dyn LateRows> {
     fn clone(&self) -> Self {
-        Late { prefix: self.prefix.clone(), rows: self.rows.boxed() }
+        self.boxed()
     }
 }
 
 impl std::fmt::Debug for Late {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Late").field("prefix", &self.prefix).finish_non_exhaustive()
+        f.debug_struct("Late").finish_non_exhaustive()
+    }
+}
+
+/// Rows of the backend that were read lately, also those that are not there. Two generations: when the younger is full it
+/// becomes the older, and what nobody asked for since goes.
+struct Reads {
+    half_bytes: usize,
+    bytes: usize,
+    young: HashMap<Bytes, Option<Bytes>, ahash::RandomState>,
+    old: HashMap<Bytes, Option<Bytes>, ahash::RandomState>,
+}
+
+/// Memory of one entry besides its bytes, about.
+const READ_BYTES: usize = 80;
+
+impl Reads {
+    fn get(&mut self, key: &[u8]) -> Option<Option<Bytes>> {
+        if let Some(value) = self.young.get(key) {
+            return Some(value.clone());
+        }
+        let (key, value) = self.old.remove_entry(key)?;
+        self.put(key, value.clone());
+        Some(value)
+    }
+
+    fn put(&mut self, key: Bytes, value: Option<Bytes>) {
+        self.bytes += READ_BYTES + key.len() + value.as_ref().map_or(0, Bytes::len);
+        self.young.insert(key, value);
+        if self.bytes > self.half_bytes {
+            self.bytes = 0;
+            self.old = std::mem::take(&mut self.young);
+        }
+    }
+
+    fn forget(&mut self, key: &[u8]) {
+        self.young.remove(key);
+        self.old.remove(key);
     }
 }
 
 /// One store of one node of one task. Keys and values given and taken are without the store's prefix.
 pub struct Store {
     prefix: Bytes,
-    open: BTreeMap<Bytes, Change>,
+    open: Layer,
     late: Vec<Late>,
-    sealed: BTreeMap<Bytes, Option<Bytes>>,
+    /// Nobody else has it until `end_seal`.
+    sealed: Arc<Layer>,
+    /// Only behind [`Store::keep_reads`]. A cell, since reading does not change the store.
+    reads: Option<RefCell<Reads>>,
     backend: Arc<dyn Backend>,
 }
 
@@ -69,8 +145,23 @@ impl Store {
             prefix: prefix.freeze(),
             open: BTreeMap::new(),
             late: Vec::new(),
-            sealed: BTreeMap::new(),
+            sealed: Arc::default(),
+            reads: None,
             backend,
+        }
+    }
+
+    /// Keeps rows that were read in memory, `bytes` of them at most: for operators that keep nothing themselves.
+    pub fn keep_reads(&mut self, bytes: usize) {
+        let empty =
+            Reads { half_bytes: bytes / 2, bytes: 0, young: HashMap::default(), old: HashMap::default() };
+        self.reads = Some(RefCell::new(empty));
+    }
+
+    /// The row is about to change: what was read of it is not the newest any more.
+    fn forget_read(&mut self, full: &[u8]) {
+        if let Some(reads) = &mut self.reads {
+            reads.get_mut().forget(full);
         }
     }
 
@@ -90,15 +181,22 @@ impl Store {
         if let Some(change) = self.open.get(&full) {
             return Ok(change.value.clone());
         }
-        if let Some(value) = self.sealed.get(&full) {
-            return Ok(value.clone());
+        if let Some(change) = self.sealed.get(&full) {
+            return Ok(change.value.clone());
         }
-        self.backend.get(&full)
+        let Some(reads) = &self.reads else { return self.backend.get(&full) };
+        if let Some(value) = reads.borrow_mut().get(&full) {
+            return Ok(value);
+        }
+        let value = self.backend.get(&full)?;
+        reads.borrow_mut().put(full, value.clone());
+        Ok(value)
     }
 
     /// Sets a key.
     pub fn put(&mut self, key: &[u8], value: Bytes) {
         let full = self.full(key);
+        self.forget_read(&full);
         let fresh = self.open.get(&full).is_some_and(|c| c.fresh);
         self.open.insert(full, Change { value: Some(value), fresh });
     }
@@ -106,6 +204,7 @@ impl Store {
     /// Sets a key that is known not to exist: removing it within the same epoch leaves no trace.
     pub fn put_new(&mut self, key: &[u8], value: Bytes) {
         let full = self.full(key);
+        self.forget_read(&full);
         let fresh = self.open.get(&full).is_none_or(|c| c.fresh);
         self.open.insert(full, Change { value: Some(value), fresh });
     }
@@ -113,6 +212,7 @@ impl Store {
     /// Removes a key.
     pub fn delete(&mut self, key: &[u8]) {
         let full = self.full(key);
+        self.forget_read(&full);
         if self.open.get(&full).is_some_and(|c| c.fresh) {
             self.open.remove(&full);
         } else {
@@ -120,11 +220,11 @@ impl Store {
         }
     }
 
-    /// Rows of a resident structure: handed on at the next [`Store::seal`], not read back by `get`. For operators that
+    /// Rows of a resident structure: handed on by [`Store::end_seal`], not read back by `get`. For operators that
     /// keep their whole state in memory.
     pub fn push_rows(&mut self, rows: Box<dyn LateRows>) {
         if !rows.is_empty() {
-            self.late.push(Late { prefix: self.prefix.clone(), rows });
+            self.late.push(Late(LateKind::Resident { prefix: self.prefix.clone(), rows }));
         }
     }
 
@@ -145,8 +245,8 @@ impl Store {
         let overlay = std::iter::from_fn(move || {
             let (first_sealed, first_open) = (sealed.peek().map(|(k, _)| *k), open.peek().map(|(k, _)| *k));
             match (first_sealed, first_open) {
-                (Some(s), Some(o)) if s < o => sealed.next().map(|(k, v)| (&k[..], v.as_ref())),
-                (Some(_), None) => sealed.next().map(|(k, v)| (&k[..], v.as_ref())),
+                (Some(s), Some(o)) if s < o => sealed.next().map(|(k, c)| (&k[..], c.value.as_ref())),
+                (Some(_), None) => sealed.next().map(|(k, c)| (&k[..], c.value.as_ref())),
                 (s, Some(o)) => {
                     if s == Some(o) {
                         sealed.next();
@@ -188,39 +288,94 @@ impl Store {
         Ok(())
     }
 
-    /// Nothing changed since the last seal?
+    /// Has the epoch that is being sealed changes so far?
     #[must_use]
-    pub fn is_clean(&self) -> bool {
-        self.open.is_empty() && self.late.is_empty()
+    pub fn has_sealed(&self) -> bool {
+        !self.sealed.is_empty() || !self.late.is_empty()
     }
 
-    /// [`Store::seal_late`], with everything as rows, sorted by key.
+    /// [`Store::begin_seal`] and [`Store::end_seal`], with everything as rows, sorted by key.
     pub fn seal(&mut self, rows: &mut Vec<Row>) {
+        self.begin_seal();
+        self.end_seal_rows(rows);
+    }
+
+    /// [`Store::end_seal`], with everything as rows, sorted by key.
+    pub fn end_seal_rows(&mut self, rows: &mut Vec<Row>) {
         let (from, mut late) = (rows.len(), Vec::new());
-        self.seal_late(rows, &mut late);
+        self.end_seal(&mut late);
         late.into_iter().for_each(|l| l.append_to(rows));
         rows[from..].sort_by(|a, b| a.0.cmp(&b.0));
     }
 
-    /// Ends the epoch: appends its rows, sorted by key, to `rows`, and what resident operators handed over to `late`.
-    /// Only one sealed epoch at a time: the one before must have been applied.
-    pub fn seal_late(&mut self, rows: &mut Vec<Row>, late: &mut Vec<Late>) {
+    /// Ends the epoch: its changes are those of the sealed one from now on. Only one sealed epoch at a time: the one
+    /// before must have been applied.
+    pub fn begin_seal(&mut self) {
         debug_assert!(self.sealed.is_empty(), "one sealed epoch at a time");
-        let open = std::mem::take(&mut self.open);
-        rows.extend(open.iter().map(|(k, c)| (k.clone(), c.value.clone())));
-        late.append(&mut self.late);
-        self.sealed = open.into_iter().map(|(k, c)| (k, c.value)).collect();
+        self.sealed = Arc::new(std::mem::take(&mut self.open));
     }
 
-    /// The backend has the sealed rows.
-    pub fn applied(&mut self) {
-        self.sealed = BTreeMap::new();
+    /// Sets a key as it was when the epoch was sealed; between `begin_seal` and `end_seal`.
+    pub fn put_sealed(&mut self, key: &[u8], value: Bytes) {
+        let full = self.full(key);
+        self.forget_read(&full);
+        let sealed = Arc::get_mut(&mut self.sealed).expect("the layer has not been handed out");
+        sealed.insert(full, Change { value: Some(value), fresh: false });
+    }
+
+    /// The sealed epoch is whole: hands out its rows, and what resident operators have handed over.
+    pub fn end_seal(&mut self, late: &mut Vec<Late>) {
+        late.append(&mut self.late);
+        if !self.sealed.is_empty() {
+            late.push(Late(LateKind::Layer(Arc::clone(&self.sealed))));
+        }
+    }
+
+    /// The backend has the sealed rows. What is given back may be dropped anywhere.
+    pub fn applied(&mut self) -> Option<Spent> {
+        let layer = std::mem::take(&mut self.sealed);
+        (!layer.is_empty()).then_some(Spent { _layer: layer })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_read_is_kept_and_never_hides_a_change() {
+        let backend = Arc::new(MemoryBackend::default());
+        // Room for a few rows only.
+        let mut kept = Store::new("n", Arc::clone(&backend) as Arc<dyn Backend>);
+        kept.keep_reads(1000);
+        let mut seed = 7_u64;
+        let mut model: BTreeMap<u8, Option<Bytes>> = BTreeMap::new();
+        let mut sealed = Vec::new();
+        for step in 0..20_000_u32 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let (what, key) = ((seed >> 40) % 10, u8::try_from((seed >> 33) % 30).unwrap());
+            match what {
+                0 => {
+                    let value = Bytes::from(step.to_string());
+                    kept.put(&[key], value.clone());
+                    model.insert(key, Some(value));
+                }
+                1 => {
+                    kept.delete(&[key]);
+                    model.insert(key, None);
+                }
+                2 if sealed.is_empty() => kept.seal(&mut sealed),
+                3 => {
+                    backend.write(&sealed).expect("writes");
+                    kept.applied();
+                    sealed.clear();
+                }
+                _ => {
+                    assert_eq!(kept.get(&[key]).expect("gets"), model.get(&key).cloned().flatten(), "{step}")
+                }
+            }
+        }
+    }
     use crate::state::MemoryBackend;
 
     fn all(store: &Store) -> Vec<(String, String)> {

@@ -303,7 +303,7 @@ impl TopologyTestDriver {
                 .filter_map(|t| {
                     let at = usize::try_from(task.position(t)).ok()?;
                     let record = self.log.get(&*task.topics()[t])?.get(at)?;
-                    Some((record.ts, t, record))
+                    Some((task.time_of(t, record), t, record))
                 })
                 .min_by_key(|(ts, t, _)| (*ts, *t));
             let Some((_, topic, record)) = head else { continue };

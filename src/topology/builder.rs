@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, foreign, joins,
+    Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, foreign, formats, joins,
     repartition, sub, tables,
 };
+use crate::model::Shape;
 use crate::operators::{NodeConfig, TableConfig};
 use crate::sinks::SinkConfig;
 
@@ -52,6 +53,8 @@ pub struct TopologyBuilder {
     nodes: Vec<(String, NodeKind, Vec<String>)>,
     /// Sources that are read as tables, by name.
     tables: BTreeMap<String, TableConfig>,
+    /// What the values of sources have to be, by name.
+    schemas: BTreeMap<String, Shape>,
 }
 
 impl TopologyBuilder {
@@ -86,6 +89,13 @@ impl TopologyBuilder {
         let name = name.into();
         self.tables.insert(name.clone(), table);
         self.source(name, config)
+    }
+
+    /// Says what the values of a source have to be: others are refused as they come in.
+    #[must_use]
+    pub fn schema(mut self, source: impl Into<String>, shape: Shape) -> TopologyBuilder {
+        self.schemas.insert(source.into(), shape);
+        self
     }
 
     /// Adds an operator that reads the nodes named in `from` (`node` or `node.port`).
@@ -133,6 +143,7 @@ impl TopologyBuilder {
             check_table(name, kind, table, &self.settings, &mut problems);
         }
         check_promises(&self.settings, &self.nodes, &mut problems);
+        let formats = formats::load(&self.settings, &self.nodes, &self.schemas, &mut problems);
         if !self.nodes.iter().any(|(_, kind, _)| matches!(kind, NodeKind::Source(_))) {
             problems.push(GraphProblem {
                 code: "graph::no_source",
@@ -169,7 +180,9 @@ impl TopologyBuilder {
         repartition::insert(&self.name, &mut nodes)?;
         foreign::insert(&self.name, &mut nodes)?;
         let subs = sub::cut(&nodes);
-        Ok(Topology { name: self.name, settings: self.settings, nodes, subs })
+        formats::check_keys(&nodes, &subs)?;
+        let (name, settings, schemas) = (self.name, self.settings, self.schemas);
+        Ok(Topology { name, settings, nodes, subs, schemas, formats })
     }
 }
 
@@ -200,6 +213,11 @@ fn check_name(name: &str, node: Option<&str>, problems: &mut Vec<GraphProblem>) 
 }
 
 fn check_settings(name: &str, kind: &NodeKind, settings: &Settings, problems: &mut Vec<GraphProblem>) {
+    if let NodeKind::Source(source) = kind {
+        for (field, message, help) in source.check() {
+            problems.push(problem("graph::setting", name, &field, &message, Some(help)));
+        }
+    }
     match kind {
         NodeKind::Source(SourceConfig::Kafka(k)) => match (&k.topic, &k.topics) {
             (Some(_), Some(_)) => problems.push(problem(

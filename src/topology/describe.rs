@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::{Input, Node, NodeKind, Topology};
 
 impl Topology {
-    fn label(&self, n: usize) -> String {
+    pub(super) fn label(&self, n: usize) -> String {
         match &self.nodes[n].kind {
             NodeKind::Source(s) => match &self.nodes[n].table {
                 Some(table) => format!("{}, {}", s.label(), table.label()),
@@ -17,7 +17,7 @@ impl Topology {
         }
     }
 
-    fn port_name(&self, n: usize, port: u16) -> Option<String> {
+    pub(super) fn port_name(&self, n: usize, port: u16) -> Option<String> {
         match &self.nodes[n].kind {
             NodeKind::Operator(o) => o.ports().get(usize::from(port)).cloned(),
             NodeKind::Source(_) | NodeKind::Sink(_) => None,
@@ -30,7 +30,7 @@ impl Topology {
     }
 
     /// What node `n` reads, as declared: node, port, and whether a repartition topic lies between.
-    fn edges(&self, n: usize) -> Vec<(usize, u16, bool)> {
+    pub(super) fn edges(&self, n: usize) -> Vec<(usize, u16, bool)> {
         let own = self.repartitions();
         let mut out = Vec::new();
         let mut left: Vec<(Input, bool)> = self.nodes[n].inputs.iter().rev().map(|i| (*i, false)).collect();

@@ -6,7 +6,9 @@
 
 mod builder;
 mod describe;
+mod explain;
 mod foreign;
+mod formats;
 mod joins;
 mod repartition;
 mod settings;
@@ -15,13 +17,17 @@ mod sub;
 mod tables;
 
 pub use builder::{GraphProblem, TopologyBuilder};
+pub use explain::{Explanation, NodeExplanation, RepartitionExplanation, SubExplanation};
 pub use repartition::{Repartition, Uneven};
 pub use settings::{Changelog, ClockMode, DeadLetter, Errors, Guarantee, OnFailure, State, Time};
-pub use source::{FileSource, Format, Generate, KafkaSource, Lines, SourceConfig};
+pub use source::{FileSource, Generate, KafkaSource, Lines, SourceConfig};
 pub use sub::SubTopology;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use crate::formats::{Formats, RegistryConfig};
+use crate::model::Shape;
 use crate::operators::{NodeConfig, RateLimitConfig, TableConfig};
 use crate::sinks::SinkConfig;
 
@@ -30,6 +36,8 @@ use crate::sinks::SinkConfig;
 pub struct Settings {
     /// How to reach Kafka; `None` in a topology without Kafka.
     pub kafka: Option<crate::kafka::KafkaConfig>,
+    /// How to reach the schema registry; `None` without one.
+    pub schema_registry: Option<RegistryConfig>,
     /// What becomes of bad records.
     pub errors: Errors,
     /// Clocks.
@@ -98,6 +106,10 @@ pub struct Topology {
     pub nodes: Vec<Node>,
     /// Sets of nodes that run together.
     pub subs: Vec<SubTopology>,
+    /// What the values of sources have to be, by the source's name.
+    pub schemas: BTreeMap<String, Shape>,
+    /// The schemas of formats; shared, since what is learned of them is.
+    pub formats: Arc<Formats>,
 }
 
 impl Topology {

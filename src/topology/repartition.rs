@@ -35,12 +35,16 @@ pub struct Repartition {
 
 /// Topics of one sub-topology that have different numbers of partitions.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{message}")]
+#[error("{message}: {help}")]
 pub struct Uneven {
     /// The node that needs them to be equal.
     pub node: String,
-    /// What is wrong, and what to do.
+    /// Its field that names one of them.
+    pub field: String,
+    /// What is wrong.
     pub message: String,
+    /// What to do.
+    pub help: String,
 }
 
 /// Cuts the graph where it must be. All nodes have their inputs; new ones are appended.
@@ -300,21 +304,36 @@ impl Topology {
         let part = &self.subs[sub];
         let joins = |n: &&usize| {
             matches!(&self.nodes[**n].kind, NodeKind::Operator(c) if c.needs_key_together())
-                && self.nodes[**n].inputs.len() > 1
+                && self.nodes[**n].inputs.len() + self.nodes[**n].lookups.len() > 1
         };
-        let node = part.nodes.iter().find(joins).map_or(&part.name, |n| &self.nodes[*n].name);
+        let node = part.nodes.iter().find(joins).map(|n| self.declared(*n));
+        let field = match node.map(|node| &node.kind) {
+            Some(NodeKind::Operator(config)) if config.with().is_some() => "join.with",
+            _ => "from",
+        };
         let list: Vec<String> = counts.iter().map(|(t, n)| format!("`{t}` has {n}")).collect();
-        let (topic, most) = counts.iter().max_by_key(|(_, n)| *n).map_or(("", 0), |(t, n)| (t.as_str(), *n));
-        let source = part.nodes.iter().map(|n| &self.nodes[*n]).find(|n| uses_topic(n, topic));
-        let source = source.map_or("", |n| n.name.as_str());
+        let most = counts.iter().map(|(_, n)| *n).max().unwrap_or_default();
+        // A stream can be read through a topic in between; a table would be one no more.
+        let through = counts.iter().filter_map(|(topic, n)| {
+            let reads = |n: &&Node| matches!(n.kind, NodeKind::Source(_)) && uses_topic(n, topic);
+            let source = part.nodes.iter().map(|n| &self.nodes[*n]).find(reads)?;
+            (source.table.is_none() && source.made_for.is_none()).then_some((*n, source.name.as_str()))
+        });
+        let help = match through.max_by_key(|(n, _)| *n) {
+            Some((_, source)) => format!(
+                "give them all {most}, or read one through a topic of the topology's own: `{source}-by-key: \
+                 {{ from: {source}, key_by: key }}`, and `{source}-by-key` where `{source}` stands now"
+            ),
+            None => format!("give them all {most}"),
+        };
         Uneven {
-            node: node.clone(),
+            node: node.map_or_else(|| part.name.clone(), |node| node.name.clone()),
+            field: field.into(),
             message: format!(
-                "topics that are read together need the same number of partitions: {}. Give them all {most}, or read \
-                 one through a topic of the topology's own: `{source}-by-key: {{ from: {source}, key_by: key }}`, and \
-                 `from: {source}-by-key` where `{source}` stands now",
+                "topics that are read together need the same number of partitions: {}",
                 list.join(", ")
             ),
+            help,
         }
     }
 }
@@ -505,6 +524,6 @@ mod tests {
             build(&["a - source", "b - source", "m a,b merge", "d m debounce", "out d sink"]).expect("sound");
         let error = counts(&uneven, &[("a", 2), ("b", 4)]).expect_err("uneven");
         assert!(error.message.contains("`a` has 2, `b` has 4"), "{error}");
-        assert!(error.message.contains("`b-by-key: { from: b, key_by: key }`"), "{error}");
+        assert!(error.help.contains("`b-by-key: { from: b, key_by: key }`"), "{error}");
     }
 }

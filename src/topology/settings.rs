@@ -55,6 +55,11 @@ pub struct Time {
     /// How far ahead of the wall clock a record's timestamp may move a clock (hybrid only). Default 1s.
     #[serde(default = "Time::default_skew")]
     pub max_skew: Millis,
+    /// How long a task with several input topics waits for one of which everything was read, before it goes on with the
+    /// others. Records are taken by the lowest timestamp, and more of that one may be on its way. Default 0ms: it is
+    /// waited for only while there is more of it to be read.
+    #[serde(default)]
+    pub idle: Millis,
 }
 
 impl Time {
@@ -65,7 +70,7 @@ impl Time {
 
 impl Default for Time {
     fn default() -> Self {
-        Time { clock: ClockMode::Hybrid, max_skew: Time::default_skew() }
+        Time { clock: ClockMode::Hybrid, max_skew: Time::default_skew(), idle: Millis::ZERO }
     }
 }
 

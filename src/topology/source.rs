@@ -1,9 +1,13 @@
 //! Sources: where records come from.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::model::{Expr, Rate};
+use crate::formats::{Format, ReaderSchema};
+use crate::model::{Expr, Rate, Yields};
+use crate::operators::Problem;
 
 /// A source's settings; its kind is the key that holds them in YAML.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
@@ -20,21 +24,48 @@ pub enum SourceConfig {
 }
 
 /// A Kafka source.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaSource {
     /// The topic to read. Either this or `topics`.
     pub topic: Option<String>,
     /// Several topics, read as one.
     pub topics: Option<Vec<String>>,
-    /// `json` (default): a value that is not JSON is refused here. `bytes`: values are taken as they are.
+    /// What values are: `json` (default), `bytes` (also `raw`), `string`, `integer`, `long`, `double`, `avro` or
+    /// `protobuf`. What is not of the format is refused here.
     #[serde(default)]
     pub format: Format,
+    /// What keys are, with the same names. Default: text, taken as it is. All others are text from here on: a long as
+    /// its digits, a record as its JSON.
+    #[serde(default = "text_keys")]
+    pub key_format: Format,
+    /// With `format: avro`: the schema to see values with, whatever they were written with. Default: the writer's.
+    #[serde(default)]
+    pub reader_schema: Option<ReaderSchema>,
     /// The record's time in milliseconds, where it is not the Kafka timestamp: an expression such as `.created_at`.
     pub timestamp: Option<Expr>,
     /// A repartition topic, which the topology itself writes: never in a file.
     #[serde(skip)]
     pub internal: bool,
+}
+
+/// Keys as they are.
+fn text_keys() -> Format {
+    Format::Bytes
+}
+
+impl Default for KafkaSource {
+    fn default() -> Self {
+        KafkaSource {
+            topic: None,
+            topics: None,
+            format: Format::Json,
+            key_format: text_keys(),
+            reader_schema: None,
+            timestamp: None,
+            internal: false,
+        }
+    }
 }
 
 impl KafkaSource {
@@ -48,17 +79,6 @@ impl KafkaSource {
             ..KafkaSource::default()
         }
     }
-}
-
-/// What values are.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// JSON; checked as it comes in, parsed when a field is asked for.
-    #[default]
-    Json,
-    /// Anything.
-    Bytes,
 }
 
 /// Made-up records.
@@ -92,7 +112,7 @@ pub struct FileSource {
     pub path: String,
     /// The record's key: an expression over the line's JSON. Without it, no key.
     pub key: Option<Expr>,
-    /// `json` (default) or `bytes`.
+    /// `json` (default), `string` or `bytes`.
     #[serde(default)]
     pub format: Format,
     /// The record's time in milliseconds; default: when the line was read.
@@ -105,7 +125,7 @@ pub struct FileSource {
 pub struct Lines {
     /// The record's key: an expression over the line's JSON. Without it, no key.
     pub key: Option<Expr>,
-    /// `json` (default) or `bytes`.
+    /// `json` (default), `string` or `bytes`.
     #[serde(default)]
     pub format: Format,
     /// The record's time in milliseconds; default: when the line was read.
@@ -138,6 +158,15 @@ impl SourceConfig {
         }
     }
 
+    /// What keys are.
+    #[must_use]
+    pub fn key_format(&self) -> Format {
+        match self {
+            SourceConfig::Kafka(k) => k.key_format,
+            SourceConfig::File(_) | SourceConfig::Stdin(_) | SourceConfig::Generate(_) => text_keys(),
+        }
+    }
+
     /// The timestamp expression.
     #[must_use]
     pub fn timestamp(&self) -> Option<&Expr> {
@@ -159,6 +188,32 @@ impl SourceConfig {
         }
     }
 
+    /// What is wrong with its expressions.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        let kind = match self {
+            SourceConfig::Kafka(_) => "kafka",
+            SourceConfig::File(_) => "file",
+            SourceConfig::Stdin(_) => "stdin",
+            SourceConfig::Generate(_) => "generate",
+        };
+        let mut problems = Vec::new();
+        if let Some(timestamp) = self.timestamp()
+            && !timestamp.yields().may_be(Yields::NUMBER.or(Yields::TEXT))
+        {
+            let message =
+                format!("a timestamp is a number or text, and this is always {}", timestamp.yields());
+            let help = "write where it stands, for example `.created_at`: milliseconds, or RFC 3339 text";
+            problems.push((format!("{kind}.timestamp"), message, help.into()));
+        }
+        if self.key().is_some_and(Expr::is_always_null) {
+            let message = "an expression that yields nothing for a key";
+            let help = "write what the key is made of, for example `.customer`, or leave it out";
+            problems.push((format!("{kind}.key"), message.into(), help.into()));
+        }
+        problems
+    }
+
     /// The expressions inside, to be compiled.
     pub fn exprs_mut(&mut self) -> Vec<&mut Expr> {
         match self {
@@ -166,6 +221,23 @@ impl SourceConfig {
             SourceConfig::File(f) => f.key.iter_mut().chain(f.timestamp.iter_mut()).collect(),
             SourceConfig::Stdin(l) => l.key.iter_mut().chain(l.timestamp.iter_mut()).collect(),
             SourceConfig::Generate(_) => Vec::new(),
+        }
+    }
+
+    /// The schema with which it sees values.
+    #[must_use]
+    pub fn reader_schema(&self) -> Option<&ReaderSchema> {
+        match self {
+            SourceConfig::Kafka(k) => k.reader_schema.as_ref(),
+            SourceConfig::File(_) | SourceConfig::Stdin(_) | SourceConfig::Generate(_) => None,
+        }
+    }
+
+    /// The files with schemas that it names.
+    pub fn files_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            SourceConfig::Kafka(k) => k.reader_schema.iter_mut().filter_map(|s| s.file.as_mut()).collect(),
+            SourceConfig::File(_) | SourceConfig::Stdin(_) | SourceConfig::Generate(_) => Vec::new(),
         }
     }
 

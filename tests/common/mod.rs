@@ -709,9 +709,15 @@ impl OwnServer {
         OwnServer::start("spanner.sh")
     }
 
+    pub fn registry() -> OwnServer {
+        OwnServer::start("registry.sh")
+    }
+
     fn pid(&self) -> String {
-        let name = if self.script.ends_with("kafka.sh") { "kafka.pid" } else { "spanner.pid" };
-        std::fs::read_to_string(self.dir.path().join(name)).unwrap().trim().to_owned()
+        std::fs::read_to_string(self.dir.path().join(self.script.with_extension("pid").file_name().unwrap()))
+            .unwrap()
+            .trim()
+            .to_owned()
     }
 
     /// SIGSTOP: connections stay open and nothing answers.

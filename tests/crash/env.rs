@@ -30,58 +30,53 @@ pub struct Env {
     pub tally: Tally,
 }
 
-/// What schedules did, to see that they do what they are for.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tally {
-    pub events: u64,
-    pub commits: u64,
-    /// Commits while there still were faults.
-    pub under_fire: u64,
-    pub crashes: u64,
-    /// Restores, and those with a gap behind local state.
-    pub restores: u64,
-    pub gaps: u64,
-    /// Restores that waited for a transaction to end.
-    pub waited: u64,
-    pub rewinds: u64,
-    /// Checkpoints refused because the member or the partition was not what it had been.
-    pub fenced: u64,
-    pub calls: u64,
-    /// Rows written again.
-    pub repeated: u64,
-    /// Answers that came too late for their assignment.
-    pub stale: u64,
+macro_rules! tally {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What schedules did, to see that they do what they are for.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct Tally {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Tally {
+            pub fn add(&mut self, other: &Tally) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// The mean of each over so many schedules, as text.
+            pub fn mean(&self, schedules: u64) -> String {
+                let mean = |n: u64| n as f64 / schedules.max(1) as f64;
+                [$((stringify!($name), self.$name)),*].map(|(name, n)| format!("{name} {:.2}", mean(n))).join(", ")
+            }
+        }
+    };
 }
 
-impl Tally {
-    pub fn add(&mut self, other: &Tally) {
-        let Tally {
-            events,
-            commits,
-            under_fire,
-            crashes,
-            restores,
-            gaps,
-            waited,
-            rewinds,
-            fenced,
-            calls,
-            repeated,
-            stale,
-        } = other;
-        self.events += events;
-        self.commits += commits;
-        self.under_fire += under_fire;
-        self.crashes += crashes;
-        self.restores += restores;
-        self.gaps += gaps;
-        self.waited += waited;
-        self.rewinds += rewinds;
-        self.fenced += fenced;
-        self.calls += calls;
-        self.repeated += repeated;
-        self.stale += stale;
-    }
+tally! {
+    events,
+    commits,
+    /// Commits while there still were faults.
+    under_fire,
+    crashes,
+    /// Partitions taken away, politely or not.
+    revokes,
+    /// Restores, and those with a gap behind local state.
+    restores,
+    gaps,
+    /// Restores that waited for a transaction to end.
+    waited,
+    /// New owners that found offsets in an open transaction, and waited.
+    pending,
+    rewinds,
+    /// Checkpoints refused because the member or the partition was not what it had been.
+    fenced,
+    calls,
+    /// Rows written again.
+    repeated,
+    /// Answers that came too late for their assignment.
+    stale,
+    /// Steps of a seal that left rows to copy.
+    pieces,
 }
 
 /// Writes a line of the trace, where somebody reads it.

@@ -5,30 +5,32 @@
 //! changelog. What stands in: the threads around them (`process.rs`), Kafka (`MemoryBroker`), tables and the API. What
 //! is checked, and when, is in `ledger.rs`.
 //!
-//! The driver keeps four rules that the production threads around the task do not keep yet:
-//!
-//! - a restore ends at the changelog's end, not in front of open transactions (`runtime/restore.rs` asks for the
-//!   latter, so it can miss rows whose markers are late, or find its own local state "ahead");
-//! - a checkpoint of a partition that was taken away in the meantime is not committed (`Lease`; `checkpoint.rs` takes
-//!   the member's identity fresh and does not look again whether its partitions are still its own);
-//! - a reader that started without a committed offset remembers its first record, so that it can go back to it
-//!   (`PartitionReader::start_offset` stays `None`, and `worker.rs` then does not go back);
-//! - a restore waits for the committed offsets for as long as it takes (`Parts::offsets` gives up and says none).
+//! Every seed is a schedule: it draws a topology, how often each thing happens, and what happens when. A topology whose
+//! results depend on its records alone (windows, tables, joins on stream time) is compared with a task that reads them
+//! in one go; in all others each event is followed from its offset to its result.
 //!
 //! ```text
-//! cargo test --test crash                                      CRASH_SCHEDULES=100000 for more
-//! CRASH_SEED=4711 cargo test --test crash one_seed -- --nocapture      its trace
-//! CRASH_MUTATIONS=20000 cargo test --test crash mutations      tries so many seeds for each fault put in on purpose
+//! cargo test --test crash                                               CRASH_SCHEDULES=100000 for more, as `./test` does
+//! CRASH_SEED=4711 cargo test --test crash one_seed -- --nocapture       its trace
+//! cargo test --test crash mutations -- --nocapture                      which seed finds each fault put in on purpose;
+//!                                                                       CRASH_MUTATIONS=20000: tries so many at most
 //! ```
 
 mod env;
 mod ledger;
 mod mutation;
 mod process;
+mod replay;
 mod shape;
 mod world;
 
+use std::cell::Cell;
+use std::num::NonZero;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, Once};
+use std::thread::available_parallelism;
 use std::time::Instant;
 
 use env::Tally;
@@ -37,10 +39,31 @@ use world::World;
 
 /// Schedules of a plain `cargo test`.
 const SCHEDULES: u64 = 3_000;
+/// Seeds that a plain `cargo test` tries for each mutation at most.
+const MUTATION_SEEDS: u64 = 2_000;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+thread_local! {
+    /// Panics of this thread are violations, and told as such.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Panics of a schedule are not printed where they happen.
+fn hush() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                print(info);
+            }
+        }));
+    });
+    QUIET.set(true);
 }
 
 /// Runs one schedule. A panic is a violation too: the task asserts as well.
@@ -77,22 +100,67 @@ fn fail(seed: u64, violation: &str) -> ! {
     );
 }
 
+/// What came of many seeds.
+#[derive(Default)]
+struct Outcome {
+    schedules: u64,
+    tally: Tally,
+    /// The first seed that fails, and how.
+    failed: Option<(u64, String)>,
+}
+
+/// Runs seeds on all cores until one fails. Then every seed in front of it has been run as well: the same seeds, the
+/// same answer, on any number of cores.
+fn search(seeds: Range<u64>, mutation: Option<Mutation>) -> Outcome {
+    let next = AtomicU64::new(seeds.start);
+    let end = AtomicU64::new(seeds.end);
+    let all = Mutex::new(Outcome::default());
+    let work = || {
+        hush();
+        let mut mine = Outcome::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end.load(Ordering::Relaxed) {
+                break;
+            }
+            mine.schedules += 1;
+            match run(seed, mutation) {
+                Ok(world) => mine.tally.add(&world.env.tally),
+                Err(violation) => {
+                    end.fetch_min(seed, Ordering::Relaxed);
+                    mine.failed = Some((seed, violation));
+                    break;
+                }
+            }
+        }
+        let mut all = all.lock().expect("nobody panics with it");
+        all.schedules += mine.schedules;
+        all.tally.add(&mine.tally);
+        all.failed = [all.failed.take(), mine.failed].into_iter().flatten().min_by_key(|(seed, _)| *seed);
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..available_parallelism().map_or(1, NonZero::get) {
+            scope.spawn(work);
+        }
+    });
+    all.into_inner().expect("nobody panics with it")
+}
+
 #[test]
 fn random_schedules_lose_nothing_and_count_nothing_twice() {
     let schedules = number("CRASH_SCHEDULES").unwrap_or(SCHEDULES);
     let first = number("CRASH_FIRST_SEED").unwrap_or(0);
     let started = Instant::now();
-    let mut tally = Tally::default();
-    for seed in first..first + schedules {
-        match run(seed, None) {
-            Ok(world) => tally.add(&world.env.tally),
-            Err(violation) => fail(seed, &violation),
-        }
+    let outcome = search(first..first + schedules, None);
+    if let Some((seed, violation)) = outcome.failed {
+        fail(seed, &violation);
     }
+    assert_eq!(outcome.schedules, schedules);
     let seconds = started.elapsed().as_secs_f64();
     println!(
-        "{schedules} schedules in {seconds:.1} s, {:.0} a second: {tally:?}",
-        schedules as f64 / seconds
+        "{schedules} schedules in {seconds:.1} s, {:.0} a second\na schedule on average: {}",
+        schedules as f64 / seconds,
+        outcome.tally.mean(schedules)
     );
 }
 
@@ -114,11 +182,10 @@ fn the_same_seed_gives_the_same_trace() {
 
 #[test]
 fn mutations_are_caught() {
-    // On demand only: it has not been run yet, so what each mutation needs is not known.
-    let Some(seeds) = number("CRASH_MUTATIONS") else { return };
+    let seeds = number("CRASH_MUTATIONS").unwrap_or(MUTATION_SEEDS);
     let mut escaped = Vec::new();
     for mutation in Mutation::ALL {
-        match (0..seeds).find_map(|seed| run(seed, Some(mutation)).err().map(|violation| (seed, violation))) {
+        match search(0..seeds, Some(mutation)).failed {
             Some((seed, violation)) => println!("{mutation:?}: seed {seed}: {violation}"),
             None => escaped.push(mutation),
         }

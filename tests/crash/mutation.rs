@@ -45,11 +45,13 @@ pub enum Mutation {
     AbortTakenForCommit,
     /// Deletions are not written to the changelog.
     DeletionsLost,
+    /// Records that belong into the transaction are written when it begins.
+    OutputsBeforeCommit,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Mutation; 21] = [
+    pub const ALL: [Mutation; 22] = [
         Mutation::CommitWithoutWaiting,
         Mutation::OffsetsInSecondWrite,
         Mutation::RowsWithoutOffsets,
@@ -71,5 +73,6 @@ impl Mutation {
         Mutation::ReadersNotRewound,
         Mutation::AbortTakenForCommit,
         Mutation::DeletionsLost,
+        Mutation::OutputsBeforeCommit,
     ];
 }

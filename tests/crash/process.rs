@@ -19,6 +19,8 @@ use super::mutation::Mutation;
 
 /// Checkpoints that may wait for the commit thread.
 const JOBS_MAX: usize = 2;
+/// Partitions from here on hold what transactions write to the output topic.
+pub const OUTPUTS: i32 = 1000;
 
 /// Is the partition still ours? Set before the group can give it to anybody else.
 #[derive(Clone, Default)]
@@ -152,6 +154,8 @@ pub struct Process {
     epoch: Option<u64>,
     /// The group's generation as this member knows it.
     pub generation: u64,
+    /// The group has given it up, and it does not know yet: what it has may be somebody else's, or its own again.
+    pub expelled: bool,
     /// Partitions that the group has given to it, whose offsets are being looked up.
     fresh: Vec<i32>,
     slots: BTreeMap<i32, Slot>,
@@ -177,6 +181,7 @@ impl Process {
             producer,
             epoch: None,
             generation,
+            expelled: false,
             fresh: Vec::new(),
             slots: BTreeMap::new(),
             handles: 0,
@@ -257,7 +262,10 @@ impl Process {
                     CommittedOffset::Pending if env.is(Mutation::PendingOffsetsIgnored) => {
                         env.broker.committed_unstable(input)
                     }
-                    CommittedOffset::Pending => return false,
+                    CommittedOffset::Pending => {
+                        env.tally.pending += 1;
+                        return false;
+                    }
                     CommittedOffset::At(next) => Some(next),
                     CommittedOffset::None => None,
                 });
@@ -274,6 +282,11 @@ impl Process {
     }
 
     // The worker's side.
+
+    /// Messages that nobody has read yet.
+    pub fn mail_waiting(&self) -> usize {
+        self.mail.len()
+    }
 
     /// Takes one message. False if there is none.
     pub fn read_mail(&mut self, env: &mut Env, disks: &BTreeMap<i32, Disk>) -> Result<bool, String> {
@@ -305,6 +318,7 @@ impl Process {
             }
             Mail::Revoke { partition, lost } => {
                 note!(env, "p{} must let go of {partition}, lost: {lost}", self.number);
+                env.tally.revokes += 1;
                 if lost {
                     self.remove(env, partition);
                 } else if let Some(slot) = self.slots.get_mut(&partition) {
@@ -425,6 +439,7 @@ impl Process {
         let sealed = slot.assigned.seal(true, env.wall).map_err(|e| format!("the task stopped: {e}"))?;
         if sealed {
             note!(env, "p{} seals {partition}", self.number);
+            env.tally.pieces += u64::from(slot.assigned.is_copying());
         }
         Ok(sealed)
     }
@@ -533,7 +548,7 @@ impl Process {
         let n = first_of_key(&self.parcels, nth % self.parcels.len());
         let parcel = &self.parcels[n];
         let owner = env.owners.get(&parcel.handle.id.partition) == Some(&self.machine);
-        if env.shape.is_table(parcel.node) && (parcel.lease.is_over() || !owner) {
+        if env.shape.is_table(parcel.node) && (parcel.lease.is_over() || !owner || self.expelled) {
             // A member cut off from the group is cut off from the table as well. Nothing else keeps a late write of a
             // former owner from a newer row: a table has no fence.
             self.parcels.remove(n);
@@ -564,7 +579,8 @@ impl Process {
         let Parcel { handle, epoch, node, row, .. } = self.acks.remove(n);
         let refused = env.is_refused(node, &row) && !env.is(Mutation::RefusedCountedAsAcked);
         note!(env, "p{} hears of {}'s row in {node}, refused: {refused}", self.number, handle.generation);
-        if env.is(Mutation::CommitWithoutWaiting) && !refused && row.reply_to.is_none() {
+        if env.is(Mutation::CommitWithoutWaiting) && row.reply_to.is_none() {
+            // Counted already.
             return Ok(true);
         }
         let input = match (row.reply_to, refused) {
@@ -621,6 +637,9 @@ impl Process {
         let disk = disks.entry(partition).or_default();
         match slot.restore {
             Restore::Open => {
+                if env.shape.forgets {
+                    *disk = Disk::default();
+                }
                 let committing = self.commit.iter().flat_map(|c| &c.parts).chain(self.jobs.iter().flatten());
                 if !disk.is_free() || committing.into_iter().any(|p| p.handle.id.partition == partition) {
                     // An earlier life of the task has it open.
@@ -676,6 +695,7 @@ impl Process {
                     env.broker.committed_unstable(reader.input)
                 }
                 CommittedOffset::Pending => {
+                    env.tally.pending += 1;
                     self.mail.push_back(Mail::Restored { handle });
                     return Ok(());
                 }
@@ -686,7 +706,8 @@ impl Process {
         }
         let disk = disks.get(&partition).ok_or("no disk")?;
         // Who is no owner any more may restore what it likes: it cannot commit on top of it.
-        let ours = !slot.lease.is_over() && env.owners.get(&partition) == Some(&self.machine);
+        let owner = env.owners.get(&partition) == Some(&self.machine);
+        let ours = owner && !self.expelled && !slot.lease.is_over();
         if env.shape.stateful && ours {
             let mut rows = disk.backend.snapshot();
             rows.retain(|(k, _)| &k[..] != META_CHANGELOG);
@@ -699,11 +720,14 @@ impl Process {
         let backend: Arc<dyn Backend> = Arc::clone(&disk.backend) as Arc<dyn Backend>;
         let task = Task::open(&env.shape.topology, handle.id, &backend, env.wall, &mut self.step);
         let mut task = task.map_err(|e| format!("the task does not start: {e}"))?;
+        // So that there is something left to copy when the next records come.
+        task.set_seal_rows(1);
         for (reader, start) in slot.readers.iter().zip(&starts) {
             if let Some(start) = start {
                 task.start_at(reader.input.0, *start);
             }
         }
+        task.set_transactional(env.shape.transactional.iter().map(|node| (*node, usize::MAX)).collect());
         let ahead = slot.assigned.restored(task, backend) && !env.is(Mutation::ReadersNotRewound);
         for (reader, start) in slot.readers.iter_mut().zip(&starts) {
             if let Some(at) = start
@@ -723,13 +747,13 @@ impl Process {
     /// One step of the checkpoint under way. True if it got anywhere.
     pub fn commit(&mut self, env: &mut Env, disks: &BTreeMap<i32, Disk>) -> Result<bool, String> {
         let Some(commit) = &mut self.commit else {
-            if self.epoch.is_none() && env.shape.stateful {
+            if self.epoch.is_none() && env.shape.transacts() {
                 // Before the first checkpoint: what the last life of this id left open holds up every restore.
                 self.epoch = env.broker.init(self.producer).ok();
                 return Ok(true);
             }
             let Some(parts) = self.jobs.pop_front() else { return Ok(false) };
-            let at = if env.shape.stateful { At::Begin } else { At::Apply(0) };
+            let at = if env.shape.transacts() { At::Begin } else { At::Apply(0) };
             let ends = Vec::new();
             self.commit = Some(Commit { parts, at, ends, recorded: false, committed: false });
             return Ok(true);
@@ -739,6 +763,11 @@ impl Process {
         match commit.at {
             At::Begin => {
                 commit.at = At::Rows(0);
+                if env.is(Mutation::OutputsBeforeCommit) {
+                    for part in &commit.parts {
+                        env.ledger.outputs(&part.sealed)?;
+                    }
+                }
                 if env.is(Mutation::ApplyBeforeCommit) {
                     for part in &commit.parts {
                         if let Some(disk) = disks.get(&part.handle.id.partition) {
@@ -750,11 +779,20 @@ impl Process {
             At::Rows(n) => match commit.parts.get(n) {
                 None => commit.at = At::Offsets,
                 Some(part) => {
-                    let rows = part.rows(env);
-                    let partition = part.handle.id.partition;
-                    match env.broker.produce(id, self.epoch.unwrap_or(0), partition, &rows) {
+                    let (partition, epoch) = (part.handle.id.partition, self.epoch.unwrap_or(0));
+                    let mut result = Ok(None);
+                    if env.shape.stateful {
+                        let rows = part.rows(env);
+                        result = env.broker.produce(id, epoch, partition, &rows).map(Some);
+                    }
+                    if result.is_ok() && !part.sealed.outputs.is_empty() {
+                        let outputs = env.ledger.output_rows(&part.sealed)?;
+                        let sent = env.broker.produce(id, epoch, OUTPUTS + partition, &outputs);
+                        result = sent.and(result);
+                    }
+                    match result {
                         Ok(end) => {
-                            commit.ends.push(end);
+                            commit.ends.extend(end);
                             commit.at = At::Rows(n + 1);
                         }
                         Err(BrokerError::Concurrent) => return Ok(true),
@@ -796,6 +834,10 @@ impl Process {
                         env.tally.commits += 1;
                         env.tally.under_fire += u64::from(!env.calm);
                         env.ledger.commit(life, part.base, &part.sealed, &part.rows(env), offsets)?;
+                        if !env.is(Mutation::OutputsBeforeCommit) {
+                            env.ledger.outputs(&part.sealed)?;
+                        }
+                        env.ledger.check(part.handle.id.partition)?;
                     }
                 }
                 match result {
@@ -807,7 +849,7 @@ impl Process {
                 }
             }
             At::Apply(n) => match commit.parts.get(n) {
-                None if env.shape.stateful => {
+                None if env.shape.transacts() => {
                     commit.committed = true;
                 }
                 None => commit.at = At::OffsetsAlone,
@@ -850,16 +892,17 @@ impl Process {
                 };
                 let after: Vec<Option<i64>> =
                     offsets.iter().map(|(at, _)| env.broker.committed_unstable(*at)).collect();
-                if !env.shape.stateful && (result.is_ok() || before != after) {
+                if !env.shape.transacts() && (result.is_ok() || before != after) {
                     for part in &commit.parts {
                         let life = (self.number, part.handle.id.partition, part.handle.generation);
                         env.tally.commits += 1;
                         env.tally.under_fire += u64::from(!env.calm);
                         env.ledger.commit(life, part.base, &part.sealed, &part.sealed.rows, &part.offsets)?;
+                        env.ledger.check(part.handle.id.partition)?;
                     }
                 }
                 match result {
-                    Ok(()) if env.shape.stateful => commit.at = At::Apply(0),
+                    Ok(()) if env.shape.transacts() => commit.at = At::Apply(0),
                     Ok(()) => commit.committed = true,
                     Err(e) => {
                         note!(env, "p{} could not commit: {e}", self.number);

@@ -9,9 +9,11 @@ use slackwater::operators::{DebounceConfig, FilterConfig, MapConfig, MergeConfig
 use slackwater::runtime::{DEAD_LETTER, TaskId};
 use slackwater::sinks::columns::Columns;
 use slackwater::sinks::{KafkaSinkConfig, SinkConfig, SpannerConfig};
+use slackwater::spec::{Mode, load};
 use slackwater::state::decode_record;
 use slackwater::topology::{
-    DeadLetter, Errors, KafkaSource, NodeKind, Settings, SourceConfig, Topology, TopologyBuilder,
+    Changelog, DeadLetter, Errors, Guarantee, KafkaSource, NodeKind, Settings, SourceConfig, Topology,
+    TopologyBuilder,
 };
 
 /// The header that names an event.
@@ -26,6 +28,8 @@ pub enum Identity {
     Last,
     /// Those listed in its value.
     Items,
+    /// None: its results are compared with those of a task that reads the same records in one go.
+    Replay,
 }
 
 pub struct Shape {
@@ -36,6 +40,10 @@ pub struct Shape {
     pub topics: usize,
     /// A changelog, or offsets alone.
     pub stateful: bool,
+    /// State without a changelog: it is lost with its task, and made again by reading again. At least once.
+    pub forgets: bool,
+    /// Nodes whose rows go into the checkpoint's transaction.
+    pub transactional: Vec<usize>,
     /// The filter lets every event pass but each fourth.
     pub filters: bool,
 }
@@ -52,6 +60,15 @@ impl Shape {
     /// Does every key have one order? Not when it comes in over several topics.
     pub fn is_ordered(&self) -> bool {
         self.topics == 1
+    }
+
+    /// Are checkpoints transactions?
+    pub fn transacts(&self) -> bool {
+        self.stateful || !self.transactional.is_empty()
+    }
+
+    pub fn replays(&self) -> bool {
+        self.identity == Identity::Replay
     }
 
     pub fn is_table(&self, node: usize) -> bool {
@@ -157,22 +174,70 @@ fn debounce(keep: KeepConfig) -> DebounceConfig {
     }
 }
 
-fn builder(name: &str) -> TopologyBuilder {
+fn settings() -> Settings {
     let errors = Errors { dead_letter: Some(DeadLetter { topic: "dlq".into() }), on_failure: None };
-    TopologyBuilder::new(name).settings(Settings { errors, ..Settings::default() })
+    Settings { errors, ..Settings::default() }
+}
+
+fn builder(name: &str) -> TopologyBuilder {
+    TopologyBuilder::new(name).settings(settings())
+}
+
+fn exactly_once(name: &str) -> TopologyBuilder {
+    TopologyBuilder::new(name).settings(Settings { guarantee: Guarantee::ExactlyOnce, ..settings() })
+}
+
+fn without_changelog(name: &str) -> TopologyBuilder {
+    let mut settings = settings();
+    settings.state.changelog = Changelog::Off;
+    TopologyBuilder::new(name).settings(settings)
 }
 
 fn shape(name: &'static str, identity: Identity, builder: TopologyBuilder) -> Shape {
-    let topology = builder.build().expect("a sound graph");
+    of(name, identity, builder.build().expect("a sound graph"))
+}
+
+/// On the time of the records alone: then what comes out depends on them, and on nothing else.
+fn replayed(name: &'static str, nodes: &str) -> Shape {
+    let text = format!(
+        "name: t\ntime: {{ clock: stream }}\nerrors: {{ dead_letter: {{ topic: dlq }} }}\n\
+         sources: {{ in: {{ kafka: {{ topic: in }} }} }}\n{nodes}"
+    );
+    let loaded = load(name, &text, Mode::Lenient, &|_| None);
+    let topology = loaded.unwrap_or_else(|report| panic!("{}", report.render(false))).topology;
+    let shape = of(name, Identity::Replay, topology);
+    assert_eq!(shape.topics, 1, "two topics have no order");
+    shape
+}
+
+fn of(name: &'static str, identity: Identity, topology: Topology) -> Shape {
     assert_eq!(topology.subs.len(), 1, "one task a partition");
     Shape {
         name,
         identity,
         topics: topology.subs[0].topics.len(),
-        stateful: topology.subs[0].stateful,
+        stateful: topology.subs[0].stateful && topology.settings.state.changelog == Changelog::On,
+        forgets: topology.subs[0].stateful && topology.settings.state.changelog == Changelog::Off,
+        transactional: transactional(&topology),
         filters: topology.node("filtered").is_some(),
         topology,
     }
+}
+
+/// As the engine has it: with `exactly_once`, Kafka sinks and the dead letter.
+fn transactional(topology: &Topology) -> Vec<usize> {
+    if topology.settings.guarantee != Guarantee::ExactlyOnce {
+        return Vec::new();
+    }
+    let kafka = |n: &usize| matches!(&topology.nodes[*n].kind, NodeKind::Sink(s) if s.topic().is_some());
+    (0..topology.nodes.len()).filter(kafka).chain([DEAD_LETTER]).collect()
+}
+
+fn not_each_fourth() -> NodeConfig {
+    NodeConfig::Filter(FilterConfig(Expr::native("not each fourth", |scope| {
+        let event = scope.headers.get(EVENT).map_or(0, |v| number(v));
+        Ok(Json::Bool(!event.is_multiple_of(4)))
+    })))
 }
 
 /// All of them. A new operator that keeps state gets one here.
@@ -204,14 +269,7 @@ pub static SHAPES: LazyLock<Vec<Shape>> = LazyLock::new(|| {
             Identity::Each,
             builder("stateless")
                 .source("in", source("in"))
-                .operator(
-                    "filtered",
-                    ["in"],
-                    NodeConfig::Filter(FilterConfig(Expr::native("not each fourth", |scope| {
-                        let event = scope.headers.get(EVENT).map_or(0, |v| number(v));
-                        Ok(Json::Bool(!event.is_multiple_of(4)))
-                    }))),
-                )
+                .operator("filtered", ["in"], not_each_fourth())
                 .operator("same", ["filtered"], NodeConfig::Map(MapConfig(Expr::new(".", None))))
                 .sink("rows", ["same"], table()),
         ),
@@ -253,6 +311,61 @@ pub static SHAPES: LazyLock<Vec<Shape>> = LazyLock::new(|| {
                 .operator("account", ["wrapped"], enrich())
                 .sink("stored", ["account"], table())
                 .sink("announced", ["stored"], kafka("announced")),
+        ),
+        // Records in the transaction that commits the offsets, without state and with it.
+        shape(
+            "exact copy",
+            Identity::Each,
+            exactly_once("exact-copy")
+                .source("in", source("in"))
+                .operator("filtered", ["in"], not_each_fourth())
+                .sink("out", ["filtered"], kafka("out")),
+        ),
+        shape(
+            "exact lists",
+            Identity::Items,
+            exactly_once("exact-lists")
+                .source("in", source("in"))
+                .operator("gathered", ["in"], NodeConfig::Debounce(debounce(KeepConfig::All)))
+                .sink("lists", ["gathered"], kafka("lists")),
+        ),
+        // Nothing is kept but how far everything has had its effect.
+        shape(
+            "without changelog",
+            Identity::Last,
+            without_changelog("without-changelog")
+                .source("in", source("in"))
+                .operator("settled", ["in"], NodeConfig::Debounce(debounce(KeepConfig::Last)))
+                .operator("account", ["settled"], enrich())
+                .sink("accounts", ["account"], table()),
+        ),
+        replayed(
+            "windows",
+            "operators:
+  tumbling: { from: in, aggregate: { window: { tumbling: 10s, grace: 5s }, count: {} } }
+  closed: { from: tumbling, suppress: { until: window_closes } }
+  sliding: { from: in, aggregate: { window: { sliding: 8s, grace: 20s }, sum: .n } }
+  session: { from: in, aggregate: { window: { session: 3s, grace: 10s }, emit: final, collect: { of: .n, max: 4 } } }
+  timed: { from: in, suppress: { until: 4s } }
+sinks:
+  out: { from: [closed, sliding, session, timed], kafka: { topic: out } }
+",
+        ),
+        replayed(
+            "tables and joins",
+            "operators:
+  even: { from: in, filter: 'mod(int!(.n), 2) == 0' }
+  odd: { from: in, filter: 'mod(int!(.n), 2) == 1' }
+  last-even: { from: even, table: {} }
+  last-odd: { from: odd, table: { versions: 60s } }
+  pairs: { from: even, join: { with: odd, type: outer, within: { before: 10s, after: 10s }, grace: 2s } }
+  both: { from: last-even, join: { with: last-odd, type: outer } }
+  late: { from: even, join: { with: last-odd, type: left, grace: 5s } }
+  once: { from: in, dedupe: { within: 5s } }
+  total: { from: in, aggregate: { sum: .n } }
+sinks:
+  out: { from: [pairs, both, late, once, total], kafka: { topic: out } }
+",
         ),
     ]
 });

@@ -9,13 +9,17 @@ use slackwater::testing::Faults;
 use super::env::{Env, note};
 use super::ledger::Kind;
 use super::mutation::Mutation;
-use super::process::{Disk, Process};
+use super::process::{Disk, OUTPUTS, Process};
 use super::shape::{SHAPES, Shape};
 
 const MACHINES: usize = 2;
 /// Rounds in which the rest must be done once nothing fails any more.
 const ROUNDS_MAX: usize = 60;
 
+/// More records than there are.
+const READ_ALL: usize = 100;
+/// Steps of commits in one pass of a machine.
+const COMMIT_STEPS_MAX: usize = 60;
 /// Actions drawn until one of them is possible.
 const TRIES: usize = 8;
 
@@ -35,8 +39,6 @@ struct Plan {
 #[derive(Default)]
 struct Machine {
     process: Option<Process>,
-    /// The group has given it up, and it does not know yet.
-    expelled: bool,
     disks: BTreeMap<i32, Disk>,
 }
 
@@ -55,7 +57,7 @@ pub struct World {
 type Outcome = Result<(), String>;
 
 /// What to do, and how often of the sum of all.
-const ACTIONS: [(Action, usize); 24] = [
+const ACTIONS: [(Action, usize); 25] = [
     (Action::Append, 160),
     (Action::Read, 180),
     (Action::Advance, 40),
@@ -80,6 +82,7 @@ const ACTIONS: [(Action, usize); 24] = [
     (Action::Lose, 6),
     (Action::Sync, 50),
     (Action::Compact, 10),
+    (Action::Quiet, 60),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,10 +120,29 @@ enum Action {
     /// A member takes part in the last rebalance.
     Sync,
     Compact,
+    /// Nothing goes wrong on a machine for as long as a checkpoint takes.
+    Quiet,
 }
 
-fn total() -> usize {
-    ACTIONS.iter().map(|(_, weight)| weight).sum()
+impl Action {
+    /// Is it worth doing several times on end?
+    fn goes_on(self) -> bool {
+        use Action::{Acknowledge, Append, Commit, LookUp, Mail, Marker, Quiet, Read, Reply, Restore, Write};
+        matches!(
+            self,
+            Append | Read | Reply | Write | Acknowledge | Commit | Mail | LookUp | Restore | Marker | Quiet
+        )
+    }
+}
+
+/// The weights of one seed: in each, some actions are rare, some never happen and some happen all the time, so that
+/// seeds differ in kind and not in detail alone.
+fn weights(env: &mut Env) -> Vec<(Action, usize)> {
+    let mut draw = |(action, weight): (Action, usize)| {
+        let times = [0, 1, 4, 4, 4, 4, 12, 24][env.dice.below(8)];
+        (action, weight * times / 4)
+    };
+    ACTIONS.into_iter().map(&mut draw).collect()
 }
 
 impl World {
@@ -155,12 +177,13 @@ impl World {
                 self.start(m);
             }
         }
-        let sum = total();
+        let weights = weights(&mut self.env);
+        let sum = weights.iter().map(|(_, weight)| weight).sum();
         for _ in 0..steps {
             // What cannot happen now does not count.
             for _ in 0..TRIES {
                 let mut at = self.env.dice.below(sum);
-                let (action, _) = *ACTIONS
+                let (action, _) = *weights
                     .iter()
                     .find(|(_, weight)| {
                         let here = at < *weight;
@@ -168,9 +191,18 @@ impl World {
                         here
                     })
                     .unwrap_or(&ACTIONS[0]);
-                if self.act(action)? {
-                    break;
+                let machine = self.machine();
+                if !self.act(action, machine)? {
+                    continue;
                 }
+                // Now and then much of the same: things take steps, and what is slow is slow for a while.
+                if action.goes_on() && self.env.dice.chance(250) {
+                    let more = self.env.dice.below(12);
+                    for _ in 0..more {
+                        self.act(action, machine)?;
+                    }
+                }
+                break;
             }
         }
         self.finish()?;
@@ -193,7 +225,13 @@ impl World {
     fn compare(&self) -> Outcome {
         self.env.ledger.check_end()?;
         let shape = self.env.shape;
-        if !shape.is_ordered() {
+        if !shape.transactional.is_empty() {
+            let read = |partition| self.env.broker.read_changelog(OUTPUTS + partition, 0, usize::MAX).0;
+            let rows: Vec<_> = (0..self.env.partitions).flat_map(read).collect();
+            self.env.ledger.check_outputs(&rows)?;
+        }
+        // Without tables everything was compared already.
+        if !shape.is_ordered() || !(0..shape.topology.nodes.len()).any(|n| shape.is_table(n)) {
             return Ok(());
         }
         let calm = self.calm()?;
@@ -228,8 +266,7 @@ impl World {
     }
 
     /// False if it was not possible.
-    fn act(&mut self, action: Action) -> Result<bool, String> {
-        let m = self.machine();
+    fn act(&mut self, action: Action, m: usize) -> Result<bool, String> {
         let partition = self.partition();
         let nth = self.env.dice.below(64);
         let env = &mut self.env;
@@ -269,6 +306,12 @@ impl World {
             Action::Overdue => return Ok(self.end_move(partition)),
             Action::Lose => return Ok(self.lose(m)),
             Action::Sync => return Ok(self.sync(m)),
+            Action::Quiet => {
+                let max = 1 + nth % 4;
+                let busy = pass(env, &mut self.machines[m], max)?;
+                self.end_moves();
+                return Ok(busy);
+            }
             _ => {}
         }
         let machine = &mut self.machines[m];
@@ -383,7 +426,9 @@ impl World {
         note!(self.env, "machine {m} is taken for dead");
         let lost: Vec<i32> = self.env.owners.iter().filter(|(_, o)| **o == m).map(|(p, _)| *p).collect();
         self.drop_member(m);
-        self.machines[m].expelled = true;
+        if let Some(process) = &mut self.machines[m].process {
+            process.expelled = true;
+        }
         for partition in lost {
             self.env.owners.insert(partition, other);
         }
@@ -442,11 +487,11 @@ impl World {
     /// A member takes part in the last rebalance, and learns what it has and what it has lost.
     fn sync(&mut self, m: usize) -> bool {
         let mut busy = false;
-        let expelled = std::mem::take(&mut self.machines[m].expelled);
         let Some(process) = &mut self.machines[m].process else { return false };
+        let expelled = std::mem::take(&mut process.expelled);
         for partition in 0..self.env.partitions {
-            if expelled && process.holds(partition) {
-                // Even what it gets again at once: in between it may have been somebody else's.
+            if expelled && (process.holds(partition) || process.has_slot(partition)) {
+                // Even what it gets again at once, or is about to release: in between it may have been somebody else's.
                 process.revoke(partition, true);
             }
             let ours = self.env.owners.get(&partition) == Some(&m);
@@ -458,6 +503,8 @@ impl World {
                 // It was leaving, and the poller did not wait any longer.
                 process.end_lease(partition);
             } else if ours && !polite && !process.holds(partition) {
+                // What it was about to release it has released, or its deadline has passed: that comes first.
+                process.end_lease(partition);
                 process.give(partition);
                 busy = true;
             }
@@ -473,7 +520,6 @@ impl World {
     fn crash(&mut self, m: usize) -> bool {
         let Some(process) = self.machines[m].process.take() else { return false };
         process.die(&mut self.env);
-        self.machines[m].expelled = false;
         self.env.tally.crashes += 1;
         self.moving.retain(|_, to| *to != m);
         let disks = &mut self.machines[m].disks;
@@ -536,52 +582,63 @@ impl World {
 
     fn round(&mut self) -> Result<bool, String> {
         let mut busy = false;
-        let env = &mut self.env;
-        while env.broker.missing_markers() > 0 {
-            env.broker.write_marker(0);
+        while self.env.broker.missing_markers() > 0 {
+            self.env.broker.write_marker(0);
         }
         for machine in &mut self.machines {
-            let Some(process) = &mut machine.process else { continue };
-            process.look_up(env);
-            for partition in 0..env.partitions {
-                while process.restore(env, &mut machine.disks, partition)? {
-                    busy = true;
-                }
-            }
-            while process.read_mail(env, &machine.disks)? {
-                busy = true;
-            }
-            for partition in 0..env.partitions {
-                while process.read(env, partition, 100)? {
-                    busy = true;
-                }
-                busy |= process.tick(env, partition)?;
-            }
-            loop {
-                let wrote = process.write(env, 0)?;
-                let heard = process.acknowledge(env, 0)?;
-                let answered = process.reply(env, 0)?;
-                if !(wrote || heard || answered) {
-                    break;
-                }
-                busy = true;
-            }
-            for partition in 0..env.partitions {
-                busy |= process.seal(env, partition)?;
-            }
-            busy |= process.submit(env);
-            let mut steps = 0;
-            while steps < 200 && process.commit(env, &machine.disks)? {
-                steps += 1;
-                busy = true;
-                while env.broker.missing_markers() > 0 {
-                    env.broker.write_marker(0);
-                }
-            }
-            process.settle_leaves(env);
+            busy |= pass(&mut self.env, machine, READ_ALL)?;
         }
         Ok(busy)
     }
+}
+
+/// One machine does everything that it can do, once, in a checkpoint's order, and reads up to `read_max` records of
+/// each partition. What it needs of the broker comes at once when all is calm, else sooner or later.
+fn pass(env: &mut Env, machine: &mut Machine, read_max: usize) -> Result<bool, String> {
+    let mut busy = false;
+    let Some(process) = &mut machine.process else { return Ok(false) };
+    process.look_up(env);
+    for partition in 0..env.partitions {
+        while process.restore(env, &mut machine.disks, partition)? {
+            busy = true;
+        }
+    }
+    for _ in 0..process.mail_waiting() {
+        busy |= process.read_mail(env, &machine.disks)?;
+    }
+    for partition in 0..env.partitions {
+        busy |= process.read(env, partition, read_max)?;
+        while env.calm && process.read(env, partition, read_max)? {}
+        busy |= process.tick(env, partition)?;
+    }
+    loop {
+        let wrote = process.write(env, 0)?;
+        let heard = process.acknowledge(env, 0)?;
+        let answered = process.reply(env, 0)?;
+        if !(wrote || heard || answered) {
+            break;
+        }
+        busy = true;
+    }
+    for partition in 0..env.partitions {
+        busy |= process.seal(env, partition)?;
+    }
+    busy |= process.submit(env);
+    for _ in 0..COMMIT_STEPS_MAX {
+        if !process.commit(env, &machine.disks)? {
+            break;
+        }
+        busy = true;
+        while env.broker.missing_markers() > 0 && (env.calm || env.dice.chance(150)) {
+            let n = env.dice.below(env.broker.missing_markers());
+            env.broker.write_marker(n);
+        }
+    }
+    for _ in 0..process.mail_waiting() {
+        busy |= process.read_mail(env, &machine.disks)?;
+    }
+    process.settle_leaves(env);
+    Ok(busy)
 }
 
 fn event(env: &mut Env) -> Plan {

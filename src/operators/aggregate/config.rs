@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::fields::FieldsConfig;
 use crate::model::{Expr, Json, Millis};
 use crate::operators::Problem;
+use crate::operators::key_by::check_key;
 use crate::operators::window::{WindowConfig, WindowKind};
 
 /// One result per key, or per key and window, from all its records. Give exactly one aggregation. An expression that
@@ -195,6 +196,7 @@ impl AggregateConfig {
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = self.window.map_or_else(Vec::new, |w| w.check("aggregate.window"));
+        problems.extend(self.by.iter().flat_map(|by| check_key("aggregate.by", by)));
         let mut problem = |field: &str, message: &str, help: &str| {
             problems.push((format!("aggregate{field}"), message.to_owned(), help.to_owned()));
         };

@@ -4,7 +4,8 @@
 //! are late, which windows are closed, which timestamp and which window a result carries, in which order results leave.
 //! Two of its faults are not copied: a window whose end is jumped over still gives its final result, and a session is
 //! found as long as it takes records. A record without a key is dropped and counted; one without a value is dropped
-//! where Kafka Streams drops it (no window, sliding windows) and counted by `count`, `reduce` and `fold` elsewhere.
+//! where Kafka Streams drops it (no window, sliding windows) and counted by `count`, `reduce` and `fold` elsewhere. What is
+//! dropped for its missing key or value moves no clock.
 //!
 //! Over a table rows are added and taken back (`over_table`).
 //!
@@ -70,8 +71,6 @@ pub struct Aggregate {
     grouping: Grouping,
     /// Kept for its memory.
     inputs: Vec<Json>,
-    /// The last epoch could not be written: nothing may go on top of it.
-    broken: Option<StateError>,
 }
 
 impl Aggregate {
@@ -98,7 +97,7 @@ impl Aggregate {
             None => false,
         };
         let plan = Plan::new(config, overlapping);
-        Aggregate { plan, is_final, grouping, inputs: Vec::new(), broken: None }
+        Aggregate { plan, is_final, grouping, inputs: Vec::new() }
     }
 
     fn rows(&self) -> &Rows {
@@ -107,6 +106,15 @@ impl Aggregate {
             Grouping::Time(g) => &g.rows,
             Grouping::Session(g) => &g.rows,
             Grouping::Sliding(g) => &g.rows,
+        }
+    }
+
+    fn rows_mut(&mut self) -> &mut Rows {
+        match &mut self.grouping {
+            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => &mut g.rows,
+            Grouping::Time(g) => &mut g.rows,
+            Grouping::Session(g) => &mut g.rows,
+            Grouping::Sliding(g) => &mut g.rows,
         }
     }
 
@@ -133,9 +141,6 @@ impl Operator for Aggregate {
     }
 
     fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
-        if let Some(error) = &self.broken {
-            return Err(OperatorError::Fatal(error.clone()));
-        }
         if let Grouping::Table(table) = &mut self.grouping {
             return table.on_record(&self.plan, record, cx);
         }
@@ -155,6 +160,11 @@ impl Operator for Aggregate {
         }
     }
 
+    fn moves_time(&self, record: &Record) -> bool {
+        let needs_value = matches!(self.grouping, Grouping::Sliding(_));
+        record.key.is_some() && !(needs_value && record.value.is_null())
+    }
+
     fn deadline(&self) -> Option<Timestamp> {
         match &self.grouping {
             Grouping::Plain(_) | Grouping::Table(_) => None,
@@ -165,9 +175,6 @@ impl Operator for Aggregate {
     }
 
     fn on_time(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
-        if let Some(error) = &self.broken {
-            return Err(OperatorError::Fatal(error.clone()));
-        }
         match &mut self.grouping {
             Grouping::Plain(_) | Grouping::Table(_) => {}
             Grouping::Time(g) => g.on_time(&self.plan, cx)?,
@@ -188,17 +195,23 @@ impl Operator for Aggregate {
         cx.watermark(held.map_or(cx.clock, |at| cx.clock.min(Timestamp(at))));
     }
 
-    fn seal(&mut self, cx: &mut Cx<'_>) {
-        let store = cx.store(0);
-        let sealed = match &mut self.grouping {
-            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => g.rows.seal(store),
-            Grouping::Time(g) => g.seal(store),
-            Grouping::Session(g) => g.seal(store),
-            Grouping::Sliding(g) => g.seal(store),
-        };
-        if let Err(error) = sealed {
-            self.broken = Some(error);
+    fn seal(&mut self, _: &mut Cx<'_>) {
+        match &mut self.grouping {
+            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => g.rows.seal(),
+            Grouping::Time(g) => g.seal(),
+            Grouping::Session(g) => g.seal(),
+            Grouping::Sliding(g) => g.seal(),
         }
+    }
+
+    fn seal_more(&mut self, cx: &mut Cx<'_>, rows_max: usize) -> Result<bool, StateError> {
+        let may_evict = match &self.grouping {
+            Grouping::Time(g) => g.may_evict(),
+            Grouping::Plain(_) | Grouping::Table(_) | Grouping::Session(_) | Grouping::Sliding(_) => true,
+        };
+        let cells = &mut self.rows_mut().cells;
+        Ok(cells.flush_frozen(cx.store(0), rows_max)?
+            && (!may_evict || cells.evict(rows_max.saturating_mul(4))))
     }
 
     fn load(&self) -> Load {

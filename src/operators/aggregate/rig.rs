@@ -10,7 +10,16 @@ use crate::state::{Backend, MemoryBackend, Store};
 /// What came out: key, window, value, timestamp.
 pub(crate) type Out = (String, Option<(i64, i64)>, Json, i64);
 
+/// How far a checkpoint is.
+#[derive(Clone, Copy, PartialEq)]
+enum Seal {
+    None,
+    Copying,
+    Written,
+}
+
 pub(crate) struct Rig {
+    seal: Seal,
     make: Box<dyn Fn() -> Box<dyn Operator>>,
     op: Box<dyn Operator>,
     stores: Vec<Store>,
@@ -26,6 +35,7 @@ impl Rig {
         let backend = Arc::new(MemoryBackend::default());
         let stores = vec![Store::new("n", Arc::clone(&backend) as Arc<dyn Backend>)];
         Rig {
+            seal: Seal::None,
             op: make(),
             make: Box::new(make),
             stores,
@@ -89,12 +99,42 @@ impl Rig {
         show(&out)
     }
 
+    /// A whole checkpoint, after what is left of the one under way.
     pub(crate) fn checkpoint(&mut self) {
-        self.call(|op, cx| op.seal(cx));
-        let mut rows = Vec::new();
-        self.stores[0].seal(&mut rows);
-        self.backend.write(&rows).unwrap();
-        self.stores[0].applied();
+        while self.seal != Seal::None {
+            self.checkpoint_piece();
+        }
+        self.checkpoint_piece();
+        while self.seal != Seal::None {
+            self.checkpoint_piece();
+        }
+    }
+
+    /// The next step of a checkpoint: anything may happen between two of them.
+    pub(crate) fn checkpoint_piece(&mut self) {
+        self.seal = match self.seal {
+            Seal::None => {
+                self.call(|op, cx| {
+                    op.seal(cx);
+                    cx.store(0).begin_seal();
+                });
+                Seal::Copying
+            }
+            Seal::Copying => {
+                if self.call(|op, cx| op.seal_more(cx, 1).unwrap()).0 {
+                    let mut rows = Vec::new();
+                    self.stores[0].end_seal_rows(&mut rows);
+                    self.backend.write(&rows).unwrap();
+                    Seal::Written
+                } else {
+                    Seal::Copying
+                }
+            }
+            Seal::Written => {
+                self.stores[0].applied();
+                Seal::None
+            }
+        };
     }
 
     pub(crate) fn restart(&mut self) {

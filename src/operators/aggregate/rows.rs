@@ -175,9 +175,7 @@ impl Rows {
     }
 
     /// The epoch ends.
-    pub(super) fn seal(&mut self, store: &mut Store) -> Result<(), StateError> {
-        self.cells.flush(store)?;
-        self.cells.evict();
-        Ok(())
+    pub(super) fn seal(&mut self) {
+        self.cells.freeze();
     }
 }

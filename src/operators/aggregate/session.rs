@@ -21,7 +21,7 @@ use super::plan::Plan;
 use super::rows::{Fail, Incoming, Rows, final_result, read_row_key, row_key};
 use crate::model::{Timestamp, Value};
 use crate::operators::{Cx, Reason};
-use crate::state::{StateError, Store};
+use crate::state::StateError;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Span {
@@ -205,8 +205,8 @@ impl Sessions {
         Ok(())
     }
 
-    pub(super) fn seal(&mut self, store: &mut Store) -> Result<(), StateError> {
-        self.rows.seal(store)
+    pub(super) fn seal(&mut self) {
+        self.rows.seal();
     }
 
     pub(super) fn len(&self) -> usize {

@@ -5,10 +5,9 @@
 //! node's clock and G the grace: a record is late if `t + difference < T - G`; a window takes records while
 //! `end >= T - G` and is closed when `end < T - G`. Closed windows leave by start, then key bytes.
 //!
-//! A closed window stays for a while, since a new window that overlaps it may begin as its copy: as long as its start is
-//! after `S - 2 * difference - G`, with S the highest start of all windows of the task, which is what Kafka Streams' store
-//! keeps (for a record later than G it may be too little: then windows that this record would begin are not made, here
-//! as there). The order in which one record updates its windows is Kafka Streams': newest first, then those it makes.
+//! A closed window stays for `2 * difference` longer, since a window that a late record begins may begin as its copy. (In
+//! Kafka Streams the default retention of the store is shorter, and such a window comes out with too few records.) The
+//! order in which one record updates its windows is Kafka Streams': newest first, then those it makes.
 //!
 //! In memory: the starts of every window. Rows may be on disk only.
 
@@ -46,8 +45,6 @@ pub(super) struct Sliding {
     keys: HashMap<Bytes, Vec<i64>, ahash::RandomState>,
     /// Start, key: all windows, in the order in which they are closed.
     agenda: BTreeSet<(i64, Bytes)>,
-    /// The highest start of a window so far: S.
-    highest: i64,
     /// Windows before this have left (`emit: final`).
     sent_before: (i64, Bytes),
 }
@@ -61,7 +58,6 @@ impl Sliding {
             rows: Rows::new(),
             keys: HashMap::default(),
             agenda: BTreeSet::new(),
-            highest: 0,
             sent_before: (i64::MIN, Bytes::new()),
         }
     }
@@ -75,13 +71,7 @@ impl Sliding {
         clock.0.saturating_sub(self.grace).saturating_sub(self.difference)
     }
 
-    /// The first start that is still looked at.
-    fn kept_from(&self) -> i64 {
-        let retention = self.difference.saturating_mul(2).saturating_add(self.grace);
-        self.highest.saturating_sub(retention).saturating_add(1)
-    }
-
-    /// Windows that start before this are needed by no record that is not late, whatever the highest start.
+    /// Windows that start before this are needed by no record that is not late.
     fn needed_from(&self, clock: Timestamp) -> i64 {
         self.closed_before(clock).saturating_sub(self.difference.saturating_mul(2))
     }
@@ -103,7 +93,6 @@ impl Sliding {
                 ControlFlow::Break(())
             }
         })?;
-        self.highest = self.agenda.last().map_or(0, |(start, _)| *start);
         failed.map_or(Ok(()), Err)
     }
 
@@ -138,7 +127,7 @@ impl Sliding {
         for ((start, change), step) in changes.into_iter().zip(steps) {
             self.change(start, change, step, open_from, incoming, cx)?;
         }
-        self.remove_before(self.kept_from(), cx).map_err(Fail::State)
+        Ok(())
     }
 
     /// Removes windows that have left, or need not.
@@ -212,7 +201,6 @@ impl Sliding {
         }
         self.rows.cells.insert(&self.rows.key, row);
         let own = Bytes::copy_from_slice(key);
-        self.highest = self.highest.max(start);
         self.agenda.insert((start, own.clone()));
         let starts = self.keys.entry(own).or_default();
         let at = starts.partition_point(|s| *s < start);
@@ -238,7 +226,6 @@ impl Sliding {
         to: i64,
         store: &Store,
     ) -> Result<Vec<(i64, u32)>, StateError> {
-        let from = from.max(self.kept_from());
         let starts: Vec<i64> = self.keys.get(key).map_or_else(Vec::new, |starts| {
             let (a, b) = (starts.partition_point(|s| *s < from), starts.partition_point(|s| *s <= to));
             starts[a..b].to_vec()
@@ -365,11 +352,11 @@ impl Sliding {
                 }
             }
         }
-        self.remove_before(self.needed_from(cx.clock).max(self.kept_from()), cx)
+        self.remove_before(self.needed_from(cx.clock), cx)
     }
 
-    pub(super) fn seal(&mut self, store: &mut Store) -> Result<(), StateError> {
-        self.rows.seal(store)
+    pub(super) fn seal(&mut self) {
+        self.rows.seal();
     }
 
     pub(super) fn len(&self) -> usize {

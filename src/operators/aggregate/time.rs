@@ -232,13 +232,13 @@ impl TimeWindows {
     }
 
     /// The epoch ends.
-    pub(super) fn seal(&mut self, store: &mut Store) -> Result<(), StateError> {
-        self.rows.cells.flush(store)?;
-        // Numbers of rows are being used while a window is being closed.
-        if self.closing.is_none() {
-            self.rows.cells.evict();
-        }
-        Ok(())
+    pub(super) fn seal(&mut self) {
+        self.rows.seal();
+    }
+
+    /// Numbers of rows are being used while a window is being closed.
+    pub(super) fn may_evict(&self) -> bool {
+        self.closing.is_none()
     }
 }
 

@@ -1,35 +1,81 @@
-//! What changed since the last checkpoint: rows and tombstones, copied out of the table in one go.
+//! What changed since the last checkpoint: rows and tombstones, copied out of the table.
 //!
-//! Filled by `PendingTable::drain_into` on the task's thread, which only copies; sorted by whoever writes it (a
-//! background thread). Holds no reference to the table. Reuse one (or two, in turn) to keep its memory.
+//! Filled by the table on the task's thread, which only copies; sorted by whoever writes it (a background thread). Holds
+//! no reference to the table. The bytes stand in pieces of 1 MiB, so that nothing that was copied is ever moved again.
 //!
 //! Invariants after `sort`: keys ascend and each appears once; a key that was removed and came back is its new row.
 
 use std::cmp::Ordering;
-use std::ops::Range;
+
+use super::row::{Row, length};
+use super::slab::low32;
+
+const PIECE_BYTES: usize = 1 << 20;
+/// The piece of a tombstone's key: `removed`.
+const REMOVED: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    start: usize,
+    piece: u32,
+    start: u32,
     key_len: u32,
     /// `None` is a tombstone.
     row_len: Option<u32>,
 }
 
-impl Place {
-    fn key(&self) -> Range<usize> {
-        self.start..self.start + self.key_len as usize
+/// Keys that are gone, one behind the other.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Removed {
+    /// Each with its length, u32, in front.
+    keys: Vec<u8>,
+    count: usize,
+}
+
+impl Removed {
+    pub(super) fn push(&mut self, key: &[u8]) {
+        self.keys.extend_from_slice(&length(key).to_le_bytes());
+        self.keys.extend_from_slice(key);
+        self.count += 1;
+    }
+
+    /// For [`Removed::back_to`].
+    pub(super) fn mark(&self) -> (usize, usize) {
+        (self.keys.len(), self.count)
+    }
+
+    /// Forgets what came after the mark.
+    pub(super) fn back_to(&mut self, mark: (usize, usize)) {
+        self.keys.truncate(mark.0);
+        self.count = mark.1;
+    }
+
+    /// Bytes of memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.keys.capacity()
+    }
+
+    /// Start and length of each key.
+    fn places(&self) -> impl Iterator<Item = (usize, u32)> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let len = self.keys.get(at..)?.first_chunk::<4>().map(|n| u32::from_le_bytes(*n))?;
+            let start = at + 4;
+            at = start + len as usize;
+            Some((start, len))
+        })
     }
 }
 
 /// The changes of one checkpoint.
 #[derive(Clone, Debug, Default)]
 pub struct DirtyBatch {
-    bytes: Vec<u8>,
+    pieces: Vec<Vec<u8>>,
+    /// Pieces in use.
+    used: usize,
     places: Vec<Place>,
+    removed: Removed,
     /// Positions in `places`, by key; empty until sorted.
     order: Vec<u32>,
-    tombstones: usize,
 }
 
 impl DirtyBatch {
@@ -41,52 +87,84 @@ impl DirtyBatch {
 
     /// Forgets the changes, keeps the memory.
     pub fn clear(&mut self) {
-        self.bytes.clear();
+        self.used = 0;
         self.places.clear();
+        self.removed.back_to((0, 0));
         self.order.clear();
-        self.tombstones = 0;
     }
 
     /// Nothing changed?
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.places.is_empty() && self.removed.count == 0
     }
 
     /// Rows and tombstones. Before [`DirtyBatch::sort`] a key that was removed and came back counts twice.
     #[must_use]
     pub fn len(&self) -> usize {
-        if self.order.is_empty() { self.places.len() } else { self.order.len() }
+        if self.order.is_empty() { self.places.len() + self.removed.count } else { self.order.len() }
     }
 
-    /// Bytes of keys and rows.
+    /// Bytes of keys and rows, without those of keys that are gone.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes.len()
+        self.pieces[..self.used].iter().map(Vec::len).sum()
     }
 
-    pub(super) fn push(&mut self, key: &[u8], row: impl FnOnce(&mut Vec<u8>)) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(key);
-        let before = self.bytes.len();
-        row(&mut self.bytes);
-        let row_len = Some(super::row::length(&self.bytes[before..]));
-        self.places.push(Place { start, key_len: super::row::length(key), row_len });
+    /// Empties it and makes room for so many rows; takes the keys that are gone.
+    pub(super) fn begin(&mut self, rows: usize, removed: &mut Removed) {
+        self.clear();
+        self.places.reserve(rows);
+        std::mem::swap(&mut self.removed, removed);
     }
 
-    pub(super) fn push_tombstone(&mut self, key: &[u8]) {
-        let place = Place { start: self.bytes.len(), key_len: super::row::length(key), row_len: None };
-        self.bytes.extend_from_slice(key);
+    pub(super) fn push(&mut self, key: &[u8], row: &Row<'_>) {
+        let row_len = row.encoded_len();
+        let need = key.len() + row_len;
+        if self.used == 0 || self.pieces[self.used - 1].capacity() - self.pieces[self.used - 1].len() < need {
+            if self.used == self.pieces.len() {
+                self.pieces.push(Vec::new());
+            }
+            let piece = &mut self.pieces[self.used];
+            piece.clear();
+            piece.reserve(PIECE_BYTES.max(need));
+            self.used += 1;
+        }
+        let piece = &mut self.pieces[self.used - 1];
+        let place = Place {
+            piece: low32(self.used as u64 - 1),
+            start: low32(piece.len() as u64),
+            key_len: length(key),
+            row_len: Some(u32::try_from(row_len).expect("a record is under 4 GiB")),
+        };
+        piece.extend_from_slice(key);
+        row.encode(piece);
         self.places.push(place);
-        self.tombstones += 1;
+    }
+
+    fn key(&self, place: &Place) -> &[u8] {
+        let start = place.start as usize;
+        let bytes =
+            if place.piece == REMOVED { &self.removed.keys } else { &self.pieces[place.piece as usize] };
+        &bytes[start..start + place.key_len as usize]
     }
 
     /// Sorts by key bytes. Takes a while: for the thread that writes.
     pub fn sort(&mut self) {
+        if !self.order.is_empty() {
+            return;
+        }
+        let gone = self.removed.places().map(|(start, key_len)| Place {
+            piece: REMOVED,
+            start: u32::try_from(start).expect("a batch has under 4 GiB of removed keys"),
+            key_len,
+            row_len: None,
+        });
+        self.places.extend(gone);
         // Keys often share a beginning ("account-..."): what is compared first are the 8 bytes after it.
         let shared = self.shared_prefix();
         let head = |place: &Place| {
-            let key = &self.bytes[place.key()];
+            let key = self.key(place);
             let mut head = [0; 8];
             let rest = &key[shared..key.len().min(shared + 8)];
             head[..rest.len()].copy_from_slice(rest);
@@ -99,7 +177,7 @@ impl DirtyBatch {
             .map(|(n, place)| (head(place), u32::try_from(n).expect("a batch has fewer than 4 billion rows")))
             .collect();
         let place = |n: u32| &self.places[n as usize];
-        let by_key = |a: u32, b: u32| self.bytes[place(a).key()].cmp(&self.bytes[place(b).key()]);
+        let by_key = |a: u32, b: u32| self.key(place(a)).cmp(self.key(place(b)));
         heads.sort_unstable_by(|a, b| match a.0.cmp(&b.0) {
             // A tombstone goes before the row of the same key, which then replaces it.
             Ordering::Equal => {
@@ -110,7 +188,7 @@ impl DirtyBatch {
         let mut order: Vec<u32> = Vec::with_capacity(heads.len());
         for (_, n) in heads {
             match order.last_mut() {
-                Some(last) if self.tombstones > 0 && by_key(*last, n).is_eq() => *last = n,
+                Some(last) if self.removed.count > 0 && by_key(*last, n).is_eq() => *last = n,
                 _ => order.push(n),
             }
         }
@@ -119,10 +197,10 @@ impl DirtyBatch {
 
     fn shared_prefix(&self) -> usize {
         let Some((first, rest)) = self.places.split_first() else { return 0 };
-        let first = &self.bytes[first.key()];
+        let first = self.key(first);
         let mut shared = first.len();
         for place in rest {
-            let key = &self.bytes[place.key()];
+            let key = self.key(place);
             if !key.starts_with(&first[..shared]) {
                 shared = first.iter().zip(key).take_while(|(a, b)| a == b).count();
             }
@@ -132,12 +210,14 @@ impl DirtyBatch {
 
     /// Keys in order, each with its row, or `None` where the key was removed. Sort first.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-        debug_assert!(!self.order.is_empty() || self.places.is_empty(), "sort the batch first");
+        debug_assert!(!self.order.is_empty() || self.is_empty(), "sort the batch first");
         self.order.iter().map(|n| {
             let place = &self.places[*n as usize];
-            let key = place.key();
-            let end = key.end;
-            (&self.bytes[key], place.row_len.map(|len| &self.bytes[end..end + len as usize]))
+            let row = place.row_len.map(|len| {
+                let start = (place.start + place.key_len) as usize;
+                &self.pieces[place.piece as usize][start..start + len as usize]
+            });
+            (self.key(place), row)
         })
     }
 }
@@ -165,13 +245,18 @@ mod tests {
 
     #[test]
     fn keys_come_in_order_once_and_a_new_row_replaces_its_tombstone() {
-        let mut batch = DirtyBatch::new();
-        for key in ["acc-2", "acc-10", "acc-", "acc-1\0", "acc-1", "acc-123456789b", "acc-123456789a"] {
-            batch.push(key.as_bytes(), |out| out.extend_from_slice(b"row"));
-        }
+        let (mut batch, mut removed) = (DirtyBatch::new(), Removed::default());
         for key in ["acc-10", "acc-3", "acc-"] {
-            batch.push_tombstone(key.as_bytes());
+            removed.push(key.as_bytes());
         }
+        batch.begin(8, &mut removed);
+        let value = [7; 300_000];
+        let row =
+            Row { count: 1, first: 0, last: 0, first_ts: 0, last_ts: 0, extra: b"", value: Some(&value) };
+        for key in ["acc-2", "acc-10", "acc-", "acc-1\0", "acc-1", "acc-123456789b", "acc-123456789a"] {
+            batch.push(key.as_bytes(), &row);
+        }
+        assert_eq!((batch.len(), batch.used, removed.count), (10, 3, 0), "several pieces");
         batch.sort();
         let got: Vec<_> =
             batch.iter().map(|(k, row)| (String::from_utf8_lossy(k).into_owned(), row.is_some())).collect();
@@ -186,6 +271,7 @@ mod tests {
             ("acc-3", false),
         ];
         assert_eq!(got, want.map(|(k, row)| (k.to_owned(), row)));
+        assert!(batch.iter().all(|(_, got)| got.is_none_or(|got| Row::decode(got) == Ok(row))));
         assert_eq!(batch.len(), 8);
         batch.clear();
         batch.sort();

@@ -8,13 +8,12 @@ use super::row::{Row, length};
 use super::slab::{BLOCK_MAX, NONE, Slab, low32};
 
 // A block, numbers little-endian as the machine's:
-//   0 first i64 | 8 last i64 | 16 first_ts i64 | 24 last_ts i64 | 32 count u32 | 36 key_len u32 | 40 len u32 | 44 second u32 | 48 flags u8
+//   0 first i64 | 8 last i64 | 16 first_ts i64 | 24 last_ts i64 | 32 count u32 | 36 key_len u32 | 40 len u32 | 44 second u32 | 48 flags u8 | 49 mark u8
 // then, at HEADER: key, then the payload, unless they are elsewhere. The payload is [extra_len u32, extra,] value.
 pub(super) const HEADER: usize = 52;
 pub(super) const FLAGS: usize = 48;
+pub(super) const MARK: usize = 49;
 
-/// Changed since the last checkpoint (then the slab has its bit as well).
-pub(super) const DIRTY: u8 = 1;
 /// The last checkpoint, or an older one, has a row of this key.
 pub(super) const PERSISTED: u8 = 2;
 /// The value is null.
@@ -43,6 +42,8 @@ pub(super) struct Head {
     /// The second block's handle, or the position in `big`.
     pub(super) second: u32,
     pub(super) flags: u8,
+    /// In which checkpoint's rows it belongs: see `table.rs`.
+    pub(super) mark: u8,
 }
 
 #[inline]
@@ -73,6 +74,7 @@ impl Head {
             len: u32_at(block, 40),
             second: u32_at(block, 44),
             flags: block[FLAGS],
+            mark: block[MARK],
         }
     }
 
@@ -88,6 +90,7 @@ impl Head {
         block[40..44].copy_from_slice(&self.len.to_le_bytes());
         block[44..48].copy_from_slice(&self.second.to_le_bytes());
         block[FLAGS] = self.flags;
+        block[MARK] = self.mark;
     }
 
     pub(super) fn is(&self, flag: u8) -> bool {

@@ -272,11 +272,16 @@ impl Operator for Debounce {
         failed.map_or(Ok(()), |error| Err(OperatorError::Fatal(error)))
     }
 
-    fn seal(&mut self, cx: &mut Cx<'_>) {
+    fn seal(&mut self, _: &mut Cx<'_>) {
+        self.table.freeze();
+    }
+
+    fn seal_more(&mut self, cx: &mut Cx<'_>, rows_max: usize) -> Result<bool, StateError> {
         // Only copied here; sorted and written by whoever commits.
-        let mut batch = DirtyBatch::new();
-        self.table.drain_into(&mut batch);
-        cx.hand_over(PENDING, Box::new(batch));
+        if let Some(batch) = self.table.copy_frozen(rows_max) {
+            cx.hand_over(PENDING, Box::new(batch));
+        }
+        Ok(!self.table.is_frozen())
     }
 
     fn track_origins(&mut self) {

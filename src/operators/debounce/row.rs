@@ -72,6 +72,12 @@ impl Row<'_> {
         out.extend_from_slice(value);
     }
 
+    /// How many bytes [`Row::encode`] appends.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        HEADER_BYTES + self.extra.len() + self.value.map_or(0, <[u8]>::len)
+    }
+
     /// Reads a row; every byte is accounted for.
     ///
     /// # Errors
@@ -163,6 +169,7 @@ mod tests {
         let mut bytes = Vec::new();
         ROW.encode(&mut bytes);
         assert_eq!(bytes, FIXTURE_V1);
+        assert_eq!(bytes.len(), ROW.encoded_len());
         assert_eq!(Row::decode(FIXTURE_V1), Ok(ROW));
         let null = Row { value: None, extra: b"", ..ROW };
         bytes.clear();

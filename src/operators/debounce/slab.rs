@@ -5,10 +5,11 @@
 //! stays valid until the block is freed. A chunk whose last block is freed serves any class again, or goes back to the
 //! allocator, so memory follows the load down too.
 //!
-//! Each chunk also holds one bit per block, "changed since the last checkpoint": a checkpoint then walks memory in
-//! address order, which costs a fraction of following a list of handles.
+//! Each chunk also holds two bits per block, "changed since the last checkpoint began" and "changed before it and not
+//! looked at yet": a checkpoint then walks memory in address order, which costs a fraction of following a list of
+//! handles, and may stop on the way.
 //!
-//! Invariants: a handle is never used after `free`; the dirty bit of a free block is clear.
+//! Invariants: a handle is never used after `free`; both bits of a free block are clear.
 //! Not here: what is inside a block.
 
 /// No block.
@@ -58,6 +59,8 @@ const fn class_size(class: usize) -> usize {
 struct Chunk {
     /// One bit per block.
     dirty: Box<[u64]>,
+    /// Those of the checkpoint under way.
+    frozen: Box<[u64]>,
     /// Bytes of one block.
     size: usize,
     class: usize,
@@ -177,6 +180,7 @@ impl Slab {
         let number = self.spare.pop().unwrap_or_else(|| {
             let fresh = || Chunk {
                 dirty: Box::default(),
+                frozen: Box::default(),
                 size: 0,
                 class: 0,
                 live: 0,
@@ -199,7 +203,9 @@ impl Slab {
         let chunk = &mut self.chunks[number as usize];
         chunk.class = class;
         chunk.size = class_size(class);
-        chunk.dirty = vec![0; (CHUNK_BYTES / chunk.size).div_ceil(64)].into_boxed_slice();
+        let words = (CHUNK_BYTES / chunk.size).div_ceil(64);
+        chunk.dirty = vec![0; words].into_boxed_slice();
+        chunk.frozen = vec![0; words].into_boxed_slice();
         chunk.bump = 0;
         chunk.free = NONE;
         chunk.open_at = low32(self.open[class].len() as u64);
@@ -228,6 +234,7 @@ impl Slab {
             chunk.touched = 0;
             self.memory[number as usize] = Box::default();
             chunk.dirty = Box::default();
+            chunk.frozen = Box::default();
             self.vacant.push(number);
         }
     }
@@ -239,31 +246,49 @@ impl Slab {
         chunk.dirty[nth / 64] |= 1 << (nth % 64);
     }
 
-    /// Clears it.
+    /// Clears the block's bits.
     pub(super) fn clear_dirty(&mut self, handle: u32) {
         let chunk = &mut self.chunks[(handle >> UNIT_BITS) as usize];
         let nth = (handle & UNIT_MASK) as usize * UNIT / chunk.size;
         chunk.dirty[nth / 64] &= !(1 << (nth % 64));
+        chunk.frozen[nth / 64] &= !(1 << (nth % 64));
     }
 
-    /// Clears the "changed" bits of up to 64 neighbouring blocks and appends their handles to `out`. `cursor` starts at
-    /// (0, 0) and is moved on; false when there is nothing more.
-    pub(super) fn next_dirty(&mut self, cursor: &mut (usize, usize), out: &mut Vec<u32>) -> bool {
+    /// What has the "changed" bit is what [`Slab::next_frozen`] hands out from now on; all bits are clear again.
+    pub(super) fn freeze(&mut self) {
+        for chunk in &mut self.chunks {
+            debug_assert!(chunk.frozen.iter().all(|word| *word == 0), "the last walk ended");
+            std::mem::swap(&mut chunk.dirty, &mut chunk.frozen);
+        }
+    }
+
+    /// Clears the frozen bits of up to 64 neighbouring blocks, at most `max`, and appends their handles to `out`. `cursor`
+    /// starts at (0, 0) and is moved on; false when there is nothing more.
+    pub(super) fn next_frozen(
+        &mut self,
+        cursor: &mut (usize, usize),
+        max: usize,
+        out: &mut Vec<u32>,
+    ) -> bool {
         while let Some(chunk) = self.chunks.get_mut(cursor.0) {
-            while let Some(word) = chunk.dirty.get_mut(cursor.1) {
+            while let Some(word) = chunk.frozen.get_mut(cursor.1) {
                 let first = cursor.1 * 64;
-                cursor.1 += 1;
-                let mut bits = std::mem::take(word);
-                if bits == 0 {
-                    continue;
-                }
-                while bits != 0 {
-                    let nth = first + bits.trailing_zeros() as usize;
+                let mut left = max;
+                while *word != 0 && left > 0 {
+                    let nth = first + word.trailing_zeros() as usize;
                     let unit = low32((nth * chunk.size / UNIT) as u64);
                     out.push((low32(cursor.0 as u64) << UNIT_BITS) | unit);
-                    bits &= bits - 1;
+                    *word &= *word - 1;
+                    left -= 1;
                 }
-                return true;
+                // What is left of the word comes next time.
+                if *word != 0 {
+                    return true;
+                }
+                cursor.1 += 1;
+                if left < max {
+                    return true;
+                }
             }
             *cursor = (cursor.0 + 1, 0);
         }
@@ -324,9 +349,18 @@ mod tests {
         }
         let mut got = Vec::new();
         let mut cursor = (0, 0);
-        while slab.next_dirty(&mut cursor, &mut got) {}
-        assert_eq!(got, handles[500..2000]);
-        let mut cursor = (0, 0);
-        assert!(!slab.next_dirty(&mut cursor, &mut got));
+        slab.freeze();
+        slab.set_dirty(handles[2500]);
+        slab.free(handles[1999]);
+        while slab.next_frozen(&mut cursor, 7, &mut got) {}
+        assert_eq!(got, handles[500..1999]);
+        got.clear();
+        for want in [&handles[2500..2501], &[]] {
+            slab.freeze();
+            let mut cursor = (0, 0);
+            while slab.next_frozen(&mut cursor, usize::MAX, &mut got) {}
+            assert_eq!(got, want);
+            got.clear();
+        }
     }
 }

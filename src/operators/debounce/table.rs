@@ -10,14 +10,19 @@
 //! - an entry's deadline never moves back (`first` is fixed, `last` only grows): a lazy timer is never late;
 //! - what is due fires by (deadline, key bytes), whatever the hash seed, the memory layout or the number of restarts.
 //!
+//! A checkpoint ([`PendingTable::freeze`]) fixes at one moment which entries it has; they are copied in pieces
+//! ([`PendingTable::copy_frozen`]), so that nothing stands still for long, and an entry that is about to change before
+//! its turn has come is copied first. Whether an entry has changed, and for which checkpoint, is its mark: that of the
+//! checkpoint to come, that of the one under way, or none.
+//!
 //! Deliberately absent: spilling to disk (10 % over memory costs ten times; see the design) and any knowledge of records.
 
 use std::hint::black_box;
 
 use ahash::RandomState;
 
-use super::batch::DirtyBatch;
-use super::entry::{Big, DIRTY, FLAGS, HUSK, Head, PERSISTED, Payload, Store, i64_at};
+use super::batch::{DirtyBatch, Removed};
+use super::entry::{Big, FLAGS, HUSK, Head, MARK, PERSISTED, Payload, Store, i64_at};
 use super::index::Index;
 use super::row::{Row, RowError};
 use super::slab::Slab;
@@ -117,6 +122,17 @@ pub struct Fired<'a> {
     pub row: Row<'a>,
 }
 
+/// The mark of an entry that the last checkpoint has as it is. The others are 1 and 2, in turn.
+const CLEAN: u8 = 0;
+
+/// A checkpoint that is being copied.
+#[derive(Debug)]
+struct Frozen {
+    batch: DirtyBatch,
+    /// How far the walk has come.
+    cursor: (usize, usize),
+}
+
 /// The pending entries of one node on one partition.
 #[derive(Debug)]
 pub struct PendingTable {
@@ -135,8 +151,11 @@ pub struct PendingTable {
     len: usize,
     husks: usize,
     dirty: usize,
-    /// Keys that the last checkpoint has and that are gone, with their lengths.
-    removed: Vec<u8>,
+    /// The mark of what changes now.
+    mark: u8,
+    frozen: Option<Frozen>,
+    /// Keys that the last checkpoint has and that are gone.
+    removed: Removed,
 }
 
 impl PendingTable {
@@ -156,7 +175,9 @@ impl PendingTable {
             len: 0,
             husks: 0,
             dirty: 0,
-            removed: Vec::new(),
+            mark: CLEAN + 1,
+            frozen: None,
+            removed: Removed::default(),
         }
     }
 
@@ -180,7 +201,7 @@ impl PendingTable {
         self.len == 0
     }
 
-    /// Entries changed since the last checkpoint.
+    /// Entries changed since the last checkpoint began.
     #[must_use]
     pub fn dirty(&self) -> usize {
         self.dirty
@@ -193,7 +214,7 @@ impl PendingTable {
             + self.store.big.bytes()
             + self.index.bytes()
             + self.wheel.bytes(self.len + self.husks)
-            + self.removed.capacity()
+            + self.removed.bytes()
     }
 
     #[inline]
@@ -268,10 +289,13 @@ impl PendingTable {
         let Some(handle) = self.find(hash, key) else {
             let row =
                 Row { count: 1, first: counted, last: counted, first_ts: ts, last_ts: ts, extra, value };
-            self.create(hash, key, &row, DIRTY);
+            let handle = self.create(hash, key, &row, 0, self.mark);
+            self.dirty += 1;
+            self.store.slab.set_dirty(handle);
             return Upserted { created: true, count: 1 };
         };
         let mut head = self.store.head(handle);
+        self.touch(handle, &mut head);
         // What was in it has fired: the event begins anew. Its deadline is no earlier than the entry's was.
         let anew = head.count == 0;
         if anew {
@@ -285,21 +309,22 @@ impl PendingTable {
             Keep::Append if !anew => self.store.append(handle, &mut head, value.unwrap_or_default()),
             _ => self.store.replace(handle, &mut head, Payload { extra, value }),
         }
-        self.mark_dirty(handle, &mut head);
         head.store(self.store.slab.block_mut(handle));
         Upserted { created: anew, count: head.count }
     }
 
+    /// Before an entry changes: gives it the mark of now. The caller stores `head`.
     #[inline]
-    fn mark_dirty(&mut self, handle: u32, head: &mut Head) {
-        if !head.is(DIRTY) {
-            head.flags |= DIRTY;
+    fn touch(&mut self, handle: u32, head: &mut Head) {
+        if head.mark != self.mark {
+            self.copy_before_write(handle, head);
+            head.mark = self.mark;
             self.dirty += 1;
             self.store.slab.set_dirty(handle);
         }
     }
 
-    fn create(&mut self, hash: u64, key: &[u8], row: &Row<'_>, flags: u8) {
+    fn create(&mut self, hash: u64, key: &[u8], row: &Row<'_>, flags: u8, mark: u8) -> u32 {
         let mut head = Head {
             first: row.first,
             last: row.last,
@@ -310,15 +335,13 @@ impl PendingTable {
             len: 0,
             second: 0,
             flags,
+            mark,
         };
         let handle = self.store.create(&mut head, key, Payload { extra: row.extra, value: row.value });
-        if flags & DIRTY != 0 {
-            self.dirty += 1;
-            self.store.slab.set_dirty(handle);
-        }
         self.index.insert(hash, handle);
         self.wheel.arm(handle, self.rule.deadline(row.first, row.last));
         self.len += 1;
+        handle
     }
 
     /// Tells the time for the first time, so that entries find their place in the wheel as they come; nothing if it is
@@ -378,8 +401,8 @@ impl PendingTable {
                 let reason = self.rule.reason(head.last, deadline);
                 fire(Fired { key, deadline, reason, row: self.store.row(handle, &head) });
                 if self.trailing && reason == Reason::MaxWait {
+                    self.touch(handle, &mut head);
                     (head.count, head.first) = (0, head.last);
-                    self.mark_dirty(handle, &mut head);
                     head.store(self.store.slab.block_mut(handle));
                     self.wheel.arm(handle, self.rule.deadline(head.first, head.last));
                 } else {
@@ -456,6 +479,7 @@ impl PendingTable {
         // The husk keeps its times: its timer finds the deadline as it was.
         let block = self.store.slab.block_mut(handle);
         block[FLAGS] = HUSK;
+        block[MARK] = CLEAN;
         self.store.slab.clear_dirty(handle);
         self.husks += 1;
         Some(result)
@@ -463,17 +487,30 @@ impl PendingTable {
 
     /// Removes the entry from everything but its block and its timer.
     fn remove(&mut self, hash: u64, handle: u32, head: &Head) {
+        let mut head = *head;
+        if head.mark == self.mark {
+            self.dirty -= 1;
+        } else {
+            self.copy_before_write(handle, &mut head);
+        }
         self.index.remove(hash, handle);
         if head.is(PERSISTED) {
-            let key = self.store.key(handle, head);
-            self.removed.extend_from_slice(&head.key_len.to_le_bytes());
-            self.removed.extend_from_slice(key);
+            self.removed.push(self.store.key(handle, &head));
         }
-        if head.is(DIRTY) {
-            self.dirty -= 1;
-        }
-        self.store.free_rest(head);
+        self.store.free_rest(&head);
         self.len -= 1;
+    }
+
+    /// Before an entry without the mark of now changes or goes: the checkpoint under way may still want it as it is.
+    fn copy_before_write(&mut self, handle: u32, head: &mut Head) {
+        if head.mark == CLEAN {
+            return;
+        }
+        if let Some(frozen) = &mut self.frozen {
+            frozen.batch.push(self.store.key(handle, head), &self.store.row(handle, head));
+            head.flags |= PERSISTED;
+        }
+        head.mark = CLEAN;
     }
 
     /// Frees a husk whose timer has come.
@@ -482,30 +519,64 @@ impl PendingTable {
         self.husks -= 1;
     }
 
-    /// Copies everything that changed since the last call into `batch` (emptied first), unsorted, and takes it for
-    /// persisted: the batch must be made durable, or the table dropped. An entry made and fired between two calls
-    /// is in neither.
-    pub fn drain_into(&mut self, batch: &mut DirtyBatch) {
-        batch.clear();
-        let mut cursor = (0, 0);
+    /// Begins a checkpoint: what changed since the last one began, as it is now. Takes it for persisted: the batch that
+    /// [`PendingTable::copy_frozen`] gives must be made durable, or the table dropped. An entry made and fired between
+    /// two checkpoints is in neither. Call `copy_frozen` until it is done before the next.
+    pub fn freeze(&mut self) {
+        self.freeze_into(DirtyBatch::new());
+    }
+
+    fn freeze_into(&mut self, mut batch: DirtyBatch) {
+        assert!(self.frozen.is_none(), "one checkpoint at a time");
+        batch.begin(self.dirty, &mut self.removed);
+        self.store.slab.freeze();
+        self.mark = if self.mark == CLEAN + 1 { CLEAN + 2 } else { CLEAN + 1 };
+        self.dirty = 0;
+        self.frozen = Some(Frozen { batch, cursor: (0, 0) });
+    }
+
+    /// Is a checkpoint being copied?
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// Looks at `rows_max` more rows at most of the checkpoint that [`PendingTable::freeze`] began; its batch, unsorted,
+    /// once it has them all. `None` also where none is under way.
+    pub fn copy_frozen(&mut self, rows_max: usize) -> Option<DirtyBatch> {
+        let mut frozen = self.frozen.take()?;
+        let theirs = if self.mark == CLEAN + 1 { CLEAN + 2 } else { CLEAN + 1 };
         let mut group = Vec::with_capacity(64);
-        while self.store.slab.next_dirty(&mut cursor, &mut group) {
+        let mut seen = 0;
+        while seen < rows_max {
+            if !self.store.slab.next_frozen(&mut frozen.cursor, rows_max - seen, &mut group) {
+                return Some(frozen.batch);
+            }
+            // Looking costs as well, where everything has been copied already.
+            seen += group.len();
             for handle in group.drain(..) {
                 let head = self.store.head(handle);
-                let row = self.store.row(handle, &head);
-                batch.push(self.store.key(handle, &head), |out| row.encode(out));
-                self.store.slab.block_mut(handle)[FLAGS] = head.flags & !DIRTY | PERSISTED;
+                // Else it changed meanwhile, and was copied then.
+                if head.mark == theirs {
+                    frozen.batch.push(self.store.key(handle, &head), &self.store.row(handle, &head));
+                    let block = self.store.slab.block_mut(handle);
+                    block[FLAGS] = head.flags | PERSISTED;
+                    block[MARK] = CLEAN;
+                }
             }
         }
-        self.dirty = 0;
-        let mut rest = self.removed.as_slice();
-        while let Some((len, after)) = rest.split_first_chunk::<4>() {
-            let (key, after) = after.split_at(u32::from_le_bytes(*len) as usize);
-            batch.push_tombstone(key);
-            rest = after;
+        self.frozen = Some(frozen);
+        None
+    }
+
+    /// A whole checkpoint at once, into `batch` (emptied first).
+    pub fn drain_into(&mut self, batch: &mut DirtyBatch) {
+        self.freeze_into(std::mem::take(batch));
+        while self.frozen.is_some() {
+            if let Some(done) = self.copy_frozen(usize::MAX) {
+                *batch = done;
+            }
         }
-        self.removed.clear();
-        self.removed.shrink_to(64 * 1024);
     }
 
     /// [`PendingTable::drain_into`] with everything done here: `f` gets keys in order, each with its row, or `None`
@@ -526,15 +597,15 @@ impl PendingTable {
     pub fn insert_row(&mut self, key: &[u8], row: &[u8]) -> Result<(), RowError> {
         let row = Row::decode(row)?;
         self.remove_row(key);
-        self.create(self.hasher.hash_one(key), key, &row, PERSISTED);
+        self.create(self.hasher.hash_one(key), key, &row, PERSISTED, CLEAN);
         Ok(())
     }
 
     /// Takes back a row of a checkpoint: the next one has its tombstone (when a changelog is replayed).
     pub fn remove_row(&mut self, key: &[u8]) {
-        let removed = self.removed.len();
+        let removed = self.removed.mark();
         self.take(key, |_| ());
         // The checkpoint being restored says so itself.
-        self.removed.truncate(removed);
+        self.removed.back_to(removed);
     }
 }

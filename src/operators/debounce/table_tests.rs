@@ -11,12 +11,24 @@ use super::*;
 
 #[derive(Clone, Debug)]
 enum Op {
-    Upsert { key: usize, behind: i64, value: Option<usize>, extra: usize, keep: Keep },
+    Upsert {
+        key: usize,
+        behind: i64,
+        value: Option<usize>,
+        extra: usize,
+        keep: Keep,
+    },
     Advance(i64),
     Pop(usize),
     Take(usize),
     Checkpoint,
-    Restart { backwards: bool },
+    /// A checkpoint begins; what is left of the one before is copied first.
+    Freeze,
+    /// So many rows of it are copied.
+    Copy(usize),
+    Restart {
+        backwards: bool,
+    },
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -36,6 +48,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         2 => (0usize..4).prop_map(Op::Pop),
         1 => (0usize..14).prop_map(Op::Take),
         2 => Just(Op::Checkpoint),
+        2 => Just(Op::Freeze),
+        2 => (0usize..4).prop_map(Op::Copy),
         1 => any::<bool>().prop_map(|backwards| Op::Restart { backwards }),
     ];
     prop::collection::vec(op, 1..120)
@@ -109,39 +123,73 @@ fn due(model: &Model, rule: Rule, clock: i64) -> Vec<(i64, Vec<u8>)> {
     due
 }
 
-fn pop(table: &mut PendingTable, model: &mut Model, rule: Rule, clock: i64, max: usize) {
+fn pop(table: &mut PendingTable, model: &mut Model, (rule, trailing): (Rule, bool), clock: i64, max: usize) {
     let mut got: Out = Vec::new();
     let n = table.pop_due(clock, max, |f| got.push((f.deadline, f.key.to_vec(), Entry::of(&f.row))));
     assert_eq!(n, got.len());
     let mut want: Out = Vec::new();
-    for (deadline, key) in due(model, rule, clock).into_iter().take(max) {
-        let entry = model.remove(&key).unwrap();
-        want.push((deadline, key, entry));
+    while want.len() < max {
+        let Some((deadline, key)) = due(model, rule, clock).into_iter().next() else { break };
+        let entry = model.get_mut(&key).unwrap();
+        want.push((deadline, key.clone(), entry.clone()));
+        let quiet =
+            matches!(rule, Rule::Quiet { quiet, .. } if entry.times[1].saturating_add(quiet) == deadline);
+        if trailing && !quiet {
+            (entry.count, entry.times[0]) = (0, entry.times[1]);
+        } else {
+            model.remove(&key);
+        }
     }
     assert_eq!(got, want);
 }
 
-fn checkpoint(table: &mut PendingTable, model: &Model, disk: &mut BTreeMap<Vec<u8>, Vec<u8>>) {
-    let mut before: Option<Vec<u8>> = None;
-    table.drain_dirty(|key, row| {
-        assert!(before.as_deref().is_none_or(|b| b < key), "out of order");
-        before = Some(key.to_vec());
-        match row {
-            Some(row) => {
-                assert_ne!(disk.insert(key.to_vec(), row.to_vec()).as_deref(), Some(row), "not dirty")
-            }
-            None => assert!(disk.remove(key).is_some(), "a tombstone of a key that was never written"),
-        }
-    });
-    assert_eq!(table.dirty(), 0);
-    let want: BTreeMap<_, _> = model.iter().map(|(key, e)| (key.clone(), e.row())).collect();
-    assert_eq!(*disk, want);
+/// What is written, and the model at the moment at which the checkpoint under way began.
+#[derive(Default)]
+struct Disk {
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+    frozen: Option<Model>,
 }
 
-fn run(rule: Rule, start: i64, ops: &[Op]) {
-    let mut table = PendingTable::new(rule);
+impl Disk {
+    fn freeze(&mut self, table: &mut PendingTable, model: &Model) {
+        self.copy(table, usize::MAX);
+        assert!(self.frozen.is_none() && !table.is_frozen());
+        table.freeze();
+        assert_eq!(table.dirty(), 0);
+        self.frozen = Some(model.clone());
+    }
+
+    fn copy(&mut self, table: &mut PendingTable, rows: usize) {
+        let Some(mut batch) = table.copy_frozen(rows) else { return };
+        batch.sort();
+        let mut before: Option<&[u8]> = None;
+        for (key, row) in batch.iter() {
+            assert!(before.is_none_or(|b| b < key), "out of order");
+            before = Some(key);
+            match row {
+                Some(row) => {
+                    let old = self.rows.insert(key.to_vec(), row.to_vec());
+                    assert_ne!(old.as_deref(), Some(row), "not dirty");
+                }
+                None => {
+                    assert!(self.rows.remove(key).is_some(), "a tombstone of a key that was never written")
+                }
+            }
+        }
+        let model = self.frozen.take().expect("a checkpoint was under way");
+        let want: BTreeMap<_, _> = model.iter().map(|(key, e)| (key.clone(), e.row())).collect();
+        assert_eq!(self.rows, want);
+    }
+}
+
+fn run(rule: Rule, trailing: bool, start: i64, ops: &[Op]) {
+    // It needs a `max_wait` that is not shorter than `quiet`.
+    let trailing = trailing
+        && matches!(rule, Rule::Quiet { quiet, max_wait } if max_wait.is_some_and(|max_wait| max_wait >= quiet));
+    let make = || if trailing { PendingTable::new(rule).trailing() } else { PendingTable::new(rule) };
+    let mut table = make();
     let mut model = Model::new();
-    let mut disk = BTreeMap::new();
+    let mut disk = Disk::default();
     let mut clock = start;
     for (n, op) in ops.iter().enumerate() {
         match op {
@@ -152,7 +200,8 @@ fn run(rule: Rule, start: i64, ops: &[Op]) {
                 let value = value.map(|len| vec![fill; len]);
                 let extra = vec![fill; *extra];
                 let got = table.upsert(&k, counted, ts, value.as_deref(), &extra, *keep);
-                let created = !model.contains_key(&k);
+                let anew = model.get(&k).is_some_and(|e| e.count == 0);
+                let created = anew || !model.contains_key(&k);
                 let fresh = Entry {
                     count: 0,
                     times: [counted, counted, ts, ts],
@@ -160,6 +209,10 @@ fn run(rule: Rule, start: i64, ops: &[Op]) {
                     value: value.clone(),
                 };
                 let entry = model.entry(k).or_insert(fresh);
+                if anew {
+                    (entry.times[0], entry.times[2]) = (counted.max(entry.times[1]), ts);
+                    (entry.extra, entry.value) = (extra.clone(), value.clone());
+                }
                 entry.count += 1;
                 entry.times[1] = entry.times[1].max(counted);
                 entry.times[3] = ts;
@@ -176,18 +229,24 @@ fn run(rule: Rule, start: i64, ops: &[Op]) {
             }
             Op::Advance(by) => {
                 clock += by;
-                pop(&mut table, &mut model, rule, clock, usize::MAX);
+                pop(&mut table, &mut model, (rule, trailing), clock, usize::MAX);
             }
-            Op::Pop(max) => pop(&mut table, &mut model, rule, clock, *max),
+            Op::Pop(max) => pop(&mut table, &mut model, (rule, trailing), clock, *max),
             Op::Take(k) => {
                 let got = table.take(&key(*k), |f| Entry::of(&f.row));
                 assert_eq!(got, model.remove(&key(*k)));
             }
-            Op::Checkpoint => checkpoint(&mut table, &model, &mut disk),
+            Op::Checkpoint => {
+                disk.freeze(&mut table, &model);
+                disk.copy(&mut table, usize::MAX);
+            }
+            Op::Freeze => disk.freeze(&mut table, &model),
+            Op::Copy(rows) => disk.copy(&mut table, *rows),
             Op::Restart { backwards } => {
-                checkpoint(&mut table, &model, &mut disk);
-                table = PendingTable::new(rule);
-                let mut rows: Vec<_> = disk.iter().collect();
+                disk.freeze(&mut table, &model);
+                disk.copy(&mut table, usize::MAX);
+                table = make();
+                let mut rows: Vec<_> = disk.rows.iter().collect();
                 if *backwards {
                     rows.reverse();
                 }
@@ -206,7 +265,7 @@ fn run(rule: Rule, start: i64, ops: &[Op]) {
         let got = table.get(key).map(|p| Entry::of(&p.row));
         assert_eq!(got.as_ref(), Some(entry));
     }
-    pop(&mut table, &mut model, rule, i64::MAX, usize::MAX);
+    pop(&mut table, &mut model, (rule, trailing), i64::MAX, usize::MAX);
     assert!(table.is_empty());
 }
 
@@ -216,10 +275,11 @@ proptest! {
     #[test]
     fn behaves_as_a_sorted_map_that_is_searched(
         rule in rules(),
+        trailing in any::<bool>(),
         start in prop_oneof![Just(0i64), Just(1_700_000_000_000), -1_000_000i64..1_000_000],
         ops in ops(),
     ) {
-        run(rule, start, &ops);
+        run(rule, trailing, start, &ops);
     }
 }
 
@@ -253,6 +313,7 @@ fn a_key_and_a_value_of_a_megabyte_are_kept() {
     let mut batch = DirtyBatch::new();
     table.drain_into(&mut batch);
     assert_eq!((batch.len(), batch.bytes()), (1, (1 << 20) + 1_000_000 + 1 + HEADER_BYTES));
+    assert!(!table.is_frozen());
     assert_eq!(table.pop_due(30_002, 9, |f| assert_eq!(f.row.value.map(<[u8]>::len), Some(1_000_000))), 1);
     table.drain_into(&mut batch);
     assert_eq!(batch.len(), 1, "a tombstone");

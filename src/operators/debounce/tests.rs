@@ -72,9 +72,13 @@ impl Node {
     }
 
     fn checkpoint(&mut self) -> usize {
-        self.call(|op, cx| op.seal(cx));
+        self.call(|op, cx| {
+            op.seal(cx);
+            cx.store(PENDING).begin_seal();
+            while !op.seal_more(cx, 1).unwrap() {}
+        });
         let mut rows = Vec::new();
-        self.stores[0].seal(&mut rows);
+        self.stores[0].end_seal_rows(&mut rows);
         self.backend.write(&rows).unwrap();
         self.stores[0].applied();
         rows.len()

@@ -5,6 +5,8 @@ use serde::Deserialize;
 
 use super::plan::JoinPlan;
 use crate::model::{Expr, Millis};
+use crate::operators::Problem;
+use crate::operators::key_by::check_key;
 
 /// Joins a node's records (left) with those of another node (right), by key.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -74,6 +76,12 @@ impl JoinConfig {
             grace: None,
             plan: None,
         }
+    }
+
+    /// What is wrong with the settings themselves; [`JoinPlan::new`] checks them against what stands on each side.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        self.on.iter().flat_map(|on| check_key("join.on", on)).collect()
     }
 
     /// The expressions, each with the names it may use besides the record's.

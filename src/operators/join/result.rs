@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::config::JoinConfig;
-use crate::model::{EvalError, Expr, Headers, Json, Record, Scope, Timestamp, Value, Window};
+use crate::model::{EvalError, Expr, Headers, Json, NotJson, Record, Scope, Timestamp, Value, Window, pick};
 use crate::operators::{Cx, OperatorError};
 
 /// What a result is made for: what the expression may read besides the two values.
@@ -38,8 +38,19 @@ impl Maker {
     /// # Errors
     /// A value is not JSON, or the expression fails.
     pub(super) fn make(&self, around: &Around<'_>, left: &Value, right: &Value) -> Result<Value, EvalError> {
-        let side =
-            |value: &Value, name: &str| value.json().map_err(|e| EvalError(format!("{e} (the {name} side)")));
+        let side = |value: &Value, name: &str| {
+            let refused = |e: String| EvalError(format!("{e} (the {name} side)"));
+            // `.` is the left value too, of which nothing is known here.
+            if let (Value::Bytes(bytes), Some(expr)) = (value, &self.value)
+                && let Some(fields) = expr.fields_of(name).filter(|_| name != "left" || !expr.reads_value())
+                && let Some(found) =
+                    pick::<Json>(bytes, fields).map_err(|e| refused(NotJson(e.to_string()).to_string()))?
+            {
+                let named = fields.iter().zip(found).filter_map(|(name, value)| Some((name.clone(), value?)));
+                return Ok(Arc::new(Json::Object(named.collect())));
+            }
+            value.json().map_err(|e| refused(e.to_string()))
+        };
         let left_json = side(left, "left")?;
         let right_json = side(right, "right")?;
         let Some(value) = &self.value else {

@@ -12,7 +12,8 @@
 //! never shorter than T allows a partner. But a record that has left alone takes no partner any more (in Kafka Streams it
 //! does): one that comes and finds only such is late, and dropped.
 //!
-//! Records without a value are dropped; so are those without a key, except that one of an outer side leaves at once, alone.
+//! Records without a value are dropped, but count for how far their side has gone on; so are those without a key, except
+//! that one of an outer side leaves at once, alone.
 
 use std::ops::ControlFlow;
 
@@ -195,6 +196,12 @@ impl Operator for StreamStream {
     fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         let side = Side::of(cx.input);
         let outer = self.is_outer(side);
+        let ts = record.ts.0;
+        let newest = &mut self.counters.newest[side.at()];
+        if record.key.is_some() && ts.min(cx.clock.0) > *newest {
+            *newest = ts.min(cx.clock.0);
+            self.dirty = true;
+        }
         let Some(key) = record.key.clone().filter(|_| !record.value.is_null()) else {
             match (&record.key, outer) {
                 (None, true) if !record.value.is_null() => self.send_alone(record, side, cx),
@@ -210,9 +217,6 @@ impl Operator for StreamStream {
         };
         let mut kept = Kept::of(&record);
         let written = std::mem::replace(&mut record.value, Value::Json(json));
-        let ts = record.ts.0;
-        let newest = &mut self.counters.newest[side.at()];
-        *newest = ts.min(cx.clock.0).max(*newest);
         let id = row_id(&key, record.window);
         let place = Place { side, segment: self.segment(ts), id, ts, number: self.counters.next };
         let (partners, missed) = self.partners(&place, cx)?;

@@ -336,6 +336,9 @@ impl Model {
             out.push(format!("{}:{}@{}", one.key, text(one.side, &one.value, "-"), one.ts));
             (one.waits, one.gone) = (false, true);
         }
+        if key.is_some() {
+            self.newest[side] = self.newest[side].max(ts);
+        }
         let (key, value) = match (key, value) {
             (Some(key), Some(value)) => (key, value),
             (None, Some(value)) if outer[side] => {
@@ -351,7 +354,6 @@ impl Model {
                 return out.join(" ");
             }
         };
-        self.newest[side] = self.newest[side].max(ts);
         let newest = self.newest;
         let kept = |side: usize, ts: i64| ts > newest[side] - kept_for || clock <= ts + spans[side] + grace;
         let other = 1 - side;

@@ -6,7 +6,7 @@
 //! of its key.
 //!
 //! With `grace` (versioned tables only) a record waits for rows that come late, until the clock is `grace` past it: that is
-//! the stream's time, the table's does not count. Records leave by timestamp, then key; one that is older than that when
+//! the stream's time (of records with a key and a value), the table's does not count. Records leave by timestamp, then key; one that is older than that when
 //! it comes is joined at once.
 //!
 //! Own store, with `grace` alone: `[0][timestamp, 8][key][number, 8] -> record`, and `[1] -> [1][next number, 8]`.
@@ -171,6 +171,10 @@ impl Operator for StreamTable {
             return Ok(());
         }
         self.join(record, cx)?.map_err(|(record, e)| OperatorError::expression(record, &e))
+    }
+
+    fn moves_time(&self, record: &Record) -> bool {
+        self.room.is_none() || record.key.is_some() && !record.value.is_null()
     }
 
     fn deadline(&self) -> Option<Timestamp> {

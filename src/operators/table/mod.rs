@@ -7,7 +7,8 @@
 //! A plain table takes records in the order in which they come, whatever their timestamps. With `versions` it keeps each
 //! row's history (`versions.rs`), and a record out of order changes the past of its row.
 //!
-//! The node owns the store; joins of the same task read it through a [`TableView`]. Nothing is kept in memory.
+//! The node owns the store; joins of the same task read it through a [`TableView`]. In memory are rows that were read
+//! lately, up to a bound.
 //!
 //! Plain row: `id -> [version = 1][timestamp, 8 bytes][value]`. `id` is the key, followed by the window's bounds if it
 //! has one.
@@ -91,6 +92,8 @@ impl TableConfig {
 
 /// The only store: rows.
 const ROWS: usize = 0;
+/// Rows that were read and are kept in memory, bytes per table and task.
+const READS_BYTES: usize = 32 << 20;
 /// Format of a plain row.
 const VERSION: u8 = 1;
 
@@ -173,6 +176,11 @@ impl Table {
         Table { versions: config.versions.map(|history| Versions::new(history.0)) }
     }
 
+    /// Before the first record.
+    pub fn open(cx: &mut Cx<'_>) {
+        cx.store(ROWS).keep_reads(READS_BYTES);
+    }
+
     /// Sets or deletes the record's row and notes in the record what changed; `None` where the record is dropped.
     ///
     /// # Errors
@@ -220,6 +228,11 @@ fn put(
 }
 
 impl Operator for Table {
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        Table::open(cx);
+        Ok(())
+    }
+
     fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         if let Some(record) = self.update(record, cx)? {
             cx.forward(record);

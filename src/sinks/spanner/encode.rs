@@ -12,7 +12,7 @@ use prost_types::{ListValue, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::model::{Json, Timestamp};
+use crate::model::{Json, Timestamp, Types};
 
 /// What Spanner replaces by the time of the commit.
 const COMMIT_TIMESTAMP: &str = "spanner.commit_timestamp()";
@@ -109,8 +109,21 @@ impl ColumnType {
         kind.ok_or_else(|| format!("{} is no {self}: {}", shown(json), self.wants()))
     }
 
+    /// Can a value of one of these types ever be written here? `null` is the column's own business.
+    pub(super) fn may_take(&self, types: Types) -> bool {
+        let number = Types::INTEGER.or(Types::FLOAT);
+        types.may_be(match self {
+            ColumnType::Json => Types::ANY,
+            ColumnType::Bool => Types::BOOLEAN,
+            ColumnType::Int64 | ColumnType::Timestamp => Types::INTEGER.or(Types::STRING),
+            ColumnType::Float | ColumnType::Numeric | ColumnType::Other(_) => number.or(Types::STRING),
+            ColumnType::String | ColumnType::Bytes | ColumnType::Date => Types::STRING,
+            ColumnType::Array(_) => Types::ARRAY,
+        })
+    }
+
     /// What may be written to a column of this type.
-    fn wants(&self) -> &'static str {
+    pub(super) fn wants(&self) -> &'static str {
         match self {
             ColumnType::Bool => "give true or false",
             ColumnType::Int64 => "give a whole number of at most 64 bits, or its text",

@@ -14,7 +14,7 @@ use prost_types::{ListValue, Value};
 
 use super::encode::{ColumnType, commit_timestamp, key_bytes};
 use super::{Operation, SpannerConfig};
-use crate::model::Json;
+use crate::model::{Json, Types};
 use crate::operators::{Cell, Payload, SinkRow};
 use crate::sinks::SinkError;
 use crate::sinks::columns::Column;
@@ -188,11 +188,22 @@ impl Plan {
                 };
                 return Err(fault(Some(name), message));
             }
-            columns.push(Planned {
-                name: name.clone(),
-                column_type: ColumnType::parse(&found.spanner_type),
-                nullable: found.nullable,
-            });
+            let column_type = ColumnType::parse(&found.spanner_type);
+            if let Column::Expr(expr) = column {
+                let values = expr.types().without(Types::NULL);
+                let only_null = found.nullable && expr.types().may_be(Types::NULL);
+                if !column_type.may_take(values) && !only_null {
+                    let message = format!(
+                        "column `{name}` of table `{at}` is {}, and `{}` is {} by the source's `schema`: {}",
+                        found.spanner_type,
+                        expr.text(),
+                        expr.types(),
+                        column_type.wants()
+                    );
+                    return Err(fault(Some(name), message));
+                }
+            }
+            columns.push(Planned { name: name.clone(), column_type, nullable: found.nullable });
         }
         let position = |name: &str| columns.iter().position(|c| c.name == name);
         let missing = table.columns.iter().filter(|c| position(&c.name).is_none());
@@ -394,6 +405,29 @@ mod tests {
         check(&[("AccountId", "key")], &strict, None);
         let none = Table { others: vec!["accounts".into()], ..Table::default() };
         check(&[("AccountId", "key")], &none, Some(("", "did you mean `accounts`?")));
+    }
+
+    #[test]
+    fn types_that_no_column_takes_are_found_at_the_start() {
+        let check = |types: Types, column: &str, fits: bool| {
+            let mut expr = Expr::new(".x", None);
+            expr.set_types(types);
+            let columns = Columns::new([("AccountId", Expr::new("key", None)), (column, expr)]);
+            let config = SpannerConfig::new("projects/p/instances/i/databases/d", "Accounts", columns);
+            match Plan::new(&config, &accounts()) {
+                Ok(_) => assert!(fits, "{types} into {column}"),
+                Err(SinkError::Config { message, .. }) => {
+                    assert!(!fits && message.contains("by the source's `schema`"), "{message}");
+                }
+                Err(other) => panic!("{other:?}"),
+            }
+        };
+        check(Types::ANY, "Seen", true);
+        check(Types::STRING, "Seen", true);
+        check(Types::BOOLEAN, "Seen", false);
+        check(Types::BOOLEAN.or(Types::NULL), "Seen", true);
+        check(Types::OBJECT, "State", true);
+        check(Types::OBJECT, "Seen", false);
     }
 
     #[test]

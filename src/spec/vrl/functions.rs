@@ -10,10 +10,13 @@ use ::vrl::compiler::{
     Context, Expression, ExpressionError, Function, FunctionExpression, Parameter, Resolved, TypeDef,
     TypeState,
 };
-use ::vrl::diagnostic::{DiagnosticMessage, Span};
+use ::vrl::diagnostic::{DiagnosticMessage, Label, Span};
 use ::vrl::parser::ast::{Node, Opcode};
 use ::vrl::value::Kind;
 use ::vrl::value::kind::Collection;
+
+use super::kinds::types_of;
+use crate::model::Types;
 
 /// Functions that are left out, whether or not the crate's features bring them.
 pub const DENIED: &[&str] = &[
@@ -116,10 +119,71 @@ impl Function for Operator {
     ) -> Compiled {
         let span: Span = cx.span();
         let opcode = OPERATORS.iter().find(|(_, name)| *name == self.0).map_or(Opcode::Eq, |(o, _)| *o);
+        let kind = |name| arguments.required_expr(name).type_def(state).kind().clone();
+        if let Some(never) = Never::new(opcode, &kind("left"), &kind("right"), span) {
+            return Err(Box::new(never));
+        }
         let side = |name| Node::new(span, arguments.required_expr(name));
         let op = Op::new(side("left"), Node::new(span, opcode), side("right"), state)
             .map_err(|e| Box::new(e) as Box<dyn DiagnosticMessage>)?;
         Ok(OperatorCall(op).as_expr())
+    }
+}
+
+/// An operator between types that it can never work with.
+#[derive(Debug)]
+struct Never {
+    opcode: Opcode,
+    left: Types,
+    right: Types,
+    span: Span,
+}
+
+impl Never {
+    fn new(opcode: Opcode, left: &Kind, right: &Kind, span: Span) -> Option<Never> {
+        // Times of VRL's own, made by its functions, have rules of their own.
+        if left.contains_timestamp() || right.contains_timestamp() || left.is_never() || right.is_never() {
+            return None;
+        }
+        let (left, right) = (types_of(left), types_of(right));
+        let number = Types::INTEGER.or(Types::FLOAT);
+        let both = |types: Types| left.may_be(types) && right.may_be(types);
+        let maybe_null = Types::STRING.or(Types::NULL);
+        let possible = match opcode {
+            Opcode::Add => {
+                both(number)
+                    || (left.may_be(Types::STRING) && right.may_be(maybe_null))
+                    || (left.may_be(maybe_null) && right.may_be(Types::STRING))
+            }
+            Opcode::Sub | Opcode::Div => both(number),
+            Opcode::Mul => {
+                both(number)
+                    || (left.may_be(Types::STRING) && right.may_be(Types::INTEGER))
+                    || (left.may_be(Types::INTEGER) && right.may_be(Types::STRING))
+            }
+            Opcode::Gt | Opcode::Ge | Opcode::Lt | Opcode::Le => both(number) || both(Types::STRING),
+            Opcode::And => both(Types::BOOLEAN.or(Types::NULL)),
+            Opcode::Or | Opcode::Eq | Opcode::Ne | Opcode::Err | Opcode::Merge => true,
+        };
+        (!possible).then_some(Never { opcode, left, right, span })
+    }
+}
+
+impl std::fmt::Display for Never {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}` never works between {} and {}", self.opcode, self.left, self.right)
+    }
+}
+
+impl std::error::Error for Never {}
+
+impl DiagnosticMessage for Never {
+    /// None of VRL's own: nothing that can be answered by calling it with `!`.
+    fn code(&self) -> usize {
+        9001
+    }
+    fn labels(&self) -> Vec<Label> {
+        vec![Label::primary(format!("{} and {}", self.left, self.right), self.span)]
     }
 }
 

@@ -1,0 +1,223 @@
+//! What a source makes of the bytes it read.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::known::{Formats, Found, NodeFormats, Parsed};
+use super::settings::Format;
+use super::{primitive, protobuf, wire};
+use crate::model::{Json, Shape, Value, key_text};
+
+/// Why a key or a value is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Bad {
+    /// It is not JSON.
+    #[error("the value is not JSON: {0}")]
+    NotJson(String),
+    /// The bytes are not of the format.
+    #[error("{0}")]
+    Format(String),
+    /// The value does not fit the source's `schema`.
+    #[error("{0}")]
+    Schema(String),
+}
+
+/// Reads the keys and values of one source. Pure but for the schemas in [`Formats`], which never change.
+pub struct Decoder {
+    key: Format,
+    value: Format,
+    formats: Arc<Formats>,
+    node: NodeFormats,
+    shape: Option<Shape>,
+}
+
+impl Decoder {
+    /// A decoder for a source of these formats. `shape`: what its values have to be.
+    #[must_use]
+    pub fn new(
+        key: Format,
+        value: Format,
+        formats: Arc<Formats>,
+        name: &str,
+        shape: Option<Shape>,
+    ) -> Decoder {
+        let node = formats.node(name);
+        Decoder { key, value, formats, node, shape }
+    }
+
+    /// The key as the topology sees it: text.
+    ///
+    /// # Errors
+    /// See [`Bad`].
+    pub fn key(&self, bytes: &Bytes) -> Result<Option<Bytes>, Bad> {
+        if self.key.is_text() || !self.formats.is_live() {
+            return Ok(Some(bytes.clone()));
+        }
+        let json = self.json(self.key, bytes, None).map_err(|e| Bad::Format(format!("the key: {e}")))?;
+        Ok(key_text(&json))
+    }
+
+    /// The value as the topology sees it; `None` where it stays as it is.
+    ///
+    /// # Errors
+    /// See [`Bad`].
+    pub fn value(&self, value: &Value) -> Result<Option<Value>, Bad> {
+        let bytes = match value {
+            Value::Null => return Ok(None),
+            Value::Bytes(bytes) => bytes,
+            Value::Json(json) => {
+                self.check(json)?;
+                return Ok(None);
+            }
+        };
+        let format =
+            if self.formats.is_live() || self.value == Format::Bytes { self.value } else { Format::Json };
+        match format {
+            Format::Bytes => Ok(None),
+            // Nobody asks for a field yet: it is only looked through.
+            Format::Json if self.shape.is_none() => {
+                serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
+                    .map_err(|e| Bad::NotJson(e.to_string()))?;
+                Ok(None)
+            }
+            Format::Json => {
+                let json: Json = serde_json::from_slice(bytes).map_err(|e| Bad::NotJson(e.to_string()))?;
+                self.check(&json)?;
+                Ok(Some(Value::Json(Arc::new(json))))
+            }
+            format => {
+                let json = self
+                    .json(format, bytes, self.node.reader.as_deref())
+                    .map_err(|e| Bad::Format(format!("the value: {e}")))?;
+                self.check(&json)?;
+                Ok(Some(Value::Json(Arc::new(json))))
+            }
+        }
+    }
+
+    fn check(&self, json: &Json) -> Result<(), Bad> {
+        self.shape.as_ref().map_or(Ok(()), |shape| shape.check(json).map_err(Bad::Schema))
+    }
+
+    fn json(&self, format: Format, bytes: &[u8], reader: Option<&Parsed>) -> Result<Json, String> {
+        if !format.has_schema() {
+            return primitive::decode(format, bytes);
+        }
+        let (id, rest) = wire::split(bytes)?;
+        let parsed = match self.formats.known(id) {
+            Some(Found::Schema(parsed)) => parsed,
+            Some(Found::None(why)) => return Err(why.to_string()),
+            None => return Err(format!("the schema id {id} was not looked up")),
+        };
+        match (&*parsed, format) {
+            (Parsed::Avro(schema), Format::Avro) => {
+                let reader = match reader {
+                    Some(Parsed::Avro(reader)) => Some(&**reader),
+                    _ => None,
+                };
+                schema.decode(rest, reader)
+            }
+            (Parsed::Protobuf(schema), Format::Protobuf) => {
+                let (path, rest) = wire::split_path(rest)?;
+                protobuf::decode(&schema.message_at(&path)?, rest)
+            }
+            (Parsed::Avro(_), _) => Err(format!("the schema {id} is Avro, and the format is protobuf")),
+            (Parsed::Protobuf(_), _) => Err(format!("the schema {id} is Protobuf, and the format is avro")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn decoder(key: Format, value: Format, live: bool, shape: Option<Json>) -> Decoder {
+        let formats = Arc::new(Formats::new(None));
+        if live {
+            formats.go_live();
+        }
+        formats.put(
+            1,
+            "AVRO",
+            r#"{"type": "record", "name": "R", "fields": [{"name": "id", "type": "long"}]}"#,
+        );
+        formats.put(2, "PROTOBUF", "syntax = \"proto3\"; message P { int32 id = 1; }");
+        formats.put(3, "JSON", "{}");
+        let shape =
+            shape.map(|json| serde_json::from_value::<crate::model::Field>(json).expect("is a shape").shape);
+        Decoder::new(key, value, formats, "n", shape)
+    }
+
+    fn check(format: Format, bytes: &[u8], expected: Result<Json, &str>) {
+        let decoder = decoder(Format::Json, format, true, None);
+        let got = decoder.value(&Value::Bytes(Bytes::copy_from_slice(bytes)));
+        match (got, expected) {
+            (Ok(value), Ok(json)) => assert_eq!(value.map(|v| v.show()).unwrap_or_default(), json),
+            (Err(e), Err(part)) => assert!(e.to_string().contains(part), "{e}"),
+            (got, expected) => panic!("{got:?}, not {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn bytes_become_json_by_their_format() {
+        check(Format::Json, b"{\"a\":1}", Ok(Json::Null));
+        check(Format::Json, b"{", Err("the value is not JSON"));
+        check(Format::Bytes, b"\xff", Ok(Json::Null));
+        check(Format::String, b"hi", Ok(json!("hi")));
+        check(Format::Long, &7i64.to_be_bytes(), Ok(json!(7)));
+        check(Format::Long, b"7", Err("the value: 1 bytes are no long"));
+        check(Format::Avro, &[0, 0, 0, 0, 1, 14], Ok(json!({"id": 7})));
+        check(Format::Protobuf, &[0, 0, 0, 0, 2, 0, 8, 7], Ok(json!({"id": 7})));
+    }
+
+    #[test]
+    fn bad_bytes_say_why() {
+        check(Format::Avro, &[1, 0, 0, 0, 1, 14], Err("the first byte is 1, not 0"));
+        check(Format::Avro, &[0, 0], Err("2 bytes are too few"));
+        check(Format::Avro, &[0, 0, 0, 0, 1], Err("no value of the Avro schema"));
+        check(Format::Avro, &[0, 0, 0, 0, 2, 14], Err("the schema 2 is Protobuf, and the format is avro"));
+        check(Format::Protobuf, &[0, 0, 0, 0, 1, 0], Err("the schema 1 is Avro, and the format is protobuf"));
+        check(Format::Avro, &[0, 0, 0, 0, 3, 14], Err("it is a schema of type JSON"));
+        check(Format::Avro, &[0, 0, 0, 0, 9, 14], Err("the schema id 9 was not looked up"));
+        check(Format::Protobuf, &[0, 0, 0, 0, 2, 2, 10], Err("no message at index [5]"));
+    }
+
+    #[test]
+    fn keys_become_text() {
+        let check = |format: Format, bytes: &[u8], expected: Result<&str, &str>| {
+            let got = decoder(format, Format::Json, true, None).key(&Bytes::copy_from_slice(bytes));
+            match (got, expected) {
+                (Ok(key), Ok(text)) => assert_eq!(key.as_deref(), Some(text.as_bytes())),
+                (Err(e), Err(part)) => assert!(e.to_string().contains(part), "{e}"),
+                (got, expected) => panic!("{got:?}, not {expected:?}"),
+            }
+        };
+        check(Format::Long, &42i64.to_be_bytes(), Ok("42"));
+        check(Format::String, b"a", Ok("a"));
+        check(Format::Avro, &[0, 0, 0, 0, 1, 14], Ok("{\"id\":7}"));
+        check(Format::Long, b"42", Err("the key: 2 bytes are no long"));
+    }
+
+    #[test]
+    fn a_value_that_does_not_fit_the_schema_is_refused() {
+        let decoder = |live| decoder(Format::Json, Format::Json, live, Some(json!({"id": "integer"})));
+        for live in [true, false] {
+            let value = |text: &'static str| decoder(live).value(&Value::Bytes(Bytes::from(text)));
+            assert_eq!(value("{\"id\":1}"), Ok(Some(Value::from(json!({"id": 1})))));
+            assert_eq!(
+                value("{\"id\":\"x\"}"),
+                Err(Bad::Schema("the field `id` is \"x\", no integer".into()))
+            );
+            assert_eq!(decoder(live).value(&Value::Null), Ok(None));
+        }
+    }
+
+    #[test]
+    fn where_nothing_is_connected_values_are_json() {
+        let decoder = decoder(Format::Long, Format::Avro, false, None);
+        assert_eq!(decoder.value(&Value::Bytes(Bytes::from("{\"id\":7}"))), Ok(None));
+        assert_eq!(decoder.key(&Bytes::from("42")), Ok(Some(Bytes::from("42"))));
+    }
+}

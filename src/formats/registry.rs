@@ -1,0 +1,274 @@
+//! The client of a schema registry with Confluent's API: five questions over HTTP, one attempt each. Who asks decides
+//! whether to ask again.
+//!
+//! `schema_registry_converter` was looked at: it fetches while it decodes, which a task may not do, and keeps failures.
+
+use std::time::Duration;
+
+use reqwest::{Client, Method, StatusCode};
+use serde::Deserialize;
+
+use super::settings::RegistryConfig;
+use crate::model::Json;
+
+/// A schema in the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// Its id, where the question did not already say it.
+    pub id: Option<u32>,
+    /// `AVRO`, `PROTOBUF` or `JSON`.
+    pub kind: String,
+    /// The schema's text.
+    pub text: String,
+    /// Names under which it refers to others, and their text.
+    pub references: Vec<(String, String)>,
+}
+
+/// Why a question was not answered.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum RegistryError {
+    /// There is no such schema or subject.
+    #[error("{0}")]
+    Unknown(String),
+    /// The registry refuses: asking again does not help.
+    #[error("{0}")]
+    Refused(String),
+    /// It contradicts what is there.
+    #[error("{0}")]
+    Conflict(String),
+    /// The registry does not answer, or cannot now.
+    #[error("{0}")]
+    Away(String),
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    id: Option<u32>,
+    #[serde(rename = "schemaType")]
+    kind: Option<String>,
+    schema: Option<String>,
+    references: Option<Vec<Reference>>,
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    name: String,
+    subject: String,
+    version: i32,
+}
+
+/// More files than this behind one schema are refused.
+const REFERENCES_MAX: usize = 256;
+/// After a conflict the schema is looked for so often, with this pause before.
+const CONFLICT_LOOKS: usize = 5;
+const CONFLICT_PAUSE: Duration = Duration::from_millis(300);
+/// A longer answer is no schema.
+const BODY_MAX: usize = 8 << 20;
+
+/// Asks one registry.
+pub struct RegistryClient {
+    client: Client,
+    config: RegistryConfig,
+    base: String,
+}
+
+impl RegistryClient {
+    /// A client; connects when it is asked something.
+    ///
+    /// # Errors
+    /// The machine's TLS or DNS settings cannot be used.
+    pub fn new(config: &RegistryConfig) -> Result<RegistryClient, String> {
+        let client = Client::builder()
+            .user_agent(concat!("slackwater/", env!("CARGO_PKG_VERSION")))
+            .no_proxy()
+            .retry(reqwest::retry::never())
+            .hickory_dns(true)
+            .connect_timeout(Duration::from_secs(2))
+            .timeout(config.timeout.duration())
+            .build()
+            .map_err(|e| e.to_string())?;
+        Ok(RegistryClient {
+            client,
+            config: config.clone(),
+            base: config.url.trim_end_matches('/').to_owned(),
+        })
+    }
+
+    /// Does it answer?
+    ///
+    /// # Errors
+    /// It does not, or refuses.
+    pub async fn ping(&self) -> Result<(), RegistryError> {
+        self.ask(Method::GET, "/subjects", None).await.map(drop)
+    }
+
+    /// The schema of an id, with everything it refers to.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn by_id(&self, id: u32) -> Result<Registered, RegistryError> {
+        let answer = self.ask(Method::GET, &format!("/schemas/ids/{id}"), None).await?;
+        self.registered(parse(&answer)?).await
+    }
+
+    /// The latest schema of a subject.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn latest(&self, subject: &str) -> Result<Registered, RegistryError> {
+        let path = format!("/subjects/{}/versions/latest", escaped(subject));
+        let answer = self.ask(Method::GET, &path, None).await?;
+        self.registered(parse(&answer)?).await
+    }
+
+    /// The id of this schema under a subject; with `register` it is put there if it is not.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]; not compatible with the subject's other schemas is [`RegistryError::Refused`].
+    pub async fn id_of(
+        &self,
+        subject: &str,
+        kind: &str,
+        text: &str,
+        register: bool,
+    ) -> Result<u32, RegistryError> {
+        // Avro is the registry's default, and older ones do not know the field.
+        let body = match kind {
+            "AVRO" => serde_json::json!({ "schema": text }),
+            kind => serde_json::json!({ "schema": text, "schemaType": kind }),
+        };
+        let path = format!("/subjects/{}", escaped(subject));
+        let look_up = || self.id(&path, &body);
+        // First, so that nothing is written where nothing has to be.
+        match look_up().await {
+            Err(RegistryError::Unknown(_)) if register => {}
+            other => return other,
+        }
+        match self.id(&format!("{path}/versions"), &body).await {
+            Err(RegistryError::Conflict(message)) => {
+                // Incompatible; or somebody else, or an earlier question of ours that came to nothing, is just putting it
+                // there.
+                for _ in 0..CONFLICT_LOOKS {
+                    tokio::time::sleep(CONFLICT_PAUSE).await;
+                    if let Ok(id) = look_up().await {
+                        return Ok(id);
+                    }
+                }
+                Err(RegistryError::Refused(message))
+            }
+            other => other,
+        }
+    }
+
+    async fn id(&self, path: &str, body: &Json) -> Result<u32, RegistryError> {
+        let answer = parse(&self.ask(Method::POST, path, Some(body)).await?)?;
+        answer.id.ok_or_else(|| RegistryError::Refused("the registry's answer has no `id`".into()))
+    }
+
+    async fn registered(&self, answer: Answer) -> Result<Registered, RegistryError> {
+        let text = answer
+            .schema
+            .ok_or_else(|| RegistryError::Refused("the registry's answer has no `schema`".into()))?;
+        let mut references: Vec<(String, String)> = Vec::new();
+        let mut open = answer.references.unwrap_or_default();
+        while let Some(Reference { name, subject, version }) = open.pop() {
+            if references.iter().any(|(known, _)| *known == name) {
+                continue;
+            }
+            if references.len() >= REFERENCES_MAX {
+                return Err(RegistryError::Refused(format!("more than {REFERENCES_MAX} references")));
+            }
+            let path = format!("/subjects/{}/versions/{version}", escaped(&subject));
+            let answer = parse(&self.ask(Method::GET, &path, None).await?)?;
+            references.push((name, answer.schema.unwrap_or_default()));
+            open.extend(answer.references.unwrap_or_default());
+        }
+        // What is referred to comes before what refers to it.
+        references.reverse();
+        Ok(Registered { id: answer.id, kind: answer.kind.unwrap_or_else(|| "AVRO".into()), text, references })
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<&Json>) -> Result<Vec<u8>, RegistryError> {
+        let mut request = self
+            .client
+            .request(method, format!("{}{path}", self.base))
+            .header("accept", "application/vnd.schemaregistry.v1+json, application/json");
+        if let Some(body) = body {
+            request = request
+                .header("content-type", "application/vnd.schemaregistry.v1+json")
+                .body(body.to_string());
+        }
+        if let Some(token) = &self.config.token {
+            request = request.bearer_auth(token);
+        } else if let Some(user) = &self.config.username {
+            request = request.basic_auth(user, self.config.password.as_deref());
+        }
+        let away = |e: reqwest::Error| RegistryError::Away(format!("{}: {}", self.base, causes(&e)));
+        let response = request.send().await.map_err(away)?;
+        let status = response.status();
+        let bytes = response.bytes().await.map_err(away)?;
+        if status.is_success() {
+            if bytes.len() > BODY_MAX {
+                return Err(RegistryError::Refused(format!("an answer of {} bytes", bytes.len())));
+            }
+            return Ok(bytes.to_vec());
+        }
+        let said = serde_json::from_slice::<Json>(&bytes).ok();
+        let message = said.as_ref().and_then(|json| json.get("message")?.as_str());
+        let code = said.as_ref().and_then(|json| json.get("error_code")?.as_i64());
+        let text = format!("{status}: {}", message.unwrap_or("the registry does not say why"));
+        Err(match status {
+            // A path that is not the registry's is 404 too, but has no code of its own.
+            StatusCode::NOT_FOUND if code.is_some_and(|c| (40_401..=40_403).contains(&c) || c == 404) => {
+                RegistryError::Unknown(text)
+            }
+            StatusCode::NOT_FOUND => RegistryError::Refused(format!(
+                "{}{path} is not there ({text}): `url` has to end before `/subjects`",
+                self.base
+            )),
+            StatusCode::CONFLICT => RegistryError::Conflict(text),
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => RegistryError::Away(text),
+            status if status.is_server_error() => RegistryError::Away(text),
+            _ => RegistryError::Refused(text),
+        })
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Answer, RegistryError> {
+    serde_json::from_slice(bytes)
+        .map_err(|e| RegistryError::Refused(format!("the registry's answer is not what was asked for: {e}")))
+}
+
+/// The error with what caused it: reqwest's own words leave it out.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut out = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        out = format!("{out}: {inner}");
+        cause = inner.source();
+    }
+    out
+}
+
+/// A subject inside of a path: every byte that is not safe there as `%XX`.
+fn escaped(subject: &str) -> String {
+    let mut out = String::with_capacity(subject.len());
+    for byte in subject.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => out.push(char::from(byte)),
+            other => out.push_str(&format!("%{other:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_is_one_part_of_a_path() {
+        assert_eq!(escaped("orders-value"), "orders-value");
+        assert_eq!(escaped("a/b c:ü"), "a%2Fb%20c%3A%C3%BC");
+    }
+}

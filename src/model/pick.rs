@@ -1,0 +1,105 @@
+//! A few fields of a JSON object, without making the rest of it.
+//!
+//! Called where an expression says which fields it reads. The whole text is still checked to be JSON, as a source checks it
+//! (in a text that is passed over, an escaped half of a surrogate pair is let through); of a name that is there twice the
+//! last counts, as in a whole parse.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, de::DeserializeOwned};
+
+/// The values of those fields, `None` where one is missing; `Ok(None)`: the text is no object.
+///
+/// # Errors
+/// The bytes are not JSON.
+pub fn pick<T: DeserializeOwned>(
+    bytes: &[u8],
+    fields: &[String],
+) -> Result<Option<Vec<Option<T>>>, serde_json::Error> {
+    if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
+        return Ok(None);
+    }
+    let mut found: Vec<Option<T>> = fields.iter().map(|_| None).collect();
+    let mut text = serde_json::Deserializer::from_slice(bytes);
+    (&mut text).deserialize_map(Fields { names: fields, found: &mut found })?;
+    text.end()?;
+    Ok(Some(found))
+}
+
+struct Fields<'a, T> {
+    names: &'a [String],
+    found: &'a mut [Option<T>],
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<'_, T> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(at) = map.next_key_seed(Name(self.names))? {
+            match at.and_then(|at| self.found.get_mut(at)) {
+                Some(place) => *place = Some(map.next_value()?),
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A key as its place in the list.
+struct Name<'a>(&'a [String]);
+
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = Option<usize>;
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Option<usize>, D::Error> {
+        d.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Name<'_> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Option<usize>, E> {
+        Ok(self.0.iter().position(|n| n == name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Json;
+
+    #[test]
+    fn fields_are_those_of_a_whole_parse() {
+        let names: Vec<String> = ["a", "b c", "ä"].map(String::from).into();
+        for text in [
+            r#"{}"#,
+            r#" {"a": 1, "x": {"a": [2]}, "b c": {"d": null}}"#,
+            r#"{"a":1,"a":{"z":2}}"#,
+            r#"{"\u0061": "v", "ä": [1, {"a": 2}], "b c": null}"#,
+        ] {
+            let whole: Json = serde_json::from_str(text).unwrap();
+            let picked = pick::<Json>(text.as_bytes(), &names).unwrap().unwrap();
+            for (name, value) in names.iter().zip(picked) {
+                assert_eq!(whole.get(name), value.as_ref(), "{text} {name}");
+            }
+        }
+        for other in ["[1]", "null", " 7 ", "\"{}\"", ""] {
+            assert!(pick::<Json>(other.as_bytes(), &names).unwrap().is_none(), "{other}");
+        }
+        for bad in ["{", r#"{"a":}"#, r#"{"x":tru}"#, r#"{"a":1} x"#] {
+            assert!(pick::<Json>(bad.as_bytes(), &names).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Which kinds of JSON an expression may give: what is known of its result before any record.
+
+use std::fmt;
+
+/// A set of kinds of JSON.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Types(u8);
+
+/// Every kind with its name.
+const ALL: [(Types, &str); 7] = [
+    (Types::NULL, "null"),
+    (Types::BOOLEAN, "boolean"),
+    (Types::INTEGER, "integer"),
+    (Types::FLOAT, "float"),
+    (Types::STRING, "string"),
+    (Types::ARRAY, "array"),
+    (Types::OBJECT, "object"),
+];
+
+impl Types {
+    /// `null`.
+    pub const NULL: Types = Types(1);
+    /// `true`, `false`.
+    pub const BOOLEAN: Types = Types(2);
+    /// Whole numbers.
+    pub const INTEGER: Types = Types(4);
+    /// Other numbers.
+    pub const FLOAT: Types = Types(8);
+    /// Text.
+    pub const STRING: Types = Types(16);
+    /// Arrays.
+    pub const ARRAY: Types = Types(32);
+    /// Objects.
+    pub const OBJECT: Types = Types(64);
+    /// Anything.
+    pub const ANY: Types = Types(127);
+    /// None of them.
+    pub const NEVER: Types = Types(0);
+
+    /// Those of both sets.
+    #[must_use]
+    pub const fn or(self, other: Types) -> Types {
+        Types(self.0 | other.0)
+    }
+
+    /// Is one of these possible?
+    #[must_use]
+    pub const fn may_be(self, other: Types) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Those that are not in the other set.
+    #[must_use]
+    pub const fn without(self, other: Types) -> Types {
+        Types(self.0 & !other.0)
+    }
+}
+
+impl fmt::Display for Types {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = ALL.iter().filter(|(t, _)| self.may_be(*t)).map(|(_, name)| *name).collect();
+        f.write_str(&names.join(" or "))
+    }
+}
+
+impl fmt::Debug for Types {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Types({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_of_kinds_is_named() {
+        let number = Types::INTEGER.or(Types::FLOAT);
+        assert_eq!(number.to_string(), "integer or float");
+        assert!(Types::ANY.may_be(Types::NULL) && !number.may_be(Types::STRING));
+        assert_eq!(number.without(Types::INTEGER), Types::FLOAT);
+        assert_eq!(Types::NEVER.to_string(), "");
+    }
+}

@@ -1,0 +1,192 @@
+//! A topology in words: what runs together, by which key, with what state and which topics of its own.
+
+use serde::Serialize;
+
+use super::{Changelog, ClockMode, Guarantee, NodeKind, OnFailure, Topology};
+
+/// What `slackwater explain` says; the fields' names are its JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// Consumer group and prefix of internal topics.
+    pub name: String,
+    /// What is promised, sentence by sentence.
+    pub guarantees: Vec<String>,
+    /// Sets of nodes that run together: one task of each per partition.
+    pub sub_topologies: Vec<SubExplanation>,
+    /// Where records go that cannot be processed.
+    pub errors: String,
+}
+
+/// One sub-topology.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SubExplanation {
+    /// Named after its first source.
+    pub name: String,
+    /// The topics of which a task reads one partition each.
+    pub reads: Vec<String>,
+    /// The changelog, where there is one.
+    pub changelog: Option<String>,
+    /// Topics of its own that it writes: their records change to the task of their new key.
+    pub repartition_topics: Vec<RepartitionExplanation>,
+    /// Its nodes in declared order.
+    pub nodes: Vec<NodeExplanation>,
+}
+
+/// One internal topic between two sub-topologies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RepartitionExplanation {
+    /// The topic.
+    pub topic: String,
+    /// The node whose key it is.
+    pub node: String,
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NodeExplanation {
+    /// Its name.
+    pub name: String,
+    /// Source, operator or sink.
+    pub role: &'static str,
+    /// Its kind and settings in short.
+    pub what: String,
+    /// What it reads.
+    pub from: Vec<String>,
+    /// By what its records are keyed from here on.
+    pub key: String,
+    /// What it keeps, if anything.
+    pub state: Option<String>,
+    /// What a sink promises.
+    pub writes: Option<&'static str>,
+}
+
+impl Topology {
+    /// Says what there is.
+    #[must_use]
+    pub fn explain(&self) -> Explanation {
+        let keys = self.keys();
+        let repartitions = self.repartitions();
+        let subs = self.subs.iter().enumerate();
+        let sub_topologies = subs
+            .map(|(n, sub)| {
+                let written = repartitions.iter().filter(|r| sub.nodes.contains(&r.sink));
+                let nodes = sub.nodes.iter().filter(|n| self.nodes[**n].made_for.is_none());
+                SubExplanation {
+                    name: sub.name.clone(),
+                    reads: sub.topics.clone(),
+                    changelog: self.changelog(n).filter(|_| self.settings.state.changelog == Changelog::On),
+                    repartition_topics: written
+                        .map(|r| RepartitionExplanation {
+                            topic: r.topic.clone(),
+                            node: self.nodes[r.node].name.clone(),
+                        })
+                        .collect(),
+                    nodes: nodes.map(|n| self.explain_node(*n, &keys)).collect(),
+                }
+            })
+            .collect();
+        let errors = match (self.settings.errors.policy(), &self.settings.errors.dead_letter) {
+            (OnFailure::DeadLetter, Some(dead_letter)) => {
+                format!("a record that cannot be processed goes to `{}`, with its reason", dead_letter.topic)
+            }
+            (OnFailure::Skip, _) => "a record that cannot be processed is dropped and counted".to_owned(),
+            _ => "a record that cannot be processed stops its task".to_owned(),
+        };
+        Explanation { name: self.name.clone(), guarantees: self.guarantees(), sub_topologies, errors }
+    }
+
+    fn guarantees(&self) -> Vec<String> {
+        let settings = &self.settings;
+        let mut out = Vec::new();
+        let stateful = self.subs.iter().any(|sub| sub.stateful);
+        match settings.state.changelog {
+            Changelog::On if stateful => out.push(format!(
+                "state is exactly once: every {} what changed and the source offsets are committed in one transaction",
+                settings.state.checkpoint
+            )),
+            Changelog::Off if stateful => {
+                out.push("state is made again from the oldest event without a durable effect".to_owned());
+            }
+            Changelog::On | Changelog::Off => out.push(format!(
+                "source offsets are committed every {}, behind what they caused",
+                settings.state.checkpoint
+            )),
+        }
+        out.push(match settings.guarantee {
+            Guarantee::ExactlyOnce => {
+                "records to Kafka are exactly once for readers with isolation.level=read_committed".to_owned()
+            }
+            Guarantee::AtLeastOnce => "sinks are at least once, in the order of each key".to_owned(),
+        });
+        out.push(match settings.time.clock {
+            ClockMode::Hybrid => format!(
+                "time is that of the records, at most {} ahead of the wall clock, and the wall clock's where a source \
+                 is caught up",
+                settings.time.max_skew
+            ),
+            ClockMode::Stream => "time is that of the records alone".to_owned(),
+        });
+        out
+    }
+
+    /// By what the records that leave each node are keyed. Nodes come after what they read, but for those put in.
+    fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<Option<String>> = vec![None; self.nodes.len()];
+        // As often as a chain may be long: the nodes that were put in stand at the end.
+        for _ in 0..self.nodes.len() {
+            for n in 0..self.nodes.len() {
+                keys[n] = self.key_of(n, &keys);
+            }
+        }
+        keys.into_iter().map(|key| key.unwrap_or_else(|| "the record's key".into())).collect()
+    }
+
+    fn key_of(&self, n: usize, keys: &[Option<String>]) -> Option<String> {
+        let node = &self.nodes[n];
+        let own = match &node.kind {
+            NodeKind::Source(source) => {
+                let from = self.repartitions().into_iter().find(|r| r.source == n);
+                return match from {
+                    Some(r) => keys[self.nodes[r.sink].inputs.first()?.node].clone(),
+                    None if source.topics().is_empty() => Some("the record's key".into()),
+                    None => Some("the topic's key".into()),
+                };
+            }
+            NodeKind::Operator(config) => config.key_expr(),
+            NodeKind::Sink(_) => None,
+        };
+        match own {
+            Some(expr) => Some(expr),
+            None => keys[node.inputs.first()?.node].clone(),
+        }
+    }
+
+    fn explain_node(&self, n: usize, keys: &[String]) -> NodeExplanation {
+        let node = &self.nodes[n];
+        let readers = self.readers(n).next().is_some();
+        let (role, state, writes) = match &node.kind {
+            NodeKind::Source(_) => ("source", node.table.map(|t| t.state_kind().to_owned()), None),
+            NodeKind::Operator(config) => ("operator", config.state_shape(), None),
+            NodeKind::Sink(sink) => {
+                let exactly = sink.topic().is_some() && self.settings.guarantee == Guarantee::ExactlyOnce;
+                let state = readers.then(|| "rows on their way".to_owned());
+                ("sink", state, Some(if exactly { "exactly once" } else { "at least once" }))
+            }
+        };
+        NodeExplanation {
+            name: node.name.clone(),
+            role,
+            what: self.label(n),
+            from: self.edges(n).into_iter().map(|(from, port, _)| self.output_name(from, port)).collect(),
+            key: keys[n].clone(),
+            state,
+            writes,
+        }
+    }
+
+    /// A node's name, with that of its output where it has several.
+    fn output_name(&self, n: usize, port: u16) -> String {
+        let name = &self.nodes[n].name;
+        self.port_name(n, port).map_or_else(|| name.clone(), |port| format!("{name}.{port}"))
+    }
+}

@@ -1,0 +1,167 @@
+//! What a topology says about formats: the schemas that its nodes name, and the keys that must be alike.
+//!
+//! Called by the builder. Files with schemas are read here, so that what is wrong with them is a problem of the
+//! topology like any other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::builder::problem;
+use super::{GraphProblem, Node, NodeKind, Settings, SourceConfig, SubTopology};
+use crate::formats::{Format, Formats, SchemaProblem, WriterSchema};
+use crate::model::Shape;
+use crate::sinks::{KafkaSinkConfig, SinkConfig};
+
+/// Reads every schema that is named in the topology.
+pub(super) fn load(
+    settings: &Settings,
+    nodes: &[(String, NodeKind, Vec<String>)],
+    shapes: &BTreeMap<String, Shape>,
+    problems: &mut Vec<GraphProblem>,
+) -> Arc<Formats> {
+    let mut formats = Formats::new(settings.schema_registry.clone());
+    if let Some(registry) = &settings.schema_registry {
+        problems.extend(registry.check().into_iter().map(|(field, message, help)| GraphProblem {
+            code: "graph::setting",
+            node: None,
+            field: format!("schema_registry.{field}"),
+            message,
+            help: Some(help),
+        }));
+    }
+    for (name, kind, _) in nodes {
+        let mut wrong = |found: SchemaProblem| {
+            let field = format!("kafka.{}", found.field);
+            problems.push(problem("graph::schema", name, &field, &found.message, Some(found.help)));
+        };
+        match kind {
+            NodeKind::Source(SourceConfig::Kafka(source)) => {
+                if let Some(reader) = &source.reader_schema
+                    && let Err(e) = formats.add_reader(name, source.format, reader)
+                {
+                    wrong(e);
+                }
+                for (field, format) in [("format", source.format), ("key_format", source.key_format)] {
+                    needs_registry(settings, name, field, format, problems);
+                }
+            }
+            NodeKind::Source(source) => {
+                let format = source.format();
+                if !matches!(format, Format::Json | Format::String | Format::Bytes) {
+                    let (kind, help) = match source {
+                        SourceConfig::File(_) => ("file", "a line is `json`, `string` or `bytes`"),
+                        _ => ("stdin", "a line is `json`, `string` or `bytes`"),
+                    };
+                    let message = format!("a line of text is no {}", format.name());
+                    let field = format!("{kind}.format");
+                    problems.push(problem("graph::format", name, &field, &message, Some(help.into())));
+                }
+            }
+            NodeKind::Sink(sink) => {
+                let SinkConfig::Kafka(sink) = &**sink else { continue };
+                load_sink(&mut formats, settings, name, sink, problems);
+            }
+            NodeKind::Operator(_) => {}
+        }
+        if let (NodeKind::Source(source), Some(_)) = (kind, shapes.get(name))
+            && source.format() == Format::Bytes
+        {
+            problems.push(problem(
+                "graph::format",
+                name,
+                "schema",
+                "with `format: bytes` nobody looks into values, and a `schema` says what is in them",
+                Some("remove the schema, or name the format that they have".into()),
+            ));
+        }
+    }
+    Arc::new(formats)
+}
+
+fn load_sink(
+    formats: &mut Formats,
+    settings: &Settings,
+    name: &str,
+    sink: &KafkaSinkConfig,
+    problems: &mut Vec<GraphProblem>,
+) {
+    let default = WriterSchema::default();
+    let parts = [
+        (false, "format", "writer_schema", sink.format, &sink.writer_schema),
+        (true, "key_format", "key_writer_schema", sink.key_format, &sink.key_writer_schema),
+    ];
+    for (is_key, field, schema_field, format, schema) in parts {
+        needs_registry(settings, name, field, format, problems);
+        if !format.has_schema() {
+            if schema.is_some() {
+                let message = format!("`{field}: {}` has no schema", format.name());
+                let field = format!("kafka.{schema_field}");
+                let help = "remove it, or write `avro` or `protobuf` as the format";
+                problems.push(problem("graph::schema", name, &field, &message, Some(help.into())));
+            }
+            continue;
+        }
+        let schema = schema.as_deref().unwrap_or(&default);
+        if let Err(found) = formats.add_writer(name, &sink.topic, is_key, format, schema) {
+            let field = format!("kafka.{}", found.field);
+            problems.push(problem("graph::schema", name, &field, &found.message, Some(found.help)));
+        }
+    }
+}
+
+fn needs_registry(
+    settings: &Settings,
+    node: &str,
+    field: &str,
+    format: Format,
+    problems: &mut Vec<GraphProblem>,
+) {
+    if format.has_schema() && settings.schema_registry.is_none() {
+        problems.push(problem(
+            "graph::registry",
+            node,
+            &format!("kafka.{field}"),
+            &format!(
+                "`{}` needs a schema registry, and the topology does not say where it is",
+                format.name()
+            ),
+            Some("add `schema_registry: { url: \"http://localhost:8081\" }`".into()),
+        ));
+    }
+}
+
+/// Topics that are read together must have the same bytes for the same key: they were partitioned by them.
+pub(super) fn check_keys(nodes: &[Node], subs: &[SubTopology]) -> Result<(), Vec<GraphProblem>> {
+    let mut problems = Vec::new();
+    for sub in subs.iter().filter(|sub| sub.stateful && sub.topics.len() > 1) {
+        let sources: Vec<(&Node, Format)> = sub
+            .nodes
+            .iter()
+            .filter_map(|n| match &nodes[*n].kind {
+                NodeKind::Source(source) => Some((&nodes[*n], source.key_format())),
+                _ => None,
+            })
+            .collect();
+        let same = |a: Format, b: Format| a == b || (a.is_text() && b.is_text());
+        let Some((odd, format)) = sources.iter().find(|(_, format)| !format.is_text()) else { continue };
+        let Some((other, theirs)) = sources.iter().find(|(_, f)| !same(*f, *format)) else { continue };
+        let other_is = if theirs.is_text() { "text" } else { theirs.name() };
+        problems.push(problem(
+            "graph::key_format",
+            &odd.name,
+            "kafka.key_format",
+            &format!(
+                "its keys are {}, those of `{}` are {other_is}, and both are read together: the same key is in \
+                 different partitions",
+                format.name(),
+                other.name,
+            ),
+            Some(format!(
+                "send them through a topic of the topology's own: `{0}-by-key: {{ from: {0}, key_by: key }}`, and read \
+                 that",
+                odd.name
+            )),
+        ));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
