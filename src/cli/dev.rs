@@ -591,7 +591,8 @@ fn make_topics(broker: &MockBroker, topology: &Topology) -> Result<Vec<String>, 
         NodeKind::Source(_) | NodeKind::Operator(_) => None,
     });
     let dead_letter = topology.settings.errors.dead_letter.as_ref().map(|d| (d.topic.clone(), 1));
-    let named = topology.source_topics().into_iter().chain(sinks).map(|t| (t, feed::PARTITIONS));
+    let sources = topology.source_topics().into_iter().chain(topology.global_topics());
+    let named = sources.chain(sinks).map(|t| (t, feed::PARTITIONS));
     for (topic, partitions) in named.chain(dead_letter) {
         if !topics.iter().any(|(t, _)| *t == topic) {
             topics.push((topic, partitions));

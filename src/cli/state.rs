@@ -116,9 +116,9 @@ fn open(registry: &Registry, place: &Place) -> Result<Opened, Exit> {
         return Err(Exit::failed(format!("there is no state in {}", dir.display())));
     };
     let all = lock.tasks().map_err(|e| Exit::failed(e.to_string()))?;
-    let known: Vec<String> = all.iter().map(name).collect();
+    let known: Vec<String> = all.iter().map(TaskDir::name).collect();
     let tasks: Vec<TaskDir> =
-        all.into_iter().filter(|t| place.task.as_ref().is_none_or(|wanted| *wanted == name(t))).collect();
+        all.into_iter().filter(|t| place.task.as_ref().is_none_or(|wanted| *wanted == t.name())).collect();
     if let (Some(wanted), true) = (&place.task, tasks.is_empty()) {
         let there = if known.is_empty() { "no task".to_owned() } else { known.join(", ") };
         return Err(Exit::failed(format!(
@@ -132,10 +132,6 @@ fn open(registry: &Registry, place: &Place) -> Result<Opened, Exit> {
     Ok(Opened { topology, tasks, _lock: lock })
 }
 
-fn name(task: &TaskDir) -> String {
-    format!("{}-{}", task.sub, task.partition)
-}
-
 fn each(
     opened: &Opened,
     task: &TaskDir,
@@ -147,7 +143,7 @@ fn each(
         result = visit(found);
         if result.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })
-    .map_err(|e| Exit::failed(format!("task {}: {e}", name(task))))?;
+    .map_err(|e| Exit::failed(format!("task {}: {e}", task.name())))?;
     result
 }
 
@@ -171,7 +167,7 @@ fn summary(opened: &Opened, out: &mut impl Write) -> Result<u64, Exit> {
             }
             Ok(())
         })?;
-        line(out, &format!("{}  {}", name(task), notes.join("  ")))?;
+        line(out, &format!("{}  {}", task.name(), notes.join("  ")))?;
         for (store, (rows, bytes)) in sizes {
             let kind = opened.topology.node(&store).map_or("not of this topology", |n| {
                 match &opened.topology.nodes[n].kind {
@@ -231,7 +227,7 @@ fn rows(
     }
     let mut found = 0;
     for task in &opened.tasks {
-        let task_name = name(task);
+        let task_name = task.name();
         each(opened, task, &mut |row| {
             let Found::Row { store, row, .. } = row else { return Ok(()) };
             if node.is_some_and(|n| n != store) || key.is_some_and(|k| k != shown(&row.key)) {

@@ -253,6 +253,13 @@ impl KafkaConfig {
         self.with_properties(config)
     }
 
+    /// Reads whole topics for ever: as [`KafkaConfig::restore`], with less memory for what has not been taken yet.
+    pub(super) fn follow(&self, group: &str) -> ClientConfig {
+        let mut config = self.restore(group);
+        config.set("queued.max.messages.kbytes", "16384");
+        self.with_properties(config)
+    }
+
     /// A client that consumes nothing: offsets and metadata asked on a consuming one wait for its idle fetch.
     pub(super) fn admin_consumer(&self) -> ClientConfig {
         let mut config = self.client();

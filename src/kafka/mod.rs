@@ -14,6 +14,7 @@
 mod admin;
 mod config;
 mod ffi;
+mod follow;
 mod mock;
 mod reader;
 mod remind;
@@ -28,6 +29,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 pub use admin::{Admin, AdminError, GroupOffset, TopicSpec};
 pub use config::{Assignment, KafkaConfig, MESSAGE_BYTES_MAX, OffsetReset, SecurityProtocol};
+pub use follow::{FollowError, Follower};
 pub use mock::MockBroker;
 pub use reader::{
     CommitError, GroupError, GroupEvent, GroupHandle, GroupMetadata, GroupOptions, GroupReader, Lease,

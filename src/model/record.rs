@@ -65,11 +65,47 @@ impl Window {
     }
 }
 
+/// The header in which a repartition topic carries a row's change. Part of the format of those topics.
+pub const CHANGE_HEADER: &str = "slackwater-change";
+
+/// Format of [`Change::to_bytes`].
+const CHANGE_VERSION: u8 = 1;
+const CHANGE_LATEST: u8 = 1;
+const CHANGE_HAS_OLD: u8 = 2;
+
 impl Change {
     /// The row is new.
     #[must_use]
     pub fn first() -> Change {
         Change { old: Value::Null, latest: true }
+    }
+
+    /// `[version = 1][flags: 1 latest, 2 there was a row][the row's old value]`.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        let old = self.old.bytes();
+        let mut flags = if self.latest { CHANGE_LATEST } else { 0 };
+        if old.is_some() {
+            flags |= CHANGE_HAS_OLD;
+        }
+        let mut bytes = vec![CHANGE_VERSION, flags];
+        bytes.extend_from_slice(&old.unwrap_or_default());
+        Bytes::from(bytes)
+    }
+
+    /// Reads [`Change::to_bytes`]; `None` for other bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: &Bytes) -> Option<Change> {
+        let (&[version, flags], rest) = bytes.split_first_chunk::<2>()?;
+        let has_old = flags & CHANGE_HAS_OLD != 0;
+        if version != CHANGE_VERSION
+            || flags > (CHANGE_LATEST | CHANGE_HAS_OLD)
+            || !has_old && !rest.is_empty()
+        {
+            return None;
+        }
+        let old = if has_old { Value::Bytes(bytes.slice(2..)) } else { Value::Null };
+        Some(Change { old, latest: flags & CHANGE_LATEST != 0 })
     }
 }
 
@@ -150,5 +186,28 @@ impl Record {
     #[must_use]
     pub fn size(&self) -> usize {
         std::mem::size_of::<Record>() + self.key.as_ref().map_or(0, Bytes::len) + self.value.size()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Never edit: this is what lies in users' topics.
+    #[test]
+    fn a_change_travels_as_bytes() {
+        let check = |old: Value, latest: bool, want: &[u8]| {
+            let change = Change { old, latest };
+            let bytes = change.to_bytes();
+            assert_eq!(&bytes[..], want);
+            assert_eq!(Change::from_bytes(&bytes), Some(change));
+        };
+        check(Value::Null, true, &[1, 1]);
+        check(Value::Null, false, &[1, 0]);
+        check(Value::Bytes(Bytes::from("{}")), true, b"\x01\x03{}");
+        check(Value::Bytes(Bytes::new()), true, &[1, 3]);
+        for bad in [&[][..], &[1], &[2, 1], &[1, 4], &[1, 1, b'x']] {
+            assert_eq!(Change::from_bytes(&Bytes::copy_from_slice(bad)), None, "{bad:?}");
+        }
     }
 }

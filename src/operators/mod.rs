@@ -27,6 +27,7 @@ mod merge;
 mod peek;
 pub mod rate_limit;
 mod registry;
+mod regroup;
 pub mod retry;
 pub mod suppress;
 pub mod table;
@@ -42,13 +43,14 @@ pub use debounce::DebounceConfig;
 pub use dedupe::DedupeConfig;
 pub use enrich::EnrichConfig;
 pub use filter::FilterConfig;
-pub use join::{JoinConfig, JoinKind, JoinPlan, JoinType, Within};
+pub use join::{JoinConfig, JoinKind, JoinPlan, JoinType, RightHalfConfig, Within};
 pub use key_by::KeyByConfig;
 pub use map::MapConfig;
 pub use merge::MergeConfig;
 pub use peek::PeekConfig;
 pub use rate_limit::{RateLimitConfig, RateScope};
 pub use registry::NodeConfig;
+pub use regroup::RegroupConfig;
 pub use suppress::SuppressConfig;
 pub use table::TableConfig;
 pub use window::WindowConfig;
@@ -390,6 +392,8 @@ impl SinkRow {
     #[must_use]
     pub fn exceeds(&self, bytes_max: usize) -> bool {
         let headers: usize = self.record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let old =
+            self.record.change.as_ref().and_then(|change| change.old.bytes()).map_or(0, |old| old.len());
         let content = match &self.payload {
             Payload::Texts(texts) => texts.iter().flatten().map(Bytes::len).sum(),
             // A control character in a text is one byte here and six in JSON.
@@ -399,7 +403,7 @@ impl SinkRow {
                     + self.record.value.bytes().map_or(0, |bytes| bytes.len())
             }
         };
-        content + headers > bytes_max
+        content + headers + old > bytes_max
     }
 }
 

@@ -13,11 +13,12 @@ use super::dedupe::{Dedupe, DedupeConfig};
 use super::describe::Described;
 use super::enrich::{self, Enrich, EnrichConfig};
 use super::filter::{Filter, FilterConfig};
-use super::join::{self, JoinConfig, JoinKind};
+use super::join::{self, JoinConfig, RightHalf, RightHalfConfig};
 use super::key_by::{KeyBy, KeyByConfig};
 use super::map::{FlatMap, Map, MapConfig};
 use super::merge::{Merge, MergeConfig};
 use super::peek::{Peek, PeekConfig};
+use super::regroup::{Regroup, RegroupConfig};
 use super::suppress::{Suppress, SuppressConfig};
 use super::table::{Table, TableConfig};
 use super::{Operator, Problem};
@@ -55,6 +56,12 @@ pub enum NodeConfig {
     Table(TableConfig),
     /// Joins the node's records with those of another node.
     Join(Box<JoinConfig>),
+    /// Sends a table's changes to the groups that its rows belong to. Put in by the topology: never in a file.
+    #[serde(skip)]
+    Regroup(RegroupConfig),
+    /// The right half of a foreign-key join. Put in by the topology: never in a file.
+    #[serde(skip)]
+    RightHalf(RightHalfConfig),
     /// An operator of the user's own: its kind is registered, not known here.
     #[serde(skip)]
     Custom(CustomConfig),
@@ -79,6 +86,8 @@ impl NodeConfig {
             NodeConfig::Dedupe(_) => "dedupe",
             NodeConfig::Table(_) => "table",
             NodeConfig::Join(_) => "join",
+            NodeConfig::Regroup(_) => "regroup",
+            NodeConfig::RightHalf(_) => "right half of a join",
             NodeConfig::Custom(c) => c.kind(),
         }
     }
@@ -121,6 +130,8 @@ impl NodeConfig {
             NodeConfig::Dedupe(c) => Box::new(Dedupe::new(c)),
             NodeConfig::Table(c) => Box::new(Table::new(c)),
             NodeConfig::Join(c) => join::build(c),
+            NodeConfig::Regroup(c) => Box::new(Regroup::new(c)),
+            NodeConfig::RightHalf(c) => Box::new(RightHalf::new(c)),
             NodeConfig::Custom(c) => c.build(),
         }
     }
@@ -141,7 +152,8 @@ impl NodeConfig {
             | NodeConfig::Suppress(_)
             | NodeConfig::Dedupe(_) => Some(self.kind_name()),
             NodeConfig::Table(c) => Some(c.state_kind()),
-            NodeConfig::Join(c) => c.plan.and_then(|plan| plan.kind.state_kind(c)),
+            NodeConfig::Join(c) => c.plan.and_then(|plan| plan.state_kind(c)),
+            NodeConfig::RightHalf(_) => Some("foreign-key join, right half"),
             NodeConfig::Custom(c) => c.is_stateful().then(|| c.kind()),
             NodeConfig::Filter(_)
             | NodeConfig::Map(_)
@@ -149,7 +161,8 @@ impl NodeConfig {
             | NodeConfig::KeyBy(_)
             | NodeConfig::Branch(_)
             | NodeConfig::Merge(_)
-            | NodeConfig::Peek(_) => None,
+            | NodeConfig::Peek(_)
+            | NodeConfig::Regroup(_) => None,
         }
     }
 
@@ -160,6 +173,7 @@ impl NodeConfig {
         match self {
             NodeConfig::Aggregate(c) => Some(c.state_shape()),
             NodeConfig::Debounce(c) => Some(c.state_shape().to_owned()),
+            NodeConfig::RightHalf(c) => Some(c.state_shape()),
             other => other.state_kind().map(String::from),
         }
     }
@@ -178,7 +192,7 @@ impl NodeConfig {
     #[must_use]
     pub fn changes_key(&self) -> bool {
         match self {
-            NodeConfig::KeyBy(_) => true,
+            NodeConfig::KeyBy(_) | NodeConfig::Regroup(_) => true,
             NodeConfig::Custom(c) => c.changes_key(),
             _ => false,
         }
@@ -194,6 +208,7 @@ impl NodeConfig {
             | NodeConfig::Suppress(_)
             | NodeConfig::Dedupe(_)
             | NodeConfig::Join(_)
+            | NodeConfig::RightHalf(_)
             | NodeConfig::Table(_) => true,
             NodeConfig::Custom(c) => c.needs_key_together(),
             NodeConfig::Filter(_)
@@ -203,6 +218,7 @@ impl NodeConfig {
             | NodeConfig::Branch(_)
             | NodeConfig::Merge(_)
             | NodeConfig::Peek(_)
+            | NodeConfig::Regroup(_)
             | NodeConfig::Enrich(_) => false,
         }
     }
@@ -231,13 +247,11 @@ impl NodeConfig {
     /// Does it ask for the changes of tables ([`crate::model::Change`])? To others a table is a stream of new values.
     #[must_use]
     pub fn takes_changes(&self) -> bool {
-        matches!(self, NodeConfig::Join(_))
-    }
-
-    /// Is it a join of two tables by a foreign key? Both must be whole in its task.
-    #[must_use]
-    pub fn joins_by_foreign_key(&self) -> bool {
-        matches!(self, NodeConfig::Join(c) if c.plan.is_some_and(|plan| plan.kind == JoinKind::ForeignKey))
+        match self {
+            NodeConfig::Join(_) | NodeConfig::Regroup(_) | NodeConfig::RightHalf(_) => true,
+            NodeConfig::Aggregate(c) => c.over_table,
+            _ => false,
+        }
     }
 
     /// The settings of the table that its records make.
@@ -320,10 +334,11 @@ impl NodeConfig {
             NodeConfig::Debounce(c) => c.exprs_mut(),
             NodeConfig::Enrich(c) => c.exprs_mut().map(|e| (e, &[] as &[&str])).collect(),
             NodeConfig::Aggregate(c) => c.exprs_mut(),
-            NodeConfig::Suppress(_) => Vec::new(),
+            NodeConfig::Suppress(_) | NodeConfig::RightHalf(_) => Vec::new(),
             NodeConfig::Dedupe(c) => c.by.iter_mut().map(|e| (e, &[] as &[&str])).collect(),
             NodeConfig::Table(_) => Vec::new(),
             NodeConfig::Join(c) => c.exprs_mut(),
+            NodeConfig::Regroup(c) => vec![(&mut c.0, &[])],
             NodeConfig::Custom(c) => c.exprs_mut().into_iter().map(|e| (e, &[] as &[&str])).collect(),
         }
     }
@@ -346,7 +361,9 @@ impl NodeConfig {
             NodeConfig::Filter(c) => c.check(),
             NodeConfig::FlatMap(c) => c.check_list(),
             NodeConfig::Peek(c) => c.check(),
-            NodeConfig::Map(_) | NodeConfig::Merge(_) => Vec::new(),
+            NodeConfig::Map(_) | NodeConfig::Merge(_) | NodeConfig::Regroup(_) | NodeConfig::RightHalf(_) => {
+                Vec::new()
+            }
         }
     }
 
@@ -363,6 +380,7 @@ impl NodeConfig {
             NodeConfig::Dedupe(c) => format!("dedupe {}", c.within),
             NodeConfig::Table(c) => c.label(),
             NodeConfig::Join(c) => c.label(),
+            NodeConfig::Regroup(c) => format!("group by {}", c.0.text()),
             NodeConfig::Custom(c) => c.label(),
             other => other.kind_name().into(),
         }

@@ -1,7 +1,7 @@
 //! The engine: starts everything a topology needs, routes the group's events to the workers, and stops it all in order.
 //!
 //! Order of a start: sinks are connected (a table that does not fit ends it here), topics are looked up (and waited
-//! for), internal topics are made, workers start, then the group is joined. Order of a stop: workers take no more
+//! for), internal topics are made, global tables are read, workers start, then the group is joined. Order of a stop: workers take no more
 //! input, finish and commit, then the group is left, then the sinks' lanes end.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::calls::{CallCounters, CallDriver, CallParts};
 use super::checkpoint::{CommitMode, Committer};
 use super::deliver::{Fatal, SinkDriver};
+use super::global_reader::{GlobalReaders, Reading};
 use super::held::Gate;
 use super::http::HttpCaller;
 use super::inbox::{Inbox, Message, inbox};
@@ -121,6 +122,7 @@ pub struct Engine {
     lanes: TaskTracker,
     lanes_stop: CancellationToken,
     calls_stop: CancellationToken,
+    globals: GlobalReaders,
     _lock: StateDir,
 }
 
@@ -244,13 +246,6 @@ impl Engine {
                 let admin = open_admin(config).await?;
                 let counts = wait_topics(&admin, &topics, &shared, stop).await?;
                 let counts = topology.partition_counts(&counts)?;
-                for sub in &topology.subs {
-                    if let Some(most) =
-                        sub.topics.iter().filter_map(|t| counts.get(t)).max().filter(|n| **n > 1)
-                    {
-                        whole_only(&topology, &sub.nodes, *most)?;
-                    }
-                }
                 let plan = Plan::new(&topology, counts, stand_ins.plain_commits);
                 make_topics(&admin, &topology, &plan, &shared, stop, stand_ins.plain_commits).await?;
                 let writer = writer.as_ref().filter(|_| plan.transactions);
@@ -261,6 +256,28 @@ impl Engine {
             // Topics without Kafka were refused above.
             (None, false) | (_, true) => None,
         };
+        let cache = topology.settings.state.cache.bytes();
+        let env = RocksEnv::new(cache, cache);
+        let globals = match (&kafka, &plan) {
+            (Some(config), Some((admin, plan))) => {
+                let failed = {
+                    let shared = Arc::clone(&shared);
+                    Arc::new(move |message| shared.fail(EngineError::Failed(message)))
+                };
+                let reading = Reading {
+                    topology: &topology,
+                    kafka: config,
+                    admin,
+                    count: &|topic| plan.counts.get(topic).copied().unwrap_or(0),
+                    dir: &options.state_dir,
+                    env: &env,
+                    metrics: &shared.metrics,
+                    failed,
+                };
+                read_globals(&reading, &shared, stop).await?
+            }
+            _ => GlobalReaders::default(),
+        };
         let mut engine = Engine {
             inboxes: Vec::new(),
             threads: Vec::new(),
@@ -268,6 +285,7 @@ impl Engine {
             lanes,
             lanes_stop,
             calls_stop,
+            globals,
             _lock: lock,
             topology,
             options,
@@ -276,7 +294,7 @@ impl Engine {
         if let Some((admin, plan)) = &plan {
             engine.purge(admin, plan);
         }
-        engine.start_workers(kafka, plan, sinks, limiters, transactional)?;
+        engine.start_workers(kafka, plan, sinks, limiters, transactional, env)?;
         Ok(engine)
     }
 
@@ -325,6 +343,7 @@ impl Engine {
         sinks: BTreeMap<usize, SinkDriver>,
         limiters: BTreeMap<String, Arc<Limiter>>,
         transactional: Transactional,
+        env: RocksEnv,
     ) -> Result<(), EngineError> {
         let topology = Arc::clone(&self.topology);
         let tokio = TokioHandle::current();
@@ -357,8 +376,9 @@ impl Engine {
             admin,
             Arc::clone(&plan.changelogs),
             transactional.iter().map(|(node, (_, bytes_max))| (*node, *bytes_max)).collect(),
+            self.globals.rows.clone(),
             self.options.state_dir.clone(),
-            RocksEnv::new(topology.settings.state.cache.bytes(), topology.settings.state.cache.bytes()),
+            env,
             self.shared.metrics.clone(),
             tokio.clone(),
         );
@@ -552,6 +572,11 @@ impl Engine {
                     return Err(EngineError::Failed("a worker thread panicked".into()));
                 }
             }
+        }
+        // After the tasks, which read their rows.
+        let globals = std::mem::take(&mut self.globals);
+        if !tokio::task::spawn_blocking(move || globals.join()).await.unwrap_or(false) {
+            return Err(EngineError::Failed("a global table's thread panicked".into()));
         }
         let failure = self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         failure.map_or(Ok(()), Err)
@@ -813,6 +838,28 @@ async fn wait_topics(
     }
 }
 
+/// Opens the global tables and waits until they have been read.
+async fn read_globals(
+    reading: &Reading<'_>,
+    shared: &Shared,
+    stop: &CancellationToken,
+) -> Result<GlobalReaders, EngineError> {
+    let mut readers = GlobalReaders::start(reading).map_err(EngineError::Failed)?;
+    for (name, read) in std::mem::take(&mut readers.pending) {
+        // Nothing to warn of.
+        shared.status_mut().waiting = vec![format!("the global table {name} is being read")];
+        match unless_stopped(stop, read).await? {
+            Ok(Ok(())) => {}
+            Ok(Err(message)) => return Err(EngineError::Failed(message)),
+            Err(_) => {
+                return Err(EngineError::Failed(format!("the thread of the global table {name} ended")));
+            }
+        }
+    }
+    shared.go_on();
+    Ok(readers)
+}
+
 /// What was found out about the topics, and what follows for the tasks.
 struct Plan {
     /// The group's topics, in the order in which records count them.
@@ -862,30 +909,6 @@ impl Plan {
         let (sub, at) = self.places.get(&*partition.topic)?;
         Some((TaskId { sub: *sub, partition: partition.partition }, *at))
     }
-}
-
-/// What needs a whole table in one task does not run on several partitions.
-fn whole_only(topology: &Topology, nodes: &[usize], partitions: i32) -> Result<(), EngineError> {
-    for node in nodes.iter().map(|n| &topology.nodes[*n]) {
-        let (field, what) = match &node.kind {
-            NodeKind::Operator(config) if config.joins_by_foreign_key() => {
-                ("join.on", "a join by a foreign key")
-            }
-            NodeKind::Source(_) if node.table.is_some_and(|table| table.global) => {
-                ("table.global", "a global table")
-            }
-            _ => continue,
-        };
-        return Err(EngineError::Config {
-            node: Some(node.name.clone()),
-            field: field.into(),
-            message: format!(
-                "{what} runs on topics with one partition only, so far, and these have {partitions}: key both sides by \
-                 what they are joined by (`key_by`) and join them by their keys"
-            ),
-        });
-    }
-    Ok(())
 }
 
 /// Makes changelogs, repartition topics and the dead-letter topic where they are missing, and waits until the broker

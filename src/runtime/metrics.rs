@@ -19,6 +19,7 @@ use super::limiter::Limiter;
 use super::task::{Task, TaskId};
 use crate::formats::Formats;
 use crate::model::{Clock, SystemClock};
+use crate::operators::Tally;
 use crate::topology::{Node, NodeKind, SubTopology, Topology};
 
 const SECONDS: &[f64] =
@@ -165,7 +166,11 @@ impl Metrics {
             )?,
             state_keys: gauge("state_keys", "Keys that a node holds in memory.", part)?,
             state_bytes: gauge("state_bytes", "Bytes that a node holds in memory.", part)?,
-            restore_remaining: gauge("restore_remaining_rows", "Changelog rows still to be read.", part)?,
+            restore_remaining: gauge(
+                "restore_remaining_rows",
+                "Rows still to be read before tasks run.",
+                part,
+            )?,
             pending_keys: gauge("debounce_pending_keys", "Keys waiting to go quiet.", part)?,
             collapsed: counter(
                 "debounce_events_collapsed_total",
@@ -297,6 +302,21 @@ impl Metrics {
             phases: PHASES.map(|phase| self.checkpoint_phases.with_label_values(&[phase])),
             failed: self.checkpoints_failed.clone(),
         }
+    }
+
+    /// What a global table's reader counted since the last time.
+    pub fn global(&self, node: usize, tally: &Tally) {
+        let name = self.names[node].as_str();
+        self.records_in.with_label_values(&[name]).inc_by(tally.records_in);
+        for (reason, n) in &tally.dropped {
+            self.dropped.with_label_values(&[name, reason.name()]).inc_by(*n);
+        }
+    }
+
+    /// Records of a global table's partition that are not read yet.
+    pub fn global_remaining(&self, node: usize, partition: i32, remaining: i64) {
+        let labels = [self.names[node].as_str(), &partition.to_string()];
+        self.restore_remaining.with_label_values(&labels).set(remaining);
     }
 
     /// Rows that a task's restore has left.

@@ -10,6 +10,8 @@ mod deliver;
 mod engine;
 mod failpoint;
 mod gate;
+mod global;
+mod global_reader;
 mod held;
 pub mod http;
 mod inbox;
@@ -26,7 +28,8 @@ mod worker;
 
 pub use assigned::{Assigned, Rewound};
 pub use engine::{Engine, EngineError, EngineOptions, Override, Shared, Status};
+pub use global::GlobalTable;
 pub use inbox::Handle;
 pub use task::{
-    DEAD_LETTER, Delivery, Input, Sealed, Step, Task, TaskError, TaskId, applied_positions, is_empty,
+    DEAD_LETTER, Delivery, Globals, Input, Sealed, Step, Task, TaskError, TaskId, applied_positions, is_empty,
 };

@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use crate::formats::{Bad, Decoder, Encoder};
 use crate::model::{
-    EvalError, Expr, Json, Millis, Record, Scope, Timestamp, WINDOW_HEADER, Window, key_text,
+    CHANGE_HEADER, Change, EvalError, Expr, Json, Millis, Record, Scope, Timestamp, WINDOW_HEADER, Window,
+    key_text,
 };
 use crate::operators::describe::{self, Described};
 use crate::operators::table::{Table, TableConfig};
@@ -76,6 +77,14 @@ impl Operator for SourceNode {
         if self.internal && !record.headers.is_empty() {
             record.window = record.headers.get(WINDOW_HEADER).and_then(|bytes| Window::from_bytes(bytes));
             record.headers = record.headers.without(WINDOW_HEADER);
+            if let Some(bytes) = record.headers.get(CHANGE_HEADER) {
+                let Some(change) = Change::from_bytes(bytes) else {
+                    let detail = "a repartition topic's record was written by another version".to_owned();
+                    return Err(OperatorError::Fatal(StateError(detail)));
+                };
+                record.change = Some(Box::new(change));
+                record.headers = record.headers.without(CHANGE_HEADER);
+            }
         }
         if let Some(expr) = &self.key {
             match expr.eval(&Scope::of(&record)) {

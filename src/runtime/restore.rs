@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use super::failpoint;
 use super::inbox::{Message, Restored};
 use super::metrics::Metrics;
-use super::task::{Step, Task, TaskId, applied_positions};
+use super::task::{Globals, Step, Task, TaskId, applied_positions};
 use super::worker::Order;
 use crate::kafka::{Admin, GroupOffset, KafkaConfig, RestoreError, TopicPartition, restore};
 use crate::model::{Clock, SystemClock, Timestamp};
@@ -24,7 +24,7 @@ use crate::topology::{Changelog, Topology};
 /// Tasks restored at a time.
 const AT_ONCE: usize = 4;
 /// Local rows are caught up only with what was written in this time: half of the changelogs' `delete.retention.ms`.
-const OUTDATED_MS: i64 = 12 * 3_600_000;
+pub(super) const OUTDATED_MS: i64 = 12 * 3_600_000;
 /// How long a store that nobody in this process has may refuse to open: its last owner is closing it.
 const CLOSING: Duration = Duration::from_secs(10);
 
@@ -40,6 +40,7 @@ struct Parts {
     ends: Option<Arc<Admin>>,
     changelogs: Arc<Vec<Option<Arc<str>>>>,
     transactional: Vec<(usize, usize)>,
+    globals: Globals,
     dir: PathBuf,
     env: RocksEnv,
     metrics: Metrics,
@@ -57,6 +58,7 @@ impl Restorer {
         admin: Option<Arc<Admin>>,
         changelogs: Arc<Vec<Option<Arc<str>>>>,
         transactional: Vec<(usize, usize)>,
+        globals: Globals,
         dir: PathBuf,
         env: RocksEnv,
         metrics: Metrics,
@@ -75,6 +77,7 @@ impl Restorer {
             ends,
             changelogs,
             transactional,
+            globals,
             dir,
             env,
             metrics,
@@ -129,8 +132,9 @@ impl Parts {
                 }
             };
         let mut step = Step::default();
-        let mut task = Task::open(&self.topology, id, &backend, SystemClock.now(), &mut step)
-            .map_err(|e| e.to_string())?;
+        let mut task =
+            Task::open_with(&self.topology, id, &backend, &self.globals, SystemClock.now(), &mut step)
+                .map_err(|e| e.to_string())?;
         task.set_transactional(self.transactional.clone());
         while order.gates.iter().any(|gate| !gate.is_idle()) {
             order.wait(Duration::from_millis(5))?;

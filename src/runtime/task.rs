@@ -230,9 +230,12 @@ const WARM_GROUP: usize = 64;
 /// The node index that stands for the topology's dead-letter topic.
 pub const DEAD_LETTER: usize = usize::MAX;
 
+/// The rows of global tables, by node: tasks read them, whoever keeps them up to date writes.
+pub type Globals = BTreeMap<usize, Arc<dyn Backend>>;
+
 impl Task {
     /// A task over its state: reads back what resident operators keep, makes pending calls again. `step` receives
-    /// those calls and deliveries.
+    /// those calls and deliveries. For a topology without global tables.
     ///
     /// # Errors
     /// State that cannot be read, or that another shape of the topology wrote.
@@ -243,9 +246,26 @@ impl Task {
         now: Timestamp,
         step: &mut Step,
     ) -> Result<Task, TaskError> {
+        Task::open_with(topology, id, backend, &Globals::new(), now, step)
+    }
+
+    /// [`Task::open`], with the topology's global tables.
+    ///
+    /// # Errors
+    /// As [`Task::open`]; also when a global table is missing.
+    pub fn open_with(
+        topology: &Topology,
+        id: TaskId,
+        backend: &Arc<dyn Backend>,
+        globals: &Globals,
+        now: Timestamp,
+        step: &mut Step,
+    ) -> Result<Task, TaskError> {
         let sub = &topology.subs[id.sub];
         let mut nodes = Vec::new();
         let mut stores = Vec::new();
+        // Global tables, seen by each node that reads them through a store of its own: behind those of the nodes.
+        let mut seen: Vec<Store> = Vec::new();
         let by_global: BTreeMap<usize, usize> =
             sub.nodes.iter().enumerate().map(|(local, g)| (*g, local)).collect();
         for &g in &sub.nodes {
@@ -264,8 +284,19 @@ impl Task {
                 }
             };
             // Each node has the store of its own number; then it sees those of the tables that it reads.
-            let lookups = node.lookups.iter().filter_map(|table| by_global.get(table).copied());
-            let own = std::iter::once(stores.len()).chain(lookups).collect();
+            let mut own = vec![stores.len()];
+            for table in &node.lookups {
+                if let Some(local) = by_global.get(table) {
+                    own.push(*local);
+                    continue;
+                }
+                let name = &topology.nodes[*table].name;
+                let rows = globals.get(table);
+                let rows =
+                    rows.ok_or_else(|| StateError(format!("the global table `{name}` is not there")))?;
+                own.push(sub.nodes.len() + seen.len());
+                seen.push(Store::new(name, Arc::clone(rows)));
+            }
             stores.push(Store::new(&node.name, Arc::clone(backend)));
             nodes.push(Node {
                 name: node.name.as_str().into(),
@@ -275,10 +306,16 @@ impl Task {
                 clock: Timestamp::MIN,
                 seen: vec![Timestamp::MIN; node.inputs.len().max(1)],
                 children,
-                takes_changes: matches!(&node.kind, NodeKind::Operator(c) if c.takes_changes()),
+                takes_changes: match &node.kind {
+                    NodeKind::Source(_) => false,
+                    NodeKind::Operator(c) => c.takes_changes(),
+                    // A repartition topic carries them on.
+                    NodeKind::Sink(_) => node.made_for.is_some(),
+                },
                 tally: Tally::default(),
             });
         }
+        stores.append(&mut seen);
         let topics: Vec<Arc<str>> = if sub.topics.is_empty() {
             vec![sub.name.as_str().into()]
         } else {

@@ -8,7 +8,9 @@ use serde::Deserialize;
 
 use super::Batch;
 use crate::formats::{Encoder, Format, WriterSchema};
-use crate::model::{EvalError, Expr, Headers, Json, Millis, Record, Scope, Value, WINDOW_HEADER, key_text};
+use crate::model::{
+    CHANGE_HEADER, EvalError, Expr, Headers, Json, Millis, Record, Scope, Value, WINDOW_HEADER, key_text,
+};
 use crate::operators::Payload;
 
 /// Writes records to a Kafka topic.
@@ -70,7 +72,8 @@ impl KafkaSinkConfig {
         }
     }
 
-    /// The sink that writes a repartition topic: everything of a record travels, its window in a header.
+    /// The sink that writes a repartition topic: everything of a record travels, its window and what it changed in a
+    /// table in headers.
     #[must_use]
     pub fn internal(topic: impl Into<String>) -> KafkaSinkConfig {
         // Somebody waits below: nothing is held back to fill a batch.
@@ -146,10 +149,16 @@ impl KafkaSinkConfig {
     #[must_use]
     pub fn message(&self, record: &Record, payload: &Payload) -> (Option<Bytes>, Option<Bytes>, Headers) {
         let Payload::Texts(texts) = payload else {
+            if !self.internal {
+                return (record.key.clone(), record.value.bytes(), record.headers.clone());
+            }
             let headers = match record.window {
-                _ if !self.internal => record.headers.clone(),
                 Some(window) => record.headers.with(WINDOW_HEADER, window.to_bytes()),
                 None => record.headers.without(WINDOW_HEADER),
+            };
+            let headers = match &record.change {
+                Some(change) => headers.with(CHANGE_HEADER, change.to_bytes()),
+                None => headers.without(CHANGE_HEADER),
             };
             return (record.key.clone(), record.value.bytes(), headers);
         };
@@ -163,7 +172,7 @@ impl KafkaSinkConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Timestamp, Window};
+    use crate::model::{Change, Timestamp, Window};
     use serde_json::json;
 
     #[test]
@@ -178,6 +187,19 @@ mod tests {
         assert_eq!(message(&internal, &Record { headers, ..plain }), Headers::default(), "a stale one goes");
         assert_eq!(message(&KafkaSinkConfig::new("t"), &windowed), Headers::default());
         assert_eq!([b"".as_slice(), &[0; 15], &[0; 17]].map(Window::from_bytes), [None; 3]);
+    }
+
+    #[test]
+    fn a_repartition_topic_carries_what_changed() {
+        let plain = Record::new("a", Value::Null, Timestamp(5));
+        let change = Change { old: Value::Bytes("1".into()), latest: true };
+        let changed = Record { change: Some(Box::new(change.clone())), ..plain.clone() };
+        let message = |config: &KafkaSinkConfig, record: &Record| config.message(record, &Payload::Record).2;
+        let internal = KafkaSinkConfig::internal("t");
+        let headers = message(&internal, &changed);
+        assert_eq!(headers.get(CHANGE_HEADER).and_then(Change::from_bytes), Some(change));
+        assert_eq!(message(&internal, &Record { headers, ..plain }), Headers::default(), "a stale one goes");
+        assert_eq!(message(&KafkaSinkConfig::new("t"), &changed), Headers::default());
     }
 
     #[test]

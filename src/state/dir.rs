@@ -30,16 +30,31 @@ pub struct StateDir {
     _lock: File,
 }
 
-/// State of one task on disk.
+/// State of one task, or of a global table, on disk.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TaskDir {
-    /// Name of the sub-topology.
+    /// Name of the sub-topology, or of the global table.
     pub sub: String,
-    /// Partition.
+    /// Partition; -1 for a global table.
     pub partition: i32,
     /// Where it is.
     pub path: PathBuf,
 }
+
+impl TaskDir {
+    /// As people see it, and as the directory is named: `orders-0`, `countries.global`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        if self.partition < 0 {
+            format!("{}{GLOBAL}", self.sub)
+        } else {
+            format!("{}-{}", self.sub, self.partition)
+        }
+    }
+}
+
+/// What a global table's directory ends with: no node's name has a point.
+const GLOBAL: &str = ".global";
 
 impl StateDir {
     /// Locks the directory; makes it where it does not exist.
@@ -71,7 +86,13 @@ impl StateDir {
         dir.join(format!("{sub}-{partition}"))
     }
 
-    /// The tasks with state here, in order. Only directories that look like a database: nothing else is ours.
+    /// Where a global table's rows are.
+    #[must_use]
+    pub fn global(dir: &Path, table: &str) -> PathBuf {
+        dir.join(format!("{table}{GLOBAL}"))
+    }
+
+    /// The tasks and global tables with state here, in order. Only directories that look like a database: nothing else is ours.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -80,12 +101,19 @@ impl StateDir {
         let mut out = Vec::new();
         for entry in std::fs::read_dir(&self.dir).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
-            let Some((sub, partition)) = path.file_name().and_then(|n| n.to_str()?.rsplit_once('-')) else {
-                continue;
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+            let task = |(sub, partition): (&str, &str)| {
+                let partition = partition.parse::<i32>().ok().filter(|p| *p >= 0)?;
+                Some((sub.to_owned(), partition))
             };
-            let Ok(partition) = partition.parse::<i32>() else { continue };
-            if partition >= 0 && path.join("CURRENT").is_file() {
-                out.push(TaskDir { sub: sub.to_owned(), partition, path: path.clone() });
+            let found = match name.strip_suffix(GLOBAL) {
+                Some(table) => Some((table.to_owned(), -1)),
+                None => name.rsplit_once('-').and_then(task),
+            };
+            if let Some((sub, partition)) = found
+                && path.join("CURRENT").is_file()
+            {
+                out.push(TaskDir { sub, partition, path: path.clone() });
             }
         }
         out.sort();
@@ -105,18 +133,29 @@ mod tests {
         assert!(!dir.exists(), "looking makes nothing");
         let owner = StateDir::lock(&dir).expect("locks");
         assert!(matches!(StateDir::lock(&dir), Err(DirError::InUse(_))));
-        for (name, database) in
-            [("b-2", true), ("a-x-10", true), ("a-x-9", true), ("other", true), ("c-1", false), ("d-x", true)]
-        {
+        for (name, database) in [
+            ("b-2", true),
+            ("w-1.global", true),
+            ("a-x-10", true),
+            ("a-x-9", true),
+            ("other", true),
+            ("c-1", false),
+            ("d-x", true),
+        ] {
             std::fs::create_dir(dir.join(name)).expect("makes");
             if database {
                 std::fs::write(dir.join(name).join("CURRENT"), "").expect("writes");
             }
         }
         let found: Vec<_> = owner.tasks().expect("lists").into_iter().map(|t| (t.sub, t.partition)).collect();
-        let expected = [("a-x", 9), ("a-x", 10), ("b", 2)].map(|(s, p)| (s.to_owned(), p));
+        let expected = [("a-x", 9), ("a-x", 10), ("b", 2), ("w-1", -1)].map(|(s, p)| (s.to_owned(), p));
         assert_eq!(found, expected);
         assert_eq!(StateDir::task(&dir, "a-x", 9), dir.join("a-x-9"));
+        assert_eq!(StateDir::global(&dir, "w-1"), dir.join("w-1.global"));
+        assert_eq!(
+            owner.tasks().expect("lists").iter().map(TaskDir::name).next_back().as_deref(),
+            Some("w-1.global")
+        );
         drop(owner);
         assert!(StateDir::lock_existing(&dir).expect("free again").is_some());
     }

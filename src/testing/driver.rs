@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::model::{Json, Millis, Origin, Record, Timestamp, Value};
 use crate::operators::{Call, Reason, Reply, SinkRow};
-use crate::runtime::{DEAD_LETTER, Delivery, Input, Step, Task, TaskError, TaskId};
+use crate::runtime::{DEAD_LETTER, Delivery, GlobalTable, Globals, Input, Step, Task, TaskError, TaskId};
 use crate::sinks::SinkConfig;
 use crate::state::{Backend, MemoryBackend};
 use crate::topology::{Changelog, NodeKind, Topology};
@@ -78,6 +78,9 @@ struct Slot {
 pub struct TopologyTestDriver {
     topology: Arc<Topology>,
     slots: Vec<Slot>,
+    /// Global tables; they survive restarts, as on disk.
+    globals: Vec<GlobalTable>,
+    rows: Globals,
     /// What every topic (or line source, by node name) holds.
     log: BTreeMap<String, Vec<Record>>,
     /// How much of each repartition topic is in a checkpoint: what is behind goes with a crash, as in a transaction.
@@ -100,6 +103,8 @@ impl TopologyTestDriver {
         let mut driver = TopologyTestDriver {
             topology,
             slots: Vec::new(),
+            globals: Vec::new(),
+            rows: Globals::new(),
             log: BTreeMap::new(),
             kept: BTreeMap::new(),
             wall: Timestamp(0),
@@ -109,6 +114,12 @@ impl TopologyTestDriver {
             out: Vec::new(),
             step: Step::default(),
         };
+        for node in driver.topology.globals() {
+            let rows: Arc<dyn Backend> = Arc::new(MemoryBackend::default());
+            let table = GlobalTable::open(&driver.topology, node, &rows).map_err(TaskError::State)?;
+            driver.globals.push(table);
+            driver.rows.insert(node, rows);
+        }
         for sub in 0..driver.topology.subs.len() {
             let backend = Arc::new(MemoryBackend::default());
             let slot = driver.open(sub, backend, None)?;
@@ -125,7 +136,7 @@ impl TopologyTestDriver {
     ) -> Result<Slot, DriverError> {
         let id = TaskId { sub, partition: 0 };
         let dynamic: Arc<dyn Backend> = Arc::clone(&backend) as Arc<dyn Backend>;
-        let mut task = Task::open(&self.topology, id, &dynamic, self.wall, &mut self.step)?;
+        let mut task = Task::open_with(&self.topology, id, &dynamic, &self.rows, self.wall, &mut self.step)?;
         let committed = committed.unwrap_or_else(|| vec![0; task.topics().len()]);
         for (topic, offset) in committed.iter().enumerate() {
             task.start_at(topic, *offset);
@@ -182,7 +193,11 @@ impl TopologyTestDriver {
     pub fn inputs(&self) -> Vec<String> {
         let own = self.topology.repartitions();
         let all = self.slots.iter().flat_map(|s| s.task.topics().iter().map(ToString::to_string));
-        all.filter(|topic| !own.iter().any(|r| r.topic == *topic)).collect()
+        let mut inputs: Vec<String> = all.filter(|topic| !own.iter().any(|r| r.topic == *topic)).collect();
+        inputs.extend(
+            self.topology.global_topics().into_iter().filter(|t| !inputs.contains(t)).collect::<Vec<_>>(),
+        );
+        inputs
     }
 
     /// The topic that a name stands for: a topic, or a source that reads one.
@@ -235,6 +250,7 @@ impl TopologyTestDriver {
     fn settle(&mut self) -> Result<(), DriverError> {
         loop {
             self.perform(None)?;
+            self.read_globals()?;
             if self.read_one()? || self.reply_one()? {
                 continue;
             }
@@ -255,6 +271,25 @@ impl TopologyTestDriver {
                 return Ok(());
             }
         }
+    }
+
+    /// Global tables first: they are up to date before anything is joined with them.
+    fn read_globals(&mut self) -> Result<(), DriverError> {
+        for table in &mut self.globals {
+            for topic in table.topics().to_vec() {
+                let Some(log) = self.log.get(&topic) else { continue };
+                let from = table.position(&topic, 0);
+                let next = i64::try_from(log.len()).unwrap_or(i64::MAX);
+                if from == next {
+                    continue;
+                }
+                let records = log[usize::try_from(from).unwrap_or(0)..].to_vec();
+                let node = table.node();
+                let drops = table.apply(records, [(topic.as_str(), 0, next)], self.wall)?;
+                self.out.extend(drops.into_iter().map(|reason| Output::Dropped { node, reason }));
+            }
+        }
+        Ok(())
     }
 
     /// Feeds the record with the lowest timestamp among the heads of one task's topics.
@@ -343,7 +378,7 @@ impl TopologyTestDriver {
         if !internal {
             self.out.push(Output::Record { node, to: to.clone(), key, value, record: row.record.clone() });
         }
-        if topology.source_topics().contains(&to) {
+        if topology.source_topics().contains(&to) || topology.global_topics().contains(&to) {
             self.append(&to, as_message(&topology, node, row));
         }
         match reply_to {

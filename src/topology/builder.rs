@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, formats, joins,
-    repartition, sub,
+    Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, foreign, formats, joins,
+    repartition, sub, tables,
 };
 use crate::model::Shape;
 use crate::operators::{NodeConfig, TableConfig};
@@ -167,6 +167,7 @@ impl TopologyBuilder {
             withs.push(with);
         }
         joins::settle(&mut nodes, &withs, &mut problems);
+        tables::settle(&mut nodes, &mut problems);
         if problems.is_empty() {
             check_cycles(&nodes, &mut problems);
         }
@@ -177,6 +178,7 @@ impl TopologyBuilder {
             return Err(problems);
         }
         repartition::insert(&self.name, &mut nodes)?;
+        foreign::insert(&self.name, &mut nodes)?;
         let subs = sub::cut(&nodes);
         formats::check_keys(&nodes, &subs)?;
         let (name, settings, schemas) = (self.name, self.settings, self.schemas);
@@ -330,7 +332,17 @@ fn check_table(
             problems.push(problem("graph::setting", name, &field, &message, Some(help)));
         }
     }
-    if settings.state.changelog == Changelog::Off {
+    if table.global && matches!(kind, NodeKind::Source(source) if !matches!(source, SourceConfig::Kafka(_))) {
+        problems.push(problem(
+            "graph::setting",
+            name,
+            "table.global",
+            "a global table is read from Kafka",
+            Some("read it from a topic: `kafka: { topic: NAME }`; or remove `global`".into()),
+        ));
+    }
+    // A global table is read from its own topic, and needs no other.
+    if settings.state.changelog == Changelog::Off && !table.global {
         problems.push(problem(
             "graph::changelog",
             name,

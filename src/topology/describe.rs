@@ -35,7 +35,9 @@ impl Topology {
         let mut out = Vec::new();
         let mut left: Vec<(Input, bool)> = self.nodes[n].inputs.iter().rev().map(|i| (*i, false)).collect();
         while let Some((input, through)) = left.pop() {
-            if self.nodes[input.node].made_for.is_none() {
+            if input.node == n {
+                // What a join sends to its own other half.
+            } else if self.nodes[input.node].made_for.is_none() {
                 out.push((input.node, input.port, through));
             } else if let Some(r) = own.iter().find(|r| r.source == input.node) {
                 left.extend(self.nodes[r.sink].inputs.iter().rev().map(|i| (*i, true)));

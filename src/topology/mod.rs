@@ -7,12 +7,14 @@
 mod builder;
 mod describe;
 mod explain;
+mod foreign;
 mod formats;
 mod joins;
 mod repartition;
 mod settings;
 mod source;
 mod sub;
+mod tables;
 
 pub use builder::{GraphProblem, TopologyBuilder};
 pub use explain::{Explanation, NodeExplanation, RepartitionExplanation, SubExplanation};
@@ -76,6 +78,14 @@ pub struct Node {
     pub made_for: Option<usize>,
 }
 
+impl Node {
+    /// Is it a global table?
+    #[must_use]
+    pub fn is_global(&self) -> bool {
+        self.table.is_some_and(|table| table.global)
+    }
+}
+
 /// One `from`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Input {
@@ -103,6 +113,12 @@ pub struct Topology {
 }
 
 impl Topology {
+    /// The sources that are global tables: no task's, read whole by each instance.
+    #[must_use]
+    pub fn globals(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|n| self.nodes[*n].is_global()).collect()
+    }
+
     /// The node of that name.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<usize> {
@@ -168,11 +184,22 @@ impl Topology {
         (part.stateful && !part.topics.is_empty()).then(|| format!("{}-{}-changelog", self.name, part.name))
     }
 
-    /// All Kafka topics that the group reads, repartition topics too, without repeats, in declared order.
+    /// All Kafka topics that the group reads, repartition topics too, without repeats, in declared order. Not those of
+    /// global tables: each instance reads them for itself.
     #[must_use]
     pub fn source_topics(&self) -> Vec<String> {
+        self.topics_of(|node| !node.is_global())
+    }
+
+    /// The topics of global tables, without repeats, in declared order.
+    #[must_use]
+    pub fn global_topics(&self) -> Vec<String> {
+        self.topics_of(Node::is_global)
+    }
+
+    fn topics_of(&self, which: impl Fn(&Node) -> bool) -> Vec<String> {
         let mut out: Vec<String> = Vec::new();
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|node| which(node)) {
             if let NodeKind::Source(source) = &node.kind {
                 for topic in source.topics() {
                     if !out.iter().any(|t| t == topic) {

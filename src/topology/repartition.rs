@@ -8,7 +8,8 @@
 //! no topic is read at all (then there is one task). The cut is directly behind the changing node: order per new key
 //! holds from there on, also for nodes such as `enrich` that only keep it.
 //!
-//! What the cut adds are nodes like any other (a sink, a source, for `by` a `key_by`), marked with
+//! What the cut adds are nodes like any other (a sink, a source, for `by` a `key_by`, or over a table a node that sends
+//! both halves of a change to their groups), marked with
 //! [`Node::made_for`]: tasks, checkpoints and the test driver need to know nothing about it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::builder::GraphProblem;
 use super::{Input, KafkaSource, Node, NodeKind, SourceConfig, Topology};
 use crate::model::Expr;
-use crate::operators::{KeyByConfig, NodeConfig};
+use crate::operators::{KeyByConfig, NodeConfig, RegroupConfig};
 use crate::sinks::{KafkaSinkConfig, SinkConfig};
 
 /// A repartition topic.
@@ -107,6 +108,14 @@ fn split_regrouping(nodes: &mut Vec<Node>, problems: &mut Vec<GraphProblem>) {
     for n in 0..nodes.len() {
         let inputs = nodes[n].inputs.clone();
         let NodeKind::Operator(config) = &mut nodes[n].kind else { continue };
+        let over_table = matches!(&**config, NodeConfig::Aggregate(c) if c.over_table);
+        let key_by = |expr: Expr| {
+            NodeKind::Operator(Box::new(if over_table {
+                NodeConfig::Regroup(RegroupConfig(expr))
+            } else {
+                NodeConfig::KeyBy(KeyByConfig(expr))
+            }))
+        };
         let mut wanted: Vec<(usize, Expr)> = Vec::new();
         for input in 0..inputs.len() {
             if let Some(expr) = config.regroups_mut(input)
@@ -125,16 +134,14 @@ fn split_regrouping(nodes: &mut Vec<Node>, problems: &mut Vec<GraphProblem>) {
         match wanted.first() {
             None => {}
             Some((_, expr)) if same && wanted.len() == inputs.len() => {
-                let kind = NodeKind::Operator(Box::new(NodeConfig::KeyBy(KeyByConfig(expr.clone()))));
-                let key = add(nodes, &format!("{name}-key"), kind, inputs, n, problems);
+                let key = add(nodes, &format!("{name}-key"), key_by(expr.clone()), inputs, n, problems);
                 nodes[n].inputs = vec![Input { node: key, port: 0 }];
             }
             Some(_) => {
                 for (input, expr) in wanted {
-                    let kind = NodeKind::Operator(Box::new(NodeConfig::KeyBy(KeyByConfig(expr))));
                     let number = if input == 0 { String::new() } else { format!("-{}", input + 1) };
                     let name = format!("{name}{number}-key");
-                    let key = add(nodes, &name, kind, vec![inputs[input]], n, problems);
+                    let key = add(nodes, &name, key_by(expr), vec![inputs[input]], n, problems);
                     nodes[n].inputs[input] = Input { node: key, port: 0 };
                 }
             }
@@ -142,7 +149,7 @@ fn split_regrouping(nodes: &mut Vec<Node>, problems: &mut Vec<GraphProblem>) {
     }
 }
 
-fn add(
+pub(super) fn add(
     nodes: &mut Vec<Node>,
     name: &str,
     kind: NodeKind,
@@ -175,7 +182,7 @@ fn changes_key(node: &Node) -> bool {
     matches!(&node.kind, NodeKind::Operator(config) if config.changes_key())
 }
 
-fn uses_topic(node: &Node, topic: &str) -> bool {
+pub(super) fn uses_topic(node: &Node, topic: &str) -> bool {
     match &node.kind {
         NodeKind::Source(source) => source.topics().contains(&topic),
         NodeKind::Sink(sink) => sink.topic() == Some(topic),
@@ -212,7 +219,7 @@ fn leading(nodes: &[Node]) -> Vec<bool> {
 }
 
 /// Does a record of a Kafka topic come to node `n`?
-fn reads_a_topic(nodes: &[Node], n: usize) -> bool {
+pub(super) fn reads_a_topic(nodes: &[Node], n: usize) -> bool {
     let mut seen = BTreeSet::from([n]);
     let mut left = vec![n];
     while let Some(at) = left.pop() {
@@ -242,11 +249,13 @@ impl Topology {
         out
     }
 
-    /// The topics that sources read and that others make: without repartition topics.
+    /// The topics that sources read and that others make: without repartition topics, with those of global tables.
     #[must_use]
     pub fn external_topics(&self) -> Vec<String> {
         let own: Vec<String> = self.repartitions().into_iter().map(|r| r.topic).collect();
-        self.source_topics().into_iter().filter(|t| !own.contains(t)).collect()
+        let mut topics: Vec<String> = self.source_topics().into_iter().filter(|t| !own.contains(t)).collect();
+        topics.extend(self.global_topics().into_iter().filter(|t| !self.source_topics().contains(t)));
+        topics
     }
 
     /// Partitions of every topic that the group reads, from those of the external ones. A repartition topic has as

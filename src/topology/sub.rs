@@ -15,12 +15,13 @@ pub struct SubTopology {
     pub stateful: bool,
 }
 
-/// Cuts a graph into connected sets, in the order of their first nodes.
+/// Cuts a graph into connected sets, in the order of their first nodes. Global tables are in none: they are no task's.
 pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
     let mut group: Vec<usize> = (0..nodes.len()).collect();
     for (n, node) in nodes.iter().enumerate() {
         // Who looks rows up in a table runs with it.
-        for other in node.inputs.iter().map(|i| i.node).chain(node.lookups.iter().copied()) {
+        let read = node.inputs.iter().map(|i| i.node).chain(node.lookups.iter().copied());
+        for other in read.filter(|other| !nodes[*other].is_global()) {
             let (a, b) = (group[n], group[other]);
             let (low, high) = (a.min(b), a.max(b));
             for g in &mut group {
@@ -34,6 +35,8 @@ pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
     for a in 0..nodes.len() {
         for b in a + 1..nodes.len() {
             if let (NodeKind::Source(x), NodeKind::Source(y)) = (&nodes[a].kind, &nodes[b].kind)
+                && !nodes[a].is_global()
+                && !nodes[b].is_global()
                 && x.topics().iter().any(|t| y.topics().contains(t))
             {
                 let (low, high) = (group[a].min(group[b]), group[a].max(group[b]));
@@ -46,7 +49,7 @@ pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
         }
     }
     let mut subs: Vec<(usize, SubTopology)> = Vec::new();
-    for (n, g) in group.iter().enumerate() {
+    for (n, g) in group.iter().enumerate().filter(|(n, _)| !nodes[*n].is_global()) {
         let at = match subs.iter().position(|(of, _)| of == g) {
             Some(at) => at,
             None => {

@@ -53,17 +53,31 @@ pub struct AggregateConfig {
     /// How many different values. Exact: it keeps each of them.
     #[serde(default)]
     pub distinct: Option<Expr>,
+    /// How many different values, about: 1.6 % standard error, as good as exact up to a few hundred. It keeps at most
+    /// 4 KiB (HyperLogLog).
+    #[serde(default)]
+    pub approx_distinct: Option<Expr>,
     /// The result so far (`acc`) and the record (`.`) to the new result; the first record's value is taken as it is.
     /// Sessions are merged by it too, the later one as `.`.
     #[serde(default)]
     pub reduce: Option<Expr>,
+    /// With `reduce` over a table, needed there: the result without a row that is replaced or deleted, from `acc` and the
+    /// old row (`.`). `null` removes the key's result.
+    #[serde(default)]
+    pub subtract: Option<Expr>,
     /// A result of any shape, by expressions of your own.
     #[serde(default)]
     pub fold: Option<FoldConfig>,
     /// Several results as one object: name to `count()`, `sum(.amount)`, `min(..)`, `max(..)`, `avg(..)`, `first(..)`,
-    /// `last(..)`, `distinct(..)`, `collect(.x)` or `collect(.x, 50)`, `top(.x, 3)`.
+    /// `last(..)`, `distinct(..)`, `approx_distinct(..)`, `collect(.x)` or `collect(.x, 50)`, `top(.x, 3)`.
     #[serde(default)]
     pub fields: Option<FieldsConfig>,
+    /// Does it read a table? Set by the topology.
+    #[serde(skip)]
+    pub over_table: bool,
+    /// Over a table: the text of `by`, which the topology evaluates in front of this node. Set by the topology.
+    #[serde(skip)]
+    pub groups: String,
 }
 
 /// When results leave.
@@ -158,7 +172,7 @@ impl AggregateConfig {
         self.window.is_none()
     }
 
-    fn chosen(&self) -> Vec<&'static str> {
+    pub(super) fn chosen(&self) -> Vec<&'static str> {
         let set = [
             ("count", self.count.is_some()),
             ("sum", self.sum.is_some()),
@@ -170,6 +184,7 @@ impl AggregateConfig {
             ("collect", self.collect.is_some()),
             ("top", self.top.is_some()),
             ("distinct", self.distinct.is_some()),
+            ("approx_distinct", self.approx_distinct.is_some()),
             ("reduce", self.reduce.is_some()),
             ("fold", self.fold.is_some()),
             ("fields", self.fields.is_some()),
@@ -222,6 +237,13 @@ impl AggregateConfig {
                 }
             }
         }
+        if self.subtract.is_some() && self.reduce.is_none() {
+            problem(
+                ".subtract",
+                "it belongs to `reduce`, and there is none",
+                "remove it; a `fold` has its own: `fold: { init: .., step: .., subtract: .. }`",
+            );
+        }
         let session =
             matches!(self.window.and_then(|w| w.kind()), Some(WindowKind::Session { gap }) if gap > 0);
         if session && self.fold.as_ref().is_some_and(|f| f.merge.is_none()) {
@@ -245,12 +267,13 @@ impl AggregateConfig {
             &mut self.first,
             &mut self.last,
             &mut self.distinct,
+            &mut self.approx_distinct,
         ];
         let none: &'static [&'static str] = &[];
         let mut out: Vec<(&mut Expr, _)> = single.into_iter().flatten().map(|e| (e, none)).collect();
         out.extend(self.collect.as_mut().map(|c| (&mut c.of, none)));
         out.extend(self.top.as_mut().map(|t| (&mut t.of, none)));
-        out.extend(self.reduce.as_mut().map(|e| (e, &["acc"] as &[&str])));
+        out.extend(self.reduce.iter_mut().chain(&mut self.subtract).map(|e| (e, &["acc"] as &[&str])));
         if let Some(fold) = &mut self.fold {
             out.push((&mut fold.step, &["acc"]));
             out.extend(fold.merge.as_mut().map(|e| (e, &["left", "right"] as &[&str])));
@@ -275,7 +298,7 @@ impl AggregateConfig {
     }
 
     /// What the state's rows depend on: the functions, and the windows without their grace. Expressions are not in it:
-    /// rows can be read whatever computed them.
+    /// rows can be read whatever computed them. Except over a table, where what is taken back is computed once more.
     #[must_use]
     pub fn state_shape(&self) -> String {
         let mut functions: Vec<String> = self.chosen().into_iter().map(String::from).collect();
@@ -284,7 +307,19 @@ impl AggregateConfig {
         }
         let window = self.window.map(|w| WindowConfig { grace: None, ..w }.label());
         let over = window.map(|w| format!(" {w}")).unwrap_or_default();
-        format!("aggregate{over}: {}", functions.join(", "))
+        let what = format!("aggregate{over}: {}", functions.join(", "));
+        if !self.over_table {
+            return what;
+        }
+        let own = [&self.sum, &self.avg, &self.reduce, &self.subtract].into_iter().flatten();
+        let fold = self.fold.iter().flat_map(|f| std::iter::once(&f.step).chain(&f.subtract));
+        let fields = self.fields.iter().flat_map(|f| &f.0).filter_map(|(_, f)| f.of.as_ref());
+        let texts: Vec<String> = own
+            .chain(fold)
+            .chain(fields)
+            .map(|e| e.text().split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        format!("{what} over a table by {} ({})", self.groups, texts.join(", "))
     }
 
     /// How long after a window's end a `suppress` below holds its result; `None` without windows.
@@ -353,6 +388,13 @@ mod tests {
             shape(json!({ "fields": fields, "window": window, "emit": "final" })),
             "aggregate hopping 5m every 1m: n count, most top"
         );
+        let fields = json!({ "n": "count()", "total": "sum(.a)" });
+        let over = AggregateConfig {
+            over_table: true,
+            groups: ".city".into(),
+            ..check(json!({ "fields": fields }), &[])
+        };
+        assert_eq!(over.state_shape(), "aggregate: n count, total sum over a table by .city (.a)");
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub enum FieldFunction {
     Collect,
     Top,
     Distinct,
+    ApproxDistinct,
 }
 
 const FUNCTIONS: &[(&str, FieldFunction)] = &[
@@ -52,6 +53,7 @@ const FUNCTIONS: &[(&str, FieldFunction)] = &[
     ("collect", FieldFunction::Collect),
     ("top", FieldFunction::Top),
     ("distinct", FieldFunction::Distinct),
+    ("approx_distinct", FieldFunction::ApproxDistinct),
 ];
 
 impl FieldFunction {
@@ -135,7 +137,7 @@ impl JsonSchema for FieldsConfig {
             "type": "object",
             "additionalProperties": {
                 "type": "string",
-                "pattern": r"^\s*(count|sum|min|max|avg|first|last|collect|top|distinct)\s*\(.*\)\s*$"
+                "pattern": r"^\s*(count|sum|min|max|avg|first|last|collect|top|distinct|approx_distinct)\s*\(.*\)\s*$"
             },
             "minProperties": 1
         })
@@ -160,6 +162,7 @@ mod tests {
         check("last(.a[0])", FieldFunction::Last, Some(".a[0]"), None);
         check("max(length(.a) + (1))", FieldFunction::Max, Some("length(.a) + (1)"), None);
         check("sum(add(.a, 3))", FieldFunction::Sum, Some("add(.a, 3)"), None);
+        check("approx_distinct(.id)", FieldFunction::ApproxDistinct, Some(".id"), None);
         check("collect(.id)", FieldFunction::Collect, Some(".id"), None);
         check("collect(.id, 50)", FieldFunction::Collect, Some(".id"), Some(50));
         check("collect(f(.a, 3))", FieldFunction::Collect, Some("f(.a, 3)"), None);

@@ -7,6 +7,8 @@
 //! where Kafka Streams drops it (no window, sliding windows) and counted by `count`, `reduce` and `fold` elsewhere. What is
 //! dropped for its missing key or value moves no clock.
 //!
+//! Over a table rows are added and taken back (`over_table`).
+//!
 //! `config` and `fields` are the settings, `plan` what is computed, `part` what is remembered, `rows` where; `plain`,
 //! `time`, `session` and `sliding` are the four ways of grouping in time.
 //!
@@ -18,6 +20,7 @@
 
 mod config;
 mod fields;
+mod over_table;
 mod part;
 mod plain;
 mod plan;
@@ -27,6 +30,7 @@ mod properties;
 pub(super) mod rig;
 mod rows;
 mod session;
+mod sketch;
 mod sliding;
 #[cfg(test)]
 mod tests;
@@ -36,6 +40,7 @@ use bytes::Bytes;
 
 pub use config::{AggregateConfig, CollectConfig, CountConfig, EmitConfig, FoldConfig, TopConfig};
 pub use fields::{FieldConfig, FieldFunction, FieldsConfig};
+use over_table::OverTable;
 use plain::Plain;
 use plan::Plan;
 use rows::{Fail, Incoming, Rows};
@@ -53,6 +58,7 @@ const FINALS_MAX: usize = 1024;
 
 enum Grouping {
     Plain(Plain),
+    Table(OverTable),
     Time(TimeWindows),
     Session(Sessions),
     Sliding(Sliding),
@@ -75,6 +81,7 @@ impl Aggregate {
         let grace = config.window.map_or(0, |w| w.grace().0);
         let kind = config.window.and_then(|w| w.kind());
         let grouping = match kind {
+            _ if config.over_table => Grouping::Table(OverTable::new()),
             None => Grouping::Plain(Plain::new()),
             Some(WindowKind::Time { size, advance }) => {
                 Grouping::Time(TimeWindows::new(size, advance, grace, is_final))
@@ -95,7 +102,7 @@ impl Aggregate {
 
     fn rows(&self) -> &Rows {
         match &self.grouping {
-            Grouping::Plain(g) => &g.rows,
+            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => &g.rows,
             Grouping::Time(g) => &g.rows,
             Grouping::Session(g) => &g.rows,
             Grouping::Sliding(g) => &g.rows,
@@ -104,7 +111,7 @@ impl Aggregate {
 
     fn rows_mut(&mut self) -> &mut Rows {
         match &mut self.grouping {
-            Grouping::Plain(g) => &mut g.rows,
+            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => &mut g.rows,
             Grouping::Time(g) => &mut g.rows,
             Grouping::Session(g) => &mut g.rows,
             Grouping::Sliding(g) => &mut g.rows,
@@ -115,7 +122,7 @@ impl Aggregate {
         self.plan.inputs(record, &mut self.inputs)?;
         let incoming = Incoming { plan: &self.plan, key, record, inputs: &self.inputs };
         match &mut self.grouping {
-            Grouping::Plain(g) => g.on_record(incoming, cx),
+            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => g.on_record(incoming, cx),
             Grouping::Time(g) => g.on_record(incoming, cx),
             Grouping::Session(g) => g.on_record(incoming, cx),
             Grouping::Sliding(g) => g.on_record(incoming, cx),
@@ -126,7 +133,7 @@ impl Aggregate {
 impl Operator for Aggregate {
     fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
         match &mut self.grouping {
-            Grouping::Plain(g) => g.open(cx),
+            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => g.open(cx),
             Grouping::Time(g) => g.open(cx),
             Grouping::Session(g) => g.open(cx),
             Grouping::Sliding(g) => g.open(cx),
@@ -134,6 +141,9 @@ impl Operator for Aggregate {
     }
 
     fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        if let Grouping::Table(table) = &mut self.grouping {
+            return table.on_record(&self.plan, record, cx);
+        }
         self.plan.parse(&mut record);
         let key = match self.plan.key(&record) {
             Ok(Some(key)) => key,
@@ -157,7 +167,7 @@ impl Operator for Aggregate {
 
     fn deadline(&self) -> Option<Timestamp> {
         match &self.grouping {
-            Grouping::Plain(_) => None,
+            Grouping::Plain(_) | Grouping::Table(_) => None,
             Grouping::Time(g) => g.deadline(),
             Grouping::Session(g) => g.deadline(),
             Grouping::Sliding(g) => g.deadline(),
@@ -166,7 +176,7 @@ impl Operator for Aggregate {
 
     fn on_time(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         match &mut self.grouping {
-            Grouping::Plain(_) => {}
+            Grouping::Plain(_) | Grouping::Table(_) => {}
             Grouping::Time(g) => g.on_time(&self.plan, cx)?,
             Grouping::Session(g) => g.on_time(&self.plan, cx)?,
             Grouping::Sliding(g) => g.on_time(&self.plan, cx)?,
@@ -177,7 +187,7 @@ impl Operator for Aggregate {
     fn on_watermark(&mut self, cx: &mut Cx<'_>) {
         let held = match &self.grouping {
             _ if !self.is_final => None,
-            Grouping::Plain(_) => None,
+            Grouping::Plain(_) | Grouping::Table(_) => None,
             Grouping::Time(g) => g.held(),
             Grouping::Session(g) => g.held(),
             Grouping::Sliding(g) => g.held(),
@@ -187,7 +197,7 @@ impl Operator for Aggregate {
 
     fn seal(&mut self, _: &mut Cx<'_>) {
         match &mut self.grouping {
-            Grouping::Plain(g) => g.rows.seal(),
+            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => g.rows.seal(),
             Grouping::Time(g) => g.seal(),
             Grouping::Session(g) => g.seal(),
             Grouping::Sliding(g) => g.seal(),
@@ -197,7 +207,7 @@ impl Operator for Aggregate {
     fn seal_more(&mut self, cx: &mut Cx<'_>, rows_max: usize) -> Result<bool, StateError> {
         let may_evict = match &self.grouping {
             Grouping::Time(g) => g.may_evict(),
-            Grouping::Plain(_) | Grouping::Session(_) | Grouping::Sliding(_) => true,
+            Grouping::Plain(_) | Grouping::Table(_) | Grouping::Session(_) | Grouping::Sliding(_) => true,
         };
         let cells = &mut self.rows_mut().cells;
         Ok(cells.flush_frozen(cx.store(0), rows_max)?
@@ -208,7 +218,7 @@ impl Operator for Aggregate {
         let (rows, open) = (
             self.rows(),
             match &self.grouping {
-                Grouping::Plain(_) | Grouping::Time(_) => 0,
+                Grouping::Plain(_) | Grouping::Table(_) | Grouping::Time(_) => 0,
                 Grouping::Session(g) => g.len(),
                 Grouping::Sliding(g) => g.len(),
             },

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bincode::{Decode, Encode};
 use bytes::Bytes;
 
+use super::sketch::Sketch;
 use crate::model::{Json, Value};
 use crate::state::{Cell, StateError, codec};
 
@@ -50,6 +51,16 @@ impl Number {
         Number::Float((self.float() + other.float()).clamp(f64::MIN, f64::MAX))
     }
 
+    /// The difference, by the same rules.
+    pub(super) fn minus(self, other: Number) -> Number {
+        if let (Number::Whole(a), Number::Whole(b)) = (self, other)
+            && let Some(difference) = a.checked_sub(b)
+        {
+            return Number::Whole(difference);
+        }
+        Number::Float((self.float() - other.float()).clamp(f64::MIN, f64::MAX))
+    }
+
     fn json(self) -> Json {
         match self {
             Number::Whole(n) => Json::from(n),
@@ -79,6 +90,8 @@ pub(super) enum Part {
         items: BTreeSet<String>,
         bytes: usize,
     },
+    /// approx_distinct. Boxed: most parts are small.
+    Sketch(Box<Sketch>),
 }
 
 impl Part {
@@ -94,7 +107,7 @@ impl Part {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Part::List { bytes, .. } | Part::Set { bytes, .. } => *bytes,
-            Part::Count(_) | Part::Sum(_) | Part::Mean { .. } | Part::Value(_) => 0,
+            Part::Count(_) | Part::Sum(_) | Part::Mean { .. } | Part::Value(_) | Part::Sketch(_) => 0,
         }
     }
 
@@ -109,6 +122,7 @@ impl Part {
             Part::Value(value) => value.as_ref().map_or(Json::Null, |v| (**v).clone()),
             Part::List { items, .. } => Json::Array(items.clone()),
             Part::Set { items, .. } => Json::from(items.len()),
+            Part::Sketch(sketch) => Json::from(sketch.count()),
         }
     }
 
@@ -123,6 +137,7 @@ impl Part {
             Part::Value(Some(json)) => Stored::Value(json.to_string()),
             Part::List { items, .. } => Stored::List(items.iter().map(Json::to_string).collect()),
             Part::Set { items, .. } => Stored::Set(items.iter().cloned().collect()),
+            Part::Sketch(sketch) => Stored::Sketch(sketch.to_bytes()),
         }
     }
 }
@@ -138,6 +153,7 @@ enum Stored {
     Value(String),
     List(Vec<String>),
     Set(Vec<String>),
+    Sketch(Vec<u8>),
 }
 
 impl Stored {
@@ -162,6 +178,7 @@ impl Stored {
                 let bytes = items.iter().map(|i| i.len() + SET_ITEM_BYTES).sum();
                 Part::Set { items: items.into_iter().collect(), bytes }
             }
+            Stored::Sketch(bytes) => Part::Sketch(Box::new(Sketch::from_bytes(&bytes)?)),
         })
     }
 }
@@ -310,6 +327,7 @@ mod tests {
             Part::Value(Some(Arc::new(json!({"b": 1, "a": [null]})))),
             Part::List { items: vec![json!(1), json!("x")], bytes: 33 },
             Part::Set { items: ["1".into()].into(), bytes: 33 },
+            Part::Sketch(Box::new(Sketch::new())),
         ]
     }
 

@@ -11,10 +11,11 @@ use bytes::Bytes;
 use super::config::{AggregateConfig, CollectConfig};
 use super::fields::{FieldConfig, FieldFunction};
 use super::part::{Acc, Number, PART_BYTES_MAX, Part, SET_ITEM_BYTES, canonical, compare, size};
+use super::sketch::Sketch;
 use crate::model::{EvalError, Expr, Json, Record, Scope, Value, key_text};
 use crate::operators::{OperatorError, Reason};
 
-enum Function {
+pub(super) enum Function {
     Count,
     Sum(Expr),
     Min(Expr),
@@ -25,8 +26,9 @@ enum Function {
     Collect(Expr, usize),
     Top(Expr, usize),
     Distinct(Expr),
-    Reduce(Expr),
-    Fold { init: Arc<Json>, step: Expr, merge: Option<Expr> },
+    ApproxDistinct(Expr),
+    Reduce(Expr, Option<Expr>),
+    Fold { init: Arc<Json>, step: Expr, merge: Option<Expr>, subtract: Option<Expr> },
 }
 
 impl Function {
@@ -41,8 +43,9 @@ impl Function {
             | Function::Last(e)
             | Function::Collect(e, _)
             | Function::Top(e, _)
-            | Function::Distinct(e) => Some(e),
-            Function::Count | Function::Reduce(_) | Function::Fold { .. } => None,
+            | Function::Distinct(e)
+            | Function::ApproxDistinct(e) => Some(e),
+            Function::Count | Function::Reduce(..) | Function::Fold { .. } => None,
         }
     }
 
@@ -53,12 +56,13 @@ impl Function {
             Function::Avg(_) => Part::Mean { sum: Number::Whole(0), count: 0 },
             Function::Collect(..) | Function::Top(..) => Part::list(),
             Function::Distinct(_) => Part::set(),
+            Function::ApproxDistinct(_) => Part::Sketch(Box::new(Sketch::new())),
             Function::Fold { init, .. } => Part::Value((!init.is_null()).then(|| Arc::clone(init))),
             Function::Min(_)
             | Function::Max(_)
             | Function::First(_)
             | Function::Last(_)
-            | Function::Reduce(_) => Part::Value(None),
+            | Function::Reduce(..) => Part::Value(None),
         }
     }
 
@@ -80,7 +84,7 @@ impl Function {
     fn step(&self, part: Option<&Part>, record: &Record) -> Result<Option<Json>, EvalError> {
         let scope = Scope::of(record);
         match self {
-            Function::Reduce(step) => match part {
+            Function::Reduce(step, _) => match part {
                 Some(Part::Value(Some(acc))) => step.eval(&scope.with(&[("acc", acc)])).map(Some),
                 _ => record
                     .value
@@ -148,6 +152,7 @@ impl Function {
                     *bytes += len;
                 }
             }
+            (_, Part::Sketch(sketch)) => sketch.add(&canonical(input)),
             (_, Part::Count(_) | Part::List { .. }) => {}
         }
         0
@@ -169,7 +174,7 @@ impl Function {
                 value(merge.eval(&scope.with(&[("left", &left), ("right", &json(right))]))?)
             }
             (_, None, right) => right.clone(),
-            (Function::Reduce(step), Some(Part::Value(Some(left))), Part::Value(Some(right))) => {
+            (Function::Reduce(step, _), Some(Part::Value(Some(left))), Part::Value(Some(right))) => {
                 let later = Value::Json(Arc::clone(right));
                 let scope = Scope { value: &later, window: None, ..Scope::of(record) };
                 value(step.eval(&scope.with(&[("acc", &left)]))?)
@@ -195,6 +200,10 @@ impl Function {
                 }
                 Part::Set { items, bytes }
             }
+            (_, Some(Part::Sketch(mut left)), Part::Sketch(right)) => {
+                left.merge(right);
+                Part::Sketch(left)
+            }
             (_, Some(left), _) => left,
         };
         Ok((part, out))
@@ -204,7 +213,7 @@ impl Function {
 /// See the module.
 pub(super) struct Plan {
     by: Option<Expr>,
-    functions: Vec<Function>,
+    pub(super) functions: Vec<Function>,
     /// Names of the fields; `None` where there is one result.
     names: Option<Vec<String>>,
     /// Several expressions read the value: it is parsed once, for all.
@@ -244,7 +253,7 @@ impl Plan {
         };
         let reads = |expr: &&Expr| !expr.is_key() && expr.text().trim() != "timestamp";
         let once = functions.iter().filter_map(Function::input).chain(&config.by).filter(reads).count();
-        let stepping = functions.iter().any(|f| matches!(f, Function::Reduce(_) | Function::Fold { .. }));
+        let stepping = functions.iter().any(|f| matches!(f, Function::Reduce(..) | Function::Fold { .. }));
         let parse_first = once + usize::from(stepping) > 1 || (stepping && overlapping);
         Plan { by: config.by.clone(), functions, names, parse_first }
     }
@@ -374,7 +383,7 @@ impl Plan {
     }
 }
 
-fn full() -> Unfit {
+pub(super) fn full() -> Unfit {
     Unfit::Full(format!("the aggregate would be larger than {} MiB", PART_BYTES_MAX >> 20))
 }
 
@@ -393,7 +402,8 @@ fn of_config(c: &AggregateConfig) -> Option<Function> {
         .or_else(|| one(&c.first, Function::First))
         .or_else(|| one(&c.last, Function::Last))
         .or_else(|| one(&c.distinct, Function::Distinct))
-        .or_else(|| one(&c.reduce, Function::Reduce))
+        .or_else(|| one(&c.approx_distinct, Function::ApproxDistinct))
+        .or_else(|| c.reduce.clone().map(|step| Function::Reduce(step, c.subtract.clone())))
         .or_else(|| c.collect.as_ref().map(|c| Function::Collect(c.of.clone(), limit(Some(c.max), 0))))
         .or_else(|| c.top.as_ref().map(|t| Function::Top(t.of.clone(), limit(Some(t.n), 0))))
         .or_else(|| {
@@ -401,6 +411,7 @@ fn of_config(c: &AggregateConfig) -> Option<Function> {
                 init: Arc::new(f.init.clone()),
                 step: f.step.clone(),
                 merge: f.merge.clone(),
+                subtract: f.subtract.clone(),
             })
         })
 }
@@ -416,6 +427,7 @@ fn of_field(field: &FieldConfig) -> Function {
         FieldFunction::First => Function::First(of),
         FieldFunction::Last => Function::Last(of),
         FieldFunction::Distinct => Function::Distinct(of),
+        FieldFunction::ApproxDistinct => Function::ApproxDistinct(of),
         FieldFunction::Collect => Function::Collect(of, limit(field.limit, CollectConfig::default_max())),
         FieldFunction::Top => Function::Top(of, limit(field.limit, 1)),
     }

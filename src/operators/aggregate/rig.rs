@@ -166,8 +166,20 @@ pub(crate) fn show(records: &[Record]) -> Vec<Out> {
 
 /// Settings from JSON; where an expression stands, text is taken as `spec/` would hand it over.
 pub(crate) fn config(mut json: Json) -> Result<AggregateConfig, serde_json::Error> {
-    const EXPRESSIONS: [&str; 13] = [
-        "by", "sum", "min", "max", "avg", "first", "last", "of", "distinct", "reduce", "step", "merge",
+    const EXPRESSIONS: [&str; 14] = [
+        "by",
+        "sum",
+        "min",
+        "max",
+        "avg",
+        "first",
+        "last",
+        "of",
+        "distinct",
+        "approx_distinct",
+        "reduce",
+        "step",
+        "merge",
         "subtract",
     ];
     fn place(json: &mut Json, all: bool) {

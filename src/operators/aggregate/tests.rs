@@ -274,10 +274,11 @@ fn every_function_gives_its_result() {
     check(json!({ "collect": { "of": ".v", "max": 2 } }), &v(&[3, 1, 2]), json!([3, 1]));
     check(json!({ "top": { "of": ".v", "n": 2 } }), &v(&[1, 3, 2, 3]), json!([3, 3]));
     check(json!({ "distinct": ".v" }), &[json!(1), json!(1.0), json!("1"), json!({"a": 1})], json!(3));
+    check(json!({ "approx_distinct": ".v" }), &[json!(1), json!(1.0), json!("1"), json!({"a": 1})], json!(3));
     check(
-        json!({ "fields": { "orders": "count()", "total": "sum(.v)", "newest": "last(.v)", "best": "top(.v, 1)", "kinds": "distinct(.v)" } }),
+        json!({ "fields": { "orders": "count()", "total": "sum(.v)", "newest": "last(.v)", "best": "top(.v, 1)", "kinds": "distinct(.v)", "about": "approx_distinct(.v)" } }),
         &v(&[4, 5, 4]),
-        json!({ "orders": 3, "total": 13, "newest": 4, "best": [5], "kinds": 2 }),
+        json!({ "orders": 3, "total": 13, "newest": 4, "best": [5], "kinds": 2, "about": 2 }),
     );
 }
 

@@ -163,7 +163,7 @@ impl ForeignKey {
     }
 }
 
-fn subscription(foreign_key: &[u8], id: &[u8]) -> Vec<u8> {
+pub(super) fn subscription(foreign_key: &[u8], id: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(4 + foreign_key.len() + id.len());
     let length = u32::try_from(foreign_key.len()).expect("a record is under 4 GiB");
     key.extend_from_slice(&length.to_be_bytes());
@@ -172,12 +172,12 @@ fn subscription(foreign_key: &[u8], id: &[u8]) -> Vec<u8> {
     key
 }
 
-fn window_bytes(window: Option<Window>) -> Bytes {
+pub(super) fn window_bytes(window: Option<Window>) -> Bytes {
     let Some(window) = window else { return Bytes::new() };
     Bytes::from([window.start.0.to_be_bytes(), window.end.0.to_be_bytes()].concat())
 }
 
-fn read_window(bytes: &[u8]) -> Result<Option<Window>, StateError> {
+pub(super) fn read_window(bytes: &[u8]) -> Result<Option<Window>, StateError> {
     let (numbers, rest) = bytes.as_chunks::<8>();
     let at = |bytes: [u8; 8]| Timestamp(i64::from_be_bytes(bytes));
     match (numbers, rest) {

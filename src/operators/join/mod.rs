@@ -6,7 +6,7 @@
 //! | stream | table | each record with the row of its key | `stream_table.rs` |
 //! | stream | global table | each record with the row that `on` names | `stream_global.rs` |
 //! | table | table | the rows of one key, kept up to date | `table_table.rs` |
-//! | table | table, with `on` | each left row with the right row that `on` names | `foreign_key.rs` |
+//! | table | table, with `on` | each left row with the right row that `on` names | `foreign_key_apart.rs`; without topics `foreign_key.rs` |
 //!
 //! A table is a node with `table`, everything else is a stream. The topology finds out what stands where and hands the
 //! [`JoinPlan`] to the operator. The rules are those of Kafka Streams; where one is not, its file says so.
@@ -15,6 +15,9 @@
 
 mod config;
 mod foreign_key;
+mod foreign_key_apart;
+#[cfg(test)]
+mod foreign_key_tests;
 mod plan;
 mod result;
 mod stream_global;
@@ -26,6 +29,7 @@ mod table_table;
 mod window_rows;
 
 pub use config::{JoinConfig, JoinType, Within};
+pub use foreign_key_apart::{RightHalf, RightHalfConfig};
 pub use plan::{JoinKind, JoinPlan};
 
 use super::Operator;
@@ -76,6 +80,7 @@ pub fn build(config: &JoinConfig) -> Box<dyn Operator> {
         JoinKind::StreamTable => Box::new(stream_table::StreamTable::new(config, plan)),
         JoinKind::StreamGlobal => Box::new(stream_global::StreamGlobal::new(config, plan)),
         JoinKind::TableTable => Box::new(table_table::TableTable::new(config, plan)),
+        JoinKind::ForeignKey if plan.apart => Box::new(foreign_key_apart::LeftHalf::new(config, plan)),
         JoinKind::ForeignKey => Box::new(foreign_key::ForeignKey::new(config, plan)),
     }
 }

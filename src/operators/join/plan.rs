@@ -43,6 +43,8 @@ pub struct JoinPlan {
     pub right: Option<TableView>,
     /// Somebody below asks what a result was before.
     pub sends_changes: bool,
+    /// By a foreign key: the two tables lie in different partitions, and this is the left half.
+    pub apart: bool,
 }
 
 impl JoinPlan {
@@ -50,6 +52,12 @@ impl JoinPlan {
     #[must_use]
     pub fn right_triggers(&self) -> bool {
         matches!(self.kind, JoinKind::StreamStream | JoinKind::TableTable | JoinKind::ForeignKey)
+    }
+
+    /// What the join's own state depends on; `None`: it has none.
+    #[must_use]
+    pub fn state_kind(&self, config: &JoinConfig) -> Option<&'static str> {
+        if self.apart { Some("foreign-key join, left half") } else { self.kind.state_kind(config) }
     }
 
     /// What the settings and the two sides make, or why they make nothing. `left` and `right` are their names and, where
@@ -159,6 +167,6 @@ impl JoinPlan {
             return Err(problems);
         }
         let view = |table: Option<&TableConfig>| table.map(TableConfig::view);
-        Ok(JoinPlan { kind, left: view(left.1), right: view(right.1), sends_changes: false })
+        Ok(JoinPlan { kind, left: view(left.1), right: view(right.1), sends_changes: false, apart: false })
     }
 }

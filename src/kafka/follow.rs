@@ -1,0 +1,140 @@
+//! Following: reads all partitions of some topics for ever, from given offsets, in no group. For global tables.
+//!
+//! Called by one thread of the runtime, which keeps the positions. Reads committed records only. Records of one partition
+//! come in the order of their offsets; partitions come as they come. Partitions that a topic gets later are not read.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers as _, Message};
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::config::KafkaConfig;
+use super::remind::Series;
+use super::{ErrorKind, Quiet, TopicPartition, ffi, kind_of};
+use crate::model::{Headers, Origin, Record, Timestamp, Value};
+
+/// The topics cannot be followed any further.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct FollowError(String);
+
+struct Partition {
+    at: TopicPartition,
+    /// The topic's number in the records' origin.
+    topic: u16,
+    next: i64,
+}
+
+/// See the module.
+pub struct Follower {
+    consumer: BaseConsumer<Quiet>,
+    partitions: Vec<Partition>,
+    brokers: String,
+    series: Series,
+}
+
+impl Follower {
+    /// Reads each partition from its offset on; records carry the number that stands with their topic. `group` names the
+    /// group in broker ACLs only: nothing joins, nothing is committed.
+    ///
+    /// # Errors
+    /// The client cannot be made.
+    pub fn open(
+        config: &KafkaConfig,
+        group: &str,
+        from: &[(TopicPartition, u16, i64)],
+    ) -> Result<Follower, FollowError> {
+        let failed = |e: KafkaError| FollowError(e.to_string());
+        let consumer: BaseConsumer<Quiet> =
+            config.follow(group).create_with_context(Quiet::default()).map_err(failed)?;
+        let mut list = TopicPartitionList::with_capacity(from.len());
+        let mut partitions = Vec::with_capacity(from.len());
+        for (at, topic, next) in from {
+            list.add_partition_offset(&at.topic, at.partition, Offset::Offset(*next)).map_err(failed)?;
+            partitions.push(Partition { at: at.clone(), topic: *topic, next: *next });
+        }
+        consumer.assign(&list).map_err(failed)?;
+        Ok(Follower { consumer, partitions, brokers: config.brokers.clone(), series: Series::default() })
+    }
+
+    /// Appends up to `max` records; waits for the first one, at most so long. While brokers are away there are none.
+    ///
+    /// # Errors
+    /// An offset is gone, a topic does not exist, or the client failed for good.
+    pub fn poll(&mut self, max: usize, wait: Duration, out: &mut Vec<Record>) -> Result<(), FollowError> {
+        self.series.remind(&self.consumer.context().lost, self.consumer.client(), &self.brokers);
+        let first = out.len();
+        let deadline = Instant::now() + wait;
+        while out.len() - first < max {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = if out.len() > first { Duration::ZERO } else { left };
+            match self.consumer.poll(left) {
+                Some(Ok(message)) => {
+                    let same = |p: &&mut Partition| {
+                        p.at.partition == message.partition() && *p.at.topic == *message.topic()
+                    };
+                    let Some(partition) = self.partitions.iter_mut().find(same) else { continue };
+                    partition.next = message.offset() + 1;
+                    out.push(record(&message, partition.topic));
+                }
+                Some(Err(error)) => check(&error)?,
+                None if left.is_zero() => break,
+                None => {}
+            }
+        }
+        for partition in &mut self.partitions {
+            // Behind the last record there may be marks of transactions, which no reader sees.
+            let at = ffi::position(self.consumer.client(), &partition.at.topic, partition.at.partition);
+            partition.next = at.unwrap_or(partition.next).max(partition.next);
+        }
+        Ok(())
+    }
+
+    /// The next offset of each partition, in the order given: everything before it has been handed out.
+    pub fn positions(&self) -> impl Iterator<Item = (&TopicPartition, i64)> {
+        self.partitions.iter().map(|p| (&p.at, p.next))
+    }
+}
+
+fn record(message: &BorrowedMessage<'_>, topic: u16) -> Record {
+    let headers = message.headers().map_or_else(Headers::default, |headers| {
+        let value = |bytes: Option<&[u8]>| bytes.map_or_else(Bytes::new, Bytes::copy_from_slice);
+        Headers::new(headers.iter().map(|h| (h.key.to_owned(), value(h.value))).collect())
+    });
+    Record {
+        key: message.key().map(Bytes::copy_from_slice),
+        value: message.payload().map_or(Value::Null, |bytes| Value::Bytes(Bytes::copy_from_slice(bytes))),
+        ts: Timestamp(message.timestamp().to_millis().unwrap_or(0)),
+        window: None,
+        headers,
+        origin: Origin { topic, partition: message.partition(), offset: message.offset() },
+        change: None,
+    }
+}
+
+/// Ends it for errors that do not pass by themselves.
+fn check(error: &KafkaError) -> Result<(), FollowError> {
+    use RDKafkaErrorCode as E;
+    let code = error.rdkafka_error_code();
+    let lost = matches!(
+        code,
+        Some(
+            E::OffsetOutOfRange
+                | E::AutoOffsetReset
+                | E::UnknownTopicOrPartition
+                | E::UnknownTopic
+                | E::UnknownPartition
+        )
+    );
+    let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_))
+        || code.is_some_and(|c| matches!(kind_of(c), ErrorKind::Auth | ErrorKind::Fatal));
+    if lost || fatal {
+        return Err(FollowError(error.to_string()));
+    }
+    tracing::debug!(%error, "following goes on");
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! Foreign-key joins over topics: the two tables lie in different partitions, so the join becomes two halves, each beside
+//! its table, with a topic of the topology's own each way (`operators/join/foreign_key_apart.rs`).
+//!
+//! Called by the builder after the repartition topics are in. Both topics are repartition topics like any other: made,
+//! sized after what they are read together with, written in checkpoints' transactions and purged as those are.
+
+use super::builder::{GraphProblem, problem};
+use super::repartition::{add, reads_a_topic, uses_topic};
+use super::{Input, KafkaSource, Node, NodeKind, SourceConfig};
+use crate::operators::{JoinKind, NodeConfig, RightHalfConfig};
+use crate::sinks::{KafkaSinkConfig, SinkConfig};
+
+/// Cuts every foreign-key join that reads topics in two.
+///
+/// # Errors
+/// A name or topic that the cut needs is taken.
+pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<GraphProblem>> {
+    let mut problems = Vec::new();
+    for n in 0..nodes.len() {
+        if !reads_a_topic(nodes, n) {
+            continue;
+        }
+        let &[left, right] = nodes[n].inputs.as_slice() else { continue };
+        let NodeKind::Operator(config) = &mut nodes[n].kind else { continue };
+        let NodeConfig::Join(join) = &mut **config else { continue };
+        let Some(plan) = join.plan.as_mut().filter(|plan| plan.kind == JoinKind::ForeignKey) else {
+            continue;
+        };
+        let Some(view) = plan.right else { continue };
+        plan.apart = true;
+        let on = join.on.as_ref().map_or_else(String::new, |on| on.text().trim().to_owned());
+        let name = nodes[n].name.clone();
+        let there =
+            topic(topology, &name, "subscriptions", Input { node: n, port: 1 }, n, nodes, &mut problems);
+        let half = NodeKind::Operator(Box::new(NodeConfig::RightHalf(RightHalfConfig { right: view, on })));
+        let inputs = vec![Input { node: there, port: 0 }, right];
+        let half = add(nodes, &format!("{name}-right"), half, inputs, n, &mut problems);
+        nodes[half].lookups = vec![right.node];
+        let back = topic(topology, &name, "answers", Input { node: half, port: 0 }, n, nodes, &mut problems);
+        nodes[n].inputs = vec![left, Input { node: back, port: 0 }];
+        nodes[n].lookups = vec![left.node];
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// A topic that carries what `from` sends; the node that reads it.
+fn topic(
+    topology: &str,
+    join: &str,
+    what: &str,
+    from: Input,
+    owner: usize,
+    nodes: &mut Vec<Node>,
+    problems: &mut Vec<GraphProblem>,
+) -> usize {
+    let topic = format!("{topology}-{join}-{what}-repartition");
+    if let Some(taken) = nodes.iter().find(|node| uses_topic(node, &topic)) {
+        let message = format!("the topic `{topic}` is the topology's own, between the halves of `{join}`");
+        let help = "give the topic another name".to_owned();
+        problems.push(problem("graph::repartition", &taken.name, "kafka.topic", &message, Some(help)));
+    }
+    let sink = NodeKind::Sink(Box::new(SinkConfig::Kafka(KafkaSinkConfig::internal(topic.clone()))));
+    add(nodes, &format!("{join}-{what}-repartition"), sink, vec![from], owner, problems);
+    let source = NodeKind::Source(SourceConfig::Kafka(KafkaSource::internal(topic)));
+    add(nodes, &format!("{join}-{what}-repartitioned"), source, Vec::new(), owner, problems)
+}

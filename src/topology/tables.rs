@@ -1,0 +1,40 @@
+//! Aggregates over tables in the graph: which aggregates read rows, whose changes they add and subtract.
+
+use super::builder::{GraphProblem, problem};
+use super::{Node, NodeKind};
+use crate::operators::NodeConfig;
+
+/// Tells each aggregate that reads a table. A table is a node with `table`, everything else is a stream.
+pub(super) fn settle(nodes: &mut [Node], problems: &mut Vec<GraphProblem>) {
+    for n in 0..nodes.len() {
+        let (tables, streams): (Vec<usize>, Vec<usize>) =
+            nodes[n].inputs.iter().map(|i| i.node).partition(|i| nodes[*i].table.is_some());
+        let mixed = streams.first().zip(tables.first());
+        let mixed = mixed.map(|(stream, table)| (nodes[*stream].name.clone(), nodes[*table].name.clone()));
+        let name = nodes[n].name.clone();
+        let NodeKind::Operator(config) = &mut nodes[n].kind else { continue };
+        let NodeConfig::Aggregate(aggregate) = &mut **config else { continue };
+        if tables.is_empty() {
+            continue;
+        }
+        if let Some((stream, table)) = mixed {
+            problems.push(problem(
+                "graph::aggregate",
+                &name,
+                "from",
+                &format!("`{table}` is a table and `{stream}` a stream: rows are added and taken back, records only added"),
+                Some(format!(
+                    "aggregate them apart, or read the table's changes as records through a node such as \
+                     `{table}-changes: {{ from: {table}, filter: \"true\" }}`"
+                )),
+            ));
+            continue;
+        }
+        aggregate.over_table = true;
+        aggregate.groups =
+            aggregate.by.as_ref().map_or_else(|| "key".to_owned(), |by| by.text().trim().to_owned());
+        for (field, message, help) in aggregate.check_over_table() {
+            problems.push(problem("graph::aggregate", &name, &field, &message, Some(help)));
+        }
+    }
+}
