@@ -46,6 +46,12 @@ impl Case {
         text.lines().filter(|l| !l.trim().is_empty()).map(line).collect()
     }
 
+    /// The topic of the first record: its task is the one that runs.
+    pub fn topic(&self) -> String {
+        let lines = self.lines("before.jsonl");
+        lines.iter().find_map(|line| line["topic"].as_str()).expect("a record").to_owned()
+    }
+
     /// The versions that there are, in order.
     pub fn versions(&self) -> Vec<u32> {
         versions(&self.dir)
@@ -101,7 +107,7 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn from_hex(text: &str) -> Bytes {
+pub fn from_hex(text: &str) -> Bytes {
     let digit = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).expect("hex");
     (0..text.len()).step_by(2).map(digit).collect::<Vec<u8>>().into()
 }

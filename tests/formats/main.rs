@@ -56,7 +56,9 @@ const CASES: &[(&str, &[Kind])] = &[
             ("windowed", b"\0\0\0\0\0\0\0", Some(1)),
         ],
     ),
-    ("foreign-key-join", &[("j", b"\0\0\0\x01ao1", None), ("orders", b"o1", Some(1))]),
+    // Rows with a result; who names which key.
+    ("foreign-key-left", &[("j", b"o1", None), ("orders", b"o1", Some(1))]),
+    ("foreign-key-right", &[("j-right", b"\0\0\0\x01ao1", Some(1)), ("customers", b"a", Some(1))]),
     (
         "stream-stream-join",
         &[
@@ -89,7 +91,8 @@ const STATE_KINDS: &[&str] = &[
     "debounce",
     "dedupe",
     "enrich",
-    "foreign-key join",
+    "foreign-key join, left half",
+    "foreign-key join, right half",
     "sink",
     "stream-stream join",
     "stream-table join",
@@ -115,14 +118,14 @@ fn restored(log: &[Row]) -> Arc<MemoryBackend> {
 
 /// What comes out of a case when it goes on with this state.
 fn go_on(case: &Case, topology: &Topology, state: Arc<dyn Backend>) -> Result<Vec<Json>, String> {
-    let mut run = Run::open(topology, state).map_err(|e| e.to_string())?;
+    let mut run = Run::open(topology, &case.topic(), state).map_err(|e| e.to_string())?;
     run.lines(&case.lines("after.jsonl")).map_err(|e| e.to_string())?;
     Ok(run.out)
 }
 
 /// What today's program writes, and what comes out when it goes on without a stop.
 fn today(case: &Case, topology: &Topology) -> (Vec<Row>, Vec<Json>) {
-    let mut run = Run::open(topology, Arc::new(MemoryBackend::default())).expect("starts");
+    let mut run = Run::open(topology, &case.topic(), Arc::new(MemoryBackend::default())).expect("starts");
     run.lines(&case.lines("before.jsonl")).expect("runs");
     let changelog = run.changelog;
     let out = go_on(case, topology, restored(&changelog)).expect("goes on");

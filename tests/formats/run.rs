@@ -11,17 +11,17 @@ use slackwater::spec::{Mode, load};
 use slackwater::state::{Backend, Row};
 use slackwater::topology::{NodeKind, Topology};
 
-/// Compiles a case's topology: one task.
+use super::fixture::from_hex;
+
+/// Compiles a case's topology.
 pub fn topology(name: &str, yaml: &str) -> Topology {
     let loaded = load(name, yaml, Mode::Lenient, &|_| None);
-    let topology = loaded.unwrap_or_else(|report| panic!("{}", report.render(false))).topology;
-    assert_eq!(topology.subs.len(), 1, "{name}: one task");
-    topology
+    loaded.unwrap_or_else(|report| panic!("{}", report.render(false))).topology
 }
 
 /// A task under a script. Lines are one of
 ///
-/// - `{"topic", "key", "value", "ts", "headers"}`: a record
+/// - `{"topic", "key", "value", "ts", "headers"}`: a record; `"hex"` in place of `"value"` for bytes that are not JSON
 /// - `{"wall": MS}`: the wall clock is set
 /// - `{"answer": NODE, "status", "body"}`: the oldest call of a node is answered
 /// - `{"delivered": NODE}`: the oldest row of a sink that is read from is durable
@@ -41,10 +41,15 @@ pub struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Starts on a backend, where its state says.
-    pub fn open(topology: &'a Topology, backend: Arc<dyn Backend>) -> Result<Run<'a>, TaskError> {
+    /// Starts the task that reads `topic` on a backend, where its state says.
+    pub fn open(
+        topology: &'a Topology,
+        topic: &str,
+        backend: Arc<dyn Backend>,
+    ) -> Result<Run<'a>, TaskError> {
         let mut step = Step::default();
-        let id = TaskId { sub: 0, partition: 0 };
+        let sub = topology.subs.iter().position(|sub| sub.topics.iter().any(|t| t == topic));
+        let id = TaskId { sub: sub.expect("somebody reads the topic"), partition: 0 };
         let wall = Timestamp(0);
         let mut task = Task::open(topology, id, &backend, wall, &mut step)?;
         let positions = applied_positions(&*backend)?;
@@ -95,9 +100,12 @@ impl<'a> Run<'a> {
         let headers = headers.map(|(k, v)| (k.clone(), Bytes::from(v.as_str().expect("text").to_owned())));
         let record = Record {
             key: line["key"].as_str().map(|k| Bytes::from(k.to_owned())),
-            value: match &line["value"] {
-                Json::Null => Value::Null,
-                value => Value::Bytes(Bytes::from(value.to_string())),
+            value: match (&line["value"], line["hex"].as_str()) {
+                (_, Some(hex)) => Value::Bytes(from_hex(hex)),
+                (value, None) => match value {
+                    Json::Null => Value::Null,
+                    value => Value::Bytes(Bytes::from(value.to_string())),
+                },
             },
             ts: Timestamp(line["ts"].as_i64().expect("a timestamp")),
             headers: Headers::new(headers.collect()),
