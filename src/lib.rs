@@ -38,15 +38,16 @@
 //! | 1 | [`kafka`] | the only place that knows `rdkafka`: group reader, writers, admin, restore, embedded broker |
 //! | 2 | [`operators`] | the contract [`operators::Operator`], the registry [`operators::NodeConfig`], a file per operator |
 //! | 2 | [`sinks`] | the contract [`sinks::Sink`] (the only async one), the registry [`sinks::SinkConfig`], a file per sink |
-//! | 3 | [`topology`] | [`topology::TopologyBuilder`], every check of the graph, sub-topologies, pictures |
+//! | 3 | [`topology`] | [`topology::TopologyBuilder`], every check of the graph, sub-topologies, the topology in pictures and words |
 //! | 4 | [`spec`] | YAML with places, variables, secrets, VRL, problems and reports, JSON schema, `tests:` |
-//! | 4 | [`runtime`] | the task, the engine around it: workers, commits, restores, calls, limiter, sink lanes, metrics |
+//! | 4 | [`runtime`] | the task, the engine around it: workers, commits, restores, global tables, calls, limiter, sink lanes, metrics |
 //! | 5 | [`gateway`] | HTTP: the admin server |
 //! | 5 | [`testing`] | the test driver, `tests:` of a file, `simulate`, the stand-ins of `dev` |
 //! | - | [`cli`] | one file per command, exit codes, logs |
 //!
 //! Where to begin: a new operator is a file in `operators/` and a variant of [`operators::NodeConfig`]; a new sink a
 //! file in `sinks/` and a variant of [`sinks::SinkConfig`]; the compiler lists the rest. Both need no change elsewhere.
+//! An operator of a user's own crate implements [`operators::custom`]'s traits and is named in a [`spec::Registry`].
 //!
 //! # Invariants
 //!
@@ -57,7 +58,8 @@
 //! - **Commit after durable.** An epoch is committed only when every row made in it is acknowledged. Pending calls,
 //!   waiting keys and rows of a sink that is read from are state, so a checkpoint never waits for them.
 //! - **State and offsets agree.** Both are in one transaction; local RocksDB is always a prefix of the changelog and is
-//!   brought up to its end before a task runs.
+//!   brought up to its end before a task runs. A global table has no changelog and no task: one thread per instance
+//!   reads its topics and keeps its positions with its rows; tasks only read it.
 //! - **Offsets are next offsets**: the last record's plus one.
 //! - **Generations.** What comes back for an earlier life of a task (a lost assignment, a rewound checkpoint) is
 //!   ignored: every answer carries its [`runtime::TaskId`] and generation.

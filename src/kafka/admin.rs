@@ -19,10 +19,9 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::config::{Assignment, KafkaConfig, MESSAGE_BYTES_MAX, OffsetReset};
 use super::reader::offset_list;
-use crate::model::Timestamp;
-
 use super::remind::Series;
 use super::{ErrorKind, Quiet, TopicPartition, ffi, kind_of};
+use crate::model::Timestamp;
 
 /// A topic to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,10 +220,12 @@ impl Admin {
     /// # Errors
     /// The group's coordinator does not answer, or refuses.
     pub fn members(&self, group: &str) -> Result<Vec<String>, AdminError> {
+        self.remind();
         let list = self
             .reader
             .fetch_group_list(Some(group), self.timeout)
-            .map_err(|e| AdminError::new(&format!("cannot look up the members of group `{group}`"), &e))?;
+            .map_err(|e| AdminError::new(&format!("cannot look up the members of group `{group}`"), &e));
+        let list = self.heard(list)?;
         let found = list.groups().iter().filter(|g| g.name() == group);
         let mut members: Vec<String> = found
             .flat_map(|g| g.members())

@@ -170,6 +170,20 @@ impl ProducerContext for PlainContext {
     }
 }
 
+/// Reminds a producer of its cluster for as long as it is there: nobody polls it.
+fn reminder<C: ProducerContext + 'static>(
+    producer: &Arc<ThreadedProducer<C>>,
+    config: &KafkaConfig,
+    lost: fn(&C) -> &Lost,
+) -> std::io::Result<Reminder> {
+    let (weak, brokers) = (Arc::downgrade(producer), config.brokers.clone());
+    Reminder::start(move |series| {
+        if let Some(producer) = weak.upgrade() {
+            series.remind(lost(producer.client().context()), producer.client(), &brokers);
+        }
+    })
+}
+
 fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
     error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)
 }
@@ -192,12 +206,7 @@ impl Writer {
         let producer: ThreadedProducer<PlainContext> =
             config.producer().create_with_context(context).map_err(|e| failed(e.to_string()))?;
         let producer = Arc::new(producer);
-        let (weak, brokers) = (Arc::downgrade(&producer), config.brokers.clone());
-        let reminder = Reminder::start(move |series| {
-            if let Some(producer) = weak.upgrade() {
-                series.remind(&producer.client().context().lost, producer.client(), &brokers);
-            }
-        });
+        let reminder = reminder(&producer, config, |context| &context.lost);
         Ok(Writer { _reminder: reminder.map_err(|e| failed(e.to_string()))?, producer })
     }
 
@@ -415,12 +424,7 @@ impl TxnWriter {
             .create_with_context(TxnContext { lost: Lost::default(), reports: Mutex::default() })
             .map_err(|e| TxnError::Fatal(e.to_string()))?;
         let producer = Arc::new(producer);
-        let (weak, brokers) = (Arc::downgrade(&producer), config.brokers.clone());
-        let reminder = Reminder::start(move |series| {
-            if let Some(producer) = weak.upgrade() {
-                series.remind(&producer.client().context().lost, producer.client(), &brokers);
-            }
-        });
+        let reminder = reminder(&producer, config, |context| &context.lost);
         let reminder = reminder.map_err(|e| TxnError::Fatal(e.to_string()))?;
         until(deadline, |left| producer.init_transactions(left))?;
         Ok(TxnWriter { _reminder: reminder, producer, phase: Phase::Idle })

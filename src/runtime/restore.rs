@@ -170,7 +170,7 @@ impl Parts {
                 end.first().copied().unwrap_or(0)
             }
         };
-        if from >= fresh {
+        if !misses_old_rows(from, fresh) {
             return Ok(backend);
         }
         tracing::info!(%changelog, from, fresh, "local state is too old to be caught up; it is made anew");
@@ -337,6 +337,14 @@ impl Parts {
     }
 }
 
+/// May there be rows between the local position and the first row that is young enough? The position that a checkpoint
+/// leaves stands in front of its transaction's marker, so one offset is that marker and no row: without that rule a
+/// partition that had nothing to do for half a day would be made anew at its next start. A transaction of somebody else
+/// takes two offsets at least.
+fn misses_old_rows(from: i64, fresh: i64) -> bool {
+    fresh - from > 1
+}
+
 impl Order {
     /// Waits a little.
     fn wait(&self, time: Duration) -> Result<(), String> {
@@ -360,6 +368,22 @@ impl Order {
                 Err(error) => tracing::debug!(%error, "again"),
             }
             self.wait(Duration::from_millis(50))?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_gap_with_rows_makes_local_state_outdated() {
+        // Ahead of the changelog, which is another error's business; at its end; in front of its own marker.
+        for (from, fresh) in [(9, 3), (7, 7), (7, 8)] {
+            assert!(!misses_old_rows(from, fresh), "{from} {fresh}");
+        }
+        for (from, fresh) in [(7, 9), (1, 1000)] {
+            assert!(misses_old_rows(from, fresh), "{from} {fresh}");
         }
     }
 }
