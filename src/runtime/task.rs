@@ -15,7 +15,8 @@ use bytes::Bytes;
 use super::nodes::{SinkNode, SourceNode, dead_letter, event_time};
 use crate::model::{Expr, Origin, Record, Timestamp};
 use crate::operators::{
-    Call, Cx, Effects, Emit, Load, Operator, OperatorError, Payload, Reason, Reject, Reply, SinkRow, Tally,
+    Call, Cx, Effects, Emit, Load, Operator, OperatorError, Payload, Reason, Reject, Reply, SinkRow, Stores,
+    Tally,
 };
 use crate::state::{
     Backend, Late, META_CLOCKS, META_FORMAT, META_POSITIONS, META_SHAPE, Row, Spent, StateError, Store, codec,
@@ -442,7 +443,9 @@ impl Task {
                 while !records.as_slice().is_empty() {
                     let group = records.as_slice();
                     let group = &group[..group.len().min(WARM_GROUP)];
-                    self.reached[topic].iter().for_each(|n| self.nodes[*n].op.warm(group));
+                    for node in self.reached[topic].iter().map(|n| &self.nodes[*n]) {
+                        node.op.warm(group, &Stores::new(&self.stores, &node.own));
+                    }
                     for record in records.by_ref().take(WARM_GROUP) {
                         if record.origin.offset >= 0 {
                             self.positions[topic] = Some(record.origin.offset + 1);

@@ -10,8 +10,11 @@ pub mod changelog;
 pub mod codec;
 mod dir;
 mod memory;
+mod order;
+mod reads;
 mod record;
 mod rocks;
+mod run;
 mod store;
 
 use std::ops::ControlFlow;
@@ -21,8 +24,10 @@ use bytes::Bytes;
 pub use cells::{Cell, Cells};
 pub use dir::{DirError, StateDir, TaskDir};
 pub use memory::MemoryBackend;
-pub use record::{decode_record, encode_record};
+pub use order::order;
+pub use record::{decode_record, encode_record, encode_record_into};
 pub use rocks::{RocksBackend, RocksEnv};
+pub use run::RunBuilder;
 pub use store::{Late, Spent, Store};
 
 /// Visitor of changed rows: key, value; `None` deletes.
