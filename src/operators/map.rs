@@ -43,12 +43,8 @@ impl Map {
 
 impl Operator for Map {
     fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
-        let value = match self.value.text_of(&record.value, &[]) {
-            Some(text) => text.map(Value::Bytes),
-            None => self.value.eval(&Scope::of(&record)).map(Value::from),
-        };
-        match value {
-            Ok(value) => record.value = value,
+        match self.value.eval(&Scope::of(&record)) {
+            Ok(json) => record.value = Value::from(json),
             Err(e) => return Err(OperatorError::expression(record, &e)),
         }
         cx.forward(record);

@@ -26,7 +26,7 @@ impl Place {
     }
 }
 
-/// Rows on their way into a [`Run`].
+/// Rows on their way into the sealed epoch, in any order.
 pub struct RunBuilder {
     prefix: Bytes,
     bytes: Vec<u8>,

@@ -199,10 +199,11 @@ impl Store {
     /// The backend failed.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         let changed = !self.open.is_empty() || !self.sealed.changes.is_empty();
-        if !changed && let Some(reads) = &self.reads {
-            if let Some(value) = reads.borrow_mut().get(key) {
-                return Ok(value);
-            }
+        if !changed
+            && let Some(reads) = &self.reads
+            && let Some(value) = reads.borrow_mut().get(key)
+        {
+            return Ok(value);
         }
         let mut full = self.scratch.borrow_mut();
         full.clear();
