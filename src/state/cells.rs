@@ -13,6 +13,7 @@
 
 use hashbrown::HashTable;
 
+use super::chunked::Chunked;
 use super::{StateError, Store};
 
 /// A row as an operator works on it.
@@ -66,11 +67,23 @@ const WARM_FROM: usize = 4096;
 /// Memory of a slot besides its key and value, about.
 const SLOT_BYTES: usize = 96;
 
+/// A slot in the table, with the hash of its key: so the table grows, and finds out that it is not this one, without a look
+/// at the slot.
+struct Known {
+    hash: u32,
+    id: u32,
+}
+
+/// A hash for the table, which uses the first bits and the last.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
+}
+
 /// See the module. Slots are named by number; a number is good until its row is removed or evicted.
 pub struct Cells<V> {
-    table: HashTable<u32>,
+    table: HashTable<Known>,
     hasher: ahash::RandomState,
-    slots: Vec<Slot<V>>,
+    slots: Chunked<Slot<V>>,
     free: Vec<u32>,
     /// The mark of what changes now.
     mark: u8,
@@ -98,7 +111,7 @@ impl<V: Cell> Cells<V> {
         Cells {
             table: HashTable::new(),
             hasher: ahash::RandomState::new(),
-            slots: Vec::new(),
+            slots: Chunked::new(),
             free: Vec::new(),
             mark: CLEAN + 1,
             seals: 0,
@@ -139,8 +152,14 @@ impl<V: Cell> Cells<V> {
         self.evicted
     }
 
-    fn resident(&self, hash: u64, key: &[u8]) -> Option<u32> {
-        self.table.find(hash, |id| *self.slots[at(*id)].key == *key).copied()
+    fn resident(&self, hash: u32, key: &[u8]) -> Option<u32> {
+        let is_it = |known: &Known| known.hash == hash && *self.slots[at(known.id)].key == *key;
+        self.table.find(spread(hash), is_it).map(|known| known.id)
+    }
+
+    fn hash(&self, key: &[u8]) -> u32 {
+        // Any half of it will do.
+        (self.hasher.hash_one(key) >> 32) as u32
     }
 
     /// The slot of a row, read from the store if it `may_be_stored` and is not resident.
@@ -153,7 +172,7 @@ impl<V: Cell> Cells<V> {
         key: &[u8],
         may_be_stored: bool,
     ) -> Result<Option<u32>, StateError> {
-        let hash = self.hasher.hash_one(key);
+        let hash = self.hash(key);
         if let Some(id) = self.resident(hash, key) {
             return Ok(Some(id));
         }
@@ -178,12 +197,11 @@ impl<V: Cell> Cells<V> {
             // Each loop does nothing but independent reads, so that the processor runs far ahead of the slow ones.
             let mut n = 0;
             for (hash, key) in hashes.iter_mut().zip(&mut keys) {
-                *hash = self.hasher.hash_one(key);
+                *hash = self.hash(key);
                 n += 1;
             }
             for (id, hash) in ids.iter_mut().zip(&hashes[..n]) {
-                // The first that looks like it: mostly it is, and nothing more is promised.
-                *id = self.table.find(*hash, |_| true).copied().unwrap_or(0);
+                *id = self.table.find(spread(*hash), |known| known.hash == *hash).map_or(0, |known| known.id);
             }
             self.warm_slots(&ids[..n]);
             if n < GROUP {
@@ -199,7 +217,7 @@ impl<V: Cell> Cells<V> {
         std::hint::black_box(slots().fold(0, |sum, slot| sum ^ slot.key.first().copied().unwrap_or(0)));
     }
 
-    fn add(&mut self, hash: u64, key: &[u8], value: V, row_bytes: usize, persisted: bool) -> u32 {
+    fn add(&mut self, hash: u32, key: &[u8], value: V, row_bytes: usize, persisted: bool) -> u32 {
         let (key, value) = (key.into(), Some(value));
         let slot = Slot { key, value, row_bytes, mark: CLEAN, written: 0, persisted, used: true };
         self.bytes += slot.key.len() + row_bytes + SLOT_BYTES;
@@ -214,14 +232,13 @@ impl<V: Cell> Cells<V> {
                 id
             }
         };
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        self.table.insert_unique(hash, id, |id| hasher.hash_one(&*slots[at(*id)].key));
+        self.table.insert_unique(spread(hash), Known { hash, id }, |known| spread(known.hash));
         id
     }
 
     /// A row that is neither resident nor stored.
     pub fn insert(&mut self, key: &[u8], value: V) -> u32 {
-        let hash = self.hasher.hash_one(key);
+        let hash = self.hash(key);
         debug_assert!(self.resident(hash, key).is_none(), "the row is new");
         let id = self.add(hash, key, value, 0, false);
         self.slots[at(id)].mark = self.mark;
@@ -272,7 +289,7 @@ impl<V: Cell> Cells<V> {
     /// Removes a row by its key, where the caller knows it to be stored.
     pub fn remove_stored(&mut self, store: &mut Store, key: &[u8]) {
         store.delete(key);
-        if let Some(id) = self.resident(self.hasher.hash_one(key), key) {
+        if let Some(id) = self.resident(self.hash(key), key) {
             self.copy_before_write(id);
             self.release(id);
         }
@@ -298,8 +315,8 @@ impl<V: Cell> Cells<V> {
     }
 
     fn release(&mut self, id: u32) -> V {
-        let hash = self.hasher.hash_one(&*self.slots[at(id)].key);
-        if let Ok(entry) = self.table.find_entry(hash, |other| *other == id) {
+        let hash = self.hash(&self.slots[at(id)].key);
+        if let Ok(entry) = self.table.find_entry(spread(hash), |known| known.id == id) {
             entry.remove();
         }
         let slot = &mut self.slots[at(id)];

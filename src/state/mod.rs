@@ -7,6 +7,7 @@
 
 mod cells;
 pub mod changelog;
+mod chunked;
 pub mod codec;
 mod dir;
 mod memory;
