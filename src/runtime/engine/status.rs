@@ -71,7 +71,7 @@ impl Shared {
         self.status_mut().clone()
     }
 
-    /// Has something failed, so that nothing goes on? [`Engine::stop`] says what.
+    /// Has something failed, so that nothing goes on? [`super::Engine::stop`] says what.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.failed.is_cancelled()
