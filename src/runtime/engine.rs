@@ -5,6 +5,7 @@
 //! were there before). Order of a stop: workers take no more input, finish and commit, then the group is left, then the
 //! sinks' lanes end.
 
+mod globals;
 mod plan;
 mod router;
 mod sinks;
@@ -22,13 +23,13 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::globals::read_globals;
 use self::plan::Plan;
 use self::sinks::{connect, connect_schemas, message_limits, transactional_lanes};
 pub use self::status::{Shared, Status};
 use self::topics::{make_topics, open_admin, wait_topics};
-use self::wait::unless_stopped;
 use self::workers::limiters;
-use super::global_reader::{GlobalReaders, Reading};
+use super::global_reader::GlobalReaders;
 use super::inbox::{Inbox, Message};
 use super::metrics::Metrics;
 use super::purge::{Purge, purge_every};
@@ -178,21 +179,8 @@ impl Engine {
         let env = RocksEnv::new(cache, cache);
         let globals = match (&kafka, &plan) {
             (Some(config), Some((admin, plan))) => {
-                let failed = {
-                    let shared = Arc::clone(&shared);
-                    Arc::new(move |message| shared.fail(EngineError::Failed(message)))
-                };
-                let reading = Reading {
-                    topology: &topology,
-                    kafka: config,
-                    admin,
-                    count: &|topic| plan.counts.get(topic).copied().unwrap_or(0),
-                    dir: &options.state_dir,
-                    env: &env,
-                    metrics: &shared.metrics,
-                    failed,
-                };
-                read_globals(&reading, &shared, stop).await?
+                let dir = &options.state_dir;
+                read_globals(&topology, config, (admin, plan), dir, &env, &shared, stop).await?
             }
             _ => GlobalReaders::default(),
         };
@@ -342,26 +330,4 @@ impl Engine {
     fn task_name(&self, id: TaskId) -> String {
         format!("{}-{}", self.topology.subs[id.sub].name, id.partition)
     }
-}
-
-/// Opens the global tables and waits until they have been read.
-async fn read_globals(
-    reading: &Reading<'_>,
-    shared: &Shared,
-    stop: &CancellationToken,
-) -> Result<GlobalReaders, EngineError> {
-    let mut readers = GlobalReaders::start(reading).map_err(EngineError::Failed)?;
-    for (name, read) in std::mem::take(&mut readers.pending) {
-        // Nothing to warn of.
-        shared.status_mut().waiting = vec![format!("the global table {name} is being read")];
-        match unless_stopped(stop, read).await? {
-            Ok(Ok(())) => {}
-            Ok(Err(message)) => return Err(EngineError::Failed(message)),
-            Err(_) => {
-                return Err(EngineError::Failed(format!("the thread of the global table {name} ended")));
-            }
-        }
-    }
-    shared.go_on();
-    Ok(readers)
 }

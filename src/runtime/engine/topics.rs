@@ -54,17 +54,10 @@ pub(super) async fn wait_topics(
     }
 }
 
-/// Makes changelogs, repartition topics and the dead-letter topic where they are missing, and waits until the broker
-/// shows them. A changelog or repartition topic of another size is an error.
-pub(super) async fn make_topics(
-    admin: &Arc<Admin>,
-    topology: &Topology,
-    plan: &Plan,
-    shared: &Shared,
-    stop: &CancellationToken,
-    plain: bool,
-) -> Result<(), EngineError> {
-    let mut specs: Vec<(TopicSpec, String)> = Vec::new();
+/// Changelogs, repartition topics and the dead-letter topic: how each is made, and what is wrong where there is one of
+/// another size (nothing, if that does not matter).
+fn own_topics(topology: &Topology, plan: &Plan, plain: bool) -> Vec<(TopicSpec, String)> {
+    let mut specs = Vec::new();
     for (sub, changelog) in plan.changelogs.iter().enumerate() {
         let (Some(name), Some(source)) = (changelog, topology.subs[sub].topics.first()) else { continue };
         let partitions = plan.counts.get(source).copied().unwrap_or(1);
@@ -103,6 +96,20 @@ pub(super) async fn make_topics(
     for (spec, _) in &mut specs {
         spec.replication = topology.settings.state.replication.unwrap_or(-1);
     }
+    specs
+}
+
+/// Makes our own topics where they are missing, and waits until the broker shows them. A changelog or repartition topic of
+/// another size is an error.
+pub(super) async fn make_topics(
+    admin: &Arc<Admin>,
+    topology: &Topology,
+    plan: &Plan,
+    shared: &Shared,
+    stop: &CancellationToken,
+    plain: bool,
+) -> Result<(), EngineError> {
+    let specs = own_topics(topology, plan, plain);
     loop {
         let asked = Arc::clone(admin);
         let wanted: Vec<TopicSpec> = specs.iter().map(|(spec, _)| spec.clone()).collect();

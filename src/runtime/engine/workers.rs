@@ -33,6 +33,7 @@ use crate::state::RocksEnv;
 use crate::topology::{NodeKind, Topology};
 
 impl Engine {
+    /// Joins the group, if there is one, and starts the workers.
     pub(super) fn start_workers(
         &mut self,
         kafka: Option<KafkaConfig>,
@@ -50,22 +51,7 @@ impl Engine {
         let (admin, plan) = plan.map_or((None, Plan::local(&topology)), |(a, p)| (Some(a), p));
         let plan = Arc::new(plan);
         if let (Some(config), false) = (&kafka, plan.counts.is_empty()) {
-            let router = Router {
-                plan: Arc::clone(&plan),
-                inboxes: self.inboxes.clone(),
-                shared: Arc::clone(&self.shared),
-                shares: Mutex::default(),
-                limiters: cluster_limiters(&topology, &limiters),
-            };
-            let names: Vec<&str> = plan.topics.iter().map(|t| &**t).collect();
-            let mut options = GroupOptions::new(topology.name.clone(), &names);
-            if topology.subs.iter().any(|s| s.topics.len() > 1) {
-                // A task reads partition p of several topics: they must come together.
-                options.assignment = Assignment::Range;
-            }
-            let reader = GroupReader::open(config, &options, move |event| router.event(event))
-                .map_err(|e| EngineError::Failed(e.to_string()))?;
-            self.reader = Some(reader);
+            self.reader = Some(self.join_group(config, &plan, &limiters)?);
         }
         let restorer = Restorer::new(
             Arc::clone(&topology),
@@ -88,9 +74,7 @@ impl Engine {
             let mode = match (&kafka, plan.counts.is_empty()) {
                 (Some(config), false) if plan.transactions => {
                     // Unique per instance and worker; whoever has the id ends what another left open.
-                    let id = format!("{}-{instance}-{n}", topology.name);
-                    let (config, failed) = (config.clone(), self.shared.failed.clone());
-                    CommitMode::Transaction(Box::new(move || open_writer(&config, &id, &failed)))
+                    self.transactions(config, format!("{}-{instance}-{n}", topology.name))
                 }
                 (Some(_), false) => CommitMode::Offsets,
                 _ => CommitMode::Local,
@@ -143,6 +127,36 @@ impl Engine {
         Ok(())
     }
 
+    /// Joins the group; its events go to the workers' inboxes.
+    fn join_group(
+        &self,
+        config: &KafkaConfig,
+        plan: &Arc<Plan>,
+        limiters: &BTreeMap<String, Arc<Limiter>>,
+    ) -> Result<GroupReader, EngineError> {
+        let router = Router {
+            plan: Arc::clone(plan),
+            inboxes: self.inboxes.clone(),
+            shared: Arc::clone(&self.shared),
+            shares: Mutex::default(),
+            limiters: cluster_limiters(&self.topology, limiters),
+        };
+        let names: Vec<&str> = plan.topics.iter().map(|t| &**t).collect();
+        let mut options = GroupOptions::new(self.topology.name.clone(), &names);
+        if self.topology.subs.iter().any(|s| s.topics.len() > 1) {
+            // A task reads partition p of several topics: they must come together.
+            options.assignment = Assignment::Range;
+        }
+        GroupReader::open(config, &options, move |event| router.event(event))
+            .map_err(|e| EngineError::Failed(e.to_string()))
+    }
+
+    /// Commits by transactions of this id.
+    fn transactions(&self, config: &KafkaConfig, id: String) -> CommitMode {
+        let (config, failed) = (config.clone(), self.shared.failed.clone());
+        CommitMode::Transaction(Box::new(move || open_writer(&config, &id, &failed)))
+    }
+
     /// Sources that are no topics: one task each, partition 0, on the first worker.
     fn add_local_sources(&self, worker: &mut Worker) -> Result<(), EngineError> {
         for (sub, part) in self.topology.subs.iter().enumerate() {
@@ -167,6 +181,7 @@ impl Engine {
         Ok(())
     }
 
+    /// Drivers of calls by node, and how their answers come back.
     fn calls(
         &self,
         tokio: &TokioHandle,
@@ -201,6 +216,7 @@ impl Engine {
     }
 }
 
+/// The limiters by name.
 pub(super) fn limiters(topology: &Topology, shared: &Shared) -> BTreeMap<String, Arc<Limiter>> {
     topology
         .settings
@@ -225,6 +241,7 @@ fn gates(topology: &Topology) -> BTreeMap<(usize, usize), Gate> {
     all.filter_map(|at| Some((at, Gate::of(topology, at.0, at.1)?))).collect()
 }
 
+/// Tries until it is open, or something else has failed.
 fn open_writer(config: &KafkaConfig, id: &str, failed: &CancellationToken) -> Result<TxnWriter, String> {
     loop {
         match TxnWriter::open(config, id, Duration::from_secs(30)) {
