@@ -45,7 +45,7 @@ const WORKERS_MAX: usize = 4;
 
 /// Arguments of `dev`.
 #[derive(Debug, Args)]
-pub struct DevArgs {
+pub(super) struct DevArgs {
     /// Topology file.
     topology: PathBuf,
     /// Time runs so many times faster: the times that debounces wait, and the API's settling. 1 is real time.

@@ -137,17 +137,6 @@ impl VrlCompiler {
     }
 }
 
-/// Compiles the expression in place; nothing to do where it is bare or native.
-pub fn compile_expr(expr: &mut Expr, compiler: &VrlCompiler, vars: &[&str], problems: &mut Vec<Problem>) {
-    if expr.is_compiled() {
-        return;
-    }
-    match compiler.compile(expr.text(), expr.span(), vars) {
-        Ok(function) => expr.compile_with(function),
-        Err(problem) => problems.push(problem),
-    }
-}
-
 /// Compiles the expression in place for values of this kind, and remembers what its result may be; the kind of that.
 /// A bare expression is compiled already, but may name a field that is not there.
 pub fn compile_typed(
@@ -184,13 +173,12 @@ mod tests {
     #[test]
     fn a_bare_expression_is_left_alone() {
         let (compiler, mut problems) = (VrlCompiler::new(""), Vec::new());
-        let mut bare = Expr::new(".a.b", None);
-        compile_expr(&mut bare, &compiler, &[], &mut problems);
-        let mut other = Expr::new(".a > 1", None);
-        compile_expr(&mut other, &compiler, &[], &mut problems);
-        let mut broken = Expr::new("nope(", None);
-        compile_expr(&mut broken, &compiler, &[], &mut problems);
-        assert!(bare.is_compiled() && other.is_compiled() && !broken.is_compiled());
+        let mut compiled = |text: &str| {
+            let mut expr = Expr::new(text, None);
+            compile_typed(&mut expr, &compiler, &[], &Kind::any(), &mut problems);
+            expr.is_compiled()
+        };
+        assert!(compiled(".a.b") && compiled(".a > 1") && !compiled("nope("));
         assert_eq!(problems.len(), 1);
     }
 }

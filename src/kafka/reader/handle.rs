@@ -102,21 +102,6 @@ impl GroupHandle {
         let list = offset_list(offsets).map_err(|e| CommitError::new(&e))?;
         consumer.commit(&list, CommitMode::Sync).map_err(|e| CommitError::new(&e))
     }
-
-    /// [`GroupHandle::commit`] on one of tokio's blocking threads. (librdkafka's own asynchronous commit keeps its
-    /// result to itself when events are polled, as `rdkafka` does.)
-    ///
-    /// # Errors
-    /// See [`CommitError`].
-    pub async fn commit_async(&self, offsets: Vec<(TopicPartition, i64)>) -> Result<(), CommitError> {
-        let handle = self.clone();
-        match tokio::task::spawn_blocking(move || handle.commit(&offsets)).await {
-            Ok(result) => result,
-            Err(error) => {
-                Err(CommitError { rebalanced: false, retriable: false, message: error.to_string() })
-            }
-        }
-    }
 }
 
 /// A list of next offsets, for one call.

@@ -149,12 +149,6 @@ impl PartitionReader {
         self.caught_up
     }
 
-    /// Called whenever the queue becomes non-empty, on a librdkafka thread: it must only wake somebody. Edge-triggered
-    /// (once per change from empty): whoever waits should also look without it from time to time.
-    pub fn set_waker(&mut self, wake: Arc<dyn Fn() + Send + Sync>) {
-        self.queue.set_nonempty_callback(move || wake());
-    }
-
     /// Appends up to `max` records that are here already. Never blocks. All keys and values of one call share one
     /// buffer, which lives as long as any of them: copy what is kept for long.
     ///
