@@ -24,6 +24,8 @@ mod purge;
 mod read;
 mod restore;
 mod task;
+#[cfg(test)]
+mod task_tests;
 mod worker;
 
 pub use assigned::{Assigned, Rewound};
