@@ -16,33 +16,28 @@
 //! but the generator's. Every variant runs in a process of its own (this program calls itself), so that its resident
 //! memory is its own.
 
+mod common;
+
 use std::collections::{BTreeSet, HashMap};
 use std::hint::black_box;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 
 use bytes::Bytes;
+use common::{Error, Feed, KEY, RULE, SEGMENTS, VALUE, in_a_process, median, spent};
 use cpu_time::{ProcessTime, ThreadTime};
 use rocksdb::{
     DB, DBCompressionType, IngestExternalFileOptions, Options, SstFileWriter, WriteBatch, WriteOptions,
 };
-use slackwater::operators::debounce::{DirtyBatch, Keep, PendingTable, Rule};
+use slackwater::operators::debounce::{DirtyBatch, Keep, PendingTable};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
-
-const QUIET: i64 = 30_000;
-const MAX_WAIT: i64 = 60_000;
-const RULE: Rule = Rule::Quiet { quiet: QUIET, max_wait: Some(MAX_WAIT) };
-const KEY: usize = 20;
-const VALUE: usize = 128;
 const BATCH: usize = 4096;
-const SEGMENTS: usize = 5;
 
 #[derive(Clone, Copy)]
 struct Args {
@@ -52,40 +47,23 @@ struct Args {
 }
 
 /// Events of one batch, one after the other: key, value.
-struct Feed {
-    keys: u64,
-    rho: u64,
-    seed: u64,
-    made: u64,
+struct Batch {
+    feed: Feed,
     bytes: Vec<u8>,
     times: Vec<i64>,
 }
 
-impl Feed {
-    fn new(args: Args) -> Feed {
-        Feed { keys: args.keys, rho: args.rho, seed: 42, made: 0, bytes: Vec::new(), times: Vec::new() }
-    }
-
-    fn key(n: u64, to: &mut [u8]) {
-        to[..8].copy_from_slice(b"account-");
-        let mut n = n;
-        for digit in to[8..KEY].iter_mut().rev() {
-            *digit = b'0' + u8::try_from(n % 10).unwrap_or(0);
-            n /= 10;
-        }
+impl Batch {
+    fn new(args: Args) -> Batch {
+        Batch { feed: Feed::new(args.keys, args.rho), bytes: Vec::new(), times: Vec::new() }
     }
 
     fn next(&mut self, n: usize) {
         self.bytes.resize(BATCH * (KEY + VALUE), b'v');
         self.times.clear();
         for event in self.bytes.chunks_mut(KEY + VALUE).take(n) {
-            self.seed =
-                self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            Feed::key(((u128::from(self.seed) * u128::from(self.keys)) >> 64) as u64, event);
-            event[KEY..KEY + 8].copy_from_slice(&self.made.to_le_bytes());
-            self.times
-                .push(i64::try_from(self.made * QUIET.unsigned_abs() / (self.keys * self.rho)).unwrap_or(0));
-            self.made += 1;
+            let number = |n: u64, value: &mut [u8]| value[..8].copy_from_slice(&n.to_le_bytes());
+            self.times.push(self.feed.event(event, number));
         }
     }
 
@@ -111,26 +89,17 @@ fn rss() -> f64 {
     pages.split(' ').nth(1).and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0) * 4096.0
 }
 
-fn median(mut list: Vec<f64>) -> f64 {
-    list.sort_by(f64::total_cmp);
-    list.get(list.len() / 2).copied().unwrap_or(0.0)
-}
-
-fn spent(since: ThreadTime) -> f64 {
-    since.elapsed().as_secs_f64() * 1e9
-}
-
 /// Warms up, measures the segments, asks for the resident memory. `step` handles one batch; `after` ends a segment and
 /// says how many keys are pending.
 fn drive(
     args: Args,
-    mut step: impl FnMut(&Feed) -> Result<(), Error>,
+    mut step: impl FnMut(&Batch) -> Result<(), Error>,
     mut after: impl FnMut() -> Result<usize, Error>,
 ) -> Result<Figures, Error> {
-    let mut feed = Feed::new(args);
-    feed.next(BATCH);
+    let mut batch = Batch::new(args);
+    batch.next(BATCH);
     let base = rss();
-    feed.made = 0;
+    batch.feed.made = 0;
     let (mut hot, mut all) = (Vec::new(), Vec::new());
     let mut figures = Figures::default();
     for segment in 0..=SEGMENTS {
@@ -142,10 +111,10 @@ fn drive(
         while left > 0 {
             let n = left.min(BATCH);
             let start = ThreadTime::now();
-            feed.next(n);
+            batch.next(n);
             feeding += spent(start);
             let start = ThreadTime::now();
-            step(&feed)?;
+            step(&batch)?;
             thread += spent(start);
             left -= n;
         }
@@ -220,7 +189,7 @@ fn reference(args: Args) -> Result<Figures, Error> {
 }
 
 /// One batch into the table, as the operator does it: what is due at a record's time fires before the record.
-fn feed_table(table: &mut PendingTable, feed: &Feed, out: &mut Vec<u8>, warm: bool) {
+fn feed_table(table: &mut PendingTable, feed: &Batch, out: &mut Vec<u8>, warm: bool) {
     const GROUP: usize = 64;
     out.clear();
     let mut events = feed.events();
@@ -389,7 +358,7 @@ fn rocks(args: Args) -> Result<Figures, Error> {
     db.flush()?;
     db.compact_range::<&[u8], &[u8]>(None, None);
     let mut overlay: HashMap<Vec<u8>, Vec<u8>, ahash::RandomState> = HashMap::default();
-    let mut feed = Feed::new(args);
+    let mut feed = Batch::new(args);
     let events = (args.events / 25).max(10_000);
     let (mut hot, mut all) = (Vec::new(), Vec::new());
     for _ in 0..SEGMENTS {
@@ -469,17 +438,14 @@ fn all(args: Args) -> Result<(), Error> {
     );
     let mut found: HashMap<&str, Arc<Figures>> = HashMap::new();
     for (name, title) in VARIANTS {
-        let out = Command::new(std::env::current_exe()?)
-            .args(["--variant", name, "--keys", &args.keys.to_string()])
-            .args(["--events", &args.events.to_string(), "--rho", &args.rho.to_string()])
-            .output()?;
-        let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        let mut parts = text.trim().splitn(4, ' ');
-        let mut number = || parts.next().and_then(|n| n.parse::<f64>().ok());
-        let (Some(hot), Some(all), Some(rss)) = (number(), number(), number()) else {
-            return Err(format!("{name}: {}", String::from_utf8_lossy(&out.stderr)).into());
-        };
-        let notes = parts.next().unwrap_or_default().to_owned();
+        let flag = |flag: &str, value: String| [format!("--{flag}"), value];
+        let flags = [
+            flag("variant", name.to_owned()),
+            flag("keys", args.keys.to_string()),
+            flag("events", args.events.to_string()),
+            flag("rho", args.rho.to_string()),
+        ];
+        let ([hot, all, rss], notes) = in_a_process(flags.as_flattened())?;
         let bytes = if rss > 0.0 { format!("{rss:.0}") } else { "-".into() };
         println!(
             "{title:<42} {:>9.2} {hot:>8.0} {:>11.2} {all:>9.0} {bytes:>9}  {notes}",

@@ -13,16 +13,19 @@
 //! key and quiet time, virtual time. Rates are **events per second of CPU time of the thread that runs the task**, the
 //! median of five segments after a warm-up of `rho` events per key; making the records is not counted, dropping them is.
 
+mod common;
+
 use std::hint::black_box;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use common::{Error, Feed, KEY, MAX_WAIT, QUIET, RULE, SEGMENTS, VALUE, in_a_process, median, spent};
 use cpu_time::ThreadTime;
 use slackwater::model::{Origin, Record, Timestamp, Value};
-use slackwater::operators::debounce::{Keep, PendingTable, Rule};
+use slackwater::operators::debounce::{Keep, PendingTable};
 use slackwater::runtime::{Input, Sealed, Step, Task, TaskId};
 use slackwater::spec::{Mode, load};
 use slackwater::state::{Backend, MemoryBackend, RocksBackend, RocksEnv};
@@ -31,14 +34,7 @@ use slackwater::topology::Topology;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
-
-const QUIET: i64 = 30_000;
-const MAX_WAIT: i64 = 60_000;
-const KEY: usize = 20;
-const VALUE: usize = 128;
 const BATCH: usize = 256;
-const SEGMENTS: usize = 5;
 /// The virtual time of the first event, ms.
 const START: i64 = 1_700_000_000_000;
 
@@ -51,55 +47,37 @@ struct Args {
 }
 
 /// Records as a partition's reader hands them over: keys and values of a batch in one buffer.
-struct Feed {
-    args: Args,
-    seed: u64,
-    made: u64,
+fn batch(feed: &mut Feed) -> Vec<Record> {
+    let mut data = vec![0; BATCH * (KEY + VALUE)];
+    let first = feed.made;
+    let times: Vec<i64> = data.chunks_mut(KEY + VALUE).map(|event| feed.event(event, object)).collect();
+    let data = Bytes::from(data);
+    (first..)
+        .zip(times)
+        .enumerate()
+        .map(|(n, (count, at))| {
+            let event = data.slice(n * (KEY + VALUE)..(n + 1) * (KEY + VALUE));
+            Record {
+                key: Some(event.slice(..KEY)),
+                value: Value::Bytes(event.slice(KEY..)),
+                ts: Timestamp(START + at),
+                origin: Origin { topic: 0, partition: 0, offset: i64::try_from(count).unwrap_or(0) },
+                ..Record::default()
+            }
+        })
+        .collect()
 }
 
-impl Feed {
-    fn new(args: Args) -> Feed {
-        Feed { args, seed: 42, made: 0 }
-    }
-
-    fn next(&mut self) -> Vec<Record> {
-        let mut data = Vec::with_capacity(BATCH * (KEY + VALUE));
-        let first = self.made;
-        for _ in 0..BATCH {
-            self.seed =
-                self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let key = ((u128::from(self.seed) * u128::from(self.args.keys)) >> 64) as u64;
-            data.extend_from_slice(format!("account-{key:012}").as_bytes());
-            let amount = self.made % 1000;
-            let start = data.len();
-            data.extend_from_slice(
-                format!(
-                    r#"{{"event":"changed","n":{},"amount":{amount},"paid":{},"plan":{{"name":"pro"}},"note":""#,
-                    self.made,
-                    !amount.is_multiple_of(10)
-                )
-                .as_bytes(),
-            );
-            data.resize(start + VALUE - 2, b'x');
-            data.extend_from_slice(b"\"}");
-            self.made += 1;
-        }
-        let data = Bytes::from(data);
-        (0..BATCH)
-            .map(|n| {
-                let at = n * (KEY + VALUE);
-                let count = first + n as u64;
-                let ms = count * QUIET.unsigned_abs() / (self.args.keys * self.args.rho);
-                Record {
-                    key: Some(data.slice(at..at + KEY)),
-                    value: Value::Bytes(data.slice(at + KEY..at + KEY + VALUE)),
-                    ts: Timestamp(START + i64::try_from(ms).unwrap_or(0)),
-                    origin: Origin { topic: 0, partition: 0, offset: i64::try_from(count).unwrap_or(0) },
-                    ..Record::default()
-                }
-            })
-            .collect()
-    }
+/// A JSON object that fills the value.
+fn object(n: u64, value: &mut [u8]) {
+    let amount = n % 1000;
+    let paid = !amount.is_multiple_of(10);
+    let text = format!(
+        r#"{{"event":"changed","n":{n},"amount":{amount},"paid":{paid},"plan":{{"name":"pro"}},"note":""#
+    );
+    value.fill(b'x');
+    value[..text.len()].copy_from_slice(text.as_bytes());
+    value[VALUE - 2..].copy_from_slice(b"\"}");
 }
 
 /// What a variant measured.
@@ -112,29 +90,20 @@ struct Figures {
     notes: String,
 }
 
-fn median(mut list: Vec<f64>) -> f64 {
-    list.sort_by(f64::total_cmp);
-    list.get(list.len() / 2).copied().unwrap_or(0.0)
-}
-
-fn spent(since: ThreadTime) -> f64 {
-    since.elapsed().as_secs_f64() * 1e9
-}
-
 /// `warm` events, then the segments: `step` handles one batch and says how many nanoseconds behind its own it caused.
 fn drive(
     args: Args,
     warm: u64,
     mut step: impl FnMut(Vec<Record>) -> Result<(), Error>,
 ) -> Result<f64, Error> {
-    let mut feed = Feed::new(args);
+    let mut feed = Feed::new(args.keys, args.rho);
     let mut hot = Vec::new();
     for segment in 0..=SEGMENTS {
         let events = if segment == 0 { usize::try_from(warm)? } else { args.events / SEGMENTS };
         let batches = events.div_ceil(BATCH);
         let mut nanos = 0.0;
         for _ in 0..batches {
-            let records = feed.next();
+            let records = batch(&mut feed);
             let start = ThreadTime::now();
             step(records)?;
             nanos += spent(start);
@@ -270,7 +239,7 @@ fn durable(args: Args, warm: u64, nodes: &str) -> Result<Figures, Error> {
 /// The table alone, fed with the same records.
 fn table(args: Args, warm: u64, warmed: bool) -> Result<Figures, Error> {
     const GROUP: usize = 64;
-    let mut table = PendingTable::new(Rule::Quiet { quiet: QUIET, max_wait: Some(MAX_WAIT) });
+    let mut table = PendingTable::new(RULE);
     let mut out = Vec::new();
     let mut clock = i64::MIN;
     let hot = drive(args, warm, |records| {
@@ -379,18 +348,16 @@ fn all(args: Args) -> Result<(), Error> {
     println!("{:<44} {:>9} {:>8} {:>12}", "", "k ev/s", "ns/ev", "writer ns/ev");
     let mut found: Vec<(&str, f64)> = Vec::new();
     for (name, title) in VARIANTS {
-        let out = Command::new(std::env::current_exe()?)
-            .args(["--only", name, "--keys", &args.keys.to_string(), "--rho", &args.rho.to_string()])
-            .args(["--events", &args.events.to_string(), "--checkpoint", &args.checkpoint.to_string()])
-            .arg("--raw")
-            .output()?;
-        let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        let mut parts = text.trim().splitn(3, ' ');
-        let mut number = || parts.next().and_then(|n| n.parse::<f64>().ok());
-        let (Some(hot), Some(behind)) = (number(), number()) else {
-            return Err(format!("{name}: {}", String::from_utf8_lossy(&out.stderr)).into());
-        };
-        let notes = parts.next().unwrap_or_default();
+        let flag = |flag: &str, value: String| [format!("--{flag}"), value];
+        let flags = [
+            flag("only", name.to_owned()),
+            flag("keys", args.keys.to_string()),
+            flag("rho", args.rho.to_string()),
+            flag("events", args.events.to_string()),
+            flag("checkpoint", args.checkpoint.to_string()),
+        ];
+        let raw = [flags.as_flattened(), &["--raw".to_owned()]].concat();
+        let ([hot, behind], notes) = in_a_process(&raw)?;
         let writer = if behind > 0.0 { format!("{behind:.0}") } else { "-".into() };
         println!("{title:<44} {:>9.0} {hot:>8.0} {writer:>12}  {notes}", 1e6 / hot);
         found.push((name, hot));

@@ -29,7 +29,6 @@ const NEIGHBOURS: &[(&str, &str, &str)] = &[
 
 /// Foreign crates and where they may be named; a place that ends with `/` is a folder.
 const HOMES: &[(&str, &[&str])] = &[
-    ("anyhow", &["main.rs", "cli/"]),
     // calls/tests.rs: an API to be called
     ("apache_avro", &["formats/avro/"]),
     ("axum", &["gateway/", "testing/dev", "runtime/calls/tests.rs"]),

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::fleet::{Fleet, Until, all_committed, feed_numbers, gathering, numbers, read_all, rounds, seed};
+use common::fleet::{Fleet, Until, all_committed, feed_numbers, gathering, numbers, rounds, seed};
 use common::{Instance, OwnServer, Setup, World, wait};
 use slackwater::kafka::{Admin, KafkaConfig, OutRecord, TopicPartition, TopicSpec, Writer};
 use slackwater::model::Headers;
@@ -88,7 +88,7 @@ fn exactly_once_with_state_is_exactly_once() {
             && fleet.metric("slackwater_tasks", "running") == 4.0
     });
     fleet.stop_all();
-    let (seen, disordered) = numbers(&read_all(&world, &out, 2));
+    let (seen, disordered) = numbers(&world.read(&out, 2).unwrap());
     let lost: Vec<u64> = (0..sent).filter(|n| !seen.contains_key(n)).collect();
     let twice: Vec<_> = seen.iter().filter(|(_, n)| **n > 1).map(|(n, times)| (*n, *times)).collect();
     println!("{sent} events, {} lost, {} twice, {disordered} out of order", lost.len(), twice.len());
@@ -128,7 +128,7 @@ fn a_copy_at_least_once_loses_nothing() {
     fleet.settle();
     fleet.stop_all();
     assert!(all_committed(&world));
-    let (seen, _) = numbers(&read_all(&world, &out, 2));
+    let (seen, _) = numbers(&world.read(&out, 2).unwrap());
     let lost: Vec<u64> = (0..sent).filter(|n| !seen.contains_key(n)).collect();
     let again: BTreeMap<usize, usize> = seen.values().fold(BTreeMap::new(), |mut all, n| {
         *all.entry(*n).or_default() += 1;

@@ -16,12 +16,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use common::{Instance, brokers, unique, wait};
+use common::{Instance, Stage, wait};
 use example::{Silence, registry};
 use serde_json::{Value as Json, json};
-use slackwater::kafka::{Admin, KafkaConfig, OutRecord, TopicPartition, TopicSpec, Writer, restore};
-use slackwater::model::{Clock, Headers, SystemClock};
+use slackwater::model::{Clock, SystemClock};
 use slackwater::operators::NodeConfig;
 use slackwater::sinks::{BlackholeConfig, SinkConfig};
 use slackwater::spec::{Mode, load_with, schema_with};
@@ -190,52 +188,19 @@ fn program() -> PathBuf {
     folder.join("examples/custom_operator")
 }
 
-/// What is in a topic of one partition.
-fn read(admin: &Admin, topic: &str) -> Vec<(String, Json)> {
-    let partition = TopicPartition::new(topic, 0);
-    let end = admin.end_offsets(std::slice::from_ref(&partition)).expect("an end")[0];
-    let mut out = Vec::new();
-    restore(&KafkaConfig::new(brokers()), "reader", &partition, 0, end, |rows, _, _| {
-        for (key, value) in rows {
-            let value = serde_json::from_slice(value.as_ref().unwrap()).expect("is JSON");
-            out.push((String::from_utf8_lossy(key).into_owned(), value));
-        }
-        std::ops::ControlFlow::Continue(())
-    })
-    .expect("the topic is read");
-    out
-}
-
 #[test]
 fn its_program_keeps_timers_and_counts_over_kills_on_a_real_kafka() {
-    let name = unique("machines");
-    let config = KafkaConfig::new(brokers());
-    let admin = Admin::open(&config, LONG).expect("an admin client");
-    let topic = |what: &str| format!("{name}.{what}");
-    let mut topics = vec![TopicSpec::new(topic("beats"), 4)];
-    topics.extend(["alarms", "counts", "alive"].map(|what| TopicSpec::new(topic(what), 1)));
-    admin.create_topics(&topics).expect("topics are made");
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("machines.yaml");
     let text = MACHINES
-        .replace(
-            "name: machines",
-            &format!("name: {name}\nguarantee: exactly_once\nstate: {{ checkpoint: 100ms }}"),
-        )
-        .replace("topic: machines.", &format!("topic: {name}."))
+        .replace("name: machines", "name: NAME\nguarantee: exactly_once\nstate: { checkpoint: 100ms }")
+        .replace("topic: machines.", "topic: NAME.")
         .replace("{ after: 30s, summary: 1m, alive: 5m,", "{ after: 2s, summary: 1s, alive: 1s,");
-    std::fs::write(&file, text.split("\ntests:").next().unwrap()).unwrap();
+    let text = text.split("\ntests:").next().unwrap();
+    let stage = Stage::new("machines", &[("beats", 4), ("alarms", 1), ("counts", 1), ("alive", 1)], text);
     let program = program();
     let start = || {
-        let mut command = Command::new(&program);
-        command
-            .env("KAFKA_BROKERS", brokers())
-            .env_remove("SLACKWATER_LOG")
-            .env_remove("SLACKWATER_STATE_DIR");
-        Instance::spawn(command, &file, "one", &["--instance-id", "one"])
+        let command = stage.command_of(Command::new(&program));
+        Instance::spawn(command, &stage.yaml, "one", &["--instance-id", "one"])
     };
-    let writer = Writer::open(&config).expect("a writer");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut last: BTreeMap<String, i64> = BTreeMap::new();
     let (rounds, keys) = (4, 20);
     let mut one = start();
@@ -245,16 +210,9 @@ fn its_program_keeps_timers_and_counts_over_kills_on_a_real_kafka() {
         for key in 0..keys {
             let (key, ts) = (format!("machine-{key}"), SystemClock.now());
             last.insert(key.clone(), ts.0);
-            beats.push(OutRecord {
-                topic: topic("beats").as_str().into(),
-                partition: None,
-                key: Some(Bytes::from(key)),
-                value: Some(Bytes::from(json!({ "state": "on" }).to_string())),
-                headers: Headers::default(),
-                ts: Some(ts),
-            });
+            beats.push((ts.0, key, json!({ "state": "on" })));
         }
-        runtime.block_on(writer.send_all(&beats)).expect("beats are sent");
+        stage.send_at("beats", beats);
         let seen = f64::from(keys);
         wait("the beats are read", LONG, || one.metric("slackwater_records_in_total", "watched") >= seen);
         if round % 2 == 0 {
@@ -263,24 +221,22 @@ fn its_program_keeps_timers_and_counts_over_kills_on_a_real_kafka() {
         } else {
             assert_eq!(one.stop(LONG), 0);
             // Its state comes from the changelog alone.
-            std::fs::remove_dir_all(dir.path().join("state-one")).unwrap();
+            std::fs::remove_dir_all(stage.dir.path().join("state-one")).unwrap();
             one = start();
         }
     }
     one.wait_ready(LONG);
-    let heard =
-        || read(&admin, &topic("counts")).iter().map(|(_, v)| v["heard"].as_u64().unwrap()).sum::<u64>();
+    let heard = || stage.rows("counts").iter().map(|(_, v)| v["heard"].as_u64().unwrap()).sum::<u64>();
     let all = u64::try_from(rounds * keys).unwrap();
     wait("every beat is counted", LONG, || heard() >= all);
     assert_eq!(heard(), all, "once");
     let since = |v: &Json| v["since"].as_i64().unwrap();
-    let alarms = || {
-        read(&admin, &topic("alarms")).iter().map(|(k, v)| (k.clone(), since(v))).collect::<BTreeMap<_, _>>()
-    };
+    let alarms =
+        || stage.rows("alarms").iter().map(|(k, v)| (k.clone(), since(v))).collect::<BTreeMap<_, _>>();
     wait("every machine is silent since its last beat", LONG, || alarms() == last);
-    let raised = read(&admin, &topic("alarms"));
+    let raised = stage.rows("alarms");
     let once: std::collections::BTreeSet<_> = raised.iter().map(|(k, v)| (k, since(v))).collect();
     assert_eq!(once.len(), raised.len(), "no alarm twice: {raised:?}");
-    assert!(!read(&admin, &topic("alive")).is_empty());
+    assert!(!stage.rows("alive").is_empty());
     assert_eq!(one.stop(LONG), 0);
 }

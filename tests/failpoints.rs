@@ -9,7 +9,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::fleet::{Until, all_committed, feed_numbers, gathering, numbers, read_all};
+use common::fleet::{Until, all_committed, feed_numbers, gathering, numbers};
 use common::{Instance, Setup, World, wait};
 use slackwater::kafka::TopicSpec;
 
@@ -69,7 +69,7 @@ fn exactly_once(points: &[&str], lose_disk: bool) {
     wait("everything is read and committed", LONG, || all_committed(&world));
     wait("nothing is pending", LONG, || instance.metric("slackwater_debounce_pending_keys", "") == 0.0);
     assert_eq!(instance.stop(LONG), 0);
-    let (seen, disordered) = numbers(&read_all(&world, &out, 2));
+    let (seen, disordered) = numbers(&world.read(&out, 2).unwrap());
     let wrong: Vec<u64> = (0..sent).filter(|n| seen.get(n) != Some(&1)).collect();
     assert!(
         wrong.is_empty() && disordered == 0,
@@ -161,7 +161,7 @@ fn taken_back(point: &str) {
     let (one, _) = again(&world, "one");
     wait("nothing is pending", LONG, || one.metric("slackwater_debounce_pending_keys", "") == 0.0);
     assert_eq!(one.stop(LONG), 0);
-    let (seen, disordered) = numbers(&read_all(&world, &out, 2));
+    let (seen, disordered) = numbers(&world.read(&out, 2).unwrap());
     let wrong: Vec<u64> = (0..sent).filter(|n| seen.get(n) != Some(&1)).collect();
     assert!(wrong.is_empty() && disordered == 0, "{point}: not once: {wrong:?}; {disordered} out of order");
 }

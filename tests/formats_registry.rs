@@ -8,15 +8,12 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use bytes::Bytes;
-use common::{Instance, OwnServer, brokers, unique, wait};
+use common::{Instance, OwnServer, Stage, wait};
 use serde_json::{Value as Json, json};
-use slackwater::kafka::{Admin, KafkaConfig, OutRecord, TopicPartition, TopicSpec, Writer, restore};
-use slackwater::model::{Clock, Headers, SystemClock};
 
 const LONG: Duration = Duration::from_secs(60);
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/registry");
@@ -42,57 +39,37 @@ fn framed(id: u64, data: &[u8]) -> Vec<u8> {
     [&[0], u32::try_from(id).unwrap().to_be_bytes().as_slice(), data].concat()
 }
 
-/// Topics, schemas and a topology file of one test.
+/// A stage with a schema registry.
 struct Desk {
-    name: String,
-    dir: tempfile::TempDir,
-    yaml: PathBuf,
+    stage: Stage,
     registry: String,
-    admin: Admin,
-    writer: Writer,
-    runtime: tokio::runtime::Runtime,
     http: reqwest::Client,
 }
 
 impl Desk {
     /// `NAME` in the text is the test's own name, `FIXTURES` the folder of schemas.
     fn new(text: &str, topics: &[&str], registry: String) -> Desk {
-        let name = unique("formats");
-        let config = KafkaConfig::new(brokers());
-        let admin = Admin::open(&config, LONG).expect("an admin client");
-        let topics: Vec<TopicSpec> =
-            topics.iter().map(|t| TopicSpec::new(format!("{name}.{t}"), 1)).collect();
-        admin.create_topics(&topics).expect("topics are made");
-        let dir = tempfile::tempdir().unwrap();
-        let yaml = dir.path().join("topology.yaml");
-        let text = text.replace("NAME", &name).replace("FIXTURES", FIXTURES);
-        std::fs::write(&yaml, text).unwrap();
-        let writer = Writer::open(&config).unwrap();
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let topics: Vec<(&str, i32)> = topics.iter().map(|t| (*t, 1)).collect();
+        let stage = Stage::new("formats", &topics, &text.replace("FIXTURES", FIXTURES));
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Desk { name, dir, yaml, registry, admin, writer, runtime, http }
+        Desk { stage, registry, http }
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_slackwater"));
-        command
-            .env("KAFKA_BROKERS", brokers())
-            .env("SCHEMA_REGISTRY_URL", &self.registry)
-            .env_remove("SLACKWATER_LOG")
-            .env_remove("SLACKWATER_STATE_DIR");
+        let mut command = self.stage.command();
+        command.env("SCHEMA_REGISTRY_URL", &self.registry);
         command
     }
 
     fn start(&self) -> Instance {
-        Instance::spawn(self.command(), &self.yaml, "one", &[])
+        Instance::spawn(self.command(), &self.stage.yaml, "one", &[])
     }
 
     /// Registers a schema; its id.
     fn register(&self, subject: &str, kind: &str, file: &str) -> u64 {
         let body = json!({ "schema": schema_text(file), "schemaType": kind }).to_string();
         let url = format!("{}/subjects/{subject}/versions", self.registry);
-        self.runtime.block_on(async {
+        self.stage.runtime.block_on(async {
             let answer =
                 self.http.post(url).header("content-type", "application/json").body(body).send().await;
             let answer: Json = serde_json::from_slice(&answer.unwrap().bytes().await.unwrap()).unwrap();
@@ -103,45 +80,16 @@ impl Desk {
     /// A subject's latest version.
     fn latest(&self, subject: &str) -> Json {
         let url = format!("{}/subjects/{subject}/versions/latest", self.registry);
-        self.runtime.block_on(async {
+        self.stage.runtime.block_on(async {
             let answer = self.http.get(url).send().await.unwrap();
             serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
         })
     }
 
-    fn send(&self, topic: &str, records: &[(&[u8], &[u8])]) {
-        let records: Vec<OutRecord> = records
-            .iter()
-            .map(|(key, value)| OutRecord {
-                topic: format!("{}.{topic}", self.name).into(),
-                partition: None,
-                key: Some(Bytes::copy_from_slice(key)),
-                value: Some(Bytes::copy_from_slice(value)),
-                headers: Headers::default(),
-                ts: Some(SystemClock.now()),
-            })
-            .collect();
-        self.runtime.block_on(self.writer.send_all(&records)).unwrap();
-    }
-
-    /// Keys and values of a topic.
+    /// Keys and values of a topic, as far as it is shown yet.
     fn read(&self, topic: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let topic = TopicPartition::new(format!("{}.{topic}", self.name), 0);
-        let Ok(ends) = self.admin.end_offsets(std::slice::from_ref(&topic)) else { return Vec::new() };
-        let mut out = Vec::new();
-        let read =
-            restore(&KafkaConfig::new(brokers()), "formats-reader", &topic, 0, ends[0], |rows, _, _| {
-                out.extend(
-                    rows.iter()
-                        .map(|(k, v)| (k.to_vec(), v.as_ref().map(|v| v.to_vec()).unwrap_or_default())),
-                );
-                std::ops::ControlFlow::Continue(())
-            });
-        // A topic that was just made may not be shown whole yet: the next look sees it.
-        if read.is_err() {
-            return Vec::new();
-        }
-        out
+        let rows = self.stage.read(topic).unwrap_or_default();
+        rows.iter().map(|(k, v)| (k.to_vec(), v.as_ref().map(|v| v.to_vec()).unwrap_or_default())).collect()
     }
 
     fn wait_for(&self, topic: &str, count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -194,13 +142,13 @@ fn shop() -> String {
 #[test]
 fn avro_in_avro_and_protobuf_out_as_others_write_them() {
     let desk = Desk::new(&shop(), &["orders", "paid", "totals", "dlq"], registry());
-    let orders = format!("{}.orders-value", desk.name);
+    let orders = format!("{}.orders-value", desk.stage.name);
     let v1 = desk.register(&orders, "AVRO", "order_v1.avsc");
-    let paid = desk.register(&format!("{}.paid-value", desk.name), "AVRO", "paid.avsc");
+    let paid = desk.register(&format!("{}.paid-value", desk.stage.name), "AVRO", "paid.avsc");
     let mut one = desk.start();
     one.wait_ready(LONG);
     let key = |n: i64| n.to_be_bytes();
-    desk.send(
+    desk.stage.send_bytes(
         "orders",
         &[
             (&key(1), &framed(v1, &fixture("order_v1_1"))),
@@ -215,7 +163,7 @@ fn avro_in_avro_and_protobuf_out_as_others_write_them() {
     // The schema goes on while the topology runs.
     let v2 = desk.register(&orders, "AVRO", "order_v2.avsc");
     assert_ne!(v1, v2);
-    desk.send("orders", &[(&key(2), &framed(v2, &fixture("order_v2_2_gold")))]);
+    desk.stage.send_bytes("orders", &[(&key(2), &framed(v2, &fixture("order_v2_2_gold")))]);
 
     let written = desk.wait_for("paid", 2);
     assert_eq!(
@@ -226,7 +174,7 @@ fn avro_in_avro_and_protobuf_out_as_others_write_them() {
     assert_eq!(written[1], (key(2).to_vec(), framed(paid, &fixture("paid_2"))));
 
     let totals = desk.wait_for("totals", 2);
-    let registered = desk.latest(&format!("{}.totals-value", desk.name));
+    let registered = desk.latest(&format!("{}.totals-value", desk.stage.name));
     assert_eq!(registered["schemaType"], json!("PROTOBUF"), "{registered}");
     let id = registered["id"].as_u64().unwrap();
     // Total is the second message of the file: one index, 1, in zigzag.
@@ -287,13 +235,13 @@ fn a_registry_that_is_away_holds_back_what_needs_it_and_nothing_else() {
     });
     server.act("resume");
     one.wait_ready(LONG);
-    let id = desk.register(&format!("{}.totals-value", desk.name), "PROTOBUF", "total.proto");
+    let id = desk.register(&format!("{}.totals-value", desk.stage.name), "PROTOBUF", "total.proto");
 
     // Frozen while an id is unknown: the record waits, another topic goes on.
     server.freeze();
     let data = [&[2, 2], fixture("total_full").as_slice()].concat();
-    desk.send("totals", &[(b"bob", &framed(id, &data))]);
-    desk.send("plain", &[(b"k", &42i64.to_be_bytes())]);
+    desk.stage.send_bytes("totals", &[(b"bob", &framed(id, &data))]);
+    desk.stage.send_bytes("plain", &[(b"k", &42i64.to_be_bytes())]);
     assert_eq!(desk.wait_for("text", 1), [(b"k".to_vec(), b"42".to_vec())]);
     wait("it says what it waits for", LONG, || {
         let (status, body) = one.get("/ready");
@@ -321,14 +269,15 @@ fn a_registry_that_is_away_holds_back_what_needs_it_and_nothing_else() {
 #[test]
 fn a_sink_whose_schema_is_not_registered_does_not_start() {
     let desk = Desk::new(&shop(), &["orders", "paid", "totals", "dlq"], registry());
-    let out = desk.command().args(["check", "--connect", desk.yaml.to_str().unwrap()]).output().unwrap();
+    let out =
+        desk.command().args(["check", "--connect", desk.stage.yaml.to_str().unwrap()]).output().unwrap();
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(78), "{text}");
     assert!(text.contains("the registry has no schema there"), "{text}");
     let out = desk
         .command()
-        .args(["run", desk.yaml.to_str().unwrap(), "--admin", "127.0.0.1:0", "--state-dir"])
-        .arg(desk.dir.path().join("state"))
+        .args(["run", desk.stage.yaml.to_str().unwrap(), "--admin", "127.0.0.1:0", "--state-dir"])
+        .arg(desk.stage.dir.path().join("state"))
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&out.stderr).into_owned();

@@ -5,30 +5,20 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Instance, Sent, Setup, World, wait};
-use slackwater::kafka::{KafkaConfig, OutRecord, TopicPartition, TopicSpec, Writer, restore};
+use slackwater::kafka::{KafkaConfig, OutRecord, TopicPartition, TopicSpec, Writer};
 use slackwater::model::{Clock, Headers, SystemClock, Timestamp};
 
 const LONG: Duration = Duration::from_secs(60);
 
 /// How often each key is in a topic, as a read_committed reader sees it.
 fn count(world: &World, topic: &str, partitions: i32) -> BTreeMap<String, usize> {
-    let admin = world.admin();
     let mut out = BTreeMap::new();
-    for partition in 0..partitions {
-        let at = TopicPartition::new(topic, partition);
-        let end = admin.end_offsets(std::slice::from_ref(&at)).unwrap()[0];
-        restore(&KafkaConfig::new(world.brokers.clone()), "counter", &at, 0, end, |rows, _, _| {
-            for (key, _) in rows {
-                *out.entry(String::from_utf8_lossy(key).into_owned()).or_default() += 1;
-            }
-            ControlFlow::Continue(())
-        })
-        .unwrap();
+    for (key, _) in world.read(topic, partitions).unwrap() {
+        *out.entry(key).or_default() += 1;
     }
     out
 }
@@ -213,7 +203,7 @@ fn local_state_that_is_too_far_behind_is_made_anew() {
     let text = once();
     assert_eq!(text.matches("too old to be caught up").count(), 1, "one partition of four: {text}");
     let mut last: BTreeMap<String, String> = BTreeMap::new();
-    last.extend(common::fleet::read_all(&world, &out, 1));
+    last.extend(world.read(&out, 1).unwrap());
     let anew = last.values().filter(|n| *n == "1").count();
     let counted = last.values().filter(|n| *n == "2").count();
     assert_eq!(anew + counted, keys.len(), "{last:?}");

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -245,18 +244,9 @@ fn the_end_of_a_partition_is_seen_and_left() {
     let name = topic("eof", 2);
     let mut member = Member::join(&config(), &GroupOptions::new(unique("g"), &[&name]));
     until("both empty partitions caught up", &mut [&mut member], |m| m[0].caught_up(2));
-    let woken = Arc::new(AtomicUsize::new(0));
-    let reader = member.partitions.get_mut(&tp(&name, 0)).unwrap();
-    assert_eq!(reader.start_offset(), None);
-    reader.set_waker({
-        let woken = Arc::clone(&woken);
-        Arc::new(move || {
-            woken.fetch_add(1, Ordering::SeqCst);
-        })
-    });
+    assert_eq!(member.partitions[&tp(&name, 0)].start_offset(), None);
     write(&config(), &[out(&name, 0, "a", "1"), out(&name, 0, "a", "2")]).unwrap();
     until("read, and caught up again", &mut [&mut member], |m| m[0].records.len() == 2 && m[0].caught_up(2));
-    assert!(woken.load(Ordering::SeqCst) > 0, "the waker was called");
 
     // Rewind, twice at once: only the last counts.
     let reader = member.partitions.get_mut(&tp(&name, 0)).unwrap();
@@ -283,8 +273,7 @@ fn commits_of_a_group_are_seen_from_outside() {
     until("read", &mut [&mut member], |m| m[0].records.len() == 3);
     member.handle.commit(&[(tp(&name, 1), 2)]).unwrap();
     member.handle.commit(&[]).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(member.handle.commit_async(vec![(tp(&name, 2), 1)])).unwrap();
+    member.handle.commit(&[(tp(&name, 2), 1)]).unwrap();
     let expected = [GroupOffset::None, GroupOffset::At(2), GroupOffset::At(1)];
     assert_eq!(admin.committed(&group, &all).unwrap(), expected);
     assert_eq!(
@@ -292,18 +281,17 @@ fn commits_of_a_group_are_seen_from_outside() {
         [(tp(&name, 1), GroupOffset::At(2)), (tp(&name, 2), GroupOffset::At(1))]
     );
     assert!(admin.delete_group(&group).is_err(), "a group with members is not deleted");
-    assert!(admin.set_offsets(&group, &[(tp(&name, 0), 0)]).is_err(), "nor are its offsets set");
     member.commits = false;
     member.leave();
     assert!(member.handle.group_metadata().is_none());
     let late = member.handle.commit(&[(tp(&name, 1), 0)]).unwrap_err();
     assert!(late.rebalanced && !late.retriable, "{late}");
 
-    admin.set_offsets(&group, &[(tp(&name, 1), 1)]).unwrap();
+    write(&config(), &[out(&name, 1, "a", "4")]).unwrap();
     let mut member = Member::join(&config(), &GroupOptions::new(&group, &[&name]));
     until("assigned", &mut [&mut member], |m| m[0].partitions.len() == 3);
     let starts: Vec<_> = member.partitions.values().map(PartitionReader::start_offset).collect();
-    assert_eq!(starts, [None, Some(1), Some(1)]);
+    assert_eq!(starts, [None, Some(2), Some(1)]);
     until("from there", &mut [&mut member], |m| m[0].caught_up(3));
     assert_eq!(member.records.len(), 1);
     member.commits = false;

@@ -6,85 +6,46 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::ops::Deref;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use bytes::Bytes;
-use common::{Instance, brokers, unique, wait};
+use common::{Instance, Stage, text, wait};
 use serde_json::{Value as Json, json};
-use slackwater::kafka::{
-    Admin, GroupOffset, KafkaConfig, OutRecord, TopicPartition, TopicSpec, Writer, restore,
-};
-use slackwater::model::{Clock, Headers, SystemClock};
+use slackwater::kafka::{GroupOffset, TopicPartition};
 
 const LONG: Duration = Duration::from_secs(60);
 const PARTITIONS: i32 = 4;
 
-/// Topics and a topology file of one test: orders, gathered by buyer.
-struct Shop {
-    name: String,
-    dir: tempfile::TempDir,
-    yaml: PathBuf,
-    admin: Admin,
-    writer: Writer,
-    runtime: tokio::runtime::Runtime,
+const ORDERS: &str = r#"
+name: NAME
+kafka: { brokers: "${KAFKA_BROKERS}", session_timeout: 6s }
+state: { checkpoint: 100ms }
+guarantee: GUARANTEE
+sources:
+  orders: { kafka: { topic: NAME.orders } }
+operators:
+  by-buyer: { from: orders, key_by: .buyer }
+  settled: { from: by-buyer, debounce: { quiet: QUIET, keep: all } }
+sinks:
+  out: { from: settled, kafka: { topic: NAME.out } }
+"#;
+
+/// Orders, gathered by buyer.
+struct Shop(Stage);
+
+impl Deref for Shop {
+    type Target = Stage;
+
+    fn deref(&self) -> &Stage {
+        &self.0
+    }
 }
 
 impl Shop {
     fn new(quiet: &str, guarantee: &str) -> Shop {
-        let name = unique("shop");
-        let config = KafkaConfig::new(brokers());
-        let admin = Admin::open(&config, LONG).expect("an admin client");
-        let topics =
-            [TopicSpec::new(format!("{name}.orders"), PARTITIONS), TopicSpec::new(format!("{name}.out"), 1)];
-        admin.create_topics(&topics).expect("topics are made");
-        let dir = tempfile::tempdir().expect("a temp dir");
-        let yaml = dir.path().join("shop.yaml");
-        let text = format!(
-            r#"
-name: {name}
-kafka: {{ brokers: "${{KAFKA_BROKERS}}", session_timeout: 6s }}
-state: {{ checkpoint: 100ms }}
-guarantee: {guarantee}
-sources:
-  orders: {{ kafka: {{ topic: {name}.orders }} }}
-operators:
-  by-buyer: {{ from: orders, key_by: .buyer }}
-  settled: {{ from: by-buyer, debounce: {{ quiet: {quiet}, keep: all }} }}
-sinks:
-  out: {{ from: settled, kafka: {{ topic: {name}.out }} }}
-"#
-        );
-        std::fs::write(&yaml, text).expect("the file is written");
-        let writer = Writer::open(&config).expect("a writer");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        Shop { name, dir, yaml, admin, writer, runtime }
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_slackwater"));
-        command
-            .env("KAFKA_BROKERS", brokers())
-            .env_remove("SLACKWATER_LOG")
-            .env_remove("SLACKWATER_STATE_DIR");
-        command
-    }
-
-    fn start(&self, id: &str) -> Instance {
-        Instance::spawn(self.command(), &self.yaml, id, &[])
-    }
-
-    /// Runs a command on the topology; `state` is the instance whose state it looks at.
-    fn run(&self, words: &[&str], state: &str, more: &[&str]) -> Output {
-        let state = self.dir.path().join(format!("state-{state}"));
-        self.command()
-            .args(words)
-            .arg(&self.yaml)
-            .args(more)
-            .env("SLACKWATER_STATE_DIR", state)
-            .output()
-            .expect("the command runs")
+        let text = ORDERS.replace("QUIET", quiet).replace("GUARANTEE", guarantee);
+        Shop(Stage::new("shop", &[("orders", PARTITIONS), ("out", 1)], &text))
     }
 
     fn repartition(&self) -> String {
@@ -93,43 +54,22 @@ sinks:
 
     /// Orders `from..to`, each with a key of its own, spread over the buyers.
     fn order(&self, from: u64, to: u64, buyers: u64) {
-        let record = |n: u64| OutRecord {
-            topic: format!("{}.orders", self.name).as_str().into(),
-            partition: None,
-            key: Some(Bytes::from(format!("order-{n}"))),
-            value: Some(Bytes::from(json!({ "buyer": format!("buyer-{}", n % buyers), "n": n }).to_string())),
-            headers: Headers::default(),
-            ts: Some(SystemClock.now()),
-        };
-        let records: Vec<OutRecord> = (from..to).map(record).collect();
-        self.runtime.block_on(self.writer.send_all(&records)).expect("orders are sent");
+        let order = |n: u64| json!({ "buyer": format!("buyer-{}", n % buyers), "n": n });
+        self.send("orders", (from..to).map(|n| (format!("order-{n}"), order(n))));
     }
 
     /// What came out: every list of every buyer.
     fn out(&self) -> Vec<(String, Vec<u64>)> {
-        let partition = TopicPartition::new(format!("{}.out", self.name), 0);
-        let end = self.admin.end_offsets(std::slice::from_ref(&partition)).expect("an end")[0];
-        let mut out = Vec::new();
-        restore(&KafkaConfig::new(brokers()), "reader", &partition, 0, end, |rows, _, _| {
-            for (key, value) in rows {
-                let list: Json = serde_json::from_slice(value.as_ref().expect("a value")).expect("is JSON");
-                let list =
-                    list.as_array().expect("a list").iter().map(|o| o["n"].as_u64().expect("a number"));
-                out.push((String::from_utf8_lossy(key).into_owned(), list.collect()));
-            }
-            std::ops::ControlFlow::Continue(())
-        })
-        .expect("the topic is read");
-        out
+        let numbers = |list: &Json| -> Vec<u64> {
+            let list = list.as_array().expect("a list");
+            list.iter().map(|o| o["n"].as_u64().expect("a number")).collect()
+        };
+        self.rows("out").into_iter().map(|(buyer, list)| (buyer, numbers(&list))).collect()
     }
 
     fn partitions(&self, topic: &str) -> Vec<TopicPartition> {
         (0..PARTITIONS).map(|p| TopicPartition::new(topic, p)).collect()
     }
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 #[track_caller]
@@ -322,27 +262,14 @@ fn a_cluster_that_does_not_answer_is_said_so() {
 /// Two topics with different numbers of partitions, joined.
 #[test]
 fn a_join_of_topics_with_different_counts_is_refused_with_its_place() {
-    let name = unique("uneven");
-    let admin = Admin::open(&KafkaConfig::new(brokers()), LONG).expect("an admin client");
-    let topics =
-        [TopicSpec::new(format!("{name}.orders"), 2), TopicSpec::new(format!("{name}.customers"), 3)];
-    admin.create_topics(&topics).expect("topics are made");
-    let dir = tempfile::tempdir().expect("a temp dir");
-    let yaml = dir.path().join("uneven.yaml");
-    let file = format!(
-        "name: {name}\nkafka: {{ brokers: \"${{KAFKA_BROKERS}}\" }}\nsources:\n  orders: {{ kafka: {{ topic: {name}.orders }} }}\n  \
-         customers: {{ kafka: {{ topic: {name}.customers }}, table: {{}} }}\noperators:\n  named:\n    from: orders\n    \
-         join: {{ with: customers }}\nsinks:\n  out: {{ from: named, blackhole: {{}} }}\n"
-    );
-    let command = |words: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_slackwater"));
-        let state = dir.path().join("state");
-        command.env("KAFKA_BROKERS", brokers()).env("SLACKWATER_ADMIN", "127.0.0.1:0");
-        command.env("SLACKWATER_STATE_DIR", state).args(words).arg(&yaml).output().expect("the command runs")
-    };
-    std::fs::write(&yaml, &file).expect("the file is written");
+    let file = "name: NAME\nkafka: { brokers: \"${KAFKA_BROKERS}\" }\nsources:\n  orders: { kafka: { topic: NAME.orders } }\n  \
+        customers: { kafka: { topic: NAME.customers }, table: {} }\noperators:\n  named:\n    from: orders\n    \
+        join: { with: customers }\nsinks:\n  out: { from: named, blackhole: {} }\n";
+    let stage = Stage::new("uneven", &[("orders", 2), ("customers", 3)], file);
+    let name = &stage.name;
     for words in [&["check", "--connect"][..], &["run"]] {
-        let output = command(words);
+        let more: &[&str] = if words[0] == "run" { &["--admin", "127.0.0.1:0"] } else { &[] };
+        let output = stage.run(words, "one", more);
         // As a report wraps its lines.
         let said = text(&output);
         let said: Vec<&str> = said.split_whitespace().filter(|word| *word != "│").collect();
@@ -357,14 +284,15 @@ fn a_join_of_topics_with_different_counts_is_refused_with_its_place() {
             assert!(said.contains(&part), "{part:?} in:\n{said}");
         }
     }
-    let output = command(&["check", "--connect", "--format", "json"]);
+    let output = stage.run(&["check", "--connect", "--format", "json"], "one", &[]);
     let problems: Json = serde_json::from_slice(&output.stdout).expect("is JSON");
     assert_eq!((&problems[0]["code"], &problems[0]["line"]), (&json!("connect::partitions"), &json!(9)));
     // What the help says, done.
     let fixed = file
+        .replace("NAME", name)
         .replace("from: orders\n", "from: orders-by-key\n")
         .replace("operators:\n", "operators:\n  orders-by-key: { from: orders, key_by: key }\n");
-    std::fs::write(&yaml, fixed).expect("the file is written");
-    let output = command(&["check", "--connect"]);
+    std::fs::write(&stage.yaml, fixed).expect("the file is written");
+    let output = stage.run(&["check", "--connect"], "one", &[]);
     assert!(output.status.success(), "{}", text(&output));
 }

@@ -6,90 +6,18 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
-use bytes::Bytes;
-use common::{Instance, brokers, unique, wait};
+use common::{Stage, wait};
 use serde_json::{Value as Json, json};
-use slackwater::kafka::{Admin, KafkaConfig, OutRecord, TopicPartition, TopicSpec, Writer, restore};
-use slackwater::model::{Clock, Headers, SystemClock};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// Topics and a topology file of one test. `NAME` in the file is the topology's name; topics begin with it.
-struct World {
-    name: String,
-    dir: tempfile::TempDir,
-    yaml: PathBuf,
-    admin: Admin,
-    writer: Writer,
-    runtime: tokio::runtime::Runtime,
-}
-
-impl World {
-    fn new(topics: &[(&str, i32)], nodes: &str) -> World {
-        let name = unique("tables");
-        let config = KafkaConfig::new(brokers());
-        let admin = Admin::open(&config, LONG).expect("an admin client");
-        let specs: Vec<TopicSpec> =
-            topics.iter().map(|(topic, n)| TopicSpec::new(format!("{name}.{topic}"), *n)).collect();
-        admin.create_topics(&specs).expect("topics are made");
-        let dir = tempfile::tempdir().expect("a temp dir");
-        let yaml = dir.path().join("tables.yaml");
-        let head = "name: NAME\nkafka: { brokers: \"${KAFKA_BROKERS}\", session_timeout: 6s }\n\
-                    state: { checkpoint: 100ms }\nguarantee: exactly_once\n";
-        std::fs::write(&yaml, format!("{head}{nodes}").replace("NAME", &name)).expect("the file is written");
-        let writer = Writer::open(&config).expect("a writer");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        World { name, dir, yaml, admin, writer, runtime }
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_slackwater"));
-        command
-            .env("KAFKA_BROKERS", brokers())
-            .env_remove("SLACKWATER_LOG")
-            .env_remove("SLACKWATER_STATE_DIR");
-        command
-    }
-
-    fn start(&self, id: &str) -> Instance {
-        Instance::spawn(self.command(), &self.yaml, id, &[])
-    }
-
-    /// Writes rows; a null value is a tombstone.
-    fn send(&self, topic: &str, rows: impl IntoIterator<Item = (String, Json)>) {
-        let records: Vec<OutRecord> = rows
-            .into_iter()
-            .map(|(key, value)| OutRecord {
-                topic: format!("{}.{topic}", self.name).as_str().into(),
-                partition: None,
-                key: Some(Bytes::from(key)),
-                value: (!value.is_null()).then(|| Bytes::from(value.to_string())),
-                headers: Headers::default(),
-                ts: Some(SystemClock.now()),
-            })
-            .collect();
-        self.runtime.block_on(self.writer.send_all(&records)).expect("records are sent");
-    }
-
-    /// All records of `out`, in order.
-    fn out(&self) -> Vec<(String, Json)> {
-        let partition = TopicPartition::new(format!("{}.out", self.name), 0);
-        let end = self.admin.end_offsets(std::slice::from_ref(&partition)).expect("an end")[0];
-        let mut out = Vec::new();
-        restore(&KafkaConfig::new(brokers()), "reader", &partition, 0, end, |rows, _, _| {
-            for (key, value) in rows {
-                let value = value.as_ref().map_or(Json::Null, |v| serde_json::from_slice(v).expect("JSON"));
-                out.push((String::from_utf8_lossy(key).into_owned(), value));
-            }
-            std::ops::ControlFlow::Continue(())
-        })
-        .expect("the topic is read");
-        out
-    }
+/// A topology of these nodes; `NAME` in them is its name, with which its topics begin.
+fn stage(topics: &[(&str, i32)], nodes: &str) -> Stage {
+    let head = "name: NAME\nkafka: { brokers: \"${KAFKA_BROKERS}\", session_timeout: 6s }\n\
+                state: { checkpoint: 100ms }\nguarantee: exactly_once\n";
+    Stage::new("tables", topics, &format!("{head}{nodes}"))
 }
 
 /// The row of user `n` after its change number `round`: it moves between cities, and every seventh is deleted at last.
@@ -102,7 +30,7 @@ fn user(n: u64, round: u64) -> Json {
 
 #[test]
 fn an_aggregate_over_a_table_is_right_across_partitions_and_crashes() {
-    let world = World::new(
+    let stage = stage(
         &[("users", 4), ("out", 1)],
         "
 sources:
@@ -113,16 +41,16 @@ sinks:
   out: { from: cities, kafka: { topic: NAME.out } }
 ",
     );
-    let mut one = world.start("one");
-    let mut two = world.start("two");
+    let mut one = stage.start("one");
+    let mut two = stage.start("two");
     one.wait_ready(LONG);
     two.wait_ready(LONG);
     let mut want: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for round in 0..4 {
-        world.send("users", (0..200).map(|n| (format!("user-{n}"), user(n, round))));
+        stage.send("users", (0..200).map(|n| (format!("user-{n}"), user(n, round))));
         if round == 1 {
             one.kill9();
-            one = world.start("one");
+            one = stage.start("one");
         }
     }
     for n in 0..200 {
@@ -138,20 +66,20 @@ sinks:
         .collect();
     let mut last = BTreeMap::new();
     wait("every city's users are counted", LONG, || {
-        last = world.out().into_iter().collect();
+        last = stage.rows("out").into_iter().collect();
         last == want
     });
     one.wait_ready(LONG);
     assert_eq!(one.stop(LONG), 0);
     assert_eq!(two.stop(LONG), 0);
-    let settled: BTreeMap<String, Json> = world.out().into_iter().collect();
+    let settled: BTreeMap<String, Json> = stage.rows("out").into_iter().collect();
     assert_eq!(settled, want, "and nothing came after it");
 }
 
 #[test]
 fn a_global_table_is_whole_in_every_instance() {
     const COUNTRIES: u64 = 3000;
-    let world = World::new(
+    let stage = stage(
         &[("countries", 3), ("orders", 4), ("out", 1)],
         "
 sources:
@@ -168,16 +96,16 @@ sinks:
         (from..to)
             .map(|n| (format!("order-{n}"), json!({ "n": n, "country": format!("c{}", n % COUNTRIES) })))
     };
-    world.send("countries", (0..COUNTRIES).map(|n| country(n, "old")));
-    world.send("orders", orders(0, 200));
-    let mut one = world.start("one");
-    let mut two = world.start("two");
+    stage.send("countries", (0..COUNTRIES).map(|n| country(n, "old")));
+    stage.send("orders", orders(0, 200));
+    let mut one = stage.start("one");
+    let mut two = stage.start("two");
     one.wait_ready(LONG);
     two.wait_ready(LONG);
     // What was there before the start is there before the first record is joined.
     let names = |from: u64, to: u64| -> BTreeMap<u64, Json> {
-        let rows = world
-            .out()
+        let rows = stage
+            .rows("out")
             .into_iter()
             .map(|(_, row)| (row["n"].as_u64().expect("a number"), row["country"].clone()));
         rows.filter(|(n, _)| (from..to).contains(n)).collect()
@@ -193,13 +121,13 @@ sinks:
         assert_eq!(instance.metric("slackwater_restore_remaining_rows", "node=\"countries\""), 0.0);
     }
     // Updates reach both: new names, and one country goes.
-    world.send("countries", (0..COUNTRIES).map(|n| country(n, "new")));
-    world.send("countries", [("c7".to_owned(), Json::Null)]);
+    stage.send("countries", (0..COUNTRIES).map(|n| country(n, "new")));
+    stage.send("countries", [("c7".to_owned(), Json::Null)]);
     wait("both have the updates", LONG, || {
         [&one, &two].iter().all(|i| i.metric("slackwater_records_in_total", "node=\"countries\"") == 6001.0)
     });
-    world.send("orders", orders(200, 400));
-    world.send("orders", [("order-x".to_owned(), json!({ "n": 9007, "country": "c7" }))]);
+    stage.send("orders", orders(200, 400));
+    stage.send("orders", [("order-x".to_owned(), json!({ "n": 9007, "country": "c7" }))]);
     wait("later orders come out", LONG, || names(200, 10_000).len() == 201);
     let later = names(200, 10_000);
     assert_eq!(later.get(&9007), Some(&Json::Null), "deleted");
@@ -207,12 +135,12 @@ sinks:
     // Killed and started again it reads on from where it was, and takes what came meanwhile before anything else.
     one.kill9();
     two.kill9();
-    world.send("countries", (0..10).map(|n| country(n, "newer")));
-    world.send(
+    stage.send("countries", (0..10).map(|n| country(n, "newer")));
+    stage.send(
         "orders",
         (0..10).map(|n| (format!("o-{n}"), json!({ "n": 20_000 + n, "country": format!("c{n}") }))),
     );
-    one = world.start("one");
+    one = stage.start("one");
     wait("the last orders come out", LONG, || names(20_000, 30_000).len() == 10);
     let last: BTreeSet<String> =
         names(20_000, 30_000).into_values().map(|name| name.as_str().expect("a name").to_owned()).collect();
@@ -222,21 +150,15 @@ sinks:
     assert_eq!(one.stop(LONG), 0);
     // Its rows can be looked at, and taken away; then it begins anew.
     let run = |words: &[&str]| {
-        let output = world
-            .command()
-            .args(words)
-            .arg(&world.yaml)
-            .args(if words[0] == "reset" { &["--local", "--execute"][..] } else { &["countries"][..] })
-            .env("SLACKWATER_STATE_DIR", world.dir.path().join("state-one"))
-            .output()
-            .expect("the command runs");
+        let more = if words[0] == "reset" { &["--local", "--execute"][..] } else { &["countries"] };
+        let output = stage.run(words, "one", more);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("text")
     };
     let listed = run(&["state", "ls"]);
     assert_eq!(listed.lines().filter(|line| line.starts_with("countries.global")).count(), 3000);
     assert!(run(&["reset"]).contains("countries.global"));
-    two = world.start("one");
+    two = stage.start("one");
     two.wait_ready(LONG);
     assert_eq!(two.metric("slackwater_records_in_total", "node=\"countries\""), 6011.0);
     assert_eq!(two.stop(LONG), 0);
@@ -245,7 +167,7 @@ sinks:
 #[test]
 fn a_foreign_key_join_is_right_across_partitions_and_crashes() {
     for kind in ["inner", "left"] {
-        let world = World::new(
+        let stage = stage(
             &[("users", 4), ("teams", 3), ("out", 1)],
             &"
 sources:
@@ -258,8 +180,8 @@ sinks:
 "
             .replace("KIND", kind),
         );
-        let mut one = world.start("one");
-        let mut two = world.start("two");
+        let mut one = stage.start("one");
+        let mut two = stage.start("two");
         one.wait_ready(LONG);
         two.wait_ready(LONG);
         let (mut users, mut teams) = (BTreeMap::new(), BTreeMap::new());
@@ -290,15 +212,15 @@ sinks:
                 .collect();
             users.extend(rows.iter().cloned());
             teams.extend(names.iter().cloned());
-            world.send("users", rows);
-            world.send("teams", names);
+            stage.send("users", rows);
+            stage.send("teams", names);
             if round == 10 {
                 one.kill9();
-                one = world.start("one");
+                one = stage.start("one");
             }
             if round == 20 {
                 two.kill9();
-                two = world.start("two");
+                two = stage.start("two");
             }
         }
         let mut want = BTreeMap::new();
@@ -311,7 +233,7 @@ sinks:
         }
         assert!(want.len() > 10, "the test has something to say: {}", want.len());
         let table = || -> BTreeMap<String, Json> {
-            let last: BTreeMap<String, Json> = world.out().into_iter().collect();
+            let last: BTreeMap<String, Json> = stage.rows("out").into_iter().collect();
             last.into_iter().filter(|(_, row)| !row.is_null()).collect()
         };
         wait(&format!("{kind}: everybody is with the right team"), LONG, || table() == want);

@@ -15,7 +15,7 @@ use crate::topology::{NodeKind, Uneven};
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
-pub struct CheckArgs {
+pub(super) struct CheckArgs {
     /// Topology files.
     #[arg(required = true)]
     topologies: Vec<PathBuf>,

@@ -68,7 +68,7 @@ pub(super) struct PartitionLag {
 
 impl PartitionLag {
     /// Offsets not committed yet; `None` where nobody can say now.
-    pub fn lag(&self) -> Option<i64> {
+    pub(super) fn lag(&self) -> Option<i64> {
         let from = match self.committed {
             GroupOffset::At(next) => next.max(self.start),
             GroupOffset::None => self.start,

@@ -11,7 +11,7 @@ use crate::topology::{Explanation, SubExplanation};
 
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
-pub struct ExplainArgs {
+pub(super) struct ExplainArgs {
     /// Topology file.
     topology: PathBuf,
     /// How to print it.

@@ -9,7 +9,7 @@ use crate::spec::{Mode, Registry, schema_with};
 
 /// Arguments of `graph`.
 #[derive(Debug, Args)]
-pub struct GraphArgs {
+pub(super) struct GraphArgs {
     /// Topology file.
     topology: PathBuf,
     /// What to print.

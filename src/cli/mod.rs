@@ -25,16 +25,16 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::spec::{Loaded, Mode, Registry, Report, load_with};
 
 /// Exit code: failed while running.
-pub const FAILED: u8 = 1;
+const FAILED: u8 = 1;
 /// Exit code: a needed server never answered.
-pub const UNAVAILABLE: u8 = 69;
+const UNAVAILABLE: u8 = 69;
 /// Exit code: bad topology file.
-pub const BAD_FILE: u8 = 78;
+const BAD_FILE: u8 = 78;
 
 /// A stateful stream processor: a topology in YAML, state in RocksDB, truth in Kafka.
 #[derive(Debug, Parser)]
 #[command(name = "slackwater", version, arg_required_else_help = true)]
-pub struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Command,
     /// How log lines look.

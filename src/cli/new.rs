@@ -8,7 +8,7 @@ use super::Exit;
 
 /// Arguments of `new`.
 #[derive(Debug, Args)]
-pub struct NewArgs {
+pub(super) struct NewArgs {
     /// The file to write; its name becomes the topology's. One that is there is left alone.
     topology: PathBuf,
     /// What to start from.

@@ -13,7 +13,7 @@ use crate::spec::{Mode, Registry};
 
 /// Arguments of `offsets`.
 #[derive(Debug, Args)]
-pub struct OffsetsArgs {
+pub(super) struct OffsetsArgs {
     /// Topology file.
     topology: PathBuf,
     /// How they are printed.

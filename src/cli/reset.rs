@@ -21,7 +21,7 @@ const GONE: Duration = Duration::from_secs(10);
 
 /// Arguments of `reset`.
 #[derive(Debug, Args)]
-pub struct ResetArgs {
+pub(super) struct ResetArgs {
     /// Topology file.
     topology: PathBuf,
     /// Only the state on this machine: it is restored from the changelog at the next start.

@@ -15,7 +15,7 @@ use crate::spec::{Loaded, Mode, Registry};
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub(super) struct RunArgs {
     /// Topology file.
     topology: PathBuf,
     /// Where state lives. Default: ./state/NAME.

@@ -13,7 +13,7 @@ use crate::testing;
 
 /// Arguments of `simulate`.
 #[derive(Debug, Args)]
-pub struct SimulateArgs {
+pub(super) struct SimulateArgs {
     /// Topology file.
     topology: PathBuf,
     /// File of JSON lines; `-` is standard input.

@@ -21,7 +21,7 @@ use crate::topology::{NodeKind, Topology};
 
 /// Arguments of `state`.
 #[derive(Debug, Args)]
-pub struct StateArgs {
+pub(super) struct StateArgs {
     #[command(subcommand)]
     what: What,
 }

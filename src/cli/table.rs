@@ -9,12 +9,12 @@ pub(super) struct Table<const N: usize> {
 
 impl<const N: usize> Table<N> {
     /// A table with that heading.
-    pub fn new(heading: [&str; N]) -> Table<N> {
+    pub(super) fn new(heading: [&str; N]) -> Table<N> {
         Table { rows: vec![heading.map(str::to_owned)] }
     }
 
     /// Adds a row.
-    pub fn row(&mut self, cells: [String; N]) {
+    pub(super) fn row(&mut self, cells: [String; N]) {
         self.rows.push(cells);
     }
 }

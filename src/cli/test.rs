@@ -11,7 +11,7 @@ use crate::testing::run_test;
 
 /// Arguments of `test`.
 #[derive(Debug, Args)]
-pub struct TestArgs {
+pub(super) struct TestArgs {
     /// Topology files.
     #[arg(required = true)]
     topologies: Vec<PathBuf>,

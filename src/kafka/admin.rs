@@ -12,12 +12,12 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::config::{Assignment, KafkaConfig, MESSAGE_BYTES_MAX, OffsetReset};
+use super::config::{KafkaConfig, MESSAGE_BYTES_MAX};
 use super::reader::offset_list;
 use super::remind::Series;
 use super::{ErrorKind, Quiet, TopicPartition, ffi, kind_of};
@@ -317,21 +317,6 @@ impl Admin {
             }
         }
         Ok(())
-    }
-
-    /// Sets next offsets of a group that has no members. A group that does not exist is made.
-    ///
-    /// # Errors
-    /// The group has members, or the broker does not answer.
-    pub fn set_offsets(&self, group: &str, offsets: &[(TopicPartition, i64)]) -> Result<(), AdminError> {
-        let what = format!("cannot set offsets of group `{group}`");
-        let failed = |e: KafkaError| AdminError::new(&what, &e);
-        let consumer: BaseConsumer<Quiet> = self
-            .config
-            .consumer(group, Assignment::default(), OffsetReset::default())
-            .create_with_context(Quiet::default())
-            .map_err(failed)?;
-        consumer.commit(&offset_list(offsets).map_err(failed)?, CommitMode::Sync).map_err(failed)
     }
 
     /// The end of each partition as `read_committed` sees it (in front of the first open transaction), in one call and

@@ -2,8 +2,8 @@
 //! administration, restoring a changelog, and librdkafka's mock broker for `dev`.
 //!
 //! Called by the runtime's drivers and by `cli`. Types that leave this module are ours: no partition list, message or
-//! native pointer does. Calls that wait for a broker block their thread and say so, except for two that are async:
-//! [`Writer::send_all`] and [`GroupHandle::commit_async`].
+//! native pointer does. Calls that wait for a broker block their thread and say so, except for one that is async:
+//! [`Writer::send_all`].
 //!
 //! Invariants:
 //! - Offsets are *next* offsets everywhere: the offset of the last record plus one.

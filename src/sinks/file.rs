@@ -35,8 +35,7 @@ pub struct FileConfig {
 }
 
 /// A record as a line shows it.
-#[must_use]
-pub fn line(record: &Record) -> Json {
+fn line(record: &Record) -> Json {
     let mut out = Map::new();
     out.insert("key".into(), Scope::of(record).key_json());
     out.insert("value".into(), record.value.show());

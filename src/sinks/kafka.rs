@@ -83,7 +83,7 @@ impl KafkaSinkConfig {
 
     /// Is a record written as it is?
     #[must_use]
-    pub fn is_plain(&self) -> bool {
+    fn is_plain(&self) -> bool {
         self.key.is_none() && self.value.is_none() && self.headers.is_empty()
     }
 

@@ -5,12 +5,12 @@
 //! refused the driver splits it until the one bad row is found; when it should be retried it waits and calls again
 //! with the same batch. A sink may be called again with rows that it already wrote: writes are idempotent by key.
 
-pub mod blackhole;
+mod blackhole;
 pub mod columns;
-pub mod file;
-pub mod kafka;
+mod file;
+mod kafka;
 mod kafka_lane;
-pub mod memory;
+mod memory;
 mod registry;
 pub mod spanner;
 
@@ -25,7 +25,7 @@ pub use file::{FileConfig, StdoutConfig};
 pub use kafka::KafkaSinkConfig;
 pub use kafka_lane::KafkaLane;
 pub use memory::TableSink;
-pub use registry::{SinkConfig, SinkConnection, SinkLane, likely_key};
+pub use registry::{SinkConfig, SinkConnection, SinkLane};
 pub use spanner::SpannerConfig;
 
 use crate::model::{Millis, Size};

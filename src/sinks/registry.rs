@@ -189,7 +189,7 @@ impl SinkConfig {
 /// The columns that probably are a table's primary key, where no database can be asked: those that are the record's
 /// key, else the first.
 #[must_use]
-pub fn likely_key(columns: &Columns) -> Vec<String> {
+pub(super) fn likely_key(columns: &Columns) -> Vec<String> {
     let is_key = |column: &Column| matches!(column, Column::Expr(expr) if expr.is_key());
     let keys: Vec<String> =
         columns.0.iter().filter(|(_, column)| is_key(column)).map(|(name, _)| name.clone()).collect();

@@ -29,4 +29,4 @@ pub use schema::{schema, schema_with};
 pub use secret::Secrets;
 pub use test_case::{CallAnswer, Nothing, Send, TestCase, TestStep};
 pub use tree::{Key, Kind, Node, parse};
-pub use vrl::{VrlCompiler, compile_expr};
+pub use vrl::VrlCompiler;

@@ -1,14 +1,13 @@
 //! Several instances of one topology under a steady load, and what a bad day does to them, at random but seeded.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use slackwater::kafka::{GroupOffset, KafkaConfig, TopicPartition, restore};
+use slackwater::kafka::{GroupOffset, TopicPartition};
 
 use super::{Instance, OwnServer, Sent, World, wait};
 
@@ -324,23 +323,6 @@ pub fn all_committed(world: &World) -> bool {
         return false;
     };
     committed.iter().zip(&ends).all(|(c, e)| matches!(c, GroupOffset::At(o) if o == e) || *e == 0)
-}
-
-/// Keys and values of a topic as a read_committed reader sees them, in the order of each partition.
-pub fn read_all(world: &World, topic: &str, partitions: i32) -> Vec<(String, String)> {
-    let admin = world.admin();
-    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-    let mut out = Vec::new();
-    for partition in 0..partitions {
-        let at = TopicPartition::new(topic, partition);
-        let end = admin.end_offsets(std::slice::from_ref(&at)).unwrap()[0];
-        restore(&KafkaConfig::new(world.brokers.clone()), "reader", &at, 0, end, |rows, _, _| {
-            out.extend(rows.iter().map(|(k, v)| (text(k), v.as_ref().map(|v| text(v)).unwrap_or_default())));
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    }
-    out
 }
 
 /// How often each number is in the lists that are a topic's values, and whether each key's numbers only grow.

@@ -2,7 +2,7 @@
 //! a broker in memory.
 //!
 //! What is real: the task, its operators, its stores, the rules of an assignment (`Assigned`), the rules of the
-//! changelog. What stands in: the threads around them (`process.rs`), Kafka (`MemoryBroker`), tables and the API. What
+//! changelog. What stands in: the threads around them (`process/`), Kafka (`MemoryBroker`), tables and the API. What
 //! is checked, and when, is in `ledger.rs`.
 //!
 //! Every seed is a schedule: it draws a topology, how often each thing happens, and what happens when. A topology whose

@@ -44,7 +44,7 @@ use super::{Batch, Sink, SinkError};
 use crate::operators::SinkRow;
 
 /// The variable that every Spanner client reads.
-pub const EMULATOR_HOST: &str = "SPANNER_EMULATOR_HOST";
+const EMULATOR_HOST: &str = "SPANNER_EMULATOR_HOST";
 
 /// How long connecting, creating the sessions and reading the schema may take, each. The client's own retries would
 /// go on for minutes.

@@ -1,0 +1,114 @@
+//! Committing for a group, from any thread: the member's identity for transactions, and plain commits of offsets.
+//!
+//! Used by the commit threads. Invariants: offsets are next offsets; an identity is given out only while the member is in
+//! its group; nothing here waits for the poller.
+
+use std::sync::Weak;
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::context::Context;
+use crate::kafka::{TopicPartition, ffi};
+
+/// Why offsets were not committed.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("cannot commit offsets: {message}")]
+pub struct CommitError {
+    /// The group has moved on: the next assignment decides, do not repeat this commit.
+    pub rebalanced: bool,
+    /// The same commit may work later.
+    pub retriable: bool,
+    /// For people.
+    pub message: String,
+}
+
+impl CommitError {
+    fn new(error: &KafkaError) -> CommitError {
+        use RDKafkaErrorCode as E;
+        let code = error.rdkafka_error_code();
+        CommitError {
+            rebalanced: matches!(
+                code,
+                Some(
+                    E::IllegalGeneration
+                        | E::UnknownMemberId
+                        | E::RebalanceInProgress
+                        | E::FencedInstanceId
+                        | E::StaleMemberEpoch
+                        | E::AssignmentLost
+                )
+            ),
+            retriable: matches!(
+                code,
+                Some(
+                    E::BrokerTransportFailure
+                        | E::AllBrokersDown
+                        | E::OperationTimedOut
+                        | E::RequestTimedOut
+                        | E::WaitingForCoordinator
+                        | E::CoordinatorLoadInProgress
+                        | E::CoordinatorNotAvailable
+                        | E::NotCoordinator
+                        | E::UnstableOffsetCommit
+                        | E::NotEnoughReplicas
+                        | E::NetworkException
+                )
+            ),
+            message: error.to_string(),
+        }
+    }
+}
+
+/// The member's id and generation, for [`crate::kafka::TxnWriter::commit`]. Take it fresh for every commit.
+pub struct GroupMetadata(pub(in crate::kafka) ConsumerGroupMetadata);
+
+/// Commits for a group; any number of them, on any thread. Outlives its reader harmlessly.
+#[derive(Clone)]
+pub struct GroupHandle {
+    pub(super) consumer: Weak<BaseConsumer<Context>>,
+}
+
+impl GroupHandle {
+    /// The member's identity for a transaction; `None` while it is no member: the reader is closed, or its session was
+    /// lost and it has not joined again. Such an identity is empty, and brokers take a transaction's offsets from
+    /// anybody without one.
+    ///
+    /// A partition whose [`super::Lease`] is not over *after* this call is safe to commit with it: to be given away, it needs
+    /// another generation of the group, in which this identity is refused.
+    #[must_use]
+    pub fn group_metadata(&self) -> Option<GroupMetadata> {
+        let consumer = self.consumer.upgrade()?;
+        let before = ffi::membership(consumer.client())?;
+        let metadata = consumer.group_metadata()?;
+        (ffi::membership(consumer.client())? == before).then_some(GroupMetadata(metadata))
+    }
+
+    /// Commits next offsets and waits for the broker (1-15 ms; longer while it is away). Only partitions that are ours:
+    /// the broker does not check that.
+    ///
+    /// # Errors
+    /// See [`CommitError`].
+    pub fn commit(&self, offsets: &[(TopicPartition, i64)]) -> Result<(), CommitError> {
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        let Some(consumer) = self.consumer.upgrade() else {
+            let message = "the reader is closed".to_owned();
+            return Err(CommitError { rebalanced: true, retriable: false, message });
+        };
+        let list = offset_list(offsets).map_err(|e| CommitError::new(&e))?;
+        consumer.commit(&list, CommitMode::Sync).map_err(|e| CommitError::new(&e))
+    }
+}
+
+/// A list of next offsets, for one call.
+pub(in crate::kafka) fn offset_list(offsets: &[(TopicPartition, i64)]) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(offsets.len());
+    for (p, next) in offsets {
+        list.add_partition_offset(&p.topic, p.partition, Offset::Offset(*next))?;
+    }
+    Ok(list)
+}

@@ -1,0 +1,56 @@
+//! The global tables of a topology at a start: opened, and read to the end before anything else is.
+//!
+//! Called by the engine; their threads are its own from then on. A thread that fails later stops the topology.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::plan::Plan;
+use super::wait::unless_stopped;
+use super::{EngineError, Shared};
+use crate::kafka::{Admin, KafkaConfig};
+use crate::runtime::global_reader::{GlobalReaders, Reading};
+use crate::state::RocksEnv;
+use crate::topology::Topology;
+
+/// Opens the global tables and waits until they have been read.
+pub(super) async fn read_globals(
+    topology: &Arc<Topology>,
+    kafka: &KafkaConfig,
+    (admin, plan): (&Arc<Admin>, &Plan),
+    dir: &Path,
+    env: &RocksEnv,
+    shared: &Arc<Shared>,
+    stop: &CancellationToken,
+) -> Result<GlobalReaders, EngineError> {
+    let failed = {
+        let shared = Arc::clone(shared);
+        Arc::new(move |message| shared.fail(EngineError::Failed(message)))
+    };
+    let reading = Reading {
+        topology,
+        kafka,
+        admin,
+        count: &|topic| plan.counts.get(topic).copied().unwrap_or(0),
+        dir,
+        env,
+        metrics: &shared.metrics,
+        failed,
+    };
+    let mut readers = GlobalReaders::start(&reading).map_err(EngineError::Failed)?;
+    for (name, read) in std::mem::take(&mut readers.pending) {
+        // Nothing to warn of.
+        shared.status_mut().waiting = vec![format!("the global table {name} is being read")];
+        match unless_stopped(stop, read).await? {
+            Ok(Ok(())) => {}
+            Ok(Err(message)) => return Err(EngineError::Failed(message)),
+            Err(_) => {
+                return Err(EngineError::Failed(format!("the thread of the global table {name} ended")));
+            }
+        }
+    }
+    shared.go_on();
+    Ok(readers)
+}

@@ -1,0 +1,60 @@
+//! What an engine found out about its topics, and what follows for its tasks. Made once per start, then only read: by
+//! the threads that route the group's events and by the workers' setup.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::kafka::TopicPartition;
+use crate::runtime::task::TaskId;
+use crate::topology::{Changelog, Guarantee, Topology};
+
+/// What was found out about the topics, and what follows for the tasks.
+pub(super) struct Plan {
+    /// The group's topics, in the order in which records count them.
+    pub(super) topics: Vec<Arc<str>>,
+    /// Partitions by topic.
+    pub(super) counts: BTreeMap<String, i32>,
+    /// Sub-topology and index in it, by topic.
+    pub(super) places: BTreeMap<String, (usize, usize)>,
+    /// Changelog by sub-topology.
+    pub(super) changelogs: Arc<Vec<Option<Arc<str>>>>,
+    pub(super) transactions: bool,
+}
+
+impl Plan {
+    pub(super) fn local(topology: &Topology) -> Plan {
+        Plan {
+            topics: Vec::new(),
+            counts: BTreeMap::new(),
+            places: BTreeMap::new(),
+            changelogs: Arc::new(vec![None; topology.subs.len()]),
+            transactions: false,
+        }
+    }
+
+    pub(super) fn new(topology: &Topology, counts: BTreeMap<String, i32>, plain: bool) -> Plan {
+        let on = topology.settings.state.changelog == Changelog::On && !plain;
+        let mut places = BTreeMap::new();
+        let mut changelogs = Vec::new();
+        for (sub, part) in topology.subs.iter().enumerate() {
+            for (at, topic) in part.topics.iter().enumerate() {
+                places.insert(topic.clone(), (sub, at));
+            }
+            changelogs.push(topology.changelog(sub).filter(|_| on).map(|name| name.as_str().into()));
+        }
+        Plan {
+            topics: topology.source_topics().iter().map(|t| t.as_str().into()).collect(),
+            transactions: !plain
+                && (changelogs.iter().any(Option::is_some)
+                    || topology.settings.guarantee == Guarantee::ExactlyOnce),
+            counts,
+            places,
+            changelogs: Arc::new(changelogs),
+        }
+    }
+
+    pub(super) fn task(&self, partition: &TopicPartition) -> Option<(TaskId, usize)> {
+        let (sub, at) = self.places.get(&*partition.topic)?;
+        Some((TaskId { sub: *sub, partition: partition.partition }, *at))
+    }
+}

@@ -1,0 +1,154 @@
+//! The sinks of a topology at a start: connected and checked, each with its driver and lanes; and those of them whose
+//! records are part of the checkpoint's transaction.
+//!
+//! Called by the engine before anything is read. A table or a schema that does not fit is an error of its node; a server
+//! that does not answer is waited for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::wait::{blocking, pause, unless_stopped};
+use super::{EngineError, Override, Shared};
+use crate::formats::WriterError;
+use crate::kafka::{Admin, MESSAGE_BYTES_MAX, Writer};
+use crate::runtime::deliver::{Fatal, SinkDriver};
+use crate::runtime::task::DEAD_LETTER;
+use crate::sinks::{Batch, KafkaLane, KafkaSinkConfig, SinkConfig, SinkConnection, SinkError};
+use crate::topology::{Guarantee, NodeKind, Topology};
+
+/// Finds the registry's ids of the schemas that sinks write with; waits while it is away.
+pub(super) async fn connect_schemas(
+    topology: &Topology,
+    shared: &Arc<Shared>,
+    stop: &CancellationToken,
+) -> Result<(), EngineError> {
+    loop {
+        match topology.formats.connect_writers().await {
+            Ok(()) => {
+                shared.go_on();
+                return Ok(());
+            }
+            Err(WriterError::Away(message)) => {
+                shared.wait_for(&message);
+                pause(stop, shared).await?;
+            }
+            Err(WriterError::Config { node, field, message }) => {
+                return Err(EngineError::Config { node: Some(node), field, message });
+            }
+        }
+    }
+}
+
+/// Connects every sink, and the dead letter: their drivers by node.
+pub(super) async fn connect(
+    topology: &Topology,
+    stand_ins: &Override,
+    writer: Option<&Arc<Writer>>,
+    shared: &Arc<Shared>,
+    tracker: &TaskTracker,
+    lanes_stop: &CancellationToken,
+    stop: &CancellationToken,
+) -> Result<BTreeMap<usize, SinkDriver>, EngineError> {
+    let names: Arc<Vec<String>> = Arc::new(topology.nodes.iter().map(|n| n.name.clone()).collect());
+    let fatal: Fatal = {
+        let (shared, names) = (Arc::clone(shared), Arc::clone(&names));
+        Arc::new(move |node, error| {
+            let name = names.get(node).map_or("dead_letter", String::as_str);
+            shared.fail(EngineError::Failed(format!("sink {name}: {error}")));
+        })
+    };
+    let mut out = BTreeMap::new();
+    for (n, node) in topology.nodes.iter().enumerate() {
+        let NodeKind::Sink(config) = &node.kind else { continue };
+        let connection = match stand_ins.sinks.get(&n) {
+            Some(connection) => connection.clone(),
+            None => loop {
+                let env = |name: &str| std::env::var(name).ok();
+                match unless_stopped(stop, SinkConnection::connect(config, &env, writer)).await? {
+                    Ok(connection) => break connection,
+                    Err(SinkError::Config { message, column }) => {
+                        let kind = config.kind_name();
+                        let field = column.map_or_else(|| kind.to_owned(), |c| format!("{kind}.columns.{c}"));
+                        return Err(EngineError::Config { node: Some(node.name.clone()), field, message });
+                    }
+                    Err(SinkError::Retry { message, .. } | SinkError::Refused { message }) => {
+                        shared.wait_for(&format!("sink {}: {message}", node.name));
+                        pause(stop, shared).await?;
+                    }
+                }
+            },
+        };
+        let lanes = (0..connection.lanes().max(1)).map(|_| connection.lane()).collect();
+        let metrics = shared.metrics.sink(&node.name);
+        out.insert(n, SinkDriver::start(n, lanes, &config.batch(), &metrics, &fatal, tracker, lanes_stop));
+    }
+    if let (Some(dead_letter), Some(writer)) = (&topology.settings.errors.dead_letter, writer) {
+        let config = KafkaSinkConfig::new(dead_letter.topic.clone());
+        let lane = SinkConnection::Kafka(KafkaLane::new(Arc::clone(writer), &config)).lane();
+        let metrics = shared.metrics.sink("dead_letter");
+        let driver = SinkDriver::start(
+            DEAD_LETTER,
+            vec![lane],
+            &Batch::default(),
+            &metrics,
+            &fatal,
+            tracker,
+            lanes_stop,
+        );
+        out.insert(DEAD_LETTER, driver);
+    }
+    shared.go_on();
+    Ok(out)
+}
+
+/// Sinks whose records are part of the checkpoint's transaction, each with the largest message that its topic takes, in
+/// bytes.
+pub(super) type Transactional = BTreeMap<usize, (KafkaLane, usize)>;
+
+/// Looks up how large a message of each lane may be. A topic that does not exist yet is taken for one of ours.
+pub(super) async fn message_limits(
+    admin: &Arc<Admin>,
+    lanes: BTreeMap<usize, KafkaLane>,
+    shared: &Shared,
+    stop: &CancellationToken,
+) -> Result<Transactional, EngineError> {
+    let topics: Vec<String> = lanes.values().map(|lane| lane.topic().to_owned()).collect();
+    loop {
+        let (asked, names) = (Arc::clone(admin), topics.clone());
+        let look = blocking(move || {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            asked.message_bytes_max(&names)
+        });
+        match unless_stopped(stop, look).await? {
+            Ok(found) => {
+                shared.go_on();
+                let limits = found.into_iter().map(|found| found.unwrap_or(MESSAGE_BYTES_MAX as usize));
+                return Ok(lanes.into_iter().zip(limits).map(|((n, lane), max)| (n, (lane, max))).collect());
+            }
+            Err(message) => {
+                shared.wait_for(&message);
+                pause(stop, shared).await?;
+            }
+        }
+    }
+}
+
+/// How rows become records of the checkpoint's transaction: those of repartition topics always, since state is exactly
+/// once below them too; with `exactly_once` those of every Kafka sink and the dead letter.
+pub(super) fn transactional_lanes(topology: &Topology, writer: &Arc<Writer>) -> BTreeMap<usize, KafkaLane> {
+    let all = topology.settings.guarantee == Guarantee::ExactlyOnce;
+    let lane = |config: &KafkaSinkConfig| KafkaLane::new(Arc::clone(writer), config);
+    let sinks = topology.nodes.iter().enumerate().filter_map(|(n, node)| match &node.kind {
+        NodeKind::Sink(sink) => match &**sink {
+            SinkConfig::Kafka(config) if all || config.internal => Some((n, lane(config))),
+            _ => None,
+        },
+        NodeKind::Source(_) | NodeKind::Operator(_) => None,
+    });
+    let dead_letter = topology.settings.errors.dead_letter.iter().filter(|_| all);
+    let dead_letter = dead_letter.map(|d| (DEAD_LETTER, lane(&KafkaSinkConfig::new(d.topic.clone()))));
+    sinks.chain(dead_letter).collect()
+}

@@ -1,0 +1,116 @@
+//! What the threads of an engine share: how the topology is, and why it ends.
+//!
+//! Written by the worker threads (a task's state), the poller's thread (the group), the threads of global tables and
+//! the drivers (a failure), and by what a start waits for; read by the admin server, the live view of `dev` and the
+//! engine itself. Invariants: nobody holds a lock for longer than moments; of several failures the first is kept.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use super::EngineError;
+use crate::runtime::metrics::Metrics;
+use crate::runtime::task::TaskId;
+use crate::runtime::worker::TaskStatus;
+
+/// What `/ready` and the logs say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// What is being waited for, if anything; empty once the group was joined.
+    pub waiting: Vec<String>,
+    /// Tasks by state.
+    pub tasks: BTreeMap<TaskId, &'static str>,
+    /// An assignment has come (it may be empty), or none is needed.
+    pub joined: bool,
+}
+
+impl Status {
+    /// Everything assigned runs?
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.joined
+            && self.waiting.is_empty()
+            && self.tasks.values().all(|s| matches!(*s, "running" | "ended"))
+    }
+}
+
+/// What the threads share: each field says who else holds it.
+pub struct Shared {
+    /// The worker threads, the poller, the admin server; for moments.
+    status: Mutex<Status>,
+    /// First error of any thread; ends the process.
+    pub(super) failure: Mutex<Option<EngineError>>,
+    /// Cancelled when `failure` is set.
+    pub(super) failed: CancellationToken,
+    /// Cancelled when every source has ended and everything is done.
+    pub(super) ended: CancellationToken,
+    /// All metrics.
+    pub metrics: Metrics,
+}
+
+impl Shared {
+    /// Nothing runs yet, nothing has failed.
+    pub(super) fn new(metrics: Metrics) -> Shared {
+        Shared {
+            status: Mutex::default(),
+            failure: Mutex::default(),
+            failed: CancellationToken::new(),
+            ended: CancellationToken::new(),
+            metrics,
+        }
+    }
+
+    pub(super) fn status_mut(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy of the status.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status_mut().clone()
+    }
+
+    /// Has something failed, so that nothing goes on? [`super::Engine::stop`] says what.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failed.is_cancelled()
+    }
+
+    pub(super) fn fail(&self, error: EngineError) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if failure.is_none() {
+            *failure = Some(error);
+        }
+        self.failed.cancel();
+    }
+
+    pub(super) fn wait_for(&self, what: &str) {
+        let mut status = self.status_mut();
+        if status.waiting != [what] {
+            tracing::warn!(what, "waiting");
+            status.waiting = vec![what.to_owned()];
+        }
+    }
+
+    pub(super) fn go_on(&self) {
+        self.status_mut().waiting.clear();
+    }
+}
+
+pub(super) fn set_status(shared: &Shared, id: TaskId, status: TaskStatus) {
+    let mut now = shared.status_mut();
+    match status {
+        TaskStatus::Restoring => now.tasks.insert(id, "restoring"),
+        TaskStatus::Running => now.tasks.insert(id, "running"),
+        TaskStatus::Ended => now.tasks.insert(id, "ended"),
+        TaskStatus::Gone => now.tasks.remove(&id),
+    };
+    if !now.tasks.is_empty() && now.tasks.values().all(|s| *s == "ended") {
+        // Kafka's partitions never end, so all sources are files or made up.
+        shared.ended.cancel();
+    }
+    for state in ["restoring", "running"] {
+        shared.metrics.set_tasks(state, now.tasks.values().filter(|s| **s == state).count());
+    }
+}

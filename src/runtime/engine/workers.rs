@@ -1,0 +1,258 @@
+//! The worker threads of an engine: what each of them needs from outside, and their start.
+//!
+//! Called once, at the end of the engine's start. Invariants: every worker has an inbox before the group is joined;
+//! tasks of sources that are no topics belong to the first worker.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::runtime::Handle as TokioHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::plan::Plan;
+use super::router::{Router, cluster_limiters};
+use super::sinks::Transactional;
+use super::status::set_status;
+use super::{Engine, EngineError, Shared};
+use crate::kafka::{Admin, Assignment, GroupOptions, GroupReader, KafkaConfig, TxnError, TxnWriter};
+use crate::model::{Clock, SystemClock};
+use crate::operators::{NodeConfig, Reply};
+use crate::runtime::calls::{CallCounters, CallDriver, CallParts};
+use crate::runtime::checkpoint::{CommitMode, Committer};
+use crate::runtime::deliver::SinkDriver;
+use crate::runtime::held::Gate;
+use crate::runtime::http::HttpCaller;
+use crate::runtime::inbox::{Message, inbox};
+use crate::runtime::limiter::Limiter;
+use crate::runtime::read::TaskReader;
+use crate::runtime::restore::Restorer;
+use crate::runtime::task::TaskId;
+use crate::runtime::worker::{Calls, Outside, Ticket, Worker};
+use crate::state::RocksEnv;
+use crate::topology::{NodeKind, Topology};
+
+impl Engine {
+    /// Joins the group, if there is one, and starts the workers.
+    pub(super) fn start_workers(
+        &mut self,
+        kafka: Option<KafkaConfig>,
+        plan: Option<(Arc<Admin>, Plan)>,
+        sinks: BTreeMap<usize, SinkDriver>,
+        limiters: BTreeMap<String, Arc<Limiter>>,
+        transactional: Transactional,
+        env: RocksEnv,
+    ) -> Result<(), EngineError> {
+        let topology = Arc::clone(&self.topology);
+        let tokio = TokioHandle::current();
+        let workers = self.options.workers.max(1);
+        let mails: Vec<_> = (0..workers).map(|_| inbox()).collect();
+        self.inboxes = mails.iter().map(|(inbox, _)| inbox.clone()).collect();
+        let (admin, plan) = plan.map_or((None, Plan::local(&topology)), |(a, p)| (Some(a), p));
+        let plan = Arc::new(plan);
+        if let (Some(config), false) = (&kafka, plan.counts.is_empty()) {
+            self.reader = Some(self.join_group(config, &plan, &limiters)?);
+        }
+        let restorer = Restorer::new(
+            Arc::clone(&topology),
+            kafka.clone(),
+            admin,
+            Arc::clone(&plan.changelogs),
+            transactional.iter().map(|(node, (_, bytes_max))| (*node, *bytes_max)).collect(),
+            self.globals.rows.clone(),
+            self.options.state_dir.clone(),
+            env,
+            self.shared.metrics.clone(),
+            tokio.clone(),
+        );
+        let gates = gates(&topology);
+        if !gates.is_empty() {
+            self.resolve_schemas(&topology);
+        }
+        let instance = self.options.instance_id.clone().unwrap_or_else(random_id);
+        for (n, (inbox, mail)) in mails.into_iter().enumerate() {
+            let mode = match (&kafka, plan.counts.is_empty()) {
+                (Some(config), false) if plan.transactions => {
+                    // Unique per instance and worker; whoever has the id ends what another left open.
+                    self.transactions(config, format!("{}-{instance}-{n}", topology.name))
+                }
+                (Some(_), false) => CommitMode::Offsets,
+                _ => CommitMode::Local,
+            };
+            let committer = Committer::start(
+                &format!("commit-{n}"),
+                mode,
+                self.reader.as_ref().map(GroupReader::handle),
+                inbox.clone(),
+                self.shared.metrics.checkpoints(),
+            )
+            .map_err(|e| EngineError::Failed(e.to_string()))?;
+            let outside = Outside {
+                sinks: sinks.clone(),
+                calls: self.calls(&tokio, &limiters)?,
+                restore: restorer.handle(),
+                transactional: transactional.iter().map(|(n, (lane, _))| (*n, lane.clone())).collect(),
+                changelogs: plan.changelogs.to_vec(),
+                gates: gates.clone(),
+                checkpoint: topology.settings.state.checkpoint.duration(),
+                idle: topology.settings.time.idle,
+                failed: {
+                    let shared = Arc::clone(&self.shared);
+                    let topology = Arc::clone(&topology);
+                    Box::new(move |id, message| {
+                        let name = &topology.subs[id.sub].name;
+                        let message = format!("task {name}-{}: {message}", id.partition);
+                        shared.fail(EngineError::Failed(message));
+                    })
+                },
+                status: {
+                    let shared = Arc::clone(&self.shared);
+                    Box::new(move |id, status| set_status(&shared, id, status))
+                },
+            };
+            let mut worker = Worker::new(mail, inbox, outside, committer, self.shared.metrics.worker());
+            if n == 0 {
+                self.add_local_sources(&mut worker)?;
+            }
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{n}"))
+                .spawn(move || worker.run())
+                .map_err(|e| EngineError::Failed(e.to_string()))?;
+            self.threads.push(thread);
+        }
+        if self.reader.is_none() {
+            // Their own sources' tasks are known by now: not ready before they run.
+            self.shared.status_mut().joined = true;
+        }
+        Ok(())
+    }
+
+    /// Joins the group; its events go to the workers' inboxes.
+    fn join_group(
+        &self,
+        config: &KafkaConfig,
+        plan: &Arc<Plan>,
+        limiters: &BTreeMap<String, Arc<Limiter>>,
+    ) -> Result<GroupReader, EngineError> {
+        let router = Router {
+            plan: Arc::clone(plan),
+            inboxes: self.inboxes.clone(),
+            shared: Arc::clone(&self.shared),
+            shares: Mutex::default(),
+            limiters: cluster_limiters(&self.topology, limiters),
+        };
+        let names: Vec<&str> = plan.topics.iter().map(|t| &**t).collect();
+        let mut options = GroupOptions::new(self.topology.name.clone(), &names);
+        if self.topology.subs.iter().any(|s| s.topics.len() > 1) {
+            // A task reads partition p of several topics: they must come together.
+            options.assignment = Assignment::Range;
+        }
+        GroupReader::open(config, &options, move |event| router.event(event))
+            .map_err(|e| EngineError::Failed(e.to_string()))
+    }
+
+    /// Commits by transactions of this id.
+    fn transactions(&self, config: &KafkaConfig, id: String) -> CommitMode {
+        let (config, failed) = (config.clone(), self.shared.failed.clone());
+        CommitMode::Transaction(Box::new(move || open_writer(&config, &id, &failed)))
+    }
+
+    /// Sources that are no topics: one task each, partition 0, on the first worker.
+    fn add_local_sources(&self, worker: &mut Worker) -> Result<(), EngineError> {
+        for (sub, part) in self.topology.subs.iter().enumerate() {
+            if !part.topics.is_empty() {
+                continue;
+            }
+            let mut readers = Vec::new();
+            for &n in &part.nodes {
+                let NodeKind::Source(source) = &self.topology.nodes[n].kind else { continue };
+                let opened =
+                    TaskReader::open(source, SystemClock.now()).map_err(|e| EngineError::Config {
+                        node: Some(self.topology.nodes[n].name.clone()),
+                        field: "file.path".into(),
+                        message: format!("cannot read {}: {e}", source.label()),
+                    })?;
+                readers.extend(opened.map(|r| (0, r)));
+            }
+            if !readers.is_empty() {
+                worker.add(TaskId { sub, partition: 0 }, readers);
+            }
+        }
+        Ok(())
+    }
+
+    /// Drivers of calls by node, and how their answers come back.
+    fn calls(
+        &self,
+        tokio: &TokioHandle,
+        limiters: &BTreeMap<String, Arc<Limiter>>,
+    ) -> Result<BTreeMap<usize, Calls>, EngineError> {
+        let mut out = BTreeMap::new();
+        for (n, node) in self.topology.nodes.iter().enumerate() {
+            let NodeKind::Operator(config) = &node.kind else { continue };
+            let NodeConfig::Enrich(enrich) = &**config else { continue };
+            let counters = Arc::new(CallCounters::default());
+            self.shared.metrics.watch_calls(&node.name, Arc::clone(&counters));
+            let in_flight_max = enrich.calls_in_flight_max.get();
+            let caller = HttpCaller::new(&enrich.http, in_flight_max, Arc::new(SystemClock))
+                .map_err(|e| EngineError::Failed(e.to_string()))?;
+            let parts = CallParts {
+                node: node.name.clone(),
+                limiter: enrich.rate_limit.as_ref().and_then(|l| limiters.get(l)).map(Arc::clone),
+                caller,
+                in_flight_max,
+                counters,
+                cancel: self.calls_stop.clone(),
+            };
+            let reply = |ticket: Ticket, call: u64, reply: Reply| {
+                let Ticket { handle, node, inbox, gate } = ticket;
+                // The answer is in the inbox before the gate is seen idle.
+                inbox.send(Message::Reply { handle, node, call, reply });
+                gate.end();
+            };
+            out.insert(n, CallDriver::spawn(tokio, parts, reply));
+        }
+        Ok(out)
+    }
+}
+
+/// The limiters by name.
+pub(super) fn limiters(topology: &Topology, shared: &Shared) -> BTreeMap<String, Arc<Limiter>> {
+    topology
+        .settings
+        .rate_limits
+        .iter()
+        .map(|(name, config)| {
+            let limiter = Arc::new(Limiter::new(config));
+            if topology.source_topics().is_empty() {
+                // Nobody to share with.
+                limiter.set_share(1.0);
+            }
+            shared.metrics.watch_limiter(name, Arc::clone(&limiter));
+            (name.clone(), limiter)
+        })
+        .collect()
+}
+
+/// What the records of each topic need before a task may have them.
+fn gates(topology: &Topology) -> BTreeMap<(usize, usize), Gate> {
+    let subs = topology.subs.iter().enumerate();
+    let all = subs.flat_map(|(sub, part)| (0..part.topics.len()).map(move |topic| (sub, topic)));
+    all.filter_map(|at| Some((at, Gate::of(topology, at.0, at.1)?))).collect()
+}
+
+/// Tries until it is open, or something else has failed.
+fn open_writer(config: &KafkaConfig, id: &str, failed: &CancellationToken) -> Result<TxnWriter, String> {
+    loop {
+        match TxnWriter::open(config, id, Duration::from_secs(30)) {
+            Ok(writer) => return Ok(writer),
+            Err(e) if failed.is_cancelled() => return Err(e.to_string()),
+            Err(TxnError::Retriable(message)) => tracing::warn!(message, "no transactions yet"),
+            Err(e) => return Err(e.to_string()),
+        }
+    }
+}
+
+fn random_id() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}

@@ -1,0 +1,337 @@
+//! A compiled program as a function of a record.
+//!
+//! Made by the compiler, called once per record by whoever has the expression. Invariants: a value that is not read need
+//! not be JSON; nothing outlives its record; every failure is an [`EvalError`] without places.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use ::vrl::compiler::runtime::{Runtime, Terminate};
+use ::vrl::compiler::{Program, TargetValueRef, TimeZone};
+use ::vrl::path::{OwnedSegment, OwnedTargetPath, PathPrefix};
+use ::vrl::value::{KeyString, Kind, Secrets, Value as Vrl};
+use serde::Deserialize;
+
+use super::names::fields_named;
+use crate::model::{EvalError, Function, Json, Scope, Value, Yields, pick};
+
+/// A compiled program and what it reads.
+pub(super) struct Compiled {
+    program: Program,
+    /// Each with the fields of it that are read; `None`: maybe all.
+    names: Vec<(String, Option<Vec<String>>)>,
+    pub(super) reads_value: bool,
+    /// The fields of the value that are read, where only fields are.
+    pub(super) fields: Option<Vec<String>>,
+    yields: Yields,
+    zone: TimeZone,
+}
+
+impl Compiled {
+    pub(super) fn new(program: Program, text: &str, used: &[&str]) -> Compiled {
+        let info = program.info();
+        let mut paths = info.target_queries.iter().chain(&info.target_assignments);
+        let reads_value = paths.any(|path| path.prefix == PathPrefix::Event);
+        let zone = TimeZone::parse("UTC").unwrap_or_default();
+        let yields = yields(program.final_type_info().result.kind());
+        let names = used.iter().map(|&n| (n.to_owned(), fields_named(text, n))).collect();
+        let fields =
+            info.target_assignments.is_empty().then(|| fields_queried(&info.target_queries)).flatten();
+        Compiled { names, reads_value, fields, yields, zone, program }
+    }
+}
+
+/// What VRL knows about a result, as JSON. What never ends well (`abort`) may be anything.
+fn yields(kind: &Kind) -> Yields {
+    let kinds = [
+        (kind.contains_null() || kind.contains_undefined(), Yields::NULL),
+        (kind.contains_boolean(), Yields::BOOLEAN),
+        (kind.contains_integer() || kind.contains_float(), Yields::NUMBER),
+        (kind.contains_bytes() || kind.contains_timestamp() || kind.contains_regex(), Yields::TEXT),
+        (kind.contains_array(), Yields::LIST),
+        (kind.contains_object(), Yields::OBJECT),
+    ];
+    let known = kinds.into_iter().filter(|(has, _)| *has).map(|(_, yields)| yields);
+    known.reduce(Yields::or).unwrap_or(Yields::ANY)
+}
+
+/// The fields of the value that these paths begin with; `None` where one is not a field.
+fn fields_queried(paths: &[OwnedTargetPath]) -> Option<Vec<String>> {
+    let mut fields: Vec<String> = Vec::new();
+    for path in paths.iter().filter(|path| path.prefix == PathPrefix::Event) {
+        match path.path.segments.first() {
+            Some(OwnedSegment::Field(name)) => fields.push(name.as_str().to_owned()),
+            _ => return None,
+        }
+    }
+    fields.sort();
+    fields.dedup();
+    Some(fields)
+}
+
+thread_local! {
+    static RUNTIME: RefCell<Runtime> = RefCell::new(Runtime::default());
+}
+
+impl Function for Compiled {
+    fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError> {
+        // A value that is never looked at need not be JSON.
+        let mut value =
+            if self.reads_value { vrl_value(scope.value, self.fields.as_deref())? } else { Vrl::Null };
+        let mut names = BTreeMap::new();
+        for (name, _) in &self.names {
+            names.insert(KeyString::from(name.as_str()), named(scope, name)?);
+        }
+        let mut metadata = Vrl::Object(names);
+        let mut secrets = Secrets::new();
+        let mut target = TargetValueRef { value: &mut value, metadata: &mut metadata, secrets: &mut secrets };
+        let result = RUNTIME.with_borrow_mut(|runtime| {
+            let result = runtime.resolve(&mut target, &self.program, &self.zone);
+            runtime.clear();
+            result
+        });
+        match result {
+            Ok(value) => json(value),
+            Err(Terminate::Interrupted) => Err(EvalError("the expression was interrupted".into())),
+            Err(Terminate::Abort(e) | Terminate::Error(e)) => Err(EvalError(without_places(&e.to_string()))),
+        }
+    }
+
+    fn yields(&self) -> Yields {
+        self.yields
+    }
+
+    fn reads_value(&self) -> bool {
+        self.reads_value
+    }
+
+    fn fields_of(&self, name: &str) -> Option<&[String]> {
+        self.names.iter().find(|(n, _)| n == name).map_or(Some(&[]), |(_, fields)| fields.as_deref())
+    }
+}
+
+/// The value of a name in this scope.
+fn named(scope: &Scope<'_>, name: &str) -> Result<Vrl, EvalError> {
+    Ok(match name {
+        "key" => scope.key.map_or(Vrl::Null, |key| Vrl::from(String::from_utf8_lossy(key).as_ref())),
+        "timestamp" => Vrl::Integer(scope.ts.0),
+        "headers" => {
+            let text = |bytes: &bytes::Bytes| Vrl::from(String::from_utf8_lossy(bytes).as_ref());
+            Vrl::Object(
+                scope.headers.iter().map(|(name, bytes)| (KeyString::from(name), text(bytes))).collect(),
+            )
+        }
+        "window" => scope.window.map_or(Vrl::Null, |window| {
+            let ends = [("start", window.start.0), ("end", window.end.0)];
+            Vrl::Object(ends.into_iter().map(|(n, at)| (KeyString::from(n), Vrl::Integer(at))).collect())
+        }),
+        _ => match scope.vars.iter().find(|(var, _)| *var == name) {
+            Some((_, json)) => from_json(json)?,
+            None => Vrl::Null,
+        },
+    })
+}
+
+fn vrl_value(value: &Value, fields: Option<&[String]>) -> Result<Vrl, EvalError> {
+    match value {
+        Value::Null => Ok(Vrl::Null),
+        Value::Bytes(bytes) => {
+            if let Some(fields) = fields
+                && let Some(found) = pick::<Vrl>(bytes, fields)
+                    .map_err(|e| EvalError(format!("the value is not JSON: {e}")))?
+            {
+                let named = fields.iter().zip(found).filter_map(|(name, value)| Some((name, value?)));
+                return Ok(Vrl::Object(named.map(|(n, v)| (KeyString::from(n.as_str()), v)).collect()));
+            }
+            serde_json::from_slice(bytes).map_err(|e| EvalError(format!("the value is not JSON: {e}")))
+        }
+        Value::Json(json) => from_json(json),
+    }
+}
+
+pub(super) fn from_json(json: &Json) -> Result<Vrl, EvalError> {
+    Vrl::deserialize(json).map_err(|e| EvalError(e.to_string()))
+}
+
+/// The result as JSON. Bytes that are not UTF-8 are replaced; a number that JSON cannot hold is an error.
+fn json(value: Vrl) -> Result<Json, EvalError> {
+    Ok(match value {
+        Vrl::Null => Json::Null,
+        Vrl::Boolean(b) => Json::Bool(b),
+        Vrl::Integer(n) => Json::from(n),
+        Vrl::Float(n) => serde_json::Number::from_f64(n.into_inner())
+            .map(Json::Number)
+            .ok_or_else(|| EvalError(format!("the result {n} is no JSON number")))?,
+        Vrl::Bytes(bytes) => Json::String(String::from_utf8_lossy(&bytes).into_owned()),
+        Vrl::Array(items) => Json::Array(items.into_iter().map(json).collect::<Result<_, _>>()?),
+        Vrl::Object(fields) => {
+            let fields = fields.into_iter().map(|(name, value)| Ok((name.to_string(), json(value)?)));
+            Json::Object(fields.collect::<Result<_, EvalError>>()?)
+        }
+        other @ (Vrl::String(_) | Vrl::Timestamp(_) | Vrl::Regex(_)) => {
+            serde_json::to_value(&other).map_err(|e| EvalError(e.to_string()))?
+        }
+    })
+}
+
+/// VRL's run-time message without places, which count from the expression's start.
+/// `function call error for "upcase" at (0:13): expected string` becomes `upcase: expected string`.
+fn without_places(message: &str) -> String {
+    let Some(rest) = message.strip_prefix("function call error for \"") else { return message.to_owned() };
+    let parts = rest.split_once('"').and_then(|(name, rest)| Some((name, rest.split_once("): ")?.1)));
+    match parts {
+        Some((name, rest)) if name.starts_with('$') => without_places(rest),
+        Some((name, rest)) => format!("{name}: {}", without_places(rest)),
+        None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::VrlCompiler;
+    use super::*;
+    use crate::model::{Headers, Record, Timestamp, Window};
+
+    fn record() -> Record {
+        let value = json!({
+            "amount": 1500, "price": 2.5, "name": "ann", "flag": true, "none": null, "big": 18_446_744_073_709_551_615_u64,
+            "items": [{"n": 1, "ok": true}, {"n": 2, "ok": false}], "at": "2024-01-02 03:04:05", "o": {"a": 1}
+        });
+        Record {
+            window: Some(Window { start: Timestamp(0), end: Timestamp(5000) }),
+            headers: Headers::new(vec![("trace".into(), "t1".into())]),
+            ..Record::new("k1", Value::Bytes(value.to_string().into()), Timestamp(7))
+        }
+    }
+
+    fn run(text: &str) -> Result<Json, String> {
+        let compiler = VrlCompiler::new("");
+        let function =
+            compiler.compile(text, None, &["left", "acc", "value"]).map_err(|p| format!("{p:?}"))?;
+        let vars = [("left", &json!({"id": 3})), ("acc", &json!(10))];
+        function.eval(&Scope::of(&record()).with(&vars)).map_err(|e| e.0)
+    }
+
+    fn check(text: &str, expected: Json) {
+        assert_eq!(run(text), Ok(expected), "{text}");
+    }
+
+    #[test]
+    fn names_and_values_are_read() {
+        check("upcase(key)", json!("K1"));
+        check("key + \"!\"", json!("k1!"));
+        check("timestamp + 5", json!(12));
+        check(
+            "{ \"timestamp\": timestamp, \"a\": .timestamp } # timestamp",
+            json!({"timestamp": 7, "a": null}),
+        );
+        check("s'timestamp\\' timestamp'", json!("timestamp\\' timestamp"));
+        check("to_unix_timestamp(timestamp!(from_unix_timestamp!(timestamp)))", json!(7));
+        check("headers.trace", json!("t1"));
+        check("window.end - window.start", json!(5000));
+        check("left.id", json!(3));
+        check("acc + .amount", json!(1510));
+        check("value", Json::Null);
+        check("map_values({\"x\": 1}) -> |value| { value + 1 }", json!({"x": 2}));
+        check(".missing", Json::Null);
+        check(".price * 2", json!(5.0));
+        check("\"hi {{ key }}\"", json!("hi k1"));
+        check("name = .name\n\"hi {{ name }} {{ key }}\"", json!("hi ann k1"));
+    }
+
+    /// What VRL calls fallible compiles; a failure is an error of the record.
+    #[test]
+    fn an_expression_that_may_fail_runs() {
+        check(".amount > 1000", json!(true));
+        check(".amount > 1000 && .price < 3", json!(true));
+        check(".flag && .amount >= .price", json!(true));
+        check("(.amount + .price) * 2 > 3005.5", json!(false));
+        check("{ \"x\": .amount + 1, \"y\": [.price - 0.5] }", json!({"x": 1501, "y": [2.0]}));
+        check("upcase(.name)", json!("ANN"));
+        check("upcase(.name + \"x\")", json!("ANNX"));
+        check("to_int(.amount) + 1", json!(1501));
+        check("push(.items, .amount * 2)[2]", json!(3000));
+        check("length(.items) > 1", json!(true));
+        check("if .flag { .amount / 3 } else { .nope + 1 }", json!(500.0));
+        check("if .amount > 3 { \"big\" } else { \"small\" }", json!("big"));
+        check("!.flag", json!(false));
+        check(". | { \"x\": .amount + 1 } | { \"items\": null }", {
+            let mut all = run(".").expect("is an object");
+            all["x"] = json!(1501);
+            all["items"] = Json::Null;
+            all
+        });
+        check(".o |= { \"b\": 2 }\n.o", json!({"a": 1, "b": 2}));
+        check(".x = .amount + 1\n.x", json!(1501));
+        check("total = 0\nfor_each(.items) -> |_i, item| { total = total + item.n }\ntotal", json!(3));
+        check("map_values(.items[0]) -> |v| { to_string(v) }", json!({"n": "1", "ok": "true"}));
+        check("filter(.items) -> |_i, item| { item.ok }", json!([{"n": 1, "ok": true}]));
+        check("filter(.items) -> |_i, item| { item.n > 1 }", json!([{"n": 2, "ok": false}]));
+        check("map_values(.o) -> |v| { v + 1 }", json!({"a": 2}));
+        check("parse_json(\"[1]\")[0]", json!(1));
+        check("return .amount + 1", json!(1501));
+        check("parse_timestamp(.at, \"%Y-%m-%d %H:%M:%S\")", json!("2024-01-02T03:04:05Z"));
+        check(".big > 5", json!(true));
+    }
+
+    #[test]
+    fn what_the_user_handles_stays_handled() {
+        check("to_int(.name) ?? 0", json!(0));
+        check(".name + 1 ?? 5", json!(5));
+        check("upcase(.none + \"x\") ?? \"y\"", json!("X"));
+        check("to_int(.name + \"x\") ?? 3", json!(3));
+        check("(.none > 1) ?? false", json!(false));
+        check("x, err = to_int(.name)\nif err != null { \"bad\" } else { x }", json!("bad"));
+        check("x, err = upcase(.name + \"x\")\nx", json!("ANNX"));
+        check("int(.name) ?? to_int(.name) ?? 9", json!(9));
+    }
+
+    fn fails(text: &str, part: &str) {
+        let error = run(text).expect_err(text);
+        assert!(error.contains(part) && !error.contains('$'), "{error}");
+    }
+
+    #[test]
+    fn a_failure_is_an_error_of_the_record() {
+        fails(".none > 1", "can't compare type null and integer");
+        fails(".name - 1", "can't subtract");
+        fails("upcase(.amount)", "upcase: expected string, got integer");
+        fails("!.name", "expected boolean");
+        fails("if .none { 1 }", "expected boolean");
+        fails(".none | { \"x\": 1 }", "expected object");
+        fails("abort string(.amount)", "string");
+        fails("for_each(.name) -> |_k, _v| { 1 }", "object or array");
+        fails("filter(.items) -> |_i, item| { item.n }", "expected boolean, got integer");
+        fails(".amount / 0", "divide");
+        fails("abort", "abort");
+        fails("if .flag { abort \"not today\" }", "not today");
+        fails("to_float(\"1e308\") * 10", "no JSON number");
+    }
+
+    #[test]
+    fn a_value_that_is_not_json_fails_only_where_it_is_read() {
+        let record = Record::new("k", Value::Bytes("{".into()), Timestamp(0));
+        let compiler = VrlCompiler::new("");
+        let eval = |text: &str| {
+            let function = compiler.compile(text, None, &[]).expect("compiles");
+            function.eval(&Scope::of(&record)).map_err(|e| e.0)
+        };
+        assert_eq!(eval("upcase(key)"), Ok(json!("K")));
+        assert!(eval("upcase(.a)").expect_err("is no JSON").contains("not JSON"));
+        assert!(eval("del(.a)").expect_err("is no JSON").contains("not JSON"));
+    }
+
+    #[test]
+    fn a_local_does_not_outlive_its_record() {
+        let compiler = VrlCompiler::new("");
+        let function = compiler.compile("if .set == true { x = 1 }\nx = x ?? null\nx", None, &[]);
+        assert!(function.is_err(), "`x` may be undefined");
+        let text = "x = null\nif .set == true { x = 1 }\nx";
+        let function = compiler.compile(text, None, &[]).expect("compiles");
+        let of = |json| Record::new("k", Value::from(json), Timestamp(0));
+        assert_eq!(function.eval(&Scope::of(&of(json!({"set": true})))), Ok(json!(1)));
+        assert_eq!(function.eval(&Scope::of(&of(json!({"set": false})))), Ok(Json::Null));
+    }
+}

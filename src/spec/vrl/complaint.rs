@@ -1,0 +1,184 @@
+//! What is wrong with an expression, as a problem that is framed at its place in the file.
+//!
+//! Called by the compiler with what VRL said. Words and places are about the text that the user wrote, whatever was done
+//! to it before VRL saw it.
+
+use std::ops::Range;
+
+use ::vrl::diagnostic::{Diagnostic, DiagnosticList};
+
+use super::names::{NAMES, TIMESTAMP};
+use super::rewrite::Fixes;
+use super::{DENIED, VrlCompiler, kinds};
+use crate::spec::problem::{Problem, near};
+
+impl VrlCompiler {
+    /// A field that is not there, framed in the file.
+    pub(super) fn missing(
+        &self,
+        text: &str,
+        span: Option<&Range<usize>>,
+        missing: kinds::Missing,
+    ) -> Problem {
+        let inside = text.find(&missing.path).map(|at| at..at + missing.path.len()).unwrap_or(0..text.len());
+        let problem = Problem::new("expression", missing.message()).help(missing.help());
+        match span {
+            Some(span) => problem.at(self.place(text, span, inside), "not there"),
+            None => problem,
+        }
+    }
+
+    /// The first complaint as a problem, framed in the file.
+    pub(super) fn problem(
+        &self,
+        text: &str,
+        span: Option<&Range<usize>>,
+        vars: &[&str],
+        list: &DiagnosticList,
+        fixes: &Fixes,
+    ) -> Problem {
+        let Some(complaint) = list.iter().find(|d| d.is_problem()).map(|d| fixes.original(d)) else {
+            return Problem::new("expression", format!("`{text}` cannot be compiled"));
+        };
+        let primary = complaint.labels.iter().find(|l| l.primary).or(complaint.labels.first());
+        let inside = primary.map_or(0..text.len(), |l| l.span.range());
+        let label = primary.map(|l| l.message.clone()).filter(|m| !m.is_empty());
+        let label = label.unwrap_or_else(|| "here".into());
+        let mut message = sentence(&complaint.message);
+        // What a function of ours says of itself comes in a wrapping.
+        if let Some((_, own)) = message.split_once("error[E9001] ") {
+            message = own.to_owned();
+        }
+        let mut help = self.help(text, vars, complaint);
+        let label = if message == "syntax error" {
+            message = "the expression has a syntax error".into();
+            help = help.or_else(|| Some("write it like `.amount > 10` or `{ \"id\": .id }`".into()));
+            // VRL names its own token there.
+            match text.get(inside.clone()).map(str::trim) {
+                Some(token) if !token.is_empty() => format!("`{token}` is not expected here"),
+                _ => "something is missing here".into(),
+            }
+        } else {
+            label
+        };
+        let problem = Problem { help, ..Problem::new("expression", message) };
+        match span {
+            Some(span) => problem.at(self.place(text, span, inside), sentence(&label)),
+            None => Problem { label: sentence(&label), ..problem },
+        }
+    }
+
+    /// The complaint's other labels and its hints, without what is about our own functions.
+    fn help(&self, text: &str, vars: &[&str], complaint: &Diagnostic) -> Option<String> {
+        let named = complaint.labels.iter().find(|l| l.primary).and_then(|l| text.get(l.span.range()));
+        if let Some(denied) = named.and_then(|name| DENIED.iter().find(|d| **d == name)) {
+            let instead = if *denied == "now" { "; the record's time is `timestamp`" } else { "" };
+            return Some(format!(
+                "`{denied}` is left out: an expression only depends on its record{instead}"
+            ));
+        }
+        if complaint.message == "call to undefined variable"
+            && let Some(name) = named
+        {
+            let known: Vec<&str> = NAMES.iter().chain(vars).copied().collect();
+            return Some(match near(name, &known) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("a field of the value begins with a dot: `.{name}`"),
+            });
+        }
+        let labels = complaint.labels.iter().skip(1).map(|l| l.message.clone());
+        let notes = complaint.notes.iter().map(ToString::to_string);
+        let mut lines: Vec<String> = labels
+            .chain(notes.map(|n| n.trim().trim_start_matches("hint: ").to_owned()))
+            .filter(|line| {
+                !["see ", "learn more", "try your code", "expected one of"]
+                    .iter()
+                    .any(|p| line.starts_with(p))
+            })
+            .filter(|line| !line.is_empty() && !line.contains('$'))
+            .collect();
+        lines.dedup();
+        (!lines.is_empty()).then(|| lines.join("; ").replace(TIMESTAMP, "timestamp"))
+    }
+
+    /// Where in the file a range of the expression is; the whole expression where the file writes it differently.
+    fn place(&self, text: &str, span: &Range<usize>, inside: Range<usize>) -> Range<usize> {
+        let Some(written) = self.source.get(span.clone()) else { return span.clone() };
+        let inside =
+            inside.start.min(text.len())..inside.end.clamp(inside.start, text.len().max(inside.start));
+        // Plain, simply quoted, or inside `{{ }}`.
+        if let Some(at) = written.find(text) {
+            return span.start + at + inside.start..span.start + at + inside.end.min(text.len());
+        }
+        // A block: the same lines, indented.
+        let (mut from, mut start) = (0, span.start);
+        for (line, written) in text.split_inclusive('\n').zip(written.split_inclusive('\n')) {
+            let (line_text, written_text) = (line.trim_end(), written.trim_end());
+            let Some(indent) = written_text.find(line_text.trim_start()) else { break };
+            let own = line_text.len() - line_text.trim_start().len();
+            if inside.start < from + line.len() {
+                let shift = |at: usize| (start + indent + at.saturating_sub(from)).saturating_sub(own);
+                return shift(inside.start)..shift(inside.end.min(from + line_text.len()));
+            }
+            (from, start) = (from + line.len(), start + written.len());
+        }
+        span.clone()
+    }
+}
+
+/// The first line, trimmed.
+fn sentence(text: &str) -> String {
+    text.lines().map(str::trim).find(|l| !l.is_empty()).unwrap_or("").replace(TIMESTAMP, "timestamp")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A refused expression in a file: the text at its place, parts of its message, label and help.
+    fn refused(line: &str, text: &str, at: &str, part: &str) {
+        let file = format!("größe: 1\n{line}\nlast: 1\n");
+        let root = crate::spec::tree::parse(&file).expect("is YAML");
+        let span = root.get("x").expect("is there").span.clone();
+        let Err(problem) = VrlCompiler::new(&file).compile(text, Some(span), &["left"]) else {
+            panic!("{text} compiles")
+        };
+        let all = format!("{} | {} | {}", problem.message, problem.label, problem.help.unwrap_or_default());
+        assert!(all.to_lowercase().contains(part), "{part:?} in {all:?}");
+        assert!(!all.contains('$'), "{all}");
+        assert_eq!(problem.span.map(|s| &file[s]), Some(at), "{all}");
+    }
+
+    #[test]
+    fn a_bad_expression_is_framed_in_the_file() {
+        refused("x: upcas(.name)", "upcas(.name)", "upcas", "did you mean \"upcase\"");
+        refused("x: \"upcas(.name)\"", "upcas(.name)", "upcas", "undefined function");
+        refused("x: '\"ü\" + upcas(.name)'", "\"ü\" + upcas(.name)", "upcas", "undefined function");
+        refused(
+            "x: |\n  a = 1\n  b = upcas(.name)\n  b",
+            "a = 1\nb = upcas(.name)\nb\n",
+            "upcas",
+            "undefined",
+        );
+        refused(
+            "x: |\n  if true {\n    upcas(.name)\n  }",
+            "if true {\n  upcas(.name)\n}\n",
+            "upcas",
+            "undefined",
+        );
+        refused("x: 'a/{{ upcas(key) }}'", "upcas(key)", "upcas", "undefined function");
+        refused("x: nam == 1", "nam == 1", "nam", "undefined variable");
+        refused("x: .a >", ".a >", "", "");
+        refused("x: upcase(3)", "upcase(3)", "3", "the exact type integer");
+        refused("x: now()", "now()", "now", "the record's time is `timestamp`");
+        refused("x: random_int(1, 2)", "random_int(1, 2)", "random_int", "left out");
+        refused("x: if 3 { 1 }", "if 3 { 1 }", "3", "boolean");
+        refused("x: '!5'", "!5", "!", "boolean");
+        refused("x: 1 | .a", "1 | .a", "1", "object");
+        refused("x: 'map_values(5) -> |v| { v }'", "map_values(5) -> |v| { v }", "5", "integer");
+        refused("x: 1 ?? 2", "1 ?? 2", "1", "can't fail");
+        refused("x: .a < .b < .c", ".a < .b < .c", "<", "chained");
+        refused("x: upcase(.a, .b, .c)", "upcase(.a, .b, .c)", ".a, .b, .c", "too many");
+        refused("x: \"a\\tupcas(1)\"", "a\tupcas(1)", "\"a\\tupcas(1)\"", "");
+    }
+}

@@ -1,0 +1,141 @@
+//! The names that an expression may read as variables, put before its program.
+//!
+//! Called by the compiler. A program gets `name = %name` for each name that stands in its text, so that only what is read
+//! is made; places of the text stay what they are.
+
+use std::collections::BTreeMap;
+
+use ::vrl::compiler::TypeState;
+use ::vrl::compiler::state::{ExternalEnv, LocalEnv};
+use ::vrl::parser::{self, ast};
+use ::vrl::value::Kind;
+use ::vrl::value::kind::Collection;
+
+/// The names that every expression has.
+pub(super) const NAMES: [&str; 4] = ["key", "timestamp", "headers", "window"];
+
+/// What VRL knows before the program starts: the value's type, and the names' types.
+pub(super) fn state(used: &[&str], value: &Kind) -> TypeState {
+    let object = |fields: &[(&str, Kind)]| {
+        let fields: BTreeMap<_, _> = fields.iter().map(|(n, kind)| ((*n).into(), kind.clone())).collect();
+        Kind::object(Collection::from(fields))
+    };
+    let kinds: Vec<(&str, Kind)> = used
+        .iter()
+        .map(|&name| {
+            let kind = match name {
+                "key" => Kind::bytes().or_null(),
+                "timestamp" => Kind::integer(),
+                "headers" => Kind::object(Collection::any()),
+                "window" => object(&[("start", Kind::integer()), ("end", Kind::integer())]).or_null(),
+                _ => Kind::any(),
+            };
+            (name, kind)
+        })
+        .collect();
+    TypeState {
+        local: LocalEnv::default(),
+        external: ExternalEnv::new_with_kind(value.clone(), object(&kinds)),
+    }
+}
+
+/// The program after `name = %name` for every name it uses. Places of the program stay as they are.
+pub(super) fn with_names(program: ast::Program, used: &[&str]) -> ast::Program {
+    let lines: String = used.iter().map(|name| format!("{} = %{name}\n", shielded(name))).collect();
+    let mut all = parser::parse(&lines).map(|p| p.0).unwrap_or_default();
+    all.extend(program.0);
+    ast::Program(all)
+}
+
+/// VRL keeps the word `timestamp` for itself. As a variable it is written like this: as long, so that places stay.
+pub(super) const TIMESTAMP: &str = "timestam_";
+
+/// The text with the variable `timestamp` under a name that VRL takes; strings, comments, fields and the function
+/// `timestamp()` stay.
+pub(super) fn shielded(text: &str) -> String {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    let mut before = ' ';
+    while let Some(c) = rest.chars().next() {
+        let literal = c == '"' || (c == '\'' && matches!(before, 's' | 'r' | 't'));
+        let end = if literal {
+            let mut escaped = false;
+            let inside = rest[1..].find(|d: char| {
+                let closes = d == c && !escaped;
+                escaped = d == '\\' && !escaped;
+                closes
+            });
+            inside.map_or(rest.len(), |at| at + 2)
+        } else if c == '#' {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if word(c) {
+            rest.find(|d: char| !word(d)).unwrap_or(rest.len())
+        } else {
+            c.len_utf8()
+        };
+        let (part, tail) = rest.split_at(end);
+        let is_call = tail.starts_with('(') || tail.starts_with("!(");
+        let is_field = before == '.' || before == '@' || before == '%';
+        out.push_str(if part == "timestamp" && !is_call && !is_field { TIMESTAMP } else { part });
+        before = part.chars().next_back().unwrap_or(' ');
+        rest = tail;
+    }
+    out
+}
+
+/// Does the text have this word where a variable may stand?
+pub(super) fn mentions(text: &str, name: &str) -> bool {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    text.match_indices(name).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let after = text[at + name.len()..].chars().next();
+        !before.is_some_and(|c| word(c) || c == '.') && !after.is_some_and(word)
+    })
+}
+
+/// The fields of a name, where the text never has the name without `.field` after it; `None`: it may be read whole.
+pub(super) fn fields_named(text: &str, name: &str) -> Option<Vec<String>> {
+    let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'@' || !b.is_ascii();
+    let bytes = text.as_bytes();
+    let mut fields: Vec<String> = Vec::new();
+    for (at, _) in text.match_indices(name) {
+        let end = at + name.len();
+        if at > 0 && is_word(bytes[at - 1]) || bytes.get(end).is_some_and(|b| is_word(*b)) {
+            continue;
+        }
+        let rest = bytes[end..].strip_prefix(b".")?;
+        let length = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'_').count();
+        let starts = rest.first().is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_');
+        if !starts || rest.get(length).is_some_and(|b| is_word(*b)) {
+            return None;
+        }
+        fields.push(text[end + 1..end + 1 + length].to_owned());
+    }
+    fields.sort();
+    fields.dedup();
+    Some(fields)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_read_whole_unless_only_its_fields_stand_in_the_text() {
+        let check = |text: &str, want: Option<&[&str]>| {
+            let want = want.map(|fields| fields.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>());
+            assert_eq!(fields_named(text, "left"), want, "{text}");
+        };
+        check("left.a + left.b_2.c + left.a", Some(&["a", "b_2"]));
+        check("{ \"leftover\": leftover, \"l\": aleft }", Some(&[]));
+        check("left", None);
+        check("{ \"a\": left, \"b\": left.b }", None);
+        check("left[0]", None);
+        check("left.\"odd name\"", None);
+        check("left.a@b", None);
+        check("\"left\" + left.a", None);
+        check("x = left; x.a", None);
+        check("merge(left, right)", None);
+    }
+}

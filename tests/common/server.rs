@@ -1,0 +1,68 @@
+//! A server of a test's own, started by its script: one that it may stop, kill, freeze and start again.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A broker of the test's own, that it may stop and start again.
+pub struct OwnServer {
+    script: PathBuf,
+    dir: tempfile::TempDir,
+    pub address: String,
+}
+
+impl OwnServer {
+    pub fn kafka() -> OwnServer {
+        OwnServer::start("kafka.sh")
+    }
+
+    fn start(script: &str) -> OwnServer {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
+        let dir = match std::env::var("SLACKWATER_TEST_DIR") {
+            Ok(base) => tempfile::Builder::new().prefix("own").tempdir_in(base).unwrap(),
+            Err(_) => tempfile::tempdir().unwrap(),
+        };
+        let out =
+            Command::new(&script).arg("start").arg(dir.path()).stderr(Stdio::inherit()).output().unwrap();
+        assert!(out.status.success(), "{} start failed", script.display());
+        let text = String::from_utf8(out.stdout).unwrap();
+        let address = text.lines().find_map(|l| l.split_once('=')).unwrap().1.trim().to_owned();
+        OwnServer { script, dir, address }
+    }
+
+    pub fn spanner() -> OwnServer {
+        // `spanner.sh` would only print a running one.
+        OwnServer::start("spanner.sh")
+    }
+
+    pub fn registry() -> OwnServer {
+        OwnServer::start("registry.sh")
+    }
+
+    fn pid(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join(self.script.with_extension("pid").file_name().unwrap()))
+            .unwrap()
+            .trim()
+            .to_owned()
+    }
+
+    /// SIGSTOP: connections stay open and nothing answers.
+    pub fn freeze(&self) {
+        assert!(Command::new("kill").args(["-STOP", &self.pid()]).status().unwrap().success());
+    }
+
+    pub fn thaw(&self) {
+        assert!(Command::new("kill").args(["-CONT", &self.pid()]).status().unwrap().success());
+    }
+
+    pub fn act(&self, verb: &str) {
+        let status =
+            Command::new(&self.script).arg(verb).arg(self.dir.path()).stdout(Stdio::null()).status().unwrap();
+        assert!(status.success(), "{} {verb} failed", self.script.display());
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        drop(Command::new(&self.script).arg("stop").arg(self.dir.path()).stdout(Stdio::null()).status());
+    }
+}
