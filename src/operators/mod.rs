@@ -210,6 +210,12 @@ pub trait Operator: Send {
         true
     }
 
+    /// Does it drop or part with what comes behind its clock? Then the wall clock, which may be ahead of records that are
+    /// still under way, stays `time.delay` behind for it.
+    fn refuses_late(&self) -> bool {
+        false
+    }
+
     /// Are timers due at a record's stream time called before the record is taken?
     fn time_first(&self) -> bool {
         false

@@ -13,6 +13,7 @@ mod gate;
 mod global;
 mod global_reader;
 mod held;
+mod horizon;
 pub mod http;
 mod inbox;
 pub mod limiter;

@@ -70,6 +70,15 @@ impl TaskReader {
         }
     }
 
+    /// Up to when everything has been read that was to come; `None`: there is more, or nobody knows.
+    #[must_use]
+    pub fn until(&self, now: Timestamp) -> Option<Timestamp> {
+        match self {
+            TaskReader::Kafka(reader) => reader.until(now),
+            TaskReader::Lines(_) | TaskReader::Made(_) => self.caught_up().then_some(now),
+        }
+    }
+
     /// Has it ended for good?
     #[must_use]
     pub fn ended(&self) -> bool {

@@ -19,6 +19,7 @@ use super::deliver::{CHUNK, Parcel, SinkDriver};
 use super::failpoint;
 use super::gate::CallGate;
 use super::held::{Gate, HeldReader};
+use super::horizon::{Horizons, Upstream};
 use super::inbox::{Handle, Inbox, Mail, Message, Restored};
 use super::metrics::WorkerMetrics;
 use super::read::TaskReader;
@@ -80,6 +81,12 @@ pub struct Outside {
     pub checkpoint: Duration,
     /// How long a task with several inputs waits for one whose end was reached.
     pub idle: Millis,
+    /// How far the wall clock stays behind for nodes that refuse what is late.
+    pub delay: Millis,
+    /// Topics of sub-topologies that are repartition topics, with their names.
+    pub repartitions: BTreeMap<(usize, usize), Arc<str>>,
+    /// What is known of them.
+    pub horizons: Arc<Horizons>,
     /// Reported when a task stops for good.
     pub failed: Box<dyn Fn(TaskId, String) + Send>,
     /// Told which tasks run and which are restoring.
@@ -88,7 +95,10 @@ pub struct Outside {
 
 impl Outside {
     fn held(&self, id: TaskId, topic: usize, reader: PartitionReader) -> TaskReader {
-        TaskReader::Kafka(HeldReader::new(reader, self.gates.get(&(id.sub, topic)).cloned()))
+        let place = (id.sub, topic);
+        let upstream = self.repartitions.get(&place);
+        let upstream = upstream.map(|name| Upstream::new(&self.horizons, name, id.partition));
+        TaskReader::Kafka(HeldReader::new(reader, self.gates.get(&place).cloned(), upstream))
     }
 }
 
@@ -182,12 +192,12 @@ impl Slot {
             (true, true) => self.read_ordered(now, records, step)?,
             (true, false) => self.read(now, records, step)?,
         };
-        let caught_up = !self.assigned.is_leaving()
-            && self.ahead.is_empty()
-            && self.readers.iter().all(|(_, r)| r.caught_up());
+        let still = self.assigned.is_leaving() || !self.ahead.is_empty() || !room;
+        let until = self.readers.iter().try_fold(now, |until, (_, r)| Some(until.min(r.until(now)?)));
+        let until = until.filter(|_| !still);
         let Some(task) = self.assigned.task_mut() else { return Ok(false) };
-        if caught_up || task.next_deadline(false).is_some_and(|at| at <= now) {
-            task.step(Input::Clock { caught_up: caught_up && room }, now, step)?;
+        if until.is_some() || task.next_deadline(false).is_some_and(|at| at <= now) {
+            task.step(Input::Clock { until }, now, step)?;
         }
         let waits = self.left_at.is_some_and(|at| !self.answered && at.elapsed() < CALLS_GRACE);
         if waits && !task.is_copying() {
@@ -655,6 +665,9 @@ impl Worker {
         match result {
             Ok(Restored { mut task, backend, step, offsets, firsts }) => {
                 slot.ahead.clear();
+                if slot.readers.iter().all(|(_, reader)| reader.has_offsets()) {
+                    task.set_delay(self.outside.delay);
+                }
                 for (topic, reader) in &mut slot.readers {
                     let find =
                         |list: &[(usize, i64)]| list.iter().find(|(t, _)| t == topic).map(|(_, at)| *at);

@@ -22,6 +22,7 @@ use crate::runtime::calls::{CallCounters, CallDriver, CallParts};
 use crate::runtime::checkpoint::{CommitMode, Committer};
 use crate::runtime::deliver::SinkDriver;
 use crate::runtime::held::Gate;
+use crate::runtime::horizon::Horizon;
 use crate::runtime::http::HttpCaller;
 use crate::runtime::inbox::{Message, inbox};
 use crate::runtime::limiter::Limiter;
@@ -53,6 +54,7 @@ impl Engine {
         if let (Some(config), false) = (&kafka, plan.counts.is_empty()) {
             self.reader = Some(self.join_group(config, &plan, &limiters)?);
         }
+        let asked = admin.clone();
         let restorer = Restorer::new(
             Arc::clone(&topology),
             kafka.clone(),
@@ -65,6 +67,18 @@ impl Engine {
             self.shared.metrics.clone(),
             tokio.clone(),
         );
+        let horizon = Horizon::new(&topology, |topic| plan.counts.get(topic).copied());
+        let horizons = horizon.seen();
+        if let Some(admin) = asked.filter(|_| !horizon.is_empty()) {
+            let checkpoint = topology.settings.state.checkpoint.duration();
+            let stop = self.lanes_stop.clone();
+            self.lanes.spawn(horizon.run(admin, topology.name.clone(), checkpoint, stop));
+        }
+        let repartitions: BTreeMap<(usize, usize), Arc<str>> = topology
+            .repartitions()
+            .into_iter()
+            .filter_map(|r| Some((*plan.places.get(&r.topic)?, Arc::from(r.topic))))
+            .collect();
         let gates = gates(&topology);
         if !gates.is_empty() {
             self.resolve_schemas(&topology);
@@ -96,6 +110,9 @@ impl Engine {
                 gates: gates.clone(),
                 checkpoint: topology.settings.state.checkpoint.duration(),
                 idle: topology.settings.time.idle,
+                delay: topology.settings.time.delay,
+                repartitions: repartitions.clone(),
+                horizons: Arc::clone(&horizons),
                 failed: {
                     let shared = Arc::clone(&self.shared);
                     let topology = Arc::clone(&topology);
