@@ -562,6 +562,23 @@ sinks:
   out: { from: both, blackhole: {} }
 "#;
 
+    lines_and_topics_together: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  orders: { kafka: { topic: orders } }
+  prices: { file: { path: prices.jsonl, key: .id }, table: {} }
+  more: { stdin: {} }
+  alone: { generate: { rate: 1/s } }
+operators:
+  big: { from: more, filter: .n > 1 }
+  priced: { from: orders, join: { with: prices } }
+  all: { from: [priced, big], merge: {} }
+sinks:
+  out: { from: all, blackhole: {} }
+  other: { from: alone, blackhole: {} }
+"#;
+
     an_empty_file: "# nothing here\n";
 
     a_list: "- name: t\n";

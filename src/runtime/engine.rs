@@ -449,11 +449,9 @@ impl Engine {
     /// Sources that are no topics: one task each, partition 0, on the first worker.
     fn add_local_sources(&self, worker: &mut Worker) -> Result<(), EngineError> {
         for (sub, part) in self.topology.subs.iter().enumerate() {
-            if !part.topics.is_empty() {
-                continue;
-            }
             let mut readers = Vec::new();
-            for &n in &part.nodes {
+            // A sub-topology reads topics or lines, never both: so they count as in `Topology::inputs`.
+            for (input, &n) in part.lines.iter().enumerate() {
                 let NodeKind::Source(source) = &self.topology.nodes[n].kind else { continue };
                 let opened =
                     TaskReader::open(source, SystemClock.now()).map_err(|e| EngineError::Config {
@@ -461,7 +459,7 @@ impl Engine {
                         field: "file.path".into(),
                         message: format!("cannot read {}: {e}", source.label()),
                     })?;
-                readers.extend(opened.map(|r| (0, r)));
+                readers.extend(opened.map(|r| (input, r)));
             }
             if !readers.is_empty() {
                 worker.add(TaskId { sub, partition: 0 }, readers);

@@ -180,6 +180,7 @@ impl TopologyBuilder {
         repartition::insert(&self.name, &mut nodes)?;
         foreign::insert(&self.name, &mut nodes)?;
         let subs = sub::cut(&nodes);
+        sub::check_lines(&nodes, &subs)?;
         formats::check_keys(&nodes, &subs)?;
         let (name, settings, schemas) = (self.name, self.settings, self.schemas);
         Ok(Topology { name, settings, nodes, subs, schemas, formats })

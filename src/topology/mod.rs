@@ -21,7 +21,7 @@ pub use explain::{Explanation, NodeExplanation, RepartitionExplanation, SubExpla
 pub use repartition::{Repartition, Uneven};
 pub use settings::{Changelog, ClockMode, DeadLetter, Errors, Guarantee, OnFailure, State, Time};
 pub use source::{FileSource, Generate, KafkaSource, Lines, SourceConfig};
-pub use sub::SubTopology;
+pub use sub::{SubTopology, TaskInput};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
