@@ -26,6 +26,7 @@ use super::metrics::Metrics;
 use super::purge::{Purge, purge_every};
 use super::read::TaskReader;
 use super::restore::Restorer;
+use super::shares::Shares;
 use super::task::{DEAD_LETTER, TaskId};
 use super::worker::{Calls, Outside, TaskStatus, Ticket, Worker};
 use crate::formats::WriterError;
@@ -34,7 +35,7 @@ use crate::kafka::{
     PartitionReader, TopicPartition, TopicSpec, TxnWriter, Writer,
 };
 use crate::model::{Clock, SystemClock};
-use crate::operators::{NodeConfig, RateScope, Reply};
+use crate::operators::{NodeConfig, Reply};
 use crate::sinks::{Batch, KafkaLane, KafkaSinkConfig, SinkConfig, SinkConnection, SinkError};
 use crate::state::{DirError, RocksEnv, StateDir};
 use crate::topology::{Changelog, Guarantee, NodeKind, Topology};
@@ -358,7 +359,7 @@ impl Engine {
                 inboxes: self.inboxes.clone(),
                 shared: Arc::clone(&self.shared),
                 shares: Mutex::default(),
-                limiters: cluster_limiters(&topology, &limiters),
+                limits: Shares::new(&topology, &limiters, &plan.counts),
             };
             let names: Vec<&str> = plan.topics.iter().map(|t| &**t).collect();
             let mut options = GroupOptions::new(topology.name.clone(), &names);
@@ -1011,29 +1012,6 @@ fn open_writer(config: &KafkaConfig, id: &str, failed: &CancellationToken) -> Re
     }
 }
 
-/// Limiters that are shared by partitions, with the sub-topology whose partitions count.
-fn cluster_limiters(
-    topology: &Topology,
-    limiters: &BTreeMap<String, Arc<Limiter>>,
-) -> Vec<(Arc<Limiter>, usize)> {
-    let mut out = Vec::new();
-    for (name, limiter) in limiters {
-        let shared = topology.settings.rate_limits.get(name).is_some_and(|l| l.scope == RateScope::Cluster);
-        let user = topology
-            .nodes
-            .iter()
-            .position(|n| matches!(&n.kind, NodeKind::Operator(c) if c.rate_limit() == Some(name.as_str())));
-        let sub = user.and_then(|n| topology.subs.iter().position(|s| s.nodes.contains(&n)));
-        match (shared, sub) {
-            // Lines and made-up records have no partitions: nobody to share with.
-            (true, Some(sub)) if topology.subs[sub].topics.is_empty() => limiter.set_share(1.0),
-            (true, Some(sub)) => out.push((Arc::clone(limiter), sub)),
-            _ => {}
-        }
-    }
-    out
-}
-
 /// Routes the group's events to the workers. Runs on the poller's thread.
 struct Router {
     plan: Arc<Plan>,
@@ -1041,7 +1019,7 @@ struct Router {
     shared: Arc<Shared>,
     /// Tasks that are ours. Only the poller touches it; the mutex makes the closure shareable.
     shares: Mutex<BTreeSet<TaskId>>,
-    limiters: Vec<(Arc<Limiter>, usize)>,
+    limits: Shares,
 }
 
 impl Router {
@@ -1051,22 +1029,8 @@ impl Router {
         &self.inboxes[at]
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "partition counts are small")]
     fn share(&self) {
-        let ours = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        for (limiter, sub) in &self.limiters {
-            let all = self
-                .plan
-                .places
-                .iter()
-                .filter(|(_, (s, _))| s == sub)
-                .filter_map(|(topic, _)| self.plan.counts.get(topic))
-                .max()
-                .copied()
-                .unwrap_or(1);
-            let mine = ours.iter().filter(|id| id.sub == *sub).count();
-            limiter.set_share(mine as f64 / f64::from(all.max(1)));
-        }
+        self.limits.set(&self.shares.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn event(&self, event: GroupEvent) {

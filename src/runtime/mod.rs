@@ -23,6 +23,7 @@ pub mod pacer;
 mod purge;
 mod read;
 mod restore;
+mod shares;
 mod task;
 mod worker;
 

@@ -10,6 +10,7 @@ mod explain;
 mod foreign;
 mod formats;
 mod joins;
+mod limits;
 mod repartition;
 mod settings;
 mod source;
