@@ -8,11 +8,11 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{Api, Instance, brokers, unique, wait};
-use slackwater::kafka::{Admin, KafkaConfig, OutRecord, TopicSpec, Writer};
+use slackwater::kafka::{Admin, KafkaConfig, OutRecord, TopicPartition, TopicSpec, Writer};
 use slackwater::model::{Clock, Headers, SystemClock};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -130,4 +130,117 @@ sinks:
     for instance in instances {
         assert_eq!(instance.stop(LONG), 0);
     }
+}
+
+const COPY: &str = "
+sources: { in: { kafka: { topic: NAME.in } } }
+sinks:
+  out: { from: in, kafka: { topic: NAME.out } }
+";
+
+/// Exit code and standard error of a command that ends by itself.
+fn ended(site: &Site, args: &[&str]) -> (i32, String) {
+    let mut child = site
+        .command()
+        .args(args)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let end = Instant::now() + Duration::from_secs(30);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > end {
+            child.kill().unwrap();
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().unwrap_or(-1), text)
+}
+
+#[test]
+fn a_missing_topic_of_a_sink_is_refused_at_the_start() {
+    let site = Site::new(&[("in", 1), ("there", 1)]);
+    std::fs::write(site.dir.path().join("in.jsonl"), "{}\n").unwrap();
+    let lines = "sources: { in: { file: { path: PATH } } }\n";
+    let lines = lines.replace("PATH", site.dir.path().join("in.jsonl").to_str().unwrap());
+    let two = "
+sinks:
+  out: { from: in, kafka: { topic: NAME.out } }
+  good: { from: in, kafka: { topic: NAME.there } }
+  more: { from: in, kafka: { topic: NAME.more } }
+";
+    let cases = [
+        (COPY.to_owned(), vec![("out", "7:36")]),
+        // No source reads a topic.
+        (format!("{lines}{two}"), vec![("out", "7:36"), ("more", "9:37")]),
+        (format!("guarantee: exactly_once\n{COPY}"), vec![("out", "8:36")]),
+    ];
+    for (text, missing) in cases {
+        let yaml = site.file(&text);
+        let yaml = yaml.to_str().unwrap();
+        let state = site.dir.path().join("state");
+        let run = ["run", yaml, "--admin", "127.0.0.1:0", "--state-dir", state.to_str().unwrap()];
+        for args in [run.as_slice(), &["check", yaml, "--connect"]] {
+            let (code, said) = ended(&site, args);
+            assert_eq!(code, 78, "{args:?}\n{said}");
+            // Frames break lines.
+            let words = said.replace('│', " ").split_whitespace().collect::<Vec<_>>().join(" ");
+            for (topic, place) in &missing {
+                for part in [
+                    format!("the topic `{}` does not exist", site.topic(topic)),
+                    format!("site.yaml:{place}"),
+                    "create it, or correct its name".into(),
+                ] {
+                    assert!(words.contains(&part), "{args:?}: no {part}\n{said}");
+                }
+            }
+            assert_eq!(
+                words.matches("does not exist").count(),
+                missing.len() + words.matches("waiting").count()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_dead_letter_is_made_for_lines_too() {
+    let site = Site::new(&[]);
+    let path = site.dir.path().join("in.jsonl");
+    std::fs::write(&path, "no JSON\n").unwrap();
+    let yaml = site.file(&format!(
+        "errors: {{ dead_letter: {{ topic: NAME.dlq }} }}\nsources: {{ in: {{ file: {{ path: {} }} }} }}\n\
+         sinks: {{ out: {{ from: in, blackhole: {{}} }} }}\n",
+        path.display()
+    ));
+    let state = site.dir.path().join("state");
+    let run =
+        ["run", yaml.to_str().unwrap(), "--admin", "127.0.0.1:0", "--state-dir", state.to_str().unwrap()];
+    let (code, said) = ended(&site, &run);
+    assert_eq!(code, 0, "{said}");
+    let ends = site.admin.end_offsets(&[TopicPartition::new(site.topic("dlq"), 0)]).unwrap();
+    assert_eq!(ends, [1]);
+}
+
+#[test]
+fn a_topic_that_is_deleted_while_everything_runs_is_waited_for() {
+    let site = Site::new(&[("in", 1), ("out", 1)]);
+    let mut instance = Instance::spawn(site.command(), &site.file(COPY), "one", &[]);
+    instance.wait_ready(LONG);
+    site.admin.delete_topics(&[&site.topic("out")]).unwrap();
+    let gone = format!("the topic `{}` does not exist", site.topic("out"));
+    wait("not ready", Duration::from_secs(20), || {
+        let (code, body) = instance.get("/ready");
+        code == 503 && body.contains(&gone)
+    });
+    assert_eq!(instance.get("/live").0, 200);
+    site.make("out", 1);
+    instance.wait_ready(Duration::from_secs(20));
+    // A record that comes then is written.
+    site.send("in", ["a".to_owned()].into_iter());
+    let out = [TopicPartition::new(site.topic("out"), 0)];
+    wait("the record is written", LONG, || site.admin.end_offsets(&out).is_ok_and(|ends| ends == [1]));
+    assert_eq!(instance.stop(LONG), 0);
 }

@@ -82,7 +82,8 @@ async fn ready(State(served): State<Arc<Served>>) -> Response {
         })
         .collect();
     let ready = status.is_ready();
-    let body = serde_json::json!({ "ready": ready, "waiting_for": status.waiting, "joined": status.joined, "tasks": tasks });
+    let waiting: Vec<&String> = status.waiting.iter().chain(&status.missing).collect();
+    let body = serde_json::json!({ "ready": ready, "waiting_for": waiting, "joined": status.joined, "tasks": tasks });
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(body)).into_response()
 }
@@ -112,7 +113,8 @@ async fn page(State(served): State<Arc<Served>>) -> Html<String> {
         state = if status.is_ready() {
             "ready".into()
         } else {
-            escape(&format!("not ready: {:?}", status.waiting))
+            let waiting: Vec<&String> = status.waiting.iter().chain(&status.missing).collect();
+            escape(&format!("not ready: {waiting:?}"))
         },
         graph = escape(&served.topology.mermaid()),
     ))

@@ -4,6 +4,8 @@
 //! for), internal topics are made, global tables are read, workers start, then the group is joined. Order of a stop: workers take no more
 //! input, finish and commit, then the group is left, then the sinks' lanes end.
 
+mod written;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
@@ -39,6 +41,8 @@ use crate::operators::{NodeConfig, Reply};
 use crate::sinks::{Batch, KafkaLane, KafkaSinkConfig, SinkConfig, SinkConnection, SinkError};
 use crate::state::{DirError, RocksEnv, StateDir};
 use crate::topology::{Changelog, Guarantee, NodeKind, Topology};
+
+pub use written::MissingTopics;
 
 /// Between tries of a server that does not answer.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -83,6 +87,9 @@ pub enum EngineError {
     /// Topics that are read together have different numbers of partitions: exit code 78.
     #[error(transparent)]
     Uneven(#[from] crate::topology::Uneven),
+    /// Sinks write topics that do not exist: exit code 78.
+    #[error(transparent)]
+    Missing(#[from] MissingTopics),
     /// It failed while running: exit code 1.
     #[error("{0}")]
     Failed(String),
@@ -96,6 +103,8 @@ pub enum EngineError {
 pub struct Status {
     /// What is being waited for, if anything; empty once the group was joined.
     pub waiting: Vec<String>,
+    /// What went missing while everything ran.
+    pub missing: Option<String>,
     /// Tasks by state.
     pub tasks: BTreeMap<TaskId, &'static str>,
     /// An assignment has come (it may be empty), or none is needed.
@@ -108,6 +117,7 @@ impl Status {
     pub fn is_ready(&self) -> bool {
         self.joined
             && self.waiting.is_empty()
+            && self.missing.is_none()
             && self.tasks.values().all(|s| matches!(*s, "running" | "ended"))
     }
 }
@@ -171,6 +181,18 @@ impl Shared {
         if status.waiting != [what] {
             tracing::warn!(what, "waiting");
             status.waiting = vec![what.to_owned()];
+        }
+    }
+
+    /// Something that was there is missing now; `None`: no more.
+    fn miss(&self, what: Option<String>) {
+        let mut status = self.status_mut();
+        if status.missing != what {
+            match &what {
+                Some(what) => tracing::warn!(what, "waiting"),
+                None => tracing::info!("what was missing is there again"),
+            }
+            status.missing = what;
         }
     }
 
@@ -257,6 +279,13 @@ impl Engine {
             // Topics without Kafka were refused above.
             (None, false) | (_, true) => None,
         };
+        let written = match &kafka {
+            Some(config) if !stand_ins.plain_commits => {
+                let admin = plan.as_ref().map(|(admin, _)| admin);
+                written::find(&topology, config, admin, &shared, stop).await?
+            }
+            _ => None,
+        };
         let cache = topology.settings.state.cache.bytes();
         let env = RocksEnv::new(cache, cache);
         let globals = match (&kafka, &plan) {
@@ -294,6 +323,9 @@ impl Engine {
         };
         if let Some((admin, plan)) = &plan {
             engine.purge(admin, plan);
+        }
+        if let Some(watch) = written {
+            engine.lanes.spawn(watch.run(Arc::clone(&engine.shared), engine.lanes_stop.clone()));
         }
         engine.start_workers(kafka, plan, sinks, limiters, transactional, env)?;
         Ok(engine)

@@ -28,7 +28,7 @@ mod task;
 mod worker;
 
 pub use assigned::{Assigned, Rewound};
-pub use engine::{Engine, EngineError, EngineOptions, Override, Shared, Status};
+pub use engine::{Engine, EngineError, EngineOptions, MissingTopics, Override, Shared, Status};
 pub use global::GlobalTable;
 pub use inbox::Handle;
 pub use task::{
