@@ -105,6 +105,8 @@ pub struct Status {
     pub waiting: Vec<String>,
     /// What went missing while everything ran.
     pub missing: Option<String>,
+    /// A stop has begun.
+    pub stopping: bool,
     /// Tasks by state.
     pub tasks: BTreeMap<TaskId, &'static str>,
     /// An assignment has come (it may be empty), or none is needed.
@@ -112,12 +114,20 @@ pub struct Status {
 }
 
 impl Status {
+    /// What it waits for, in words.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<&str> {
+        let stopping = self.stopping.then_some("nothing: it is stopping");
+        self.waiting.iter().chain(&self.missing).map(String::as_str).chain(stopping).collect()
+    }
+
     /// Everything assigned runs?
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.joined
             && self.waiting.is_empty()
             && self.missing.is_none()
+            && !self.stopping
             && self.tasks.values().all(|s| matches!(*s, "running" | "ended"))
     }
 }
@@ -550,6 +560,7 @@ impl Engine {
     /// # Errors
     /// What had failed, if anything.
     pub async fn stop(mut self) -> Result<(), EngineError> {
+        self.shared.status_mut().stopping = true;
         tracing::info!("stopping: no more input; finishing what is under way");
         let began = tokio::time::Instant::now();
         let leaving = LEAVING.min(self.options.stop_deadline / 4);
