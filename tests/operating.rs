@@ -244,3 +244,77 @@ fn a_topic_that_is_deleted_while_everything_runs_is_waited_for() {
     wait("the record is written", LONG, || site.admin.end_offsets(&out).is_ok_and(|ends| ends == [1]));
     assert_eq!(instance.stop(LONG), 0);
 }
+
+#[test]
+fn lines_are_joined_with_a_global_table() {
+    let site = Site::new(&[("countries", 2), ("out", 1)]);
+    site.send("countries", ["de", "fr"].map(str::to_owned).into_iter());
+    let (path, out) = (site.dir.path().join("in.jsonl"), site.dir.path().join("out.jsonl"));
+    std::fs::write(&path, "{\"country\":\"de\"}\n{\"country\":\"xx\"}\n{\"country\":\"fr\"}\n").unwrap();
+    let yaml = site.file(&format!(
+        "
+guarantee: exactly_once
+sources:
+  in: {{ file: {{ path: {}, key: .country, timestamp: \"1000\" }} }}
+  countries: {{ kafka: {{ topic: NAME.countries }}, table: {{ global: true }} }}
+operators:
+  known: {{ from: in, join: {{ with: countries, on: .country, value: right.n }} }}
+sinks:
+  out: {{ from: known, file: {{ path: {} }} }}
+  topic: {{ from: known, kafka: {{ topic: NAME.out }} }}
+",
+        path.display(),
+        out.display()
+    ));
+    let state = site.dir.path().join("state");
+    let run =
+        ["run", yaml.to_str().unwrap(), "--admin", "127.0.0.1:0", "--state-dir", state.to_str().unwrap()];
+    let (code, said) = ended(&site, &run);
+    assert_eq!(code, 0, "{said}");
+    let rows = std::fs::read_to_string(out).unwrap();
+    assert_eq!(rows, "{\"key\":\"de\",\"value\":1,\"ts\":1000}\n{\"key\":\"fr\",\"value\":1,\"ts\":1000}\n");
+    let ends = site.admin.end_offsets(&[TopicPartition::new(site.topic("out"), 0)]).unwrap();
+    assert_eq!(ends, [2], "no group, so no transaction: at least once");
+}
+
+#[test]
+fn lines_run_beside_topics() {
+    ["at_least_once", "exactly_once"].iter().for_each(|guarantee| lines_beside_topics(guarantee));
+}
+
+fn lines_beside_topics(guarantee: &str) {
+    let site = Site::new(&[("in", 2), ("out", 1), ("lines", 1)]);
+    let (path, out) = (site.dir.path().join("in.jsonl"), site.dir.path().join("out.jsonl"));
+    std::fs::write(&path, "{\"id\":\"a\"}\n{\"id\":\"a\"}\n").unwrap();
+    let yaml = site.file(&format!(
+        "
+guarantee: {guarantee}
+sources:
+  in: {{ kafka: {{ topic: NAME.in }} }}
+  lines: {{ file: {{ path: {}, key: .id, timestamp: \"1000\" }} }}
+operators:
+  count: {{ from: lines, aggregate: {{ count: {{}} }} }}
+  other: {{ from: in, aggregate: {{ count: {{}} }} }}
+sinks:
+  rows: {{ from: count, file: {{ path: {} }} }}
+  counts: {{ from: count, kafka: {{ topic: NAME.lines }} }}
+  out: {{ from: other, kafka: {{ topic: NAME.out }} }}
+",
+        path.display(),
+        out.display()
+    ));
+    let mut instance = Instance::spawn(site.command(), &yaml, "one", &[]);
+    instance.wait_ready(LONG);
+    site.send("in", ["a".to_owned()].into_iter());
+    // Transactions have marks in the topic.
+    let there = |topic: &str, records| {
+        let end = site.admin.end_offsets(&[TopicPartition::new(site.topic(topic), 0)]).unwrap()[0];
+        if guarantee == "exactly_once" { end > records } else { end == records }
+    };
+    let rows = "{\"key\":\"a\",\"value\":1,\"ts\":1000}\n{\"key\":\"a\",\"value\":2,\"ts\":1000}\n";
+    wait("both are there", LONG, || {
+        let text = std::fs::read_to_string(&out).unwrap_or_default();
+        there("out", 1) && there("lines", 2) && text == rows
+    });
+    assert_eq!(instance.stop(LONG), 0);
+}

@@ -395,7 +395,8 @@ impl Engine {
         self.inboxes = mails.iter().map(|(inbox, _)| inbox.clone()).collect();
         let (admin, plan) = plan.map_or((None, Plan::local(&topology)), |(a, p)| (Some(a), p));
         let plan = Arc::new(plan);
-        if let (Some(config), false) = (&kafka, plan.counts.is_empty()) {
+        // Not the topics of global tables, which no group reads.
+        if let (Some(config), false) = (&kafka, plan.topics.is_empty()) {
             let router = Router {
                 plan: Arc::clone(&plan),
                 inboxes: self.inboxes.clone(),
@@ -431,7 +432,7 @@ impl Engine {
         }
         let instance = self.options.instance_id.clone().unwrap_or_else(random_id);
         for (n, (inbox, mail)) in mails.into_iter().enumerate() {
-            let mode = match (&kafka, plan.counts.is_empty()) {
+            let mode = match (&kafka, plan.topics.is_empty()) {
                 (Some(config), false) if plan.transactions => {
                     // Unique per instance and worker; whoever has the id ends what another left open.
                     let id = format!("{}-{instance}-{n}", topology.name);
@@ -469,7 +470,9 @@ impl Engine {
                 },
                 status: {
                     let shared = Arc::clone(&self.shared);
-                    Box::new(move |id, status| set_status(&shared, id, status))
+                    // Where a group reads topics there is always more to come.
+                    let ends = plan.topics.is_empty();
+                    Box::new(move |id, status| set_status(&shared, id, status, ends))
                 },
             };
             let mut worker = Worker::new(mail, inbox, outside, committer, self.shared.metrics.worker());
@@ -635,7 +638,8 @@ impl Engine {
     }
 }
 
-fn set_status(shared: &Shared, id: TaskId, status: TaskStatus) {
+/// `ends`: it is over when every task has ended.
+fn set_status(shared: &Shared, id: TaskId, status: TaskStatus, ends: bool) {
     let mut now = shared.status_mut();
     match status {
         TaskStatus::Restoring => now.tasks.insert(id, "restoring"),
@@ -643,8 +647,7 @@ fn set_status(shared: &Shared, id: TaskId, status: TaskStatus) {
         TaskStatus::Ended => now.tasks.insert(id, "ended"),
         TaskStatus::Gone => now.tasks.remove(&id),
     };
-    if !now.tasks.is_empty() && now.tasks.values().all(|s| *s == "ended") {
-        // Kafka's partitions never end, so all sources are files or made up.
+    if ends && !now.tasks.is_empty() && now.tasks.values().all(|s| *s == "ended") {
         shared.ended.cancel();
     }
     for state in ["restoring", "running"] {
@@ -936,11 +939,14 @@ impl Plan {
             }
             changelogs.push(topology.changelog(sub).filter(|_| on).map(|name| name.as_str().into()));
         }
+        let topics: Vec<Arc<str>> = topology.source_topics().iter().map(|t| t.as_str().into()).collect();
         Plan {
-            topics: topology.source_topics().iter().map(|t| t.as_str().into()).collect(),
+            // Nothing but global tables: there is no group whose offsets a transaction could have.
             transactions: !plain
+                && !topics.is_empty()
                 && (changelogs.iter().any(Option::is_some)
                     || topology.settings.guarantee == Guarantee::ExactlyOnce),
+            topics,
             counts,
             places,
             changelogs: Arc::new(changelogs),
