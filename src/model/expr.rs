@@ -76,6 +76,13 @@ pub trait Function: Send + Sync {
     /// The value is not JSON where a field is asked for, or the expression itself fails.
     fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError>;
 
+    /// The result as JSON text, straight from the texts of what is read: the record's value, and variables by name. `None`:
+    /// only [`Function::eval`] can say. It never says anything else.
+    fn text(&self, value: &Value, vars: &[(&str, &Value)]) -> Option<Result<Bytes, EvalError>> {
+        let _ = (value, vars);
+        None
+    }
+
     /// What the result may be, as far as it is known before any record.
     fn yields(&self) -> Yields {
         Yields::ANY
@@ -272,6 +279,12 @@ impl Expr {
             Some(f) => f.eval(scope),
             None => Err(EvalError(format!("the expression `{}` was not compiled", self.text))),
         }
+    }
+
+    /// See [`Function::text`].
+    #[must_use]
+    pub fn text_of(&self, value: &Value, vars: &[(&str, &Value)]) -> Option<Result<Bytes, EvalError>> {
+        self.function.as_ref().and_then(|f| f.text(value, vars))
     }
 
     /// Evaluates a condition: only `true` and `false` are answers.

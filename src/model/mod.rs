@@ -6,6 +6,7 @@ pub mod expr;
 mod pick;
 pub mod record;
 pub mod shape;
+pub mod text;
 pub mod time;
 pub mod types;
 pub mod units;

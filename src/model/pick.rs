@@ -6,15 +6,15 @@
 
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, de::DeserializeOwned};
 
-/// The values of those fields, `None` where one is missing; `Ok(None)`: the text is no object.
+/// The values of those fields, or their texts (`&RawValue`), `None` where one is missing; `Ok(None)`: the text is no object.
 ///
 /// # Errors
 /// The bytes are not JSON.
-pub fn pick<T: DeserializeOwned>(
-    bytes: &[u8],
+pub fn pick<'de, T: Deserialize<'de>>(
+    bytes: &'de [u8],
     fields: &[String],
 ) -> Result<Option<Vec<Option<T>>>, serde_json::Error> {
     if bytes.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {

@@ -184,9 +184,9 @@ pub trait Operator: Send {
     fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError>;
 
     /// These records will come next, or most of them: reads what they will need, so that cache misses overlap. Changes
-    /// nothing; a few dozen records at a time.
-    fn warm(&self, records: &[Record]) {
-        let _ = records;
+    /// nothing; a few dozen records at a time. As they were read: nodes between may give them another key or value.
+    fn warm(&self, records: &[Record], stores: &Stores<'_>) {
+        let _ = (records, stores);
     }
 
     /// The node's clock time at which [`Operator::on_time`] wants to be called: may be early, never late. Cheap.
@@ -426,6 +426,26 @@ pub enum Cell {
     Json(crate::model::Json),
     /// The time of the write, set by the database where it can.
     CommitTimestamp,
+}
+
+/// The stores that a node may read.
+pub struct Stores<'a> {
+    stores: &'a [Store],
+    own: &'a [usize],
+}
+
+impl<'a> Stores<'a> {
+    /// `own` maps the node's store numbers to the task's stores, as in [`Cx::new`].
+    #[must_use]
+    pub fn new(stores: &'a [Store], own: &'a [usize]) -> Stores<'a> {
+        Stores { stores, own }
+    }
+
+    /// The node's store `n`, as in [`Cx::store`].
+    #[must_use]
+    pub fn get(&self, n: usize) -> &Store {
+        &self.stores[self.own[n]]
+    }
 }
 
 /// Everything an operator may see or do.

@@ -163,7 +163,8 @@ impl Assigned {
         if running.committing || !running.task.is_settled() {
             return None;
         }
-        let sealed = running.sealed.take()?;
+        let mut sealed = running.sealed.take()?;
+        sealed.outputs.append(&mut running.task.take_late_outputs());
         running.committing = true;
         Some((sealed, Arc::clone(&running.backend)))
     }

@@ -25,6 +25,8 @@ mod read;
 mod restore;
 mod shares;
 mod task;
+#[cfg(test)]
+mod task_tests;
 mod worker;
 
 pub use assigned::{Assigned, Rewound};

@@ -135,7 +135,7 @@ impl Parts {
         let mut task =
             Task::open_with(&self.topology, id, &backend, &self.globals, SystemClock.now(), &mut step)
                 .map_err(|e| e.to_string())?;
-        task.set_transactional(self.transactional.clone());
+        task.set_transactional(self.transactional.clone(), &mut step).map_err(|e| e.to_string())?;
         while order.gates.iter().any(|gate| !gate.is_idle()) {
             order.wait(Duration::from_millis(5))?;
         }

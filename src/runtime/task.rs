@@ -15,7 +15,8 @@ use bytes::Bytes;
 use super::nodes::{SinkNode, SourceNode, dead_letter, event_time};
 use crate::model::{Expr, Origin, Record, Timestamp};
 use crate::operators::{
-    Call, Cx, Effects, Emit, Load, Operator, OperatorError, Payload, Reason, Reject, Reply, SinkRow, Tally,
+    Call, Cx, Effects, Emit, Load, Operator, OperatorError, Payload, Reason, Reject, Reply, SinkRow, Stores,
+    Tally,
 };
 use crate::state::{
     Backend, Late, META_CLOCKS, META_FORMAT, META_POSITIONS, META_SHAPE, Row, Spent, StateError, Store, codec,
@@ -210,6 +211,8 @@ pub struct Task {
     /// each in bytes.
     transactional: Vec<(usize, usize)>,
     outputs: Vec<(usize, SinkRow)>,
+    /// What came to the sealed epoch after its seal: dead letters of rows that a sink refused.
+    late_outputs: Vec<(usize, SinkRow)>,
     dead_letter: Option<usize>,
     stack: Vec<Work>,
     effects: Effects,
@@ -353,6 +356,7 @@ impl Task {
             low_watermark: topology.settings.state.changelog == Changelog::Off,
             transactional: Vec::new(),
             outputs: Vec::new(),
+            late_outputs: Vec::new(),
             dead_letter: topology.settings.errors.dead_letter.is_some().then_some(DEAD_LETTER),
             stack: Vec::new(),
             effects: Effects::default(),
@@ -433,7 +437,9 @@ impl Task {
                 while !records.as_slice().is_empty() {
                     let group = records.as_slice();
                     let group = &group[..group.len().min(WARM_GROUP)];
-                    self.reached[topic].iter().for_each(|n| self.nodes[*n].op.warm(group));
+                    for node in self.reached[topic].iter().map(|n| &self.nodes[*n]) {
+                        node.op.warm(group, &Stores::new(&self.stores, &node.own));
+                    }
                     for record in records.by_ref().take(WARM_GROUP) {
                         if record.origin.offset >= 0 {
                             self.positions[topic] = Some(record.origin.offset + 1);
@@ -556,12 +562,41 @@ impl Task {
     }
 
     /// From now on, rows of these sinks are part of the sealed epoch ([`Sealed::outputs`]): for exactly-once delivery
-    /// to Kafka, in the transaction that commits the epoch.
+    /// to Kafka, in the transaction that commits the epoch. Those in `step`, made while the task opened, are taken out of it.
     ///
     /// With the largest message that the node's topic takes, in bytes: a transaction with a larger one would fail, and
     /// fail again each time it is made, so such a row is refused before.
-    pub fn set_transactional(&mut self, nodes: Vec<(usize, usize)>) {
+    ///
+    /// # Errors
+    /// A row in `step` is refused, and the policy is `stop`.
+    pub fn set_transactional(
+        &mut self,
+        nodes: Vec<(usize, usize)>,
+        step: &mut Step,
+    ) -> Result<(), TaskError> {
         self.transactional = nodes;
+        for Delivery { node, epoch, row } in std::mem::take(&mut step.deliveries) {
+            let Some(bytes_max) = self.message_bytes_max(node).filter(|_| row.reply_to.is_none()) else {
+                step.deliveries.push(Delivery { node, epoch, row });
+                continue;
+            };
+            self.outstanding -= 1;
+            if row.exceeds(bytes_max) {
+                let name = self.by_global.get(&node).map(|n| Arc::clone(&self.nodes[*n].shown));
+                let policy = if node == DEAD_LETTER { OnFailure::Stop } else { self.policy };
+                let name = name.unwrap_or_else(|| "dead_letter".into());
+                self.reject(too_large(row, bytes_max), &name, node, epoch, policy, step)?;
+            } else {
+                self.outputs.push((node, row));
+            }
+        }
+        Ok(())
+    }
+
+    /// What has come to the sealed epoch's [`Sealed::outputs`] since it was sealed; all of it is there when the epoch is
+    /// settled.
+    pub fn take_late_outputs(&mut self) -> Vec<(usize, SinkRow)> {
+        std::mem::take(&mut self.late_outputs)
     }
 
     fn message_bytes_max(&self, node: usize) -> Option<usize> {
@@ -822,9 +857,7 @@ impl Task {
         for row in self.effects.rows.drain(..) {
             if let Some(bytes_max) = gather {
                 if row.exceeds(bytes_max) {
-                    let detail = format!("the topic takes messages up to {bytes_max} bytes");
-                    let reason = Reason::SinkRefused;
-                    self.effects.rejects.push(Reject { reason, detail, record: row.record, attempts: 1 });
+                    self.effects.rejects.push(too_large(row, bytes_max));
                     continue;
                 }
                 self.outputs.push((global, row));
@@ -970,11 +1003,13 @@ impl Task {
             (OnFailure::DeadLetter, Some(sink)) => {
                 let record = dead_letter(&reject, name, topic);
                 let row = SinkRow { reply_to: None, record, payload: Payload::Record };
-                if let Some(bytes_max) = self.message_bytes_max(sink).filter(|_| epoch == self.epoch) {
+                if let Some(bytes_max) = self.message_bytes_max(sink) {
                     if row.exceeds(bytes_max) {
                         return self.reject(reject, name, node, epoch, OnFailure::Stop, step);
                     }
-                    self.outputs.push((sink, row));
+                    let outputs =
+                        if epoch == self.epoch { &mut self.outputs } else { &mut self.late_outputs };
+                    outputs.push((sink, row));
                     return Ok(());
                 }
                 if epoch == self.epoch {
@@ -1002,6 +1037,12 @@ impl Task {
             }
         }
     }
+}
+
+/// A transaction with this row would fail.
+fn too_large(row: SinkRow, bytes_max: usize) -> Reject {
+    let detail = format!("the topic takes messages up to {bytes_max} bytes");
+    Reject { reason: Reason::SinkRefused, detail, record: row.record, attempts: 1 }
 }
 
 /// The nodes below these sources, as far as records go at once: behind a node that keeps them they come later.

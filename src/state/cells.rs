@@ -5,24 +5,24 @@
 //! rows it has, [`Cells::flush_frozen`] encodes some of them at a time, with the next epoch's changes in between, and a
 //! row that is about to change before its turn has come is encoded first. Whether a row has changed, and in which epoch,
 //! is its mark. After that, rows that were not used lately leave memory while there are more than `bytes_max` of them
-//! ([`Cells::evict`], second chance). Nothing that has changed since is evicted: the store's overlay would hold it in
-//! memory anyway.
+//! ([`Cells::evict`], second chance). Nothing is evicted that has changed since, nor what the sealed epoch has of it: the
+//! store does not answer for a sealed row until it is applied, which it is when the next epoch ends.
 //!
 //! Invariants: a resident row is the newest one; what a scan of the store sees is only right after [`Cells::flush`]. Which rows
 //! are resident depends on use alone, never on hashes, and never shows in an operator's output.
 
-use bytes::Bytes;
 use hashbrown::HashTable;
 
+use super::chunked::Chunked;
 use super::{StateError, Store};
 
 /// A row as an operator works on it.
 pub trait Cell: Sized {
-    /// The row's bytes.
+    /// Appends the row's bytes.
     ///
     /// # Errors
-    /// It is too large.
-    fn encode(&self) -> Result<Bytes, StateError>;
+    /// It is too large; what was appended is to be thrown away.
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), StateError>;
 
     /// Reads what [`Cell::encode`] wrote.
     ///
@@ -39,31 +39,62 @@ struct Slot<V> {
     row_bytes: usize,
     /// The epoch in which it changed: the open one's mark, the frozen one's, or [`CLEAN`].
     mark: u8,
+    /// The number of the seal that has it as it is, or an earlier one.
+    written: u32,
     /// The store may have a row of this key.
     persisted: bool,
     used: bool,
 }
 
+impl<V> Slot<V> {
+    fn row(&self) -> &V {
+        self.value.as_ref().expect("a changed slot is in use")
+    }
+
+    /// Its row has so many bytes now, of `bytes` in all.
+    fn resize(&mut self, row_bytes: usize, bytes: &mut usize) {
+        *bytes = *bytes - self.row_bytes + row_bytes;
+        self.row_bytes = row_bytes;
+    }
+}
+
 /// The mark of a row that the store has as it is. The others are 1 and 2, in turn.
 const CLEAN: u8 = 0;
+
+/// Rows from which on [`Cells::warm`] does something.
+const WARM_FROM: usize = 4096;
 
 /// Memory of a slot besides its key and value, about.
 const SLOT_BYTES: usize = 96;
 
+/// A slot in the table, with the hash of its key: so the table grows, and finds out that it is not this one, without a look
+/// at the slot.
+struct Known {
+    hash: u32,
+    id: u32,
+}
+
+/// A hash for the table, which uses the first bits and the last.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
+}
+
 /// See the module. Slots are named by number; a number is good until its row is removed or evicted.
 pub struct Cells<V> {
-    table: HashTable<u32>,
+    table: HashTable<Known>,
     hasher: ahash::RandomState,
-    slots: Vec<Slot<V>>,
+    slots: Chunked<Slot<V>>,
     free: Vec<u32>,
     /// The mark of what changes now.
     mark: u8,
+    /// Epochs that have ended.
+    seals: u32,
     /// Changed in the open epoch.
     dirty: Vec<u32>,
     /// Changed in the epoch before, and not encoded yet.
     frozen: Vec<u32>,
     /// Rows of the epoch before that were encoded because they changed again.
-    early: Vec<(Box<[u8]>, Bytes)>,
+    early: Vec<(Box<[u8]>, Vec<u8>)>,
     failed: Option<StateError>,
     /// Rows that this epoch's eviction may still look at.
     evictions: usize,
@@ -80,9 +111,10 @@ impl<V: Cell> Cells<V> {
         Cells {
             table: HashTable::new(),
             hasher: ahash::RandomState::new(),
-            slots: Vec::new(),
+            slots: Chunked::new(),
             free: Vec::new(),
             mark: CLEAN + 1,
+            seals: 0,
             dirty: Vec::new(),
             frozen: Vec::new(),
             early: Vec::new(),
@@ -120,8 +152,14 @@ impl<V: Cell> Cells<V> {
         self.evicted
     }
 
-    fn resident(&self, hash: u64, key: &[u8]) -> Option<u32> {
-        self.table.find(hash, |id| *self.slots[at(*id)].key == *key).copied()
+    fn resident(&self, hash: u32, key: &[u8]) -> Option<u32> {
+        let is_it = |known: &Known| known.hash == hash && *self.slots[at(known.id)].key == *key;
+        self.table.find(spread(hash), is_it).map(|known| known.id)
+    }
+
+    fn hash(&self, key: &[u8]) -> u32 {
+        // Any half of it will do.
+        (self.hasher.hash_one(key) >> 32) as u32
     }
 
     /// The slot of a row, read from the store if it `may_be_stored` and is not resident.
@@ -134,7 +172,7 @@ impl<V: Cell> Cells<V> {
         key: &[u8],
         may_be_stored: bool,
     ) -> Result<Option<u32>, StateError> {
-        let hash = self.hasher.hash_one(key);
+        let hash = self.hash(key);
         if let Some(id) = self.resident(hash, key) {
             return Ok(Some(id));
         }
@@ -146,9 +184,42 @@ impl<V: Cell> Cells<V> {
         Ok(Some(self.add(hash, key, value, row.len(), true)))
     }
 
-    fn add(&mut self, hash: u64, key: &[u8], value: V, row_bytes: usize, persisted: bool) -> u32 {
-        let slot =
-            Slot { key: key.into(), value: Some(value), row_bytes, mark: CLEAN, persisted, used: true };
+    /// Reads what [`Cells::find`] of these keys will need, so that the cache misses of many keys overlap. Worth it for
+    /// groups of 16 to 64 keys of a table that is larger than the processor's caches.
+    pub fn warm<'k>(&self, keys: impl IntoIterator<Item = &'k [u8]>) {
+        if self.table.len() < WARM_FROM {
+            return;
+        }
+        const GROUP: usize = 64;
+        let (mut hashes, mut ids) = ([0; GROUP], [0; GROUP]);
+        let mut keys = keys.into_iter();
+        loop {
+            // Each loop does nothing but independent reads, so that the processor runs far ahead of the slow ones.
+            let mut n = 0;
+            for (hash, key) in hashes.iter_mut().zip(&mut keys) {
+                *hash = self.hash(key);
+                n += 1;
+            }
+            for (id, hash) in ids.iter_mut().zip(&hashes[..n]) {
+                *id = self.table.find(spread(*hash), |known| known.hash == *hash).map_or(0, |known| known.id);
+            }
+            self.warm_slots(&ids[..n]);
+            if n < GROUP {
+                return;
+            }
+        }
+    }
+
+    /// Reads what using these slots will need.
+    pub fn warm_slots(&self, ids: &[u32]) {
+        let slots = || ids.iter().filter_map(|id| self.slots.get(at(*id)));
+        std::hint::black_box(slots().fold(0, |sum, slot| sum ^ slot.key.len() ^ usize::from(slot.used)));
+        std::hint::black_box(slots().fold(0, |sum, slot| sum ^ slot.key.first().copied().unwrap_or(0)));
+    }
+
+    fn add(&mut self, hash: u32, key: &[u8], value: V, row_bytes: usize, persisted: bool) -> u32 {
+        let (key, value) = (key.into(), Some(value));
+        let slot = Slot { key, value, row_bytes, mark: CLEAN, written: 0, persisted, used: true };
         self.bytes += slot.key.len() + row_bytes + SLOT_BYTES;
         let id = match self.free.pop() {
             Some(id) => {
@@ -161,14 +232,13 @@ impl<V: Cell> Cells<V> {
                 id
             }
         };
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        self.table.insert_unique(hash, id, |id| hasher.hash_one(&*slots[at(*id)].key));
+        self.table.insert_unique(spread(hash), Known { hash, id }, |known| spread(known.hash));
         id
     }
 
     /// A row that is neither resident nor stored.
     pub fn insert(&mut self, key: &[u8], value: V) -> u32 {
-        let hash = self.hasher.hash_one(key);
+        let hash = self.hash(key);
         debug_assert!(self.resident(hash, key).is_none(), "the row is new");
         let id = self.add(hash, key, value, 0, false);
         self.slots[at(id)].mark = self.mark;
@@ -219,7 +289,7 @@ impl<V: Cell> Cells<V> {
     /// Removes a row by its key, where the caller knows it to be stored.
     pub fn remove_stored(&mut self, store: &mut Store, key: &[u8]) {
         store.delete(key);
-        if let Some(id) = self.resident(self.hasher.hash_one(key), key) {
+        if let Some(id) = self.resident(self.hash(key), key) {
             self.copy_before_write(id);
             self.release(id);
         }
@@ -232,8 +302,12 @@ impl<V: Cell> Cells<V> {
         if slot.mark == CLEAN || slot.mark == self.mark {
             return;
         }
-        match encode(slot, &mut self.bytes) {
-            Ok(row) => self.early.push((slot.key.clone(), row)),
+        let mut row = Vec::new();
+        match slot.row().encode(&mut row) {
+            Ok(()) => {
+                slot.resize(row.len(), &mut self.bytes);
+                self.early.push((slot.key.clone(), row));
+            }
             Err(error) => self.failed = Some(error),
         }
         slot.persisted = true;
@@ -241,8 +315,8 @@ impl<V: Cell> Cells<V> {
     }
 
     fn release(&mut self, id: u32) -> V {
-        let hash = self.hasher.hash_one(&*self.slots[at(id)].key);
-        if let Ok(entry) = self.table.find_entry(hash, |other| *other == id) {
+        let hash = self.hash(&self.slots[at(id)].key);
+        if let Ok(entry) = self.table.find_entry(spread(hash), |known| known.id == id) {
             entry.remove();
         }
         let slot = &mut self.slots[at(id)];
@@ -259,6 +333,7 @@ impl<V: Cell> Cells<V> {
         assert!(self.frozen.is_empty() && self.early.is_empty(), "one sealed epoch at a time");
         std::mem::swap(&mut self.dirty, &mut self.frozen);
         self.mark = other(self.mark);
+        self.seals += 1;
         // Twice around: once for those that were used.
         self.evictions = if self.bytes > self.bytes_max { 2 * self.slots.len() } else { 0 };
     }
@@ -273,20 +348,28 @@ impl<V: Cell> Cells<V> {
             return Err(error);
         }
         let theirs = other(self.mark);
-        for _ in 0..rows_max {
+        let mut run = store.new_run();
+        let rows = rows_max.min(self.early.len() + self.frozen.len());
+        run.reserve(rows, self.bytes / self.table.len().max(1));
+        for _ in 0..rows {
             if let Some((key, row)) = self.early.pop() {
-                store.put_sealed(&key, row);
+                run.push(&key, |out| {
+                    out.extend_from_slice(&row);
+                    Ok(())
+                })?;
                 continue;
             }
             let Some(id) = self.frozen.pop() else { break };
             let slot = &mut self.slots[at(id)];
             if slot.mark == theirs {
-                let row = encode(slot, &mut self.bytes)?;
-                store.put_sealed(&slot.key, row);
+                let row_bytes = run.push(&slot.key, |out| slot.row().encode(out))?;
+                slot.resize(row_bytes, &mut self.bytes);
                 slot.persisted = true;
                 slot.mark = CLEAN;
+                slot.written = self.seals;
             }
         }
+        store.put_run(run);
         // One epoch with many rows must not keep its memory for ever.
         let done = self.frozen.is_empty() && self.early.is_empty();
         if done {
@@ -305,11 +388,13 @@ impl<V: Cell> Cells<V> {
         while let Some(id) = self.dirty.last().copied() {
             let slot = &mut self.slots[at(id)];
             if slot.mark == self.mark {
-                let row = encode(slot, &mut self.bytes)?;
+                let mut row = Vec::new();
+                slot.row().encode(&mut row)?;
+                slot.resize(row.len(), &mut self.bytes);
                 if slot.persisted {
-                    store.put(&slot.key, row);
+                    store.put(&slot.key, row.into());
                 } else {
-                    store.put_new(&slot.key, row);
+                    store.put_new(&slot.key, row.into());
                 }
                 slot.persisted = true;
                 slot.mark = CLEAN;
@@ -331,7 +416,7 @@ impl<V: Cell> Cells<V> {
             self.evictions -= 1;
             self.hand = if self.hand + 1 < self.slots.len() { self.hand + 1 } else { 0 };
             let slot = &mut self.slots[self.hand];
-            if slot.value.is_none() || slot.mark != CLEAN {
+            if slot.value.is_none() || slot.mark != CLEAN || slot.written == self.seals {
                 continue;
             }
             if slot.used {
@@ -353,14 +438,6 @@ fn other(mark: u8) -> u8 {
     if mark == CLEAN + 1 { CLEAN + 2 } else { CLEAN + 1 }
 }
 
-/// The slot's row, with its size kept up to date.
-fn encode<V: Cell>(slot: &mut Slot<V>, bytes: &mut usize) -> Result<Bytes, StateError> {
-    let row = slot.value.as_ref().expect("a changed slot is in use").encode()?;
-    *bytes = *bytes - slot.row_bytes + row.len();
-    slot.row_bytes = row.len();
-    Ok(row)
-}
-
 fn at(id: u32) -> usize {
     id as usize
 }
@@ -369,6 +446,8 @@ fn at(id: u32) -> usize {
 mod tests {
     use std::sync::Arc;
 
+    use bytes::Bytes;
+
     use super::*;
     use crate::state::{Backend, MemoryBackend};
 
@@ -376,11 +455,12 @@ mod tests {
     struct Number(u64);
 
     impl Cell for Number {
-        fn encode(&self) -> Result<Bytes, StateError> {
+        fn encode(&self, out: &mut Vec<u8>) -> Result<(), StateError> {
             if self.0 == u64::MAX {
                 return Err(StateError("too large".into()));
             }
-            Ok(Bytes::copy_from_slice(&self.0.to_be_bytes()))
+            out.extend_from_slice(&self.0.to_be_bytes());
+            Ok(())
         }
         fn decode(bytes: &[u8]) -> Result<Self, StateError> {
             bytes.try_into().map(|b| Number(u64::from_be_bytes(b))).map_err(|_| StateError("length".into()))
@@ -416,6 +496,9 @@ mod tests {
         let id = cells.insert(b"a", Number(1));
         cells.value_mut(id).0 += 1;
         assert_eq!(checkpoint(&mut cells, &mut store, &backend), 1);
+        assert!(cells.evict(usize::MAX));
+        assert_eq!(cells.len(), 1, "the store does not answer for it before it is applied");
+        assert_eq!(checkpoint(&mut cells, &mut store, &backend), 0);
         assert!(cells.evict(usize::MAX));
         assert!(cells.is_empty() && cells.has_evicted());
         assert_eq!(cells.bytes(), 0);

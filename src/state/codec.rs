@@ -20,10 +20,19 @@ fn settings() -> Configuration<LittleEndian, Fixint, Limit<ROW_BYTES_MAX>> {
 /// # Errors
 /// The row is larger than 64 MiB.
 pub fn encode<T: Encode>(version: u8, row: &T) -> Result<Bytes, StateError> {
-    let mut out = vec![version];
-    bincode::encode_into_std_write(row, &mut out, settings())
-        .map_err(|e| StateError(format!("encode: {e}")))?;
+    let mut out = Vec::new();
+    encode_into(version, row, &mut out)?;
     Ok(Bytes::from(out))
+}
+
+/// [`encode`], behind what is in `out` already.
+///
+/// # Errors
+/// The row is larger than 64 MiB; a part of it has been written.
+pub fn encode_into<T: Encode>(version: u8, row: &T, out: &mut Vec<u8>) -> Result<(), StateError> {
+    out.push(version);
+    bincode::encode_into_std_write(row, out, settings()).map_err(|e| StateError(format!("encode: {e}")))?;
+    Ok(())
 }
 
 /// Reads what [`encode`] wrote; every byte must be used.

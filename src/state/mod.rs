@@ -7,11 +7,15 @@
 
 mod cells;
 pub mod changelog;
+mod chunked;
 pub mod codec;
 mod dir;
 mod memory;
+mod order;
+mod reads;
 mod record;
 mod rocks;
+mod run;
 mod store;
 
 use std::ops::ControlFlow;
@@ -21,8 +25,10 @@ use bytes::Bytes;
 pub use cells::{Cell, Cells};
 pub use dir::{DirError, StateDir, TaskDir};
 pub use memory::MemoryBackend;
-pub use record::{decode_record, encode_record};
+pub use order::order;
+pub use record::{decode_record, encode_record, encode_record_into};
 pub use rocks::{RocksBackend, RocksEnv};
+pub use run::RunBuilder;
 pub use store::{Late, Spent, Store};
 
 /// Visitor of changed rows: key, value; `None` deletes.

@@ -4,12 +4,25 @@ use bincode::{Decode, Encode};
 use bytes::Bytes;
 
 use super::StateError;
-use super::codec::{decode, encode};
+use super::codec::{decode, encode_into};
 use crate::model::{Headers, Origin, Record, Timestamp, Value, Window};
 
 const VERSION: u8 = 1;
 
-#[derive(Encode, Decode)]
+/// What is written: [`StoredRecord`], without copies.
+#[derive(Encode)]
+struct RecordRow<'a> {
+    key: Option<&'a [u8]>,
+    value: Option<&'a [u8]>,
+    ts: i64,
+    window: Option<(i64, i64)>,
+    headers: Vec<(&'a str, &'a [u8])>,
+    topic: u16,
+    partition: i32,
+    offset: i64,
+}
+
+#[derive(Decode)]
 struct StoredRecord {
     key: Option<Vec<u8>>,
     value: Option<Vec<u8>>,
@@ -26,19 +39,28 @@ struct StoredRecord {
 /// # Errors
 /// The record is larger than 64 MiB.
 pub fn encode_record(record: &Record) -> Result<Bytes, StateError> {
-    encode(
-        VERSION,
-        &StoredRecord {
-            key: record.key.as_ref().map(|k| k.to_vec()),
-            value: record.value.bytes().map(|v| v.to_vec()),
-            ts: record.ts.0,
-            window: record.window.map(|w| (w.start.0, w.end.0)),
-            headers: record.headers.iter().map(|(n, v)| (n.to_owned(), v.to_vec())).collect(),
-            topic: record.origin.topic,
-            partition: record.origin.partition,
-            offset: record.origin.offset,
-        },
-    )
+    let mut out = Vec::new();
+    encode_record_into(record, &mut out)?;
+    Ok(Bytes::from(out))
+}
+
+/// [`encode_record`], behind what is in `out` already.
+///
+/// # Errors
+/// The record is larger than 64 MiB; a part of it has been written.
+pub fn encode_record_into(record: &Record, out: &mut Vec<u8>) -> Result<(), StateError> {
+    let value = record.value.bytes();
+    let row = RecordRow {
+        key: record.key.as_deref(),
+        value: value.as_deref(),
+        ts: record.ts.0,
+        window: record.window.map(|w| (w.start.0, w.end.0)),
+        headers: record.headers.iter().map(|(name, value)| (name, &value[..])).collect(),
+        topic: record.origin.topic,
+        partition: record.origin.partition,
+        offset: record.origin.offset,
+    };
+    encode_into(VERSION, &row, out)
 }
 
 /// Reads [`encode_record`].

@@ -37,6 +37,9 @@ pub struct RocksBackend {
     db: Arc<DB>,
 }
 
+/// What RocksDB adds to a row in a batch, bytes at most: a tag and two lengths.
+const FRAME_BYTES: usize = 11;
+
 fn failed(what: &str, error: &rocksdb::Error) -> StateError {
     StateError(format!("RocksDB {what}: {error}"))
 }
@@ -101,7 +104,9 @@ impl Backend for RocksBackend {
     }
 
     fn write(&self, rows: &[Row]) -> Result<(), StateError> {
-        let mut batch = WriteBatch::default();
+        let bytes: usize =
+            rows.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum();
+        let mut batch = WriteBatch::with_capacity_bytes(bytes + rows.len() * FRAME_BYTES);
         for (key, value) in rows {
             match value {
                 Some(value) => batch.put(key, value),

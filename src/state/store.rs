@@ -1,8 +1,8 @@
 //! What an operator sees of its state: a sorted map of bytes, with the current epoch's changes on top.
 //!
 //! Reads look at the open epoch, then at the sealed one (not applied yet), then at the backend. [`Store::begin_seal`]
-//! makes the open layer the sealed one; an operator that keeps changes of its own may add them with
-//! [`Store::put_sealed`], bit by bit; [`Store::end_seal`] hands the layer out, and `applied` lets it go once the backend
+//! makes the open layer the sealed one; a cache that keeps changes of its own may add them with
+//! [`Store::put_run`], bit by bit; [`Store::end_seal`] hands the layer out, and `applied` lets it go once the backend
 //! has the rows. None of them takes longer for more rows: rows are made, and memory is freed, by whoever commits. A
 //! key that is new and goes away within one epoch never leaves memory.
 //!
@@ -15,8 +15,9 @@ use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use hashbrown::HashMap;
 
+use super::reads::Reads;
+use super::run::{self, Run, RunBuilder};
 use super::{Backend, LateRows, Row, StateError, Visit, after_prefix};
 
 /// Rows are copied into buffers of this size.
@@ -31,15 +32,65 @@ struct Change {
 
 type Layer = BTreeMap<Bytes, Change>;
 
+/// The changes of the sealed epoch; where both have a key, the runs are right.
+#[derive(Default)]
+struct SealedLayer {
+    changes: Layer,
+    runs: Vec<Run>,
+}
+
+impl SealedLayer {
+    fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.runs.is_empty()
+    }
+
+    fn append_to(&self, rows: &mut Vec<Row>) {
+        let mut changes = self.changes.iter().peekable();
+        for (key, row) in run::sorted(&self.runs) {
+            while let Some((k, change)) = changes.next_if(|(k, _)| **k < key) {
+                rows.push((k.clone(), change.value.clone()));
+            }
+            changes.next_if(|(k, _)| **k == key);
+            rows.push((key, Some(row)));
+        }
+        rows.extend(changes.map(|(k, c)| (k.clone(), c.value.clone())));
+    }
+}
+
 /// A layer that is not needed any more. To drop it takes as long as there are rows: on a thread that has the time.
 pub struct Spent {
-    _layer: Arc<Layer>,
+    _layer: Arc<SealedLayer>,
 }
 
 #[derive(Clone)]
 enum LateKind {
     Resident { prefix: Bytes, rows: Box<dyn LateRows> },
-    Layer(Arc<Layer>),
+    Layer(Arc<SealedLayer>),
+}
+
+/// Two sorted sequences of changes as one; of a key that both have, the upper one's.
+fn over<'a>(
+    upper: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    lower: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> {
+    let (mut upper, mut lower) = (upper.peekable(), lower.peekable());
+    std::iter::from_fn(move || {
+        let Some((key, _)) = upper.peek() else { return lower.next() };
+        if let Some(first) = lower.next_if(|(k, _)| k < key) {
+            return Some(first);
+        }
+        lower.next_if(|(k, _)| k == key);
+        upper.next()
+    })
+}
+
+fn within<'a>(
+    layer: &'a Layer,
+    from: &[u8],
+    to: &[u8],
+) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> {
+    let range = (Bound::Included(from), Bound::Excluded(to));
+    layer.range::<[u8], _>(range).map(|(k, change)| (&k[..], change.value.as_deref()))
 }
 
 /// Rows of a sealed epoch that nobody has made yet.
@@ -50,9 +101,7 @@ impl Late {
     /// Appends the rows with their full keys, sorted. Rows of resident operators are copied, many into one buffer.
     pub fn append_to(self, rows: &mut Vec<Row>) {
         let (prefix, mut late) = match self.0 {
-            LateKind::Layer(layer) => {
-                return rows.extend(layer.iter().map(|(k, c)| (k.clone(), c.value.clone())));
-            }
+            LateKind::Layer(layer) => return layer.append_to(rows),
             LateKind::Resident { prefix, rows } => (prefix, rows),
         };
         let mut buffer = BytesMut::new();
@@ -85,52 +134,17 @@ impl std::fmt::Debug for Late {
     }
 }
 
-/// Rows of the backend that were read lately, also those that are not there. Two generations: when the younger is full it
-/// becomes the older, and what nobody asked for since goes.
-struct Reads {
-    half_bytes: usize,
-    bytes: usize,
-    young: HashMap<Bytes, Option<Bytes>, ahash::RandomState>,
-    old: HashMap<Bytes, Option<Bytes>, ahash::RandomState>,
-}
-
-/// Memory of one entry besides its bytes, about.
-const READ_BYTES: usize = 80;
-
-impl Reads {
-    fn get(&mut self, key: &[u8]) -> Option<Option<Bytes>> {
-        if let Some(value) = self.young.get(key) {
-            return Some(value.clone());
-        }
-        let (key, value) = self.old.remove_entry(key)?;
-        self.put(key, value.clone());
-        Some(value)
-    }
-
-    fn put(&mut self, key: Bytes, value: Option<Bytes>) {
-        self.bytes += READ_BYTES + key.len() + value.as_ref().map_or(0, Bytes::len);
-        self.young.insert(key, value);
-        if self.bytes > self.half_bytes {
-            self.bytes = 0;
-            self.old = std::mem::take(&mut self.young);
-        }
-    }
-
-    fn forget(&mut self, key: &[u8]) {
-        self.young.remove(key);
-        self.old.remove(key);
-    }
-}
-
 /// One store of one node of one task. Keys and values given and taken are without the store's prefix.
 pub struct Store {
     prefix: Bytes,
     open: Layer,
     late: Vec<Late>,
     /// Nobody else has it until `end_seal`.
-    sealed: Arc<Layer>,
-    /// Only behind [`Store::keep_reads`]. A cell, since reading does not change the store.
+    sealed: Arc<SealedLayer>,
+    /// Only behind [`Store::keep_reads`], by key without the prefix. A cell, since reading does not change the store.
     reads: Option<RefCell<Reads>>,
+    /// Kept for its memory: the full key of a row that is looked for.
+    scratch: RefCell<Vec<u8>>,
     backend: Arc<dyn Backend>,
 }
 
@@ -147,21 +161,28 @@ impl Store {
             late: Vec::new(),
             sealed: Arc::default(),
             reads: None,
+            scratch: RefCell::default(),
             backend,
         }
     }
 
     /// Keeps rows that were read in memory, `bytes` of them at most: for operators that keep nothing themselves.
     pub fn keep_reads(&mut self, bytes: usize) {
-        let empty =
-            Reads { half_bytes: bytes / 2, bytes: 0, young: HashMap::default(), old: HashMap::default() };
-        self.reads = Some(RefCell::new(empty));
+        self.reads = Some(RefCell::new(Reads::new(bytes)));
     }
 
     /// The row is about to change: what was read of it is not the newest any more.
-    fn forget_read(&mut self, full: &[u8]) {
+    fn forget_read(&mut self, key: &[u8]) {
         if let Some(reads) = &mut self.reads {
-            reads.get_mut().forget(full);
+            reads.get_mut().forget(key);
+        }
+    }
+
+    /// Reads what [`Store::get`] of these keys will need, so that the cache misses of many keys overlap. Changes nothing;
+    /// only for stores that keep what they read.
+    pub fn warm<'k>(&self, keys: impl IntoIterator<Item = &'k [u8]>) {
+        if let Some(reads) = &self.reads {
+            reads.borrow().warm(keys);
         }
     }
 
@@ -172,31 +193,38 @@ impl Store {
         full.freeze()
     }
 
-    /// The value of a key.
+    /// The value of a key. Not of one that a cache has put into the sealed epoch ([`Store::put_run`]).
     ///
     /// # Errors
     /// The backend failed.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        let full = self.full(key);
-        if let Some(change) = self.open.get(&full) {
-            return Ok(change.value.clone());
+        let changed = !self.open.is_empty() || !self.sealed.changes.is_empty();
+        if !changed
+            && let Some(reads) = &self.reads
+            && let Some(value) = reads.borrow_mut().get(key)
+        {
+            return Ok(value);
         }
-        if let Some(change) = self.sealed.get(&full) {
+        let mut full = self.scratch.borrow_mut();
+        full.clear();
+        full.extend_from_slice(&self.prefix);
+        full.extend_from_slice(key);
+        if let Some(change) = self.open.get(&full[..]).or_else(|| self.sealed.changes.get(&full[..])) {
             return Ok(change.value.clone());
         }
         let Some(reads) = &self.reads else { return self.backend.get(&full) };
-        if let Some(value) = reads.borrow_mut().get(&full) {
+        if changed && let Some(value) = reads.borrow_mut().get(key) {
             return Ok(value);
         }
         let value = self.backend.get(&full)?;
-        reads.borrow_mut().put(full, value.clone());
+        reads.borrow_mut().put(Bytes::copy_from_slice(key), value.clone());
         Ok(value)
     }
 
     /// Sets a key.
     pub fn put(&mut self, key: &[u8], value: Bytes) {
         let full = self.full(key);
-        self.forget_read(&full);
+        self.forget_read(key);
         let fresh = self.open.get(&full).is_some_and(|c| c.fresh);
         self.open.insert(full, Change { value: Some(value), fresh });
     }
@@ -204,7 +232,7 @@ impl Store {
     /// Sets a key that is known not to exist: removing it within the same epoch leaves no trace.
     pub fn put_new(&mut self, key: &[u8], value: Bytes) {
         let full = self.full(key);
-        self.forget_read(&full);
+        self.forget_read(key);
         let fresh = self.open.get(&full).is_none_or(|c| c.fresh);
         self.open.insert(full, Change { value: Some(value), fresh });
     }
@@ -212,7 +240,7 @@ impl Store {
     /// Removes a key.
     pub fn delete(&mut self, key: &[u8]) {
         let full = self.full(key);
-        self.forget_read(&full);
+        self.forget_read(key);
         if self.open.get(&full).is_some_and(|c| c.fresh) {
             self.open.remove(&full);
         } else {
@@ -238,24 +266,9 @@ impl Store {
         if start >= end {
             return Ok(());
         }
-        let range = (Bound::Included(&start[..]), Bound::Excluded(&end[..]));
-        // Overlay of this range: the open epoch's changes hide the sealed one's.
-        let mut sealed = self.sealed.range::<[u8], _>(range).peekable();
-        let mut open = self.open.range::<[u8], _>(range).peekable();
-        let overlay = std::iter::from_fn(move || {
-            let (first_sealed, first_open) = (sealed.peek().map(|(k, _)| *k), open.peek().map(|(k, _)| *k));
-            match (first_sealed, first_open) {
-                (Some(s), Some(o)) if s < o => sealed.next().map(|(k, c)| (&k[..], c.value.as_ref())),
-                (Some(_), None) => sealed.next().map(|(k, c)| (&k[..], c.value.as_ref())),
-                (s, Some(o)) => {
-                    if s == Some(o) {
-                        sealed.next();
-                    }
-                    open.next().map(|(k, c)| (&k[..], c.value.as_ref()))
-                }
-                (None, None) => None,
-            }
-        });
+        let runs = run::range(&self.sealed.runs, &start, &end).map(|(key, row)| (key, Some(row)));
+        let overlay =
+            over(within(&self.open, &start, &end), over(runs, within(&self.sealed.changes, &start, &end)));
         let skip = self.prefix.len();
         let mut over = overlay.peekable();
         let mut stopped = false;
@@ -312,15 +325,24 @@ impl Store {
     /// before must have been applied.
     pub fn begin_seal(&mut self) {
         debug_assert!(self.sealed.is_empty(), "one sealed epoch at a time");
-        self.sealed = Arc::new(std::mem::take(&mut self.open));
+        self.sealed = Arc::new(SealedLayer { changes: std::mem::take(&mut self.open), runs: Vec::new() });
     }
 
-    /// Sets a key as it was when the epoch was sealed; between `begin_seal` and `end_seal`.
-    pub fn put_sealed(&mut self, key: &[u8], value: Bytes) {
-        let full = self.full(key);
-        self.forget_read(&full);
+    /// A run to be filled for [`Store::put_run`].
+    #[must_use]
+    pub fn new_run(&self) -> RunBuilder {
+        RunBuilder::new(self.prefix.clone())
+    }
+
+    /// Sets rows as they were when the epoch was sealed; between `begin_seal` and `end_seal`, each key once. For a cache that
+    /// has these rows in memory until the epoch is applied: a scan sees them, [`Store::get`] does not look for them.
+    pub fn put_run(&mut self, run: RunBuilder) {
+        if run.is_empty() {
+            return;
+        }
+        debug_assert!(self.reads.is_none(), "a cache of its own and kept reads");
         let sealed = Arc::get_mut(&mut self.sealed).expect("the layer has not been handed out");
-        sealed.insert(full, Change { value: Some(value), fresh: false });
+        sealed.runs.push(run.build());
     }
 
     /// The sealed epoch is whole: hands out its rows, and what resident operators have handed over.

@@ -727,7 +727,8 @@ impl Process {
                 task.start_at(reader.input.0, *start);
             }
         }
-        task.set_transactional(env.shape.transactional.iter().map(|node| (*node, usize::MAX)).collect());
+        let transactional = env.shape.transactional.iter().map(|node| (*node, usize::MAX)).collect();
+        task.set_transactional(transactional, &mut self.step).map_err(|e| e.to_string())?;
         let ahead = slot.assigned.restored(task, backend) && !env.is(Mutation::ReadersNotRewound);
         for (reader, start) in slot.readers.iter_mut().zip(&starts) {
             if let Some(at) = start

@@ -49,7 +49,7 @@ use sliding::Sliding;
 use time::TimeWindows;
 
 use super::window::WindowKind;
-use super::{Cx, Load, Operator, OperatorError, Reason};
+use super::{Cx, Load, Operator, OperatorError, Reason, Stores};
 use crate::model::{Json, Record, Timestamp};
 use crate::state::StateError;
 
@@ -157,6 +157,20 @@ impl Operator for Aggregate {
             Ok(()) => Ok(()),
             Err(Fail::State(error)) => Err(OperatorError::Fatal(error)),
             Err(Fail::Unfit(unfit)) => Err(unfit.reject(record)),
+        }
+    }
+
+    fn warm(&self, records: &[Record], _: &Stores<'_>) {
+        if !self.plan.groups_by_key() {
+            return;
+        }
+        match &self.grouping {
+            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => {
+                g.rows.cells.warm(records.iter().filter_map(|r| r.key.as_deref()));
+            }
+            Grouping::Time(g) => g.warm(records),
+            Grouping::Session(g) => g.warm(records),
+            Grouping::Sliding(_) => {}
         }
     }
 

@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bincode::{Decode, Encode};
-use bytes::Bytes;
 
 use super::sketch::Sketch;
 use crate::model::{Json, Value};
@@ -280,10 +279,15 @@ pub(super) struct Row {
 }
 
 impl Cell for Row {
-    fn encode(&self) -> Result<Bytes, StateError> {
-        let one = matches!(self.acc, Acc::One(_));
-        let parts: Vec<Stored> = self.acc.parts().iter().map(Part::stored).collect();
-        codec::encode(VERSION, &(self.ts, one, parts))
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), StateError> {
+        match &self.acc {
+            // As a list of one: its length, and what is in it.
+            Acc::One(part) => codec::encode_into(VERSION, &(self.ts, true, 1u64, part.stored()), out),
+            Acc::Many(parts) => {
+                let parts: Vec<Stored> = parts.iter().map(Part::stored).collect();
+                codec::encode_into(VERSION, &(self.ts, false, parts), out)
+            }
+        }
     }
 
     fn decode(bytes: &[u8]) -> Result<Row, StateError> {
@@ -331,11 +335,17 @@ mod tests {
         ]
     }
 
+    fn encoded(row: &Row) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        row.encode(&mut bytes).unwrap();
+        bytes
+    }
+
     #[test]
     fn a_row_comes_back_whole() {
         let check = |acc: Acc| {
             let row = Row { ts: 5, acc };
-            let bytes = row.encode().unwrap();
+            let bytes = encoded(&row);
             assert_eq!(Row::decode(&bytes).unwrap(), row);
             assert_eq!(row_ts(&bytes).unwrap(), 5);
             assert!(Row::decode(&bytes[..bytes.len() - 1]).is_err());
@@ -358,7 +368,7 @@ mod tests {
             0, 0, 0, 0, // count
             3, 0, 0, 0, 0, 0, 0, 0,
         ];
-        assert_eq!(row.encode().unwrap(), bytes);
+        assert_eq!(encoded(&row), bytes);
         assert_eq!(Row::decode(bytes).unwrap(), row);
         assert!(row_ts(&[2, 0, 0, 0, 0, 0, 0, 0, 0]).is_err(), "another version");
     }

@@ -268,6 +268,11 @@ impl Plan {
         }
     }
 
+    /// Is a record grouped by its own key?
+    pub(super) fn groups_by_key(&self) -> bool {
+        self.by.as_ref().is_none_or(Expr::is_key)
+    }
+
     /// The key that the record belongs to; `None` where it has none.
     pub(super) fn key(&self, record: &Record) -> Result<Option<Bytes>, EvalError> {
         match &self.by {

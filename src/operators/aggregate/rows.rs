@@ -122,6 +122,18 @@ impl Rows {
         self.cells.find(store, key, may_be_stored)
     }
 
+    /// Reads what looking for these windowed rows will need.
+    pub(super) fn warm<'k>(&self, rows: impl Iterator<Item = (i64, &'k Bytes)>) {
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        for (start, key) in rows {
+            bytes.extend_from_slice(&ordered_i64(start));
+            bytes.extend_from_slice(key);
+            ends.push(bytes.len());
+        }
+        let mut from = 0;
+        self.cells.warm(ends.into_iter().map(|end| &bytes[std::mem::replace(&mut from, end)..end]));
+    }
+
     /// The slot of a windowed row that is known to exist.
     pub(super) fn existing(&mut self, store: &Store, start: i64, key: &[u8]) -> Result<u32, StateError> {
         row_key(start, key, &mut self.key);

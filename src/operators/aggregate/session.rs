@@ -19,7 +19,7 @@ use super::FINALS_MAX;
 use super::part::{Row, row_ts};
 use super::plan::Plan;
 use super::rows::{Fail, Incoming, Rows, final_result, read_row_key, row_key};
-use crate::model::{Timestamp, Value};
+use crate::model::{Record, Timestamp, Value};
 use crate::operators::{Cx, Reason};
 use crate::state::StateError;
 
@@ -143,6 +143,12 @@ impl Sessions {
         }
         cx.forward(incoming.result(value, merged.end, Some((merged.start, merged.end))));
         Ok(())
+    }
+
+    /// See [`Operator::warm`](crate::operators::Operator::warm). The newest session of a key is the likeliest.
+    pub(super) fn warm(&self, records: &[Record]) {
+        let keys = records.iter().filter_map(|record| record.key.as_ref());
+        self.rows.warm(keys.filter_map(|key| Some((self.keys.get(key)?.last()?.start, key))));
     }
 
     /// Puts one session, or none, in the place of some.

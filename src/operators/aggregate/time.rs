@@ -16,11 +16,14 @@ use super::FINALS_MAX;
 use super::part::Row;
 use super::plan::Plan;
 use super::rows::{Fail, Incoming, Rows, final_result, read_row_key, row_key};
-use crate::model::{Json, Timestamp};
+use crate::model::{Json, Record, Timestamp};
 use crate::operators::window::starts;
 use crate::operators::{Cx, Reason};
 use crate::state::codec::ordered_i64;
-use crate::state::{Cell, StateError, Store, after_prefix};
+use crate::state::{self, Cell, StateError, Store, after_prefix};
+
+/// Rows whose memory is read together.
+const WARM_GROUP: usize = 64;
 
 #[derive(Default)]
 struct Pane {
@@ -131,6 +134,16 @@ impl TimeWindows {
         Ok(())
     }
 
+    /// See [`Operator::warm`](crate::operators::Operator::warm).
+    pub(super) fn warm(&self, records: &[Record]) {
+        self.rows.warm(
+            records
+                .iter()
+                .filter_map(|r| Some((r.key.as_ref()?, r.ts.0)))
+                .flat_map(|(key, ts)| starts(ts, self.size, self.advance).map(move |start| (start, key))),
+        );
+    }
+
     /// When the first window is closed: `end + grace`.
     pub(super) fn deadline(&self) -> Option<Timestamp> {
         let (start, _) = self.panes.first_key_value()?;
@@ -157,7 +170,8 @@ impl TimeWindows {
                 // Rows that came to nothing have left their numbers behind, maybe to other rows.
                 let prefix = ordered_i64(start);
                 ids.retain(|id| cells.get(*id).is_some_and(|(key, _)| key.starts_with(&prefix)));
-                ids.sort_unstable_by(|a, b| cells.key(*b).cmp(cells.key(*a)));
+                let order = state::order(ids.len(), |n| cells.key(ids[n]));
+                let mut ids: Vec<u32> = order.into_iter().rev().map(|n| ids[n]).collect();
                 ids.dedup();
                 Closing::Resident(ids)
             }
@@ -180,8 +194,13 @@ impl TimeWindows {
         plan: &Plan,
         cx: &mut Cx<'_>,
     ) -> Option<Closing> {
-        let mut sent = 0;
+        let (mut sent, mut warm) = (0, 0);
         while let Some(id) = ids.pop() {
+            if warm == 0 {
+                warm = WARM_GROUP;
+                self.rows.cells.warm_slots(&ids[ids.len().saturating_sub(WARM_GROUP)..]);
+            }
+            warm -= 1;
             if self.is_final {
                 let key = Bytes::copy_from_slice(&self.rows.cells.key(id)[8..]);
                 let row = self.rows.cells.remove(cx.store(0), id);

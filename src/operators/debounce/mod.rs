@@ -41,7 +41,7 @@ pub use row::{Row, RowError};
 pub use table::{Fired, Keep, Pending, PendingTable, Reason as FireReason, Rule, Upserted};
 
 use self::origins::Origins;
-use super::{Cx, Load, Operator, OperatorError, Reason};
+use super::{Cx, Load, Operator, OperatorError, Reason, Stores};
 use crate::model::{EvalError, Headers, Json, Record, Scope, Timestamp, Value};
 use crate::state::StateError;
 
@@ -233,7 +233,7 @@ impl Operator for Debounce {
         Ok(())
     }
 
-    fn warm(&self, records: &[Record]) {
+    fn warm(&self, records: &[Record], _: &Stores<'_>) {
         // A small table is in the caches anyway.
         if self.table.len() > WARM_FROM {
             self.table.warm(records.iter().filter_map(|r| r.key.as_deref()));

@@ -38,6 +38,11 @@ impl Maker {
     /// # Errors
     /// A value is not JSON, or the expression fails.
     pub(super) fn make(&self, around: &Around<'_>, left: &Value, right: &Value) -> Result<Value, EvalError> {
+        if let Some(expr) = &self.value
+            && let Some(text) = expr.text_of(left, &[("left", left), ("right", right)])
+        {
+            return text.map(Value::Bytes);
+        }
         let side = |value: &Value, name: &str| {
             let refused = |e: String| EvalError(format!("{e} (the {name} side)"));
             // `.` is the left value too, of which nothing is known here.

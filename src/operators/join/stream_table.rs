@@ -21,7 +21,7 @@ use super::result::{Around, Maker, refuse};
 use super::{OWN, RIGHT_ONLY};
 use crate::model::{EvalError, Record, Timestamp, Value};
 use crate::operators::table::{TableRow, TableView, row_id};
-use crate::operators::{Cx, Operator, OperatorError, Reason};
+use crate::operators::{Cx, Operator, OperatorError, Reason, Stores};
 use crate::state::codec::{ordered_i64, read_ordered_i64};
 use crate::state::{StateError, Store, decode_record, encode_record};
 
@@ -171,6 +171,10 @@ impl Operator for StreamTable {
             return Ok(());
         }
         self.join(record, cx)?.map_err(|(record, e)| OperatorError::expression(record, &e))
+    }
+
+    fn warm(&self, records: &[Record], stores: &Stores<'_>) {
+        stores.get(RIGHT_ONLY).warm(records.iter().filter_map(|record| record.key.as_deref()));
     }
 
     fn moves_time(&self, record: &Record) -> bool {

@@ -1,11 +1,15 @@
 //! The commonest program of all, `{ "n": left.n, "plan": .plan.name, "kind": "order" }`, without the interpreter.
 //!
 //! The program is compiled like any other first, so that its types and problems are VRL's. Where its text is an object of
-//! paths and plain literals and nothing more, its result is put together here, as the interpreter would.
+//! paths and plain literals and nothing more, its result is put together here, as the interpreter would: as a value, or as
+//! text from the texts of what it reads (`Texts`).
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
 
 use super::Compiled;
 use crate::model::expr::{Step, look_up, parse_path};
-use crate::model::{EvalError, Function, Json, Scope, Value, Yields, pick};
+use crate::model::{EvalError, Function, Json, NotJson, Scope, Value, Yields, pick, text};
 
 /// Where a field's value comes from.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +25,7 @@ enum Part {
 pub(super) struct ObjectOf {
     /// By name, as the interpreter orders them.
     parts: Vec<(String, Part)>,
+    texts: Option<Texts>,
     program: Compiled,
 }
 
@@ -29,7 +34,7 @@ impl ObjectOf {
     #[expect(clippy::result_large_err, reason = "no error: the other form")]
     pub(super) fn of(program: Compiled, text: &str, vars: &[&str]) -> Result<ObjectOf, Compiled> {
         match parse(text, vars) {
-            Some(parts) => Ok(ObjectOf { parts, program }),
+            Some(parts) => Ok(ObjectOf { texts: Texts::of(&parts), parts, program }),
             None => Err(program),
         }
     }
@@ -73,6 +78,10 @@ impl Function for ObjectOf {
         Ok(Json::Object(fields.collect()))
     }
 
+    fn text(&self, value: &Value, vars: &[(&str, &Value)]) -> Option<Result<Bytes, EvalError>> {
+        self.texts.as_ref()?.join(value, vars)
+    }
+
     fn yields(&self) -> Yields {
         self.program.yields()
     }
@@ -84,6 +93,145 @@ impl Function for ObjectOf {
     fn fields_of(&self, name: &str) -> Option<&[String]> {
         self.program.fields_of(name)
     }
+}
+
+/// The object as text: fixed pieces, and fields of other texts between them.
+struct Texts {
+    /// What is read: the name of a variable (`None`: the record's value), and which of its fields.
+    sides: Vec<(Option<String>, Vec<String>)>,
+    pieces: Vec<Piece>,
+    end: String,
+}
+
+/// A fixed piece, and what follows it.
+struct Piece {
+    before: String,
+    side: usize,
+    field: usize,
+    /// Fields within the field.
+    path: Vec<String>,
+}
+
+/// What was found of a side.
+enum Found<'v> {
+    Texts(Vec<Option<&'v RawValue>>),
+    Json(&'v Json),
+    Nothing,
+}
+
+impl Texts {
+    /// `None`: an element of a list is asked for.
+    fn of(parts: &[(String, Part)]) -> Option<Texts> {
+        let mut texts = Texts { sides: Vec::new(), pieces: Vec::new(), end: String::new() };
+        let mut before = String::from("{");
+        for (n, (name, part)) in parts.iter().enumerate() {
+            before.push_str(if n > 0 { "," } else { "" });
+            before.push_str(&format!("{}:", Json::from(name.as_str())));
+            let (var, path) = match part {
+                Part::Literal(json) => {
+                    before.push_str(&json.to_string());
+                    continue;
+                }
+                Part::Value(path) => (None, path),
+                Part::Var(var, path) => (Some(var.clone()), path),
+            };
+            let names: Option<Vec<String>> = path
+                .iter()
+                .map(|step| match step {
+                    Step::Field(name) => Some(name.clone()),
+                    Step::Index(_) => None,
+                })
+                .collect();
+            let mut names = names?.into_iter();
+            let first = names.next()?;
+            let side = texts.sides.iter().position(|(v, _)| *v == var).unwrap_or_else(|| {
+                texts.sides.push((var, Vec::new()));
+                texts.sides.len() - 1
+            });
+            let fields = &mut texts.sides[side].1;
+            let field = fields.iter().position(|f| *f == first).unwrap_or_else(|| {
+                fields.push(first);
+                fields.len() - 1
+            });
+            let before = std::mem::take(&mut before);
+            texts.pieces.push(Piece { before, side, field, path: names.collect() });
+        }
+        before.push('}');
+        texts.end = before;
+        Some(texts)
+    }
+
+    /// `None`: a text is no object.
+    fn join(&self, value: &Value, vars: &[(&str, &Value)]) -> Option<Result<Bytes, EvalError>> {
+        // What nobody reads has to be JSON all the same.
+        for (name, value) in vars {
+            let read = self.sides.iter().any(|(var, _)| var.as_deref() == Some(name));
+            if let (false, Value::Bytes(bytes)) = (read, value)
+                && let Err(e) = pick::<&RawValue>(bytes, &[])
+            {
+                return Some(Err(not_json(&e, Some(name))));
+            }
+        }
+        let mut found = Vec::with_capacity(self.sides.len());
+        for (var, fields) in &self.sides {
+            let value = match var {
+                Some(var) => vars.iter().find(|(name, _)| name == var).map(|(_, value)| *value)?,
+                None => value,
+            };
+            found.push(match value {
+                Value::Null => Found::Nothing,
+                Value::Json(json) => Found::Json(json),
+                Value::Bytes(bytes) => match pick(bytes, fields) {
+                    Ok(texts) => Found::Texts(texts?),
+                    Err(e) => return Some(Err(not_json(&e, var.as_deref()))),
+                },
+            });
+        }
+        let mut out = Vec::with_capacity(self.end.len() + self.pieces.len() * 32);
+        for piece in &self.pieces {
+            out.extend_from_slice(piece.before.as_bytes());
+            if let Err(e) = piece.append(&found[piece.side], &self.sides[piece.side].1, &mut out) {
+                return Some(Err(e));
+            }
+        }
+        out.extend_from_slice(self.end.as_bytes());
+        Some(Ok(Bytes::from(out)))
+    }
+}
+
+impl Piece {
+    fn append(&self, side: &Found<'_>, fields: &[String], out: &mut Vec<u8>) -> Result<(), EvalError> {
+        match side {
+            Found::Nothing => {}
+            Found::Json(json) => {
+                let first = json.get(fields[self.field].as_str());
+                let json = self.path.iter().fold(first, |json, name| json?.get(name));
+                if let Some(json) = json {
+                    text::append_json(json, out);
+                    return Ok(());
+                }
+            }
+            Found::Texts(texts) => {
+                let mut field = texts[self.field];
+                for name in &self.path {
+                    let Some(raw) = field else { break };
+                    let inner = pick(raw.get().as_bytes(), std::slice::from_ref(name));
+                    let inner = inner.map_err(|e| not_json(&e, None))?;
+                    field = inner.and_then(|mut found| found.pop().flatten());
+                }
+                if let Some(raw) = field {
+                    return text::append(raw.get(), out).map_err(|e| EvalError(e.to_string()));
+                }
+            }
+        }
+        out.extend_from_slice(b"null");
+        Ok(())
+    }
+}
+
+fn not_json(error: &serde_json::Error, side: Option<&str>) -> EvalError {
+    let side = side.map(|side| format!(" (the {side} side)")).unwrap_or_default();
+    EvalError(format!("{}{side}", NotJson(error.to_string())))
 }
 
 /// Fields by name; `None`: the text is something else, or might be.
@@ -156,6 +304,7 @@ mod tests {
             r#"{"z": .a.b, "a": .list[1].x, "m": "text", "k": 17, "t": true, "f": false, "no": null}"#,
             "{\n  \"a\": .a,\n  \"b\": .list\n}",
             r#"{ "deep": left.a.b, "all": .missing.one }"#,
+            r#"{ "deep": .a.b, "deeper": .a.b.c, "right": right.plan.name, "no": right.plan.name.no }"#,
         ];
         let values = [
             Value::Bytes(r#"{"a":{"b":[1,2.5,"ä"]},"list":[1,{"x":-3}],"odd name":7}"#.into()),
@@ -183,6 +332,19 @@ mod tests {
                     headers: &Headers::default(),
                     vars: &vars,
                 };
+                let want = slow.eval(&scope).unwrap().to_string();
+                let bytes = |json: &Json| Value::Bytes(format!("{json:#}").into());
+                for (left, right) in
+                    [(bytes(&left), bytes(&right)), (Value::from(left.clone()), Value::from(right.clone()))]
+                {
+                    let made = fast.text(value, &[("left", &left), ("right", &right)]);
+                    let no_object = matches!(value, Value::Bytes(bytes) if !bytes.starts_with(b"{"));
+                    let by_value = text.contains('[') || no_object && fast.reads_value();
+                    assert_eq!(made.is_none(), by_value, "{text} of {value:?}");
+                    if let Some(made) = made {
+                        assert_eq!(made.unwrap(), want, "{text} of {value:?}");
+                    }
+                }
                 let (fast, slow) = (fast.eval(&scope), slow.eval(&scope));
                 assert_eq!(fast.clone().unwrap(), slow.unwrap(), "{text} of {value:?}");
                 let names: Vec<String> = fast.unwrap().as_object().unwrap().keys().cloned().collect();
@@ -197,9 +359,13 @@ mod tests {
                 headers: &headers,
                 vars: &vars,
             };
+            let bad = Value::Bytes("{".into());
             if fast.reads_value() {
                 assert!(fast.eval(&scope).is_err(), "{text} of what is not JSON");
+                assert!(fast.text(&bad, &[]).is_none_or(|made| made.is_err()), "{text} of what is not JSON");
             }
+            let made = fast.text(&Value::Null, &[("left", &bad), ("right", &Value::Null)]);
+            assert!(made.is_none_or(|made| made.is_err()), "{text} beside what is not JSON");
         }
         for other in [
             r#"{ "n": left.n + 1 }"#,

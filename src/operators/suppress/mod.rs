@@ -11,163 +11,25 @@
 //! The buffer is in the store; in memory are its order and, up to a bound, its newest rows. A watermark is held back to
 //! the oldest row, so that it is not late below.
 
-use std::collections::BTreeSet;
+mod config;
+mod order;
+
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, de};
 
-use super::{Cx, Load, Operator, OperatorError, Problem, Reason};
-use crate::model::{Millis, Record, Size, Timestamp, Value, Window};
+pub use config::{OnFull, SuppressConfig, Until};
+use order::{Bounds, Order, Spot};
+
+use super::{Cx, Load, Operator, OperatorError, Reason};
+use crate::model::{Record, Timestamp, Value, Window};
 use crate::state::codec::ordered_i64;
-use crate::state::{Cell, Cells, StateError, codec, decode_record, encode_record};
-
-/// Holds results back until their window is closed, or for a time.
-#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SuppressConfig {
-    /// `window_closes`: one result per window, when it is closed. A time such as `30s`: the newest result of a key, so
-    /// long after the first that was held.
-    pub until: Until,
-    /// With `window_closes`: how long after the window's end its result is held. Default: what the aggregate above
-    /// allows for late records (its grace; for sessions grace and gap).
-    #[serde(default)]
-    pub grace: Option<Millis>,
-    /// Results held at most. Default: no bound.
-    #[serde(default)]
-    pub max_records: Option<u64>,
-    /// Bytes of keys and values held at most. Default: no bound.
-    #[serde(default)]
-    pub max_bytes: Option<Size>,
-    /// When a bound is passed: `emit_early` (the default with a time) sends the oldest on, `stop` (the default with
-    /// `window_closes`) stops the task.
-    #[serde(default)]
-    pub on_full: Option<OnFull>,
-}
-
-/// What is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Until {
-    /// The end of the result's window.
-    WindowCloses,
-    /// So long after the first held update of the key.
-    Time(Millis),
-}
-
-impl<'de> Deserialize<'de> for Until {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(d)?;
-        if text.trim() == "window_closes" {
-            return Ok(Until::WindowCloses);
-        }
-        let time = text.parse().map(Until::Time);
-        time.map_err(|_| {
-            de::Error::custom(format!("`{text}` is neither `window_closes` nor a time such as `30s`"))
-        })
-    }
-}
-
-impl JsonSchema for Until {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Until".into()
-    }
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
-            "type": "string", "pattern": "^(window_closes|([0-9]+(ms|s|m|h|d))+)$", "examples": ["window_closes", "30s"]
-        })
-    }
-}
-
-/// What happens when a bound is passed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OnFull {
-    /// The oldest leave.
-    EmitEarly,
-    /// The task stops.
-    Stop,
-}
-
-impl SuppressConfig {
-    /// One result per window. For the Rust DSL.
-    #[must_use]
-    pub fn until_window_closes() -> SuppressConfig {
-        SuppressConfig {
-            until: Until::WindowCloses,
-            grace: None,
-            max_records: None,
-            max_bytes: None,
-            on_full: None,
-        }
-    }
-
-    /// The newest result, so long after the first. For the Rust DSL.
-    #[must_use]
-    pub fn until_time(limit: Millis) -> SuppressConfig {
-        SuppressConfig { until: Until::Time(limit), ..SuppressConfig::until_window_closes() }
-    }
-
-    /// Does it need the grace of an aggregate above?
-    #[must_use]
-    pub fn wants_grace(&self) -> bool {
-        self.until == Until::WindowCloses && self.grace.is_none()
-    }
-
-    fn policy(&self) -> OnFull {
-        let default = if self.until == Until::WindowCloses { OnFull::Stop } else { OnFull::EmitEarly };
-        self.on_full.unwrap_or(default)
-    }
-
-    /// What is wrong with the settings: field, message, help.
-    #[must_use]
-    pub fn check(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut problem = |field: &str, message: &str, help: &str| {
-            problems.push((format!("suppress{field}"), message.to_owned(), help.to_owned()));
-        };
-        if let Until::Time(limit) = self.until {
-            if limit < Millis::ZERO {
-                problem(".until", "it is negative", "write a time such as `30s`");
-            }
-            if self.grace.is_some() {
-                problem(".grace", "only `until: window_closes` has a grace", "remove it");
-            }
-        }
-        if self.grace.is_some_and(|grace| grace < Millis::ZERO) {
-            problem(".grace", "it is negative", "write a time such as `10s`, or leave it out");
-        }
-        if self.max_records == Some(0) {
-            problem(".max_records", "it could hold nothing", "write 1 or more");
-        }
-        if self.max_bytes == Some(Size(0)) {
-            problem(".max_bytes", "it could hold nothing", "write a size such as `64MiB`");
-        }
-        if self.on_full.is_some() && self.max_records.is_none() && self.max_bytes.is_none() {
-            problem(".on_full", "nothing says when it is full", "add `max_records` or `max_bytes`");
-        }
-        if self.until == Until::WindowCloses && self.on_full == Some(OnFull::EmitEarly) {
-            problem(
-                ".on_full",
-                "a result sent early is not the window's final one",
-                "write `on_full: stop`, or `until: 30s`",
-            );
-        }
-        problems
-    }
-
-    /// For graphs: `window_closes`.
-    #[must_use]
-    pub fn label(&self) -> String {
-        match self.until {
-            Until::WindowCloses => "window_closes".into(),
-            Until::Time(limit) => limit.to_string(),
-        }
-    }
-}
+use crate::state::{Cell, Cells, StateError, codec, decode_record, encode_record_into};
 
 /// Rows that leave in one call of `on_time`: bounds what is between the nodes.
 const LEAVE_MAX: usize = 1024;
+/// Rows that are looked up together.
+const WARM_GROUP: usize = 64;
 /// Decoded rows kept in memory between epochs, bytes.
 const RESIDENT_BYTES: usize = 32 << 20;
 /// Version of the rows.
@@ -183,8 +45,14 @@ struct Held {
 }
 
 impl Cell for Held {
-    fn encode(&self) -> Result<Bytes, StateError> {
-        codec::encode(VERSION, &(self.time, self.size, encode_record(&self.record)?.to_vec()))
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), StateError> {
+        // The record is a list of bytes: their number, then they.
+        codec::encode_into(VERSION, &(self.time, self.size, 0u64), out)?;
+        let start = out.len();
+        encode_record_into(&self.record, out)?;
+        let len = (out.len() - start) as u64;
+        out[start - 8..start].copy_from_slice(&len.to_le_bytes());
+        Ok(())
     }
 
     fn decode(bytes: &[u8]) -> Result<Held, StateError> {
@@ -193,16 +61,12 @@ impl Cell for Held {
     }
 }
 
-/// Order of leaving: time, key, window end, window start.
-type Place = (i64, Bytes, Option<(i64, i64)>);
-
-fn bounds(window: Option<Window>) -> Option<(i64, i64)> {
+fn bounds(window: Option<Window>) -> Bounds {
     window.map(|w| (w.end.0, w.start.0))
 }
 
 /// Key of a row: a result is known by its key and window.
-fn row_key(key: &[u8], window: Option<(i64, i64)>, out: &mut Vec<u8>) {
-    out.clear();
+fn row_key(key: &[u8], window: Bounds, out: &mut Vec<u8>) {
     match window {
         Some((end, start)) => {
             out.push(1);
@@ -232,7 +96,7 @@ pub struct Suppress {
     policy: OnFull,
     cells: Cells<Held>,
     stored: bool,
-    order: BTreeSet<Place>,
+    order: Order,
     bytes: u64,
     row: Vec<u8>,
 }
@@ -253,18 +117,14 @@ impl Suppress {
             policy: config.policy(),
             cells: Cells::new(RESIDENT_BYTES),
             stored: false,
-            order: BTreeSet::new(),
+            order: Order::default(),
             bytes: 0,
             row: Vec::new(),
         }
     }
 
-    fn find(
-        &mut self,
-        key: &[u8],
-        window: Option<(i64, i64)>,
-        cx: &mut Cx<'_>,
-    ) -> Result<Option<u32>, StateError> {
+    fn find(&mut self, key: &[u8], window: Bounds, cx: &mut Cx<'_>) -> Result<Option<u32>, StateError> {
+        self.row.clear();
         row_key(key, window, &mut self.row);
         let may_be_stored = self.stored || self.cells.has_evicted();
         self.cells.find(cx.store(0), &self.row, may_be_stored)
@@ -279,12 +139,23 @@ impl Suppress {
 
     /// Sends the oldest on.
     fn leave(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
-        let Some((_, key, window)) = self.order.pop_first() else { return Ok(()) };
+        let Some(Spot { key, window }) = self.order.pop() else { return Ok(()) };
         let id = self.find(&key, window, cx)?;
         let id = id.ok_or_else(|| StateError("a held row is gone from the store".into()))?;
         let record = self.take(id, cx);
         cx.forward(record);
         Ok(())
+    }
+
+    /// Reads what taking out the next records will need, so that cache misses overlap.
+    fn warm_next(&mut self) {
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        for Spot { key, window } in self.order.next(WARM_GROUP) {
+            row_key(key, *window, &mut bytes);
+            ends.push(bytes.len());
+        }
+        let mut from = 0;
+        self.cells.warm(ends.into_iter().map(|end| &bytes[std::mem::replace(&mut from, end)..end]));
     }
 
     fn is_over(&self) -> bool {
@@ -308,7 +179,7 @@ impl Suppress {
         };
         match found {
             Some(id) if self.until == Until::WindowCloses && record.value.is_null() => {
-                self.order.remove(&(time, key.clone(), window));
+                self.order.remove(time, &Spot { key: key.clone(), window });
                 self.take(id, cx);
             }
             None if self.until == Until::WindowCloses && record.value.is_null() => {}
@@ -321,7 +192,7 @@ impl Suppress {
             None => {
                 let record = own(record);
                 let key = record.key.clone().unwrap_or_default();
-                self.order.insert((time, key, window));
+                self.order.insert(time, Spot { key, window });
                 self.bytes += size;
                 self.cells.insert(&self.row, Held { time, size, record });
             }
@@ -346,7 +217,8 @@ impl Operator for Suppress {
                     resized.push((Bytes::copy_from_slice(key), size));
                 }
                 *bytes += size;
-                order.insert((held.time, held.record.key.unwrap_or_default(), bounds(held.record.window)));
+                let window = bounds(held.record.window);
+                order.insert(held.time, Spot { key: held.record.key.unwrap_or_default(), window });
                 ControlFlow::Continue(())
             }
             Err(error) => {
@@ -390,13 +262,16 @@ impl Operator for Suppress {
     }
 
     fn deadline(&self) -> Option<Timestamp> {
-        self.order.first().map(|(time, ..)| Timestamp(time.saturating_add(self.wait)))
+        self.order.first_time().map(|time| Timestamp(time.saturating_add(self.wait)))
     }
 
     fn on_time(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
-        for _ in 0..LEAVE_MAX {
+        for n in 0..LEAVE_MAX {
             if !self.is_due(cx.clock) {
                 break;
+            }
+            if n % WARM_GROUP == 0 {
+                self.warm_next();
             }
             self.leave(cx)?;
         }
@@ -404,8 +279,7 @@ impl Operator for Suppress {
     }
 
     fn on_watermark(&mut self, cx: &mut Cx<'_>) {
-        let held =
-            self.order.first().map(|(time, _, window)| window.map_or(*time, |(_, start)| start.min(*time)));
+        let held = self.order.earliest();
         cx.watermark(held.map_or(cx.clock, |at| cx.clock.min(Timestamp(at))));
     }
 

@@ -1,0 +1,196 @@
+//! JSON text made from pieces of JSON text, without making values of them.
+//!
+//! Called where an expression only puts fields of other texts together. What comes out is, byte for byte, what would be
+//! written if the piece were read as a value first: without white space, numbers and escapes in one form, of a name that is
+//! there twice the last value.
+
+use super::value::{Json, NotJson};
+
+/// Appends a piece of valid JSON in the form in which values are written.
+///
+/// # Errors
+/// The piece is none: an escape that stands for nothing, or nested too deep to be a value.
+pub fn append(piece: &str, out: &mut Vec<u8>) -> Result<(), NotJson> {
+    let bytes = piece.as_bytes();
+    if plain(bytes, 0, NESTED) == Some(bytes.len()) {
+        out.extend_from_slice(bytes);
+        return Ok(());
+    }
+    let json: Json = serde_json::from_str(piece).map_err(|e| NotJson(e.to_string()))?;
+    append_json(&json, out);
+    Ok(())
+}
+
+/// Appends a value.
+pub fn append_json(json: &Json, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, json).expect("a value is written to memory");
+}
+
+/// Objects within objects that are looked at; what is deeper is read as a value.
+const NESTED: usize = 16;
+/// Fields of an object that are looked at.
+const FIELDS: usize = 16;
+/// Digits that a number has at most to be written as it is read.
+const DIGITS: usize = 18;
+
+/// Where the value at `at` ends, if it is written as values are; `None`: it is not, or who knows. Of valid JSON.
+fn plain(bytes: &[u8], at: usize, nested: usize) -> Option<usize> {
+    match *bytes.get(at)? {
+        b'"' => string(bytes, at),
+        b't' | b'n' => Some(at + 4),
+        b'f' => Some(at + 5),
+        b'{' => object(bytes, at, nested.checked_sub(1)?),
+        b'[' => array(bytes, at, nested.checked_sub(1)?),
+        _ => integer(bytes, at),
+    }
+}
+
+fn string(bytes: &[u8], at: usize) -> Option<usize> {
+    let end = at + 1 + bytes[at + 1..].iter().position(|b| matches!(b, b'"' | b'\\'))?;
+    (bytes[end] == b'"').then_some(end + 1)
+}
+
+fn integer(bytes: &[u8], at: usize) -> Option<usize> {
+    let minus = usize::from(bytes[at] == b'-');
+    let digits = bytes[at + minus..].iter().take_while(|b| b.is_ascii_digit()).count();
+    let end = at + minus + digits;
+    let zero = minus == 1 && bytes.get(at + 1) == Some(&b'0');
+    let whole = !matches!(bytes.get(end), Some(b'.' | b'e' | b'E'));
+    ((1..=DIGITS).contains(&digits) && whole && !zero).then_some(end)
+}
+
+fn object(bytes: &[u8], at: usize, nested: usize) -> Option<usize> {
+    let mut names: [&[u8]; FIELDS] = [&[]; FIELDS];
+    let mut at = at + 1;
+    if bytes.get(at) == Some(&b'}') {
+        return Some(at + 1);
+    }
+    for n in 0..FIELDS {
+        let end = bytes.get(at).filter(|b| **b == b'"').and_then(|_| string(bytes, at))?;
+        let name = &bytes[at..end];
+        if names[..n].contains(&name) || bytes.get(end) != Some(&b':') {
+            return None;
+        }
+        names[n] = name;
+        at = plain(bytes, end + 1, nested)?;
+        match bytes.get(at)? {
+            b',' => at += 1,
+            b'}' => return Some(at + 1),
+            _ => return None,
+        }
+    }
+    None
+}
+
+fn array(bytes: &[u8], at: usize, nested: usize) -> Option<usize> {
+    let mut at = at + 1;
+    if bytes.get(at) == Some(&b']') {
+        return Some(at + 1);
+    }
+    loop {
+        at = plain(bytes, at, nested)?;
+        match bytes.get(at)? {
+            b',' => at += 1,
+            b']' => return Some(at + 1),
+            _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(piece: &str) {
+        let want = serde_json::from_str::<Json>(piece).map(|json| json.to_string());
+        let mut out = b"x".to_vec();
+        let got = append(piece, &mut out).map(|()| String::from_utf8(out).unwrap());
+        assert_eq!(got.ok(), want.map(|text| format!("x{text}")).ok(), "{piece}");
+    }
+
+    #[test]
+    fn a_piece_is_written_as_its_value_would_be() {
+        for piece in [
+            "null",
+            "true",
+            "false",
+            "0",
+            "-0",
+            "7",
+            "-12",
+            "1.0",
+            "1.50",
+            "1e3",
+            "-1E-2",
+            "100000000000000000",
+            "1234567890123456789",
+            "12345678901234567890",
+            "123456789012345678901234567890",
+            "\"\"",
+            "\"ä€\"",
+            r#""a\nb""#,
+            r#""\u0041""#,
+            r#""\ud800""#,
+            r#""a/b\/c""#,
+            "[]",
+            "[ ]",
+            "[1,2]",
+            "[1, 2]",
+            "[[],{}]",
+            "{}",
+            r#"{"a":1}"#,
+            r#"{"a": 1}"#,
+            r#"{"a":1 }"#,
+            r#"{"a":1,"a":2}"#,
+            r#"{"a":1,"b":{"a":2}}"#,
+            r#"{"b":1,"a":[true,null,{"x":"y"}]}"#,
+            r#"{"\u0061":1,"a":2}"#,
+            r#"{"a":[1.0]}"#,
+            r#"{"a":"\t"}"#,
+        ] {
+            check(piece);
+        }
+        let wide: Vec<String> = (0..20).map(|n| format!("\"f{n}\":{n}")).collect();
+        check(&format!("{{{}}}", wide.join(",")));
+        for depth in [15, 16, 17, 100, 127, 128, 200] {
+            check(&format!("{}1{}", "[".repeat(depth), "]".repeat(depth)));
+            check(&format!("{}1{}", "{\"a\":".repeat(depth), "}".repeat(depth)));
+        }
+    }
+
+    #[test]
+    fn what_is_plain_is_not_read() {
+        for piece in ["7", "-120", "\"ä\"", "true", r#"{"name":"pro","n":[1,{"a":null}]}"#] {
+            assert_eq!(plain(piece.as_bytes(), 0, NESTED), Some(piece.len()), "{piece}");
+        }
+    }
+
+    fn json_text() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            any::<i64>().prop_map(|n| n.to_string()),
+            any::<f64>().prop_filter("a number", |n| n.is_finite()).prop_map(|n| format!("{n:e}")),
+            any::<String>().prop_map(|s| Json::from(s).to_string()),
+            (0..1000u32).prop_map(|n| format!("{n}.50")),
+        ];
+        let space = prop_oneof![Just(""), Just(""), Just(" "), Just("\n\t")];
+        leaf.prop_recursive(4, 40, 5, move |inner| {
+            let item = (space.clone(), inner, space.clone()).prop_map(|(a, text, b)| format!("{a}{text}{b}"));
+            let name = prop_oneof![Just("a"), Just("b"), Just("c"), Just("\\u0061")];
+            let field = (name, item.clone()).prop_map(|(name, item)| format!("\"{name}\":{item}"));
+            prop_oneof![
+                prop::collection::vec(item, 0..4).prop_map(|items| format!("[{}]", items.join(","))),
+                prop::collection::vec(field, 0..4).prop_map(|fields| format!("{{{}}}", fields.join(","))),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn so_is_any_piece(piece in json_text()) {
+            check(&piece);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Which held row leaves next: by time, then key, then window.
+//!
+//! Rows of one time lie in no order until it is theirs to leave: in a window that closes there are as many as keys, and a
+//! sorted set of them cost more than holding them.
+
+use std::collections::{BTreeMap, HashSet};
+
+use bytes::Bytes;
+
+use crate::state;
+
+/// End and start of a window.
+pub(super) type Bounds = Option<(i64, i64)>;
+
+/// Whose row it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Spot {
+    pub(super) key: Bytes,
+    pub(super) window: Bounds,
+}
+
+enum Rows {
+    Waiting(HashSet<Spot, ahash::RandomState>),
+    /// Last first.
+    Leaving(Vec<Spot>),
+}
+
+/// The rows of one time, at least one.
+struct Group {
+    rows: Rows,
+    /// The first start of a window, or the time; of those that were ever in the group.
+    earliest: i64,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Order {
+    groups: BTreeMap<i64, Group>,
+    len: usize,
+}
+
+impl Group {
+    fn is_empty(&self) -> bool {
+        match &self.rows {
+            Rows::Waiting(rows) => rows.is_empty(),
+            Rows::Leaving(rows) => rows.is_empty(),
+        }
+    }
+
+    /// Its rows, in order.
+    fn leaving(&mut self) -> &mut Vec<Spot> {
+        if let Rows::Waiting(rows) = &mut self.rows {
+            let mut rows: Vec<Option<Spot>> = std::mem::take(rows).into_iter().map(Some).collect();
+            let order = state::order(rows.len(), |n| rows[n].as_ref().map_or(&[], |spot| &spot.key));
+            let mut sorted: Vec<Spot> = order.into_iter().rev().filter_map(|n| rows[n].take()).collect();
+            // Windows of one key: nearly sorted already.
+            sorted.sort_by(|a, b| b.cmp(a));
+            self.rows = Rows::Leaving(sorted);
+        }
+        match &mut self.rows {
+            Rows::Leaving(rows) => rows,
+            Rows::Waiting(_) => unreachable!("it has just been sorted"),
+        }
+    }
+}
+
+impl Order {
+    /// Rows held.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds a row that is not there.
+    pub(super) fn insert(&mut self, time: i64, spot: Spot) {
+        let start = spot.window.map_or(time, |(_, start)| start.min(time));
+        let group = self
+            .groups
+            .entry(time)
+            .or_insert_with(|| Group { rows: Rows::Waiting(HashSet::default()), earliest: start });
+        group.earliest = group.earliest.min(start);
+        self.len += 1;
+        match &mut group.rows {
+            Rows::Waiting(rows) => {
+                rows.insert(spot);
+            }
+            Rows::Leaving(rows) => {
+                let at = rows.partition_point(|other| *other > spot);
+                rows.insert(at, spot);
+            }
+        }
+    }
+
+    /// Removes a row that is there.
+    pub(super) fn remove(&mut self, time: i64, spot: &Spot) {
+        let Some(group) = self.groups.get_mut(&time) else { return };
+        let was_there = match &mut group.rows {
+            Rows::Waiting(rows) => rows.remove(spot),
+            Rows::Leaving(rows) => {
+                rows.binary_search_by(|other| spot.cmp(other)).map(|at| rows.remove(at)).is_ok()
+            }
+        };
+        self.len -= usize::from(was_there);
+        if group.is_empty() {
+            self.groups.remove(&time);
+        }
+    }
+
+    /// Takes out the first row.
+    pub(super) fn pop(&mut self) -> Option<Spot> {
+        let mut first = self.groups.first_entry()?;
+        let spot = first.get_mut().leaving().pop();
+        if first.get().is_empty() {
+            first.remove();
+        }
+        self.len -= usize::from(spot.is_some());
+        spot
+    }
+
+    /// At most `max` rows of the first time, in the order in which they will leave.
+    pub(super) fn next(&mut self, max: usize) -> impl Iterator<Item = &Spot> {
+        let first = self.groups.first_entry().map(|first| first.into_mut().leaving());
+        first.into_iter().flat_map(|rows| rows.iter().rev()).take(max)
+    }
+
+    /// The first row's time.
+    pub(super) fn first_time(&self) -> Option<i64> {
+        self.groups.first_key_value().map(|(time, _)| *time)
+    }
+
+    /// No row of the first time has a window that starts before.
+    pub(super) fn earliest(&self) -> Option<i64> {
+        self.groups.first_key_value().map(|(_, group)| group.earliest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// As one sorted set of everything.
+        #[test]
+        fn rows_leave_by_time_then_key_then_window(
+            steps in prop::collection::vec((0..6u8, 0..4i64, 0..5u8, prop::option::of(0..3i64)), 0..300),
+        ) {
+            let (mut order, mut model) = (Order::default(), BTreeSet::new());
+            for (what, time, key, start) in steps {
+                let spot = Spot { key: Bytes::from(vec![b'k'; key.into()]), window: start.map(|start| (time, start)) };
+                let place = (time, spot.clone());
+                match what {
+                    0 | 1 if model.insert(place.clone()) => order.insert(time, spot),
+                    2 if model.remove(&place) => order.remove(time, &spot),
+                    3 => {
+                        let first = model.pop_first();
+                        prop_assert_eq!(order.pop(), first.map(|(_, spot)| spot));
+                    }
+                    4 => {
+                        let first = model.first().map(|(time, _)| *time);
+                        let want: Vec<&Spot> =
+                            model.iter().filter(|(t, _)| Some(*t) == first).map(|(_, spot)| spot).take(3).collect();
+                        prop_assert_eq!(order.next(3).collect::<Vec<_>>(), want);
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(order.len(), model.len());
+                prop_assert_eq!(order.first_time(), model.first().map(|(time, _)| *time));
+                let first = model.iter().filter(|(time, _)| Some(*time) == order.first_time());
+                let start = first.map(|(time, spot)| spot.window.map_or(*time, |(_, start)| start.min(*time))).min();
+                prop_assert!(order.earliest() <= start, "{:?} {start:?}", order.earliest());
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Tests of the task that no operator's and no driver's tests hold.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::task::{DEAD_LETTER, Input, Step, Task, TaskId};
+use crate::model::{Origin, Record, Timestamp, Value};
+use crate::spec::{Mode, load};
+use crate::state::{Backend, MemoryBackend};
+use crate::topology::Topology;
+
+fn topology(column: &str) -> Topology {
+    let text = format!(
+        "name: t\nkafka: {{ brokers: \"none:1\" }}\nguarantee: exactly_once\nerrors: {{ dead_letter: {{ topic: dead }} }}\n\
+         sources: {{ in: {{ kafka: {{ topic: in }} }} }}\n\
+         sinks:\n  \
+         rows: {{ from: in, spanner: {{ database: projects/p/instances/i/databases/d, table: T, columns: {{ id: key, n: '{column}' }} }} }}\n  \
+         done: {{ from: rows, kafka: {{ topic: done }} }}\n"
+    );
+    load("t.yaml", &text, Mode::Required, &|_| None).map_err(|r| r.render(false)).expect("loads").topology
+}
+
+fn record() -> Record {
+    let origin = Origin { topic: 0, partition: 0, offset: 0 };
+    Record { origin, ..Record::new("k", Value::Bytes(Bytes::from("{\"n\":1}")), Timestamp(1)) }
+}
+
+const ID: TaskId = TaskId { sub: 0, partition: 0 };
+const NOW: Timestamp = Timestamp(1);
+
+/// A task that has read one record, sealed, with the rows in the backend.
+fn sealed(topology: &Topology, backend: &Arc<dyn Backend>) -> (Task, Step) {
+    let mut step = Step::default();
+    let mut task = Task::open(topology, ID, backend, NOW, &mut step).expect("opens");
+    task.set_transactional(vec![(DEAD_LETTER, 1000)], &mut step).expect("is set");
+    task.step(Input::Records { topic: 0, records: vec![record()] }, NOW, &mut step).expect("steps");
+    let sealed = task.seal(NOW).expect("seals").expect("an epoch");
+    backend.write(&sealed.rows).expect("writes");
+    (task, step)
+}
+
+#[test]
+fn what_is_refused_while_a_task_opens_belongs_to_its_first_transaction() {
+    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::default());
+    sealed(&topology(".n"), &backend);
+    // The delivery is made again, with an expression that fails on it.
+    let after = topology("string!(.n)");
+    let mut step = Step::default();
+    let mut task = Task::open(&after, ID, &backend, NOW, &mut step).expect("opens");
+    assert_eq!((step.deliveries.len(), task.outstanding()), (1, 1), "to a driver, were nothing said");
+    task.set_transactional(vec![(DEAD_LETTER, 1000)], &mut step).expect("is set");
+    assert_eq!((step.deliveries.len(), task.outstanding()), (0, 0));
+    let sealed = task.seal(NOW).expect("seals").expect("an epoch");
+    let nodes: Vec<usize> = sealed.outputs.iter().map(|(node, _)| *node).collect();
+    assert_eq!(nodes, [DEAD_LETTER]);
+    assert!(task.is_settled());
+}
+
+#[test]
+fn a_dead_letter_that_no_transaction_takes_stops_the_task_that_opens() {
+    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::default());
+    sealed(&topology(".n"), &backend);
+    let mut step = Step::default();
+    let mut task = Task::open(&topology("string!(.n)"), ID, &backend, NOW, &mut step).expect("opens");
+    let error = task.set_transactional(vec![(DEAD_LETTER, 10)], &mut step).expect_err("is too large");
+    assert!(error.to_string().contains("the topic takes messages up to 10 bytes"), "{error}");
+}
+
+#[test]
+fn a_row_refused_after_its_epoch_was_sealed_has_its_dead_letter_in_that_epoch() {
+    let text = "name: t\nkafka: { brokers: \"none:1\" }\nguarantee: exactly_once\nerrors: { dead_letter: { topic: dead } }\n\
+                sources: { in: { kafka: { topic: in } } }\nsinks: { out: { from: in, blackhole: {} } }\n";
+    let topology =
+        load("t.yaml", text, Mode::Required, &|_| None).map_err(|r| r.render(false)).expect("loads").topology;
+    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::default());
+    let (mut task, mut step) = sealed(&topology, &backend);
+    let delivery = step.deliveries.pop().expect("a delivery");
+    assert!(!task.is_settled());
+    let (epoch, node, record) = (delivery.epoch, delivery.node, delivery.row.record);
+    task.step(Input::Refused { epoch, node, record, message: "no".into() }, NOW, &mut step).expect("steps");
+    assert!(task.is_settled() && step.is_empty(), "{step:?}");
+    let late = task.take_late_outputs();
+    let nodes: Vec<usize> = late.iter().map(|(node, _)| *node).collect();
+    assert_eq!(nodes, [DEAD_LETTER]);
+    assert!(task.take_late_outputs().is_empty());
+    task.applied();
+    // Of the open epoch as before.
+    let next = Record { origin: Origin { topic: 0, partition: 0, offset: 1 }, ..late[0].1.record.clone() };
+    task.step(Input::Records { topic: 0, records: vec![next] }, NOW, &mut step).expect("steps");
+    let delivery = step.deliveries.pop().expect("a delivery");
+    let (epoch, node, record) = (delivery.epoch, delivery.node, delivery.row.record);
+    task.step(Input::Refused { epoch, node, record, message: "no".into() }, NOW, &mut step).expect("steps");
+    assert!(task.take_late_outputs().is_empty());
+    let sealed = task.seal(NOW).expect("seals").expect("an epoch");
+    assert_eq!(sealed.outputs.len(), 1);
+}

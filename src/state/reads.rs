@@ -1,0 +1,104 @@
+//! Rows of the backend that were read lately, also those that are not there.
+//!
+//! For [`Store`](super::Store). Two generations: when the younger is full it becomes the older, and what nobody asked for
+//! since goes.
+
+use bytes::Bytes;
+use hashbrown::HashTable;
+
+/// Memory of one entry besides its bytes, about.
+const ENTRY_BYTES: usize = 80;
+
+struct Entry {
+    key: Bytes,
+    value: Option<Bytes>,
+}
+
+/// See the module.
+pub(super) struct Reads {
+    hasher: ahash::RandomState,
+    half_bytes: usize,
+    bytes: usize,
+    young: HashTable<Entry>,
+    old: HashTable<Entry>,
+}
+
+impl Reads {
+    /// None yet, and never more than about `bytes` of them.
+    pub(super) fn new(bytes: usize) -> Reads {
+        Reads {
+            hasher: ahash::RandomState::new(),
+            half_bytes: bytes / 2,
+            bytes: 0,
+            young: HashTable::new(),
+            old: HashTable::new(),
+        }
+    }
+
+    /// The row, if it is kept; `Some(None)`: it is known not to be there.
+    pub(super) fn get(&mut self, key: &[u8]) -> Option<Option<Bytes>> {
+        let hash = self.hasher.hash_one(key);
+        if let Some(entry) = self.young.find(hash, |entry| entry.key == key) {
+            return Some(entry.value.clone());
+        }
+        let (entry, _) = self.old.find_entry(hash, |entry| entry.key == key).ok()?.remove();
+        let value = entry.value.clone();
+        self.add(hash, entry);
+        Some(value)
+    }
+
+    /// Keeps a row that was read and is not kept.
+    pub(super) fn put(&mut self, key: Bytes, value: Option<Bytes>) {
+        self.add(self.hasher.hash_one(&key[..]), Entry { key, value });
+    }
+
+    fn add(&mut self, hash: u64, entry: Entry) {
+        self.bytes += ENTRY_BYTES + entry.key.len() + entry.value.as_ref().map_or(0, Bytes::len);
+        let hasher = &self.hasher;
+        self.young.insert_unique(hash, entry, |entry| hasher.hash_one(&entry.key[..]));
+        if self.bytes > self.half_bytes {
+            self.bytes = 0;
+            self.old = std::mem::take(&mut self.young);
+        }
+    }
+
+    /// What was read of this row is not true any more.
+    pub(super) fn forget(&mut self, key: &[u8]) {
+        let hash = self.hasher.hash_one(key);
+        for table in [&mut self.young, &mut self.old] {
+            if let Ok(entry) = table.find_entry(hash, |entry| entry.key == key) {
+                entry.remove();
+            }
+        }
+    }
+
+    /// Reads what `get` of these keys will, in groups: each loop does nothing but independent reads, so that the processor
+    /// runs far ahead of the slow ones.
+    pub(super) fn warm<'k>(&self, keys: impl IntoIterator<Item = &'k [u8]>) {
+        const GROUP: usize = 64;
+        let mut hashes = [0; GROUP];
+        let mut found: [Option<&Entry>; GROUP] = [None; GROUP];
+        let mut keys = keys.into_iter();
+        loop {
+            let mut n = 0;
+            for (hash, key) in hashes.iter_mut().zip(&mut keys) {
+                *hash = self.hasher.hash_one(key);
+                n += 1;
+            }
+            for (found, hash) in found.iter_mut().zip(&hashes[..n]) {
+                // The first that looks like it: mostly it is, and nothing more is promised.
+                *found = self.young.find(*hash, |_| true);
+            }
+            let lengths = found[..n].iter().flatten().fold(0, |sum, entry| sum ^ entry.key.len());
+            std::hint::black_box(lengths);
+            let read = |entry: &Entry| {
+                let row = entry.value.as_ref().and_then(|value| value.first());
+                entry.key.first().copied().unwrap_or(0) ^ row.copied().unwrap_or(0)
+            };
+            std::hint::black_box(found[..n].iter().flatten().fold(0, |sum, entry| sum ^ read(entry)));
+            if n < GROUP {
+                return;
+            }
+        }
+    }
+}

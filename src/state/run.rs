@@ -1,0 +1,184 @@
+//! Rows that a cache writes into a sealed epoch, some thousands at a time: copied into one buffer and put in order by key.
+//!
+//! [`Cells`](super::Cells) makes them, [`Store`](super::Store) keeps them until the epoch is applied. A sorted map would do
+//! the same; putting rows into one cost as much as all the rest of a count.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
+
+use bytes::Bytes;
+
+use super::StateError;
+use super::order::order;
+
+/// Where a row lies in the buffer: key, and the row behind it.
+#[derive(Clone, Copy)]
+struct Place {
+    at: usize,
+    key_len: usize,
+    row_len: usize,
+}
+
+impl Place {
+    fn key(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.at..self.at + self.key_len]
+    }
+}
+
+/// Rows on their way into the sealed epoch, in any order.
+pub struct RunBuilder {
+    prefix: Bytes,
+    bytes: Vec<u8>,
+    places: Vec<Place>,
+}
+
+impl RunBuilder {
+    /// No rows; every key begins with `prefix`.
+    pub(super) fn new(prefix: Bytes) -> RunBuilder {
+        RunBuilder { prefix, bytes: Vec::new(), places: Vec::new() }
+    }
+
+    /// Makes room for so many rows of about that many bytes.
+    pub fn reserve(&mut self, rows: usize, row_bytes: usize) {
+        self.places.reserve(rows);
+        self.bytes.reserve(rows * (self.prefix.len() + row_bytes));
+    }
+
+    /// Adds a row, which `write` appends to what it is given. How long the row is, in bytes. No key may come twice.
+    ///
+    /// # Errors
+    /// `write` failed: the row is not there.
+    pub fn push(
+        &mut self,
+        key: &[u8],
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), StateError>,
+    ) -> Result<usize, StateError> {
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(&self.prefix);
+        self.bytes.extend_from_slice(key);
+        let key_len = self.bytes.len() - at;
+        if let Err(error) = write(&mut self.bytes) {
+            self.bytes.truncate(at);
+            return Err(error);
+        }
+        let row_len = self.bytes.len() - at - key_len;
+        self.places.push(Place { at, key_len, row_len });
+        Ok(row_len)
+    }
+
+    /// No rows?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    pub(super) fn build(self) -> Run {
+        let (bytes, places) = (self.bytes, self.places);
+        let order = order(places.len(), |n| places[n].key(&bytes));
+        let places = order.into_iter().map(|n| places[n]).collect();
+        Run { bytes: Bytes::from(bytes), places }
+    }
+}
+
+/// Rows with their full keys, ascending, each key once.
+pub(super) struct Run {
+    bytes: Bytes,
+    places: Vec<Place>,
+}
+
+impl Run {
+    fn key(&self, n: usize) -> &[u8] {
+        self.places[n].key(&self.bytes)
+    }
+
+    fn row(&self, n: usize) -> &[u8] {
+        let Place { at, key_len, row_len } = self.places[n];
+        &self.bytes[at + key_len..at + key_len + row_len]
+    }
+
+    /// Both, without a copy.
+    fn shared(&self, n: usize) -> (Bytes, Bytes) {
+        let Place { at, key_len, row_len } = self.places[n];
+        (self.bytes.slice(at..at + key_len), self.bytes.slice(at + key_len..at + key_len + row_len))
+    }
+}
+
+/// The rows of runs that have no key in common, by key.
+pub(super) fn sorted(runs: &[Run]) -> impl Iterator<Item = (Bytes, Bytes)> + '_ {
+    let all: Vec<(usize, usize)> = runs
+        .iter()
+        .enumerate()
+        .flat_map(|(run, rows)| (0..rows.places.len()).map(move |n| (run, n)))
+        .collect();
+    let order = order(all.len(), |n| runs[all[n].0].key(all[n].1));
+    order.into_iter().map(move |n| runs[all[n].0].shared(all[n].1))
+}
+
+/// The rows of such runs with `from <= key < to`, by key; begins at once, however many there are.
+pub(super) fn range<'r>(
+    runs: &'r [Run],
+    from: &[u8],
+    to: &'r [u8],
+) -> impl Iterator<Item = (&'r [u8], &'r [u8])> + use<'r> {
+    let first = |(run, rows): (usize, &'r Run)| {
+        let n = rows.places.partition_point(|place| place.key(&rows.bytes) < from);
+        (n < rows.places.len()).then(|| Reverse((rows.key(n), run, n)))
+    };
+    let mut next: BinaryHeap<_> = runs.iter().enumerate().filter_map(first).collect();
+    std::iter::from_fn(move || {
+        let mut top = next.peek_mut()?;
+        let Reverse((key, run, n)) = *top;
+        if key >= to {
+            return None;
+        }
+        let rows = &runs[run];
+        if n + 1 < rows.places.len() {
+            *top = Reverse((rows.key(n + 1), run, n + 1));
+        } else {
+            PeekMut::pop(top);
+        }
+        Some((key, rows.row(n)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::order::tests::keys;
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn runs_read_as_one_map(keys in keys(), lengths in prop::collection::vec(0..40usize, 1..6), from in 0..100usize) {
+            let model: std::collections::BTreeMap<Vec<u8>, Vec<u8>> =
+                keys.into_iter().enumerate().map(|(n, key)| (key, n.to_string().into_bytes())).collect();
+            let mut rows = model.iter().collect::<Vec<_>>();
+            // No order that the runs could profit from.
+            rows.sort_by_key(|(key, _)| key.iter().fold(7u64, |sum, b| sum.wrapping_mul(31) ^ u64::from(*b)));
+            let mut runs = Vec::new();
+            let mut rest = rows.as_slice();
+            for len in lengths.iter().cycle().take(400) {
+                let (now, later) = rest.split_at((*len).min(rest.len()));
+                let mut run = RunBuilder::new(Bytes::from_static(b"n\0"));
+                for (key, row) in now {
+                    run.push(key, |out| { out.extend_from_slice(row); Ok(()) }).unwrap();
+                    run.push(key, |out| { out.push(1); Err(StateError("no".into())) }).unwrap_err();
+                }
+                runs.push(run.build());
+                rest = later;
+            }
+            prop_assume!(rest.is_empty());
+            let full = |key: &[u8]| [b"n\0", key].concat();
+            let want: Vec<(Vec<u8>, Vec<u8>)> = model.iter().map(|(k, v)| (full(k), v.clone())).collect();
+            let got: Vec<_> = sorted(&runs).map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
+            prop_assert_eq!(&got, &want);
+            let from = want.get(from).map_or_else(|| b"n\0".to_vec(), |(key, _)| key.clone());
+            let to = want.get(want.len() * 2 / 3).map_or_else(|| b"n\x01".to_vec(), |(key, _)| key.clone());
+            let got: Vec<_> = range(&runs, &from, &to).map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
+            let within: Vec<_> = want.into_iter().filter(|(key, _)| from <= *key && *key < to).collect();
+            prop_assert_eq!(got, within);
+        }
+    }
+}
