@@ -6,44 +6,31 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use common::{Api, Instance, brokers, unique, wait};
-use slackwater::kafka::{Admin, KafkaConfig, OutRecord, TopicPartition, TopicSpec, Writer};
-use slackwater::model::{Clock, Headers, SystemClock};
+use common::{Api, Instance, Stage, wait};
+use serde_json::json;
+use slackwater::kafka::{TopicPartition, TopicSpec};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// Topics and a topology file of one test.
-struct Site {
-    name: String,
-    dir: tempfile::TempDir,
-    admin: Admin,
-    writer: Writer,
-    runtime: tokio::runtime::Runtime,
+/// A stage whose topology file is written later, and whose topics come and go.
+struct Site(Stage);
+
+impl Deref for Site {
+    type Target = Stage;
+
+    fn deref(&self) -> &Stage {
+        &self.0
+    }
 }
 
 impl Site {
     /// `topics`: name behind the site's own, and partitions.
     fn new(topics: &[(&str, i32)]) -> Site {
-        let name = unique("site");
-        let config = KafkaConfig::new(brokers());
-        let site = Site {
-            admin: Admin::open(&config, LONG).expect("an admin client"),
-            writer: Writer::open(&config).expect("a writer"),
-            dir: tempfile::tempdir().expect("a temp dir"),
-            runtime: tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime"),
-            name,
-        };
-        topics.iter().for_each(|(topic, partitions)| site.make(topic, *partitions));
-        site
-    }
-
-    fn topic(&self, name: &str) -> String {
-        format!("{}.{name}", self.name)
+        Site(Stage::new("site", topics, ""))
     }
 
     fn make(&self, topic: &str, partitions: i32) {
@@ -54,30 +41,14 @@ impl Site {
 
     /// The topology file: `text` with NAME for the site's.
     fn file(&self, text: &str) -> PathBuf {
-        let path = self.dir.path().join("site.yaml");
         let head = "name: NAME\nkafka: { brokers: \"${KAFKA_BROKERS}\", session_timeout: 6s }\n\
                     state: { checkpoint: 100ms }\n";
-        std::fs::write(&path, format!("{head}{text}").replace("NAME", &self.name)).unwrap();
-        path
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_slackwater"));
-        command.env("KAFKA_BROKERS", brokers()).env_remove("SLACKWATER_LOG");
-        command
+        std::fs::write(&self.yaml, format!("{head}{text}").replace("NAME", &self.name)).unwrap();
+        self.yaml.clone()
     }
 
     fn send(&self, topic: &str, keys: impl Iterator<Item = String>) {
-        let record = |key: String| OutRecord {
-            topic: self.topic(topic).as_str().into(),
-            partition: None,
-            key: Some(Bytes::from(key)),
-            value: Some(Bytes::from_static(b"{\"n\":1}")),
-            headers: Headers::default(),
-            ts: Some(SystemClock.now()),
-        };
-        let records: Vec<OutRecord> = keys.map(record).collect();
-        self.runtime.block_on(self.writer.send_all(&records)).unwrap();
+        self.0.send(topic, keys.map(|key| (key, json!({ "n": 1 }))));
     }
 }
 
