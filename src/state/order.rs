@@ -10,23 +10,25 @@ const FEW: usize = 16;
 /// Parts of keys that are looked at before the rest is compared as it is.
 const PARTS: usize = 16;
 
-/// The numbers `0..n` in the order of their keys; which of two equal keys is first is not said.
+/// The numbers `0..n` in the order of their keys, those of equal keys in their own. `n` is below 2^32.
 #[must_use]
-pub fn order<'k>(n: usize, key: impl Fn(usize) -> &'k [u8]) -> Vec<usize> {
-    let mut keys: Vec<(u64, usize)> = (0..n).map(|n| (0, n)).collect();
-    sort(&mut keys, 0, PARTS, &key);
+pub fn order<'k>(n: usize, key: impl Fn(usize) -> &'k [u8]) -> Vec<u32> {
+    let n = u32::try_from(n).expect("fewer than 4 Gi keys are sorted");
+    let mut keys: Vec<(u64, u32)> = (0..n).map(|n| (0, n)).collect();
+    sort(&mut keys, 0, PARTS, &|n: u32| key(n as usize));
     keys.into_iter().map(|(_, n)| n).collect()
 }
 
 /// Sorts keys whose first `skip` bytes are the same.
-fn sort<'k>(keys: &mut [(u64, usize)], skip: usize, parts: usize, key: &impl Fn(usize) -> &'k [u8]) {
-    let rest = |n: usize| &key(n)[skip..];
+fn sort<'k>(keys: &mut [(u64, u32)], skip: usize, parts: usize, key: &impl Fn(u32) -> &'k [u8]) {
+    let rest = |n: u32| &key(n)[skip..];
+    let by_key = |a: &(u64, u32), b: &(u64, u32)| rest(a.1).cmp(rest(b.1)).then(a.1.cmp(&b.1));
     if keys.len() < FEW || parts == 0 {
-        keys.sort_unstable_by(|a, b| rest(a.1).cmp(rest(b.1)));
+        keys.sort_unstable_by(by_key);
         return;
     }
     let first = rest(keys[0].1);
-    let alike = |known: usize, n: usize| {
+    let alike = |known: usize, n: u32| {
         let (a, b) = (&first[..known], rest(n));
         if b.starts_with(a) { known } else { a.iter().zip(b).take_while(|(a, b)| a == b).count() }
     };
@@ -35,13 +37,13 @@ fn sort<'k>(keys: &mut [(u64, usize)], skip: usize, parts: usize, key: &impl Fn(
         *head = head_of(&rest(*n)[common..]);
     }
     keys.sort_unstable_by_key(|(head, _)| *head);
-    let skip = skip + common + HEAD;
+    let next = skip + common + HEAD;
     for same in keys.chunk_by_mut(|a, b| a.0 == b.0).filter(|same| same.len() > 1) {
         // Where a key has ended, zeros stand for nothing: only the keys themselves can tell.
-        if same.iter().any(|(_, n)| key(*n).len() < skip) {
-            same.sort_unstable_by(|a, b| key(a.1).cmp(key(b.1)));
+        if same.iter().any(|(_, n)| key(*n).len() < next) {
+            same.sort_unstable_by(by_key);
         } else {
-            sort(same, skip, parts - 1, key);
+            sort(same, next, parts - 1, key);
         }
     }
 }
@@ -78,9 +80,9 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn the_order_is_that_of_the_bytes(keys in keys()) {
-            let got: Vec<&Vec<u8>> = order(keys.len(), |n| &keys[n]).into_iter().map(|n| &keys[n]).collect();
-            let mut want: Vec<&Vec<u8>> = keys.iter().collect();
-            want.sort();
+            let got = order(keys.len(), |n| &keys[n]);
+            let mut want: Vec<u32> = (0..got.len()).map(|n| u32::try_from(n).unwrap()).collect();
+            want.sort_by_key(|n| &keys[*n as usize]);
             prop_assert_eq!(got, want);
         }
     }

@@ -76,7 +76,7 @@ impl RunBuilder {
     pub(super) fn build(self) -> Run {
         let (bytes, places) = (self.bytes, self.places);
         let order = order(places.len(), |n| places[n].key(&bytes));
-        let places = order.into_iter().map(|n| places[n]).collect();
+        let places = order.into_iter().map(|n| places[n as usize]).collect();
         Run { bytes: Bytes::from(bytes), places }
     }
 }
@@ -112,7 +112,10 @@ pub(super) fn sorted(runs: &[Run]) -> impl Iterator<Item = (Bytes, Bytes)> + '_ 
         .flat_map(|(run, rows)| (0..rows.places.len()).map(move |n| (run, n)))
         .collect();
     let order = order(all.len(), |n| runs[all[n].0].key(all[n].1));
-    order.into_iter().map(move |n| runs[all[n].0].shared(all[n].1))
+    order.into_iter().map(move |n| {
+        let (run, n) = all[n as usize];
+        runs[run].shared(n)
+    })
 }
 
 /// The rows of such runs with `from <= key < to`, by key; begins at once, however many there are.

@@ -171,7 +171,7 @@ impl TimeWindows {
                 let prefix = ordered_i64(start);
                 ids.retain(|id| cells.get(*id).is_some_and(|(key, _)| key.starts_with(&prefix)));
                 let order = state::order(ids.len(), |n| cells.key(ids[n]));
-                let mut ids: Vec<u32> = order.into_iter().rev().map(|n| ids[n]).collect();
+                let mut ids: Vec<u32> = order.into_iter().rev().map(|n| ids[n as usize]).collect();
                 ids.dedup();
                 Closing::Resident(ids)
             }

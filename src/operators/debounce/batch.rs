@@ -5,10 +5,9 @@
 //!
 //! Invariants after `sort`: keys ascend and each appears once; a key that was removed and came back is its new row.
 
-use std::cmp::Ordering;
-
 use super::row::{Row, length};
 use super::slab::low32;
+use crate::state;
 
 const PIECE_BYTES: usize = 1 << 20;
 /// The piece of a tombstone's key: `removed`.
@@ -161,51 +160,12 @@ impl DirtyBatch {
             row_len: None,
         });
         self.places.extend(gone);
-        // Keys often share a beginning ("account-..."): what is compared first are the 8 bytes after it.
-        let shared = self.shared_prefix();
-        let head = |place: &Place| {
-            let key = self.key(place);
-            let mut head = [0; 8];
-            let rest = &key[shared..key.len().min(shared + 8)];
-            head[..rest.len()].copy_from_slice(rest);
-            u64::from_be_bytes(head)
-        };
-        let mut heads: Vec<(u64, u32)> = self
-            .places
-            .iter()
-            .enumerate()
-            .map(|(n, place)| (head(place), u32::try_from(n).expect("a batch has fewer than 4 billion rows")))
-            .collect();
-        let place = |n: u32| &self.places[n as usize];
-        let by_key = |a: u32, b: u32| self.key(place(a)).cmp(self.key(place(b)));
-        heads.sort_unstable_by(|a, b| match a.0.cmp(&b.0) {
-            // A tombstone goes before the row of the same key, which then replaces it.
-            Ordering::Equal => {
-                by_key(a.1, b.1).then(place(a.1).row_len.is_some().cmp(&place(b.1).row_len.is_some()))
-            }
-            unequal => unequal,
-        });
-        let mut order: Vec<u32> = Vec::with_capacity(heads.len());
-        for (_, n) in heads {
-            match order.last_mut() {
-                Some(last) if self.removed.count > 0 && by_key(*last, n).is_eq() => *last = n,
-                _ => order.push(n),
-            }
+        // A row stands before the tombstone of its key, and goes in its place.
+        let mut order = state::order(self.places.len(), |n| self.key(&self.places[n]));
+        if self.removed.count > 0 {
+            order.dedup_by_key(|n| self.key(&self.places[*n as usize]));
         }
         self.order = order;
-    }
-
-    fn shared_prefix(&self) -> usize {
-        let Some((first, rest)) = self.places.split_first() else { return 0 };
-        let first = self.key(first);
-        let mut shared = first.len();
-        for place in rest {
-            let key = self.key(place);
-            if !key.starts_with(&first[..shared]) {
-                shared = first.iter().zip(key).take_while(|(a, b)| a == b).count();
-            }
-        }
-        shared
     }
 
     /// Keys in order, each with its row, or `None` where the key was removed. Sort first.

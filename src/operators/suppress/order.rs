@@ -52,7 +52,8 @@ impl Group {
         if let Rows::Waiting(rows) = &mut self.rows {
             let mut rows: Vec<Option<Spot>> = std::mem::take(rows).into_iter().map(Some).collect();
             let order = state::order(rows.len(), |n| rows[n].as_ref().map_or(&[], |spot| &spot.key));
-            let mut sorted: Vec<Spot> = order.into_iter().rev().filter_map(|n| rows[n].take()).collect();
+            let mut sorted: Vec<Spot> =
+                order.into_iter().rev().filter_map(|n| rows[n as usize].take()).collect();
             // Windows of one key: nearly sorted already.
             sorted.sort_by(|a, b| b.cmp(a));
             self.rows = Rows::Leaving(sorted);
