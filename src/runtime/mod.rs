@@ -25,8 +25,6 @@ mod read;
 mod restore;
 mod shares;
 mod task;
-#[cfg(test)]
-mod task_tests;
 mod worker;
 
 pub use assigned::{Assigned, Rewound};
