@@ -169,3 +169,31 @@ sinks:
     keys.sort_unstable();
     assert_eq!(keys, ["a", "key-0", "key-0", "key-0", "x", "y"]);
 }
+
+#[test]
+fn the_tests_of_a_file_send_to_each_source_of_lines() {
+    let lines = Lines::new();
+    let text = "
+name: t
+sources:
+  a: { file: { path: none.jsonl, key: .id } }
+  b: { stdin: { key: .name } }
+operators:
+  all: { from: [a, b], merge: {} }
+sinks:
+  out: { from: all, stdout: {} }
+tests:
+  - name: each has its own settings
+    steps:
+      - send: { to: a, value: { id: x } }
+      - send: { to: b, value: { name: y } }
+      - expect: { out: [ { key: x, value: { id: x } }, { key: y, value: { name: y } } ] }
+";
+    std::fs::write(lines.path("t.yaml"), text).expect("is written");
+    let ended = Command::new(env!("CARGO_BIN_EXE_slackwater"))
+        .arg("test")
+        .arg(lines.path("t.yaml"))
+        .output()
+        .expect("it runs");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
+}
