@@ -1,6 +1,8 @@
 //! What moves the clocks of windows on a real Kafka with the real binary: records, and the wall clock where nothing more
 //! comes. `KAFKA_BROKERS=host:port cargo test --test clocks`.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
 mod common;
 
 use std::time::Duration;

@@ -272,7 +272,8 @@ pub trait Operator: Send {
         Ok(true)
     }
 
-    /// From now on [`Operator::oldest`] is asked (`state: { changelog: off }`): called once, before `open`.
+    /// From now on [`Operator::oldest`] is asked (`state: { changelog: off }`): called once, before `open`. What the
+    /// operator holds is made again by reading from there, never from rows: it need not write any.
     fn track_origins(&mut self) {}
 
     /// The lowest input offset of a topic that what the operator holds came from: without a changelog, committed

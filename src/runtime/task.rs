@@ -55,7 +55,7 @@ pub enum TaskError {
 /// What can happen to a task.
 #[derive(Debug)]
 pub enum Input {
-    /// Records of one topic, in offset order. `topic` counts in the sub-topology's list (line sources: 0).
+    /// Records of one topic, in offset order. `topic` counts in [`Topology::inputs`].
     Records {
         /// Index of the topic.
         topic: usize,
@@ -325,20 +325,11 @@ impl Task {
         }
         stores.append(&mut seen);
         set_delays(&mut nodes);
-        let topics: Vec<Arc<str>> = if sub.topics.is_empty() {
-            vec![sub.name.as_str().into()]
-        } else {
-            sub.topics.iter().map(|t| t.as_str().into()).collect()
-        };
-        let sources: Vec<Vec<usize>> = topics
+        let inputs = topology.inputs(id.sub);
+        let topics: Vec<Arc<str>> = inputs.iter().map(|input| input.name.as_str().into()).collect();
+        let sources: Vec<Vec<usize>> = inputs
             .iter()
-            .map(|topic| {
-                let reads = |g: &usize| match &topology.nodes[*g].kind {
-                    NodeKind::Source(s) => sub.topics.is_empty() || s.topics().contains(&&**topic),
-                    NodeKind::Operator(_) | NodeKind::Sink(_) => false,
-                };
-                sub.nodes.iter().filter(|g| reads(g)).filter_map(|g| by_global.get(g).copied()).collect()
-            })
+            .map(|input| input.sources.iter().filter_map(|g| by_global.get(g).copied()).collect())
             .collect();
         let time = |from: &Vec<usize>| match &topology.nodes[sub.nodes[*from.first()?]].kind {
             NodeKind::Source(source) => source.timestamp().cloned(),
@@ -399,7 +390,7 @@ impl Task {
         self.id
     }
 
-    /// Its input topics, by index.
+    /// Its input topics, by index; a source of lines has its node's name.
     #[must_use]
     pub fn topics(&self) -> &[Arc<str>] {
         &self.topics

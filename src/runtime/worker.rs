@@ -130,7 +130,7 @@ pub struct Order {
 struct Slot {
     assigned: Assigned,
     readers: Vec<(usize, TaskReader)>,
-    /// Read from several partitions, and not taken yet.
+    /// Read from several inputs, and not taken yet.
     ahead: Ahead,
     /// Of its readers; kept when those are dropped.
     leases: Vec<Lease>,
@@ -186,8 +186,7 @@ impl Slot {
         records: &mut Vec<Record>,
         step: &mut Step,
     ) -> Result<bool, TaskError> {
-        let ordered = self.readers.len() > 1 && self.readers.iter().all(|(_, r)| r.has_offsets());
-        let mut busy = match (room, ordered) {
+        let mut busy = match (room, self.readers.len() > 1) {
             (false, _) => false,
             (true, true) => self.read_ordered(now, records, step)?,
             (true, false) => self.read(now, records, step)?,
@@ -212,7 +211,7 @@ impl Slot {
         Ok(busy)
     }
 
-    /// Reads every input in turn and takes what comes. True if anything came.
+    /// Reads the only input and takes what comes. True if anything came.
     fn read(
         &mut self,
         now: Timestamp,
@@ -252,7 +251,7 @@ impl Slot {
         Ok(busy)
     }
 
-    /// Reads several partitions and takes their records by the lowest timestamp. True if anything was taken.
+    /// Reads several inputs and takes their records by the lowest timestamp. True if anything was taken.
     fn read_ordered(
         &mut self,
         now: Timestamp,
@@ -290,8 +289,8 @@ impl Slot {
                     }
                 }
             }
-            let caught_up: Vec<bool> = self.readers.iter().map(|(_, r)| r.caught_up()).collect();
-            let Some((input, records)) = self.ahead.take(&caught_up, now) else { break };
+            let at_end: Vec<bool> = self.readers.iter().map(|(_, r)| r.lets_others_go_on()).collect();
+            let Some((input, records)) = self.ahead.take(&at_end, now) else { break };
             taken += records.len();
             let topic = self.readers[input].0;
             task.step(Input::Records { topic, records }, now, step)?;
@@ -319,6 +318,7 @@ impl Slot {
         let Some(task) = self.assigned.task() else { return false };
         !self.readers.is_empty()
             && self.readers.iter().all(|(_, r)| r.ended())
+            && self.ahead.is_empty()
             && !task.has_work()
             && task.pending_calls() == 0
             && task.outstanding() == 0
@@ -664,9 +664,10 @@ impl Worker {
         }
         match result {
             Ok(Restored { mut task, backend, step, offsets, firsts }) => {
-                slot.ahead.clear();
-                if slot.readers.iter().all(|(_, reader)| reader.has_offsets()) {
+                if slot.readers.iter().any(|(_, r)| r.has_offsets()) {
                     task.set_delay(self.outside.delay);
+                    // Lines cannot be had again: what is here of them goes on.
+                    slot.ahead.clear();
                 }
                 for (topic, reader) in &mut slot.readers {
                     let find =
