@@ -313,54 +313,74 @@ mod tests {
     use std::cell::RefCell;
     use std::collections::BTreeMap;
 
-    use super::*;
-    use crate::spec::{Mode, load};
+    use serde_json::json;
 
-    fn topology(operators: &str) -> Topology {
-        let text = format!(
-            "name: t\nkafka: {{ brokers: \"none:1\" }}\nerrors: {{ on_failure: skip }}\n\
-             sources: {{ a: {{ kafka: {{ topic: a }} }}, b: {{ kafka: {{ topic: b }} }} }}\noperators:\n{operators}\
-             sinks: {{ out: {{ from: o, blackhole: {{}} }} }}\n"
-        );
-        load("t.yaml", &text, Mode::Required, &|_| None).map_err(|r| r.render(false)).expect("loads").topology
+    use super::*;
+    use crate::model::{Expr, Json};
+    use crate::operators::{KeyByConfig, NodeConfig};
+    use crate::sinks::{BlackholeConfig, SinkConfig};
+    use crate::topology::{KafkaSource, SourceConfig, TopologyBuilder};
+
+    /// Sources `a` and `b`, these operators (name, what it reads, settings; `null` changes the key), and a sink of the last.
+    fn topology(operators: &[(&str, &[&str], Json)]) -> Topology {
+        let mut builder = TopologyBuilder::new("t");
+        for name in ["a", "b"] {
+            let source = KafkaSource { topic: Some(name.into()), ..KafkaSource::default() };
+            builder = builder.source(name, SourceConfig::Kafka(source));
+        }
+        for (name, from, settings) in operators {
+            let config = match settings {
+                Json::Null => NodeConfig::KeyBy(KeyByConfig(Expr::new(".x", None))),
+                settings => serde_json::from_value(settings.clone()).expect("are settings"),
+            };
+            builder = builder.operator(*name, from.iter().copied(), config);
+        }
+        let last = operators.last().expect("an operator").0;
+        let blackhole = || SinkConfig::Blackhole(BlackholeConfig::default());
+        builder = builder.sink("out", [last], blackhole()).sink("rest", ["a", "b"], blackhole());
+        builder.build().expect("the graph is sound")
     }
 
-    fn of(operators: &str) -> Vec<(String, Vec<String>, Vec<usize>)> {
+    fn of(operators: &[(&str, &[&str], Json)]) -> Vec<(Vec<String>, Vec<usize>)> {
         let stages = stages(&topology(operators), |_| Some(1));
         let names = |list: &[(Arc<str>, i32)]| list.iter().map(|(name, _)| name.to_string()).collect();
-        stages.iter().map(|s| (s.topic.to_string(), names(&s.external), s.stages.clone())).collect()
+        stages.iter().map(|s| (names(&s.external), s.stages.clone())).collect()
+    }
+
+    fn count() -> Json {
+        json!({ "aggregate": { "count": {} } })
     }
 
     #[test]
     fn a_stage_knows_what_its_writers_read() {
-        let count = "aggregate: { count: {} }";
-        let one = of(&format!(
-            "  m: {{ from: [a, b], merge: {{}} }}\n  k: {{ from: m, key_by: .x }}\n  o: {{ from: k, {count} }}\n"
-        ));
-        assert_eq!(one.len(), 1);
-        assert_eq!((&one[0].1[..], &one[0].2[..]), (&["a".to_owned(), "b".to_owned()][..], &[][..]));
-        let two = of(&format!(
-            "  k: {{ from: a, key_by: .x }}\n  c: {{ from: k, {count} }}\n  j: {{ from: c, key_by: '.y' }}\n  o: {{ from: j, {count} }}\n"
-        ));
-        assert_eq!(
-            two.iter().map(|s| (s.1.len(), s.2.clone())).collect::<Vec<_>>(),
-            [(1, vec![]), (0, vec![0])]
-        );
+        let merge = json!({ "merge": {} });
+        let one = of(&[("m", &["a", "b"], merge), ("k", &["m"], Json::Null), ("o", &["k"], count())]);
+        assert_eq!(one, [(vec!["a".to_owned(), "b".to_owned()], vec![])]);
+        let two = of(&[
+            ("k", &["a"], Json::Null),
+            ("c", &["k"], count()),
+            ("j", &["c"], Json::Null),
+            ("o", &["j"], count()),
+        ]);
+        assert_eq!(two, [(vec!["a".to_owned()], vec![]), (vec![], vec![0])]);
     }
 
     #[test]
     fn behind_a_node_that_holds_records_nothing_is_known() {
-        let below = "  k: { from: h, key_by: .x }\n  o: { from: k, aggregate: { count: {} } }\n";
+        let tumbling = |emit: &str| json!({ "aggregate": { "count": {}, "window": { "tumbling": "1s" }, "emit": emit } });
+        let join =
+            |kind: &str| json!({ "join": { "with": "b", "type": kind, "within": { "before": "1s" } } });
         for (holds, node) in [
-            (true, "debounce: { quiet: 1s }"),
-            (true, "aggregate: { count: {}, window: { tumbling: 1s }, emit: final }"),
-            (true, "join: { with: b, type: left, within: { before: 1s } }"),
-            (false, "join: { with: b, within: { before: 1s } }"),
-            (false, "aggregate: { count: {}, window: { tumbling: 1s } }"),
-            (false, "filter: .x == 1"),
-            (false, "dedupe: { within: 1s }"),
+            (true, json!({ "debounce": { "quiet": "1s" } })),
+            (true, tumbling("final")),
+            (true, join("left")),
+            (false, join("inner")),
+            (false, tumbling("update")),
+            (false, json!({ "dedupe": { "within": "1s" } })),
         ] {
-            assert_eq!(of(&format!("  h: {{ from: a, {node} }}\n{below}")).is_empty(), holds, "{node}");
+            let stages =
+                of(&[("h", &["a"], node.clone()), ("k", &["h"], Json::Null), ("o", &["k"], count())]);
+            assert_eq!(stages.is_empty(), holds, "{node}");
         }
     }
 
@@ -396,10 +416,12 @@ mod tests {
 
     #[test]
     fn a_reader_has_everything_up_to_when_its_writers_had_read_and_committed_it() {
-        let topology = topology(
-            "  k: { from: a, key_by: .x }\n  c: { from: k, aggregate: { count: {} } }\n  j: { from: c, key_by: .y }\n  \
-             o: { from: j, aggregate: { count: {} } }\n",
-        );
+        let topology = topology(&[
+            ("k", &["a"], Json::Null),
+            ("c", &["k"], count()),
+            ("j", &["c"], Json::Null),
+            ("o", &["j"], count()),
+        ]);
         let mut horizon = Horizon::new(&topology, |_| Some(2));
         let names: Vec<String> = horizon.stages.iter().map(|s| s.topic.to_string()).collect();
         let seen = horizon.seen();
