@@ -24,7 +24,7 @@ fn stage(partitions: i32, time: &str, operators: &str) -> Stage {
 }
 
 fn start(stage: &Stage) -> Instance {
-    Instance::spawn(stage.command(), &stage.yaml, "one", &["--instance-id", "one"])
+    stage.start("one")
 }
 
 fn late(instance: &Instance) -> f64 {
@@ -79,7 +79,11 @@ fn equal_ids_behind_a_change_of_the_key_are_found_in_a_backlog() {
 
 #[test]
 fn a_record_is_not_late_for_the_time_that_it_is_under_way() {
-    let stage = stage(1, "{}", "  last: { from: in, aggregate: { count: {}, window: { sliding: 1m } } }\n");
+    let stage = stage(
+        1,
+        "{ delay: 20s }",
+        "  last: { from: in, aggregate: { count: {}, window: { sliding: 1m } } }\n",
+    );
     let mut one = start(&stage);
     one.wait_ready(LONG);
     for n in 0..20 {

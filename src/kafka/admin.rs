@@ -72,6 +72,10 @@ impl AdminError {
     }
 }
 
+/// How often the leaders of partitions are asked, and how long is waited in between.
+const LEADER_TRIES: u32 = 4;
+const LEADER_PAUSE: Duration = Duration::from_millis(200);
+
 /// What a group has committed on a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupOffset {
@@ -343,8 +347,7 @@ impl Admin {
             list.add_partition_offset(&p.topic, p.partition, Offset::Offset(at.0))
                 .map_err(|e| AdminError::new(what, &e))?;
         }
-        self.remind();
-        let list = self.reader.offsets_for_times(list, self.timeout).map_err(|e| AdminError::new(what, &e));
+        let list = self.ask_leaders(list).map_err(|e| AdminError::new(what, &e));
         let list = self.heard(list)?;
         partitions
             .iter()
@@ -368,6 +371,31 @@ impl Admin {
         self.log_offsets(partitions, Offset::Beginning)
     }
 
+    /// Asks the partitions' leaders for offsets; some times more where a leader's epoch is not what this client has heard of:
+    /// just after a topic was made or has changed hands, and with the same metadata it would be refused for minutes.
+    fn ask_leaders(&self, list: TopicPartitionList) -> Result<TopicPartitionList, KafkaError> {
+        use RDKafkaErrorCode as E;
+        let outdated = |e: &KafkaError| {
+            let codes = [E::FencedLeaderEpoch, E::UnknownLeaderEpoch, E::NotLeaderForPartition];
+            e.rdkafka_error_code().is_some_and(|code| codes.contains(&code))
+        };
+        self.remind();
+        let mut tries = LEADER_TRIES;
+        loop {
+            let result = self.reader.offsets_for_times(list.clone(), self.timeout);
+            let again = match &result {
+                Err(e) => outdated(e),
+                Ok(list) => list.elements().iter().any(|e| e.error().is_err_and(|e| outdated(&e))),
+            };
+            tries -= 1;
+            if !again || tries == 0 {
+                return result;
+            }
+            self.reader.fetch_metadata(None, self.timeout)?;
+            std::thread::park_timeout(LEADER_PAUSE);
+        }
+    }
+
     fn log_offsets(&self, partitions: &[TopicPartition], which: Offset) -> Result<Vec<i64>, AdminError> {
         let what = "cannot look up offsets";
         if partitions.is_empty() {
@@ -377,8 +405,7 @@ impl Admin {
         for p in partitions {
             list.add_partition_offset(&p.topic, p.partition, which).map_err(|e| AdminError::new(what, &e))?;
         }
-        self.remind();
-        let list = self.reader.offsets_for_times(list, self.timeout).map_err(|e| AdminError::new(what, &e));
+        let list = self.ask_leaders(list).map_err(|e| AdminError::new(what, &e));
         let list = self.heard(list)?;
         let mut offsets = Vec::with_capacity(partitions.len());
         for p in partitions {
