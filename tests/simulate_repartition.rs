@@ -237,3 +237,40 @@ fn a_key_that_can_never_be_is_refused_at_load() {
         assert!(text.contains("t.yaml:7:"), "{text}");
     }
 }
+
+/// The record keeps its key, and its headers have no trace of the way.
+#[test]
+fn a_dedupe_by_an_id_keeps_the_records_key() {
+    let yaml = r#"
+name: t
+kafka: { brokers: "localhost:9092" }
+sources:
+  clicks: { kafka: { topic: clicks } }
+operators:
+  unique: { from: clicks, dedupe: { by: .id, within: 1m } }
+  per-user: { from: unique, aggregate: { count: {} } }
+sinks:
+  out: { from: unique, kafka: { topic: unique } }
+  counts: { from: per-user, kafka: { topic: counts } }
+"#;
+    check(
+        yaml,
+        1,
+        &[
+            r#"{"topic": "clicks", "key": "ann", "value": {"id": 1}, "ts": 1000}"#,
+            r#"{"restart": true}"#,
+            r#"{"topic": "clicks", "key": "bob", "value": {"id": 1}, "ts": 2000}"#,
+            r#"{"topic": "clicks", "key": "ann", "value": {"id": 2}, "ts": 3000}"#,
+            r#"{"topic": "clicks", "value": {"id": 3}, "ts": 3000}"#,
+        ],
+        &[
+            r#"0 unique ann {"id":1} 1000"#,
+            "0 counts ann 1 1000",
+            "2 dropped duplicate",
+            r#"3 unique ann {"id":2} 3000"#,
+            "3 counts ann 2 3000",
+            r#"4 unique - {"id":3} 3000"#,
+            "4 dropped null_key",
+        ],
+    );
+}

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{Changelog, ClockMode, Guarantee, NodeKind, OnFailure, Topology};
+use crate::operators::NodeConfig;
 
 /// What `slackwater explain` says; the fields' names are its JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -151,6 +152,12 @@ impl Topology {
                     None if source.topics().is_empty() => Some("the record's key".into()),
                     None => Some("the topic's key".into()),
                 };
+            }
+            // The record has its own key again: the one that came to the node in front.
+            NodeKind::Operator(config) if matches!(&**config, NodeConfig::Dedupe(c) if c.carried) => {
+                let before =
+                    self.nodes.iter().find(|node| node.made_for == Some(n) && !node.inputs.is_empty())?;
+                return keys[before.inputs.first()?.node].clone();
             }
             NodeKind::Operator(config) => config.key_expr(),
             NodeKind::Sink(_) => None,
