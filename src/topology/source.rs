@@ -42,7 +42,8 @@ pub struct KafkaSource {
     /// With `format: avro`: the schema to see values with, whatever they were written with. Default: the writer's.
     #[serde(default)]
     pub reader_schema: Option<ReaderSchema>,
-    /// The record's time in milliseconds, where it is not the Kafka timestamp: an expression such as `.created_at`.
+    /// The record's time in milliseconds, where it is not the Kafka timestamp: an expression such as `.created_at`. A
+    /// tombstone for which it gives none keeps its Kafka timestamp.
     pub timestamp: Option<Expr>,
     /// A repartition topic, which the topology itself writes: never in a file.
     #[serde(skip)]
