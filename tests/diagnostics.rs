@@ -286,6 +286,33 @@ sinks:
   out: { from: [key, program, ids, sums, looked-up, file], blackhole: {} }
 "#;
 
+    joins_that_never_match: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  q: { kafka: { topic: q } }
+  rows: { kafka: { topic: rows }, table: {} }
+operators:
+  counts: { from: q, aggregate: { window: { tumbling: 1m }, count: {} } }
+  big: { from: counts, filter: . > 10 }
+  per-minute: { from: big, table: {} }
+  stream-table: { from: q, join: { with: per-minute } }
+  table-stream: { from: counts, join: { with: rows } }
+  tables: { from: rows, join: { with: per-minute, type: outer } }
+  turned: { from: per-minute, join: { with: rows } }
+  foreign: { from: rows, join: { with: per-minute, on: .id } }
+  foreign-turned: { from: per-minute, join: { with: rows, on: .id } }
+  streams: { from: q, join: { with: counts, within: { after: 1m } } }
+  both: { from: counts, join: { with: per-minute } }
+  newest: { from: counts, aggregate: { last: . } }
+  newest-table: { from: newest, table: {} }
+  good: { from: q, join: { with: newest-table } }
+  all: { from: [q, counts], merge: {} }
+  mixed: { from: all, join: { with: per-minute } }
+sinks:
+  out: { from: [stream-table, table-stream, tables, turned, foreign, foreign-turned, streams, both, good, mixed], blackhole: {} }
+"#;
+
     windows_that_cannot_be: r#"
 name: t
 sources:

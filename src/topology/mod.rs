@@ -15,6 +15,7 @@ mod settings;
 mod source;
 mod sub;
 mod tables;
+mod windowed;
 
 pub use builder::{GraphProblem, TopologyBuilder};
 pub use explain::{Explanation, NodeExplanation, RepartitionExplanation, SubExplanation};
