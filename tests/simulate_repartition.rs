@@ -274,3 +274,28 @@ sinks:
         ],
     );
 }
+
+/// What several nodes send is grouped by one expression, wherever it comes from.
+#[test]
+fn an_aggregate_of_two_nodes_groups_both_by_its_expression() {
+    let yaml = r#"
+name: t
+kafka: { brokers: "localhost:9092" }
+sources:
+  web: { kafka: { topic: web } }
+  shop: { kafka: { topic: shop } }
+operators:
+  per-buyer: { from: [web, shop], aggregate: { by: .buyer, count: {} } }
+sinks:
+  out: { from: per-buyer, kafka: { topic: counts } }
+"#;
+    check(
+        yaml,
+        1,
+        &[
+            r#"{"topic": "web", "key": "1", "value": {"buyer": "ann"}, "ts": 1}"#,
+            r#"{"topic": "shop", "key": "2", "value": {"buyer": "ann"}, "ts": 2}"#,
+        ],
+        &["0 counts ann 1 1", "1 counts ann 2 2"],
+    );
+}

@@ -233,11 +233,11 @@ impl NodeConfig {
         }
     }
 
-    /// The expression by which the node itself groups the records of an input, where that need not be their key (the
+    /// The expression by which the node itself groups the records of its inputs, where that need not be their key (the
     /// `by` of an aggregate or a dedupe). The topology changes the key in front of the node and leaves `key` here.
-    pub fn regroups_mut(&mut self, input: usize) -> Option<&mut Expr> {
+    pub fn regroups_mut(&mut self) -> Option<&mut Expr> {
         match self {
-            NodeConfig::Aggregate(c) if input == 0 => c.by.as_mut(),
+            NodeConfig::Aggregate(c) => c.by.as_mut(),
             NodeConfig::Dedupe(c) => c.by.as_mut(),
             _ => None,
         }

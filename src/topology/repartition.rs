@@ -121,39 +121,15 @@ fn split_regrouping(nodes: &mut Vec<Node>, problems: &mut Vec<GraphProblem>) {
             }))
         };
         let suffix = if dedupes { "id" } else { "key" };
-        let mut wanted: Vec<(usize, Expr)> = Vec::new();
-        for input in 0..inputs.len() {
-            if let Some(expr) = config.regroups_mut(input)
-                && !expr.is_key()
-            {
-                wanted.push((input, expr.clone()));
-            }
-        }
-        for (input, _) in &wanted {
-            if let Some(expr) = config.regroups_mut(*input) {
-                *expr = Expr::new("key", expr.span());
-            }
-        }
+        let Some(expr) = config.regroups_mut().filter(|expr| !expr.is_key()) else { continue };
+        let by_key = Expr::new("key", expr.span());
+        let wanted = std::mem::replace(expr, by_key);
         if let NodeConfig::Dedupe(c) = &mut **config {
-            c.carried = !wanted.is_empty();
+            c.carried = true;
         }
         let name = nodes[n].name.clone();
-        let same = wanted.windows(2).all(|pair| pair[0].1 == pair[1].1);
-        match wanted.first() {
-            None => {}
-            Some((_, expr)) if same && wanted.len() == inputs.len() => {
-                let key = add(nodes, &format!("{name}-{suffix}"), key_by(expr.clone()), inputs, n, problems);
-                nodes[n].inputs = vec![Input { node: key, port: 0 }];
-            }
-            Some(_) => {
-                for (input, expr) in wanted {
-                    let number = if input == 0 { String::new() } else { format!("-{}", input + 1) };
-                    let name = format!("{name}{number}-{suffix}");
-                    let key = add(nodes, &name, key_by(expr), vec![inputs[input]], n, problems);
-                    nodes[n].inputs[input] = Input { node: key, port: 0 };
-                }
-            }
-        }
+        let key = add(nodes, &format!("{name}-{suffix}"), key_by(wanted), inputs, n, problems);
+        nodes[n].inputs = vec![Input { node: key, port: 0 }];
     }
 }
 
@@ -350,7 +326,10 @@ impl Topology {
 mod tests {
     use super::*;
     use crate::model::Millis;
-    use crate::operators::{BranchConfig, DebounceConfig, DedupeConfig, FilterConfig, MergeConfig};
+    use crate::operators::aggregate::CountConfig;
+    use crate::operators::{
+        AggregateConfig, BranchConfig, DebounceConfig, DedupeConfig, FilterConfig, MergeConfig,
+    };
     use crate::sinks::BlackholeConfig;
     use crate::topology::{Generate, TopologyBuilder};
 
@@ -390,6 +369,11 @@ mod tests {
                     within: Millis::secs(1),
                     carried: false,
                 }),
+                "aggregate" => NodeConfig::Aggregate(Box::new(AggregateConfig {
+                    by: words.get(3).map(|by| expr(by)),
+                    count: Some(CountConfig {}),
+                    ..AggregateConfig::default()
+                })),
                 "merge" => NodeConfig::Merge(MergeConfig::default()),
                 "debounce" => NodeConfig::Debounce(DebounceConfig::quiet(Millis::secs(1))),
                 other => panic!("{other}"),
@@ -509,6 +493,15 @@ mod tests {
         check(
             &["s - source", "r - source", "u s,r dedupe .id", "out u sink"],
             &["s r: s r u-id u-id-repartition", "t-u-id-repartition: u out u-id-repartitioned"],
+        );
+        let aggregate = check(
+            &["s - source", "r - source", "a s,r aggregate .k", "out a sink"],
+            &["s r: s r a-key a-repartition", "t-a-repartition: a out a-repartitioned"],
+        );
+        assert_eq!(
+            aggregate.nodes[4].inputs,
+            [0, 1].map(|node| Input { node, port: 0 }),
+            "both, by the same key"
         );
         // The key is the id, or there is one task.
         check(&["s - source", "u s dedupe", "d u debounce", "out d sink"], &["s: s u d out"]);
