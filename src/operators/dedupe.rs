@@ -30,7 +30,8 @@ pub struct DedupeConfig {
     #[serde(default)]
     pub by: Option<Expr>,
     /// How far a duplicate's timestamp may be from the first one's, on either side; exactly so far is a duplicate.
-    /// Required.
+    /// Required. An id is forgotten when the node's clock is more than this past its first record. So a record that comes
+    /// so late itself is never remembered: it passes, and so do all others of its id that come as late.
     pub within: Millis,
     /// The record's key is its id, and its own key is in a header. Set by the topology: never in a file.
     #[serde(skip)]
