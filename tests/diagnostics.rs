@@ -286,6 +286,44 @@ sinks:
   out: { from: [key, program, ids, sums, looked-up, file], blackhole: {} }
 "#;
 
+    names_of_topics_and_a_checkpoint: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+state: { checkpoint: 0s }
+errors: { dead_letter: { topic: "dead letters" } }
+sources:
+  blank: { kafka: { topic: "a b" } }
+  empty: { kafka: { topic: "" } }
+  pattern: { kafka: { topics: [good, "^orders-.*"] } }
+sinks:
+  out: { from: [blank, empty, pattern], kafka: { topic: "" } }
+  other: { from: blank, kafka: { topic: a/b } }
+"#;
+
+    names_in_tests: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  orders: { kafka: { topic: shop.orders } }
+operators:
+  big: { from: orders, filter: .n > 10 }
+sinks:
+  out: { from: big, kafka: { topic: big-orders } }
+tests:
+  - name: good
+    steps:
+      - send: { to: orders, value: { n: 11 } }
+      - send: { to: shop.orders, value: { n: 12 } }
+      - expect: { out: [ { value: { n: 11 } }, { value: { n: 12 } } ], big-orders: { records: 2 }, big: { dropped: 0 } }
+      - crash
+  - name: bad
+    steps:
+      - send: { to: oders, value: { n: 11 } }
+      - send: { to: big, value: { n: 11 } }
+      - on_call: { big: [ { status: 503 } ], api: [ { status: 200 } ] }
+      - expect: { uot: [], out: { record: 2 }, big: 3 }
+"#;
+
     joins_that_never_match: r#"
 name: t
 kafka: { brokers: localhost:9092 }

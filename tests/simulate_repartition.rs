@@ -184,13 +184,8 @@ fn internal_topics_cannot_be_written_and_are_no_nodes() {
     let text = format!(
         "{ONE}tests:\n  - name: x\n    steps:\n      - expect: {{ by-buyer-repartition: {{ records: 0 }} }}\n"
     );
-    let loaded = load("t.yaml", &text, Mode::Lenient, &|_| None).expect("loads");
-    let failure = run_test(&Arc::new(loaded.topology), &loaded.tests[0]).expect_err("is no node");
-    assert!(
-        failure.message.contains("there is no node or topic `by-buyer-repartition`"),
-        "{}",
-        failure.message
-    );
+    let said = refused(&text);
+    assert!(said.contains("there is no node or topic `by-buyer-repartition`"), "{said}");
 }
 
 #[test]
