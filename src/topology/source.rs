@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::formats::{Format, ReaderSchema};
 use crate::model::{Expr, Rate, Yields};
 use crate::operators::Problem;
+use crate::sinks::topic_problem;
 
 /// A source's settings; its kind is the key that holds them in YAML.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
@@ -189,7 +190,7 @@ impl SourceConfig {
         }
     }
 
-    /// What is wrong with its expressions.
+    /// What is wrong with its settings: field, message, help.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
         let kind = match self {
@@ -199,6 +200,13 @@ impl SourceConfig {
             SourceConfig::Generate(_) => "generate",
         };
         let mut problems = Vec::new();
+        for name in self.topics() {
+            if let Some((message, help)) = topic_problem(name) {
+                let several = matches!(self, SourceConfig::Kafka(k) if k.topic.is_none());
+                let field = if several { "topics" } else { "topic" };
+                problems.push((format!("kafka.{field}"), message, help.into()));
+            }
+        }
         if let Some(timestamp) = self.timestamp()
             && !timestamp.yields().may_be(Yields::NUMBER.or(Yields::TEXT))
         {
