@@ -57,14 +57,14 @@ mod tests {
     use crate::operators::{Effects, Emit, Tally};
     use serde_json::json;
 
-    fn run(record: Record) -> Result<Record, (Reason, Record)> {
+    fn run(record: Record) -> Result<Record, (Reason, Box<Record>)> {
         let mut op = ById::new(&ByIdConfig(Expr::new(".id", None)));
         let (mut effects, mut tally) = (Effects::default(), Tally::default());
         let at = Timestamp(5);
         let result = op.on_record(record, &mut Cx::new(at, at, 0, &mut [], &[], &mut effects, &mut tally));
         match (result, effects.emits.pop()) {
             (Ok(()), Some(Emit::Record { record, .. })) => Ok(record),
-            (Err(OperatorError::Reject(reject)), None) => Err((reject.reason, reject.record)),
+            (Err(OperatorError::Reject(reject)), None) => Err((reject.reason, Box::new(reject.record))),
             (result, emit) => panic!("{result:?} {emit:?}"),
         }
     }
@@ -91,9 +91,9 @@ mod tests {
     fn a_record_without_an_id_is_refused_as_it_came() {
         for value in [json!({}), json!({ "id": null }), json!(null)] {
             let record = Record::new("k", Value::from(value), Timestamp(5));
-            assert_eq!(run(record.clone()), Err((Reason::NullKey, record)));
+            assert_eq!(run(record.clone()), Err((Reason::NullKey, Box::new(record))));
         }
         let bytes = Record::new("k", Value::Bytes("{".into()), Timestamp(5));
-        assert_eq!(run(bytes.clone()), Err((Reason::NotJson, bytes)));
+        assert_eq!(run(bytes.clone()), Err((Reason::NotJson, Box::new(bytes))));
     }
 }
