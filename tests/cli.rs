@@ -728,3 +728,46 @@ fn state_of_another_shape_is_refused_and_what_may_change_may() {
     // Nothing of it was lost by that.
     assert_eq!(counts(&run(more, "n")), [11, 12, 13, 14, 15]);
 }
+
+/// `slackwater schema | head -1`: nobody reads any more. No panic, no message, and the code of a process that SIGPIPE ended.
+#[test]
+fn who_reads_may_go_away() {
+    let dir = folder();
+    let good = file(&dir, "good.yaml", GOOD);
+    let tested = file(
+        &dir,
+        "tested.yaml",
+        &format!(
+            "{GOOD}tests:\n  - name: nothing\n    steps:\n      - expect: {{ out: {{ records: 0 }} }}\n"
+        ),
+    );
+    let topic = file(
+        &dir,
+        "topic.yaml",
+        "name: t\nsources: { in: { kafka: { topic: in } } }\nsinks: { out: { from: in, stdout: {} } }\n",
+    );
+    let lines = file(&dir, "lines.json", "{\"topic\": \"in\", \"key\": \"a\", \"value\": 1}\n");
+    for args in [
+        &["schema"][..],
+        &["graph", &good],
+        &["explain", &good],
+        &["explain", &good, "--format", "json"],
+        &["check", &good],
+        &["test", &tested],
+        &["simulate", &topic, "--records", &lines],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let child = Process::new(env!("CARGO_BIN_EXE_slackwater"))
+            .args(args)
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .spawn();
+        let output = child.expect("it runs").wait_with_output().expect("it ends");
+        assert_eq!(
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()),
+            (Some(141), ""),
+            "{args:?}"
+        );
+    }
+}

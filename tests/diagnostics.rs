@@ -286,6 +286,71 @@ sinks:
   out: { from: [key, program, ids, sums, looked-up, file], blackhole: {} }
 "#;
 
+    names_of_topics_and_a_checkpoint: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+state: { checkpoint: 0s }
+errors: { dead_letter: { topic: "dead letters" } }
+sources:
+  blank: { kafka: { topic: "a b" } }
+  empty: { kafka: { topic: "" } }
+  pattern: { kafka: { topics: [good, "^orders-.*"] } }
+sinks:
+  out: { from: [blank, empty, pattern], kafka: { topic: "" } }
+  other: { from: blank, kafka: { topic: a/b } }
+"#;
+
+    names_in_tests: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  orders: { kafka: { topic: shop.orders } }
+operators:
+  big: { from: orders, filter: .n > 10 }
+sinks:
+  out: { from: big, kafka: { topic: big-orders } }
+tests:
+  - name: good
+    steps:
+      - send: { to: orders, value: { n: 11 } }
+      - send: { to: shop.orders, value: { n: 12 } }
+      - expect: { out: [ { value: { n: 11 } }, { value: { n: 12 } } ], big-orders: { records: 2 }, big: { dropped: 0 } }
+      - crash
+  - name: bad
+    steps:
+      - send: { to: oders, value: { n: 11 } }
+      - send: { to: big, value: { n: 11 } }
+      - on_call: { big: [ { status: 503 } ], api: [ { status: 200 } ] }
+      - expect: { uot: [], out: { record: 2 }, big: 3 }
+"#;
+
+    joins_that_never_match: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  q: { kafka: { topic: q } }
+  rows: { kafka: { topic: rows }, table: {} }
+operators:
+  counts: { from: q, aggregate: { window: { tumbling: 1m }, count: {} } }
+  big: { from: counts, filter: . > 10 }
+  per-minute: { from: big, table: {} }
+  stream-table: { from: q, join: { with: per-minute } }
+  table-stream: { from: counts, join: { with: rows } }
+  tables: { from: rows, join: { with: per-minute, type: outer } }
+  turned: { from: per-minute, join: { with: rows } }
+  foreign: { from: rows, join: { with: per-minute, on: .id } }
+  foreign-turned: { from: per-minute, join: { with: rows, on: .id } }
+  streams: { from: q, join: { with: counts, within: { after: 1m } } }
+  both: { from: counts, join: { with: per-minute } }
+  newest: { from: counts, aggregate: { last: . } }
+  newest-table: { from: newest, table: {} }
+  good: { from: q, join: { with: newest-table } }
+  all: { from: [q, counts], merge: {} }
+  mixed: { from: all, join: { with: per-minute } }
+sinks:
+  out: { from: [stream-table, table-stream, tables, turned, foreign, foreign-turned, streams, both, good, mixed], blackhole: {} }
+"#;
+
     windows_that_cannot_be: r#"
 name: t
 sources:

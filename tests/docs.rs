@@ -53,6 +53,27 @@ fn examples_are_good() {
     assert!(count >= 2, "the README has examples");
 }
 
+/// What the Kafka Streams DSL calls its things; the guide says of each what it is here, or why there is none.
+#[test]
+fn the_guide_names_every_method() {
+    let guide = include_str!("../docs/coming-from-kafka-streams.md");
+    let names = "stream table globalTable addGlobalStore addStateStore addReadOnlyStateStore KStream KTable GlobalKTable \
+        KGroupedStream KGroupedTable CogroupedKStream TimeWindowedKStream SessionWindowedKStream filter filterNot map mapValues \
+        flatMap flatMapValues selectKey split branch defaultBranch noDefaultBranch Branched withFunction withConsumer merge \
+        peek print foreach repartition numberOfPartitions withStreamPartitioner process processValues transformValues toTable \
+        toStream to TopicNameExtractor groupBy groupByKey count reduce aggregate cogroup windowedBy TimeWindows advanceBy \
+        ofSizeAndGrace ofSizeWithNoGrace SlidingWindows ofTimeDifferenceAndGrace SessionWindows ofInactivityGapAndGrace \
+        ofInactivityGapWithNoGrace UnlimitedWindows EmitStrategy onWindowUpdate onWindowClose suppress untilWindowCloses \
+        untilTimeLimit BufferConfig maxRecords maxBytes unbounded withNoBound emitEarlyWhenFull shutDownWhenFull Materialized \
+        queryableStoreName withRetention withLoggingDisabled withCachingDisabled withStoreType join leftJoin outerJoin \
+        JoinWindows ofTimeDifferenceWithNoGrace ValueJoiner Joined StreamJoined TableJoined withGracePeriod Grouped Named \
+        Consumed Produced Repartitioned withTimestampExtractor withOffsetResetPolicy addSource addProcessor addSink schedule \
+        PunctuationType forward commit";
+    let words: BTreeSet<&str> = guide.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+    let missing: Vec<&str> = names.split_whitespace().filter(|name| !words.contains(name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 /// The account-sync of the README is the one that is shipped, but for comments and tests.
 #[test]
 fn the_example_is_the_shipped_topology() {

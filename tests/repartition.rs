@@ -296,3 +296,26 @@ fn a_join_of_topics_with_different_counts_is_refused_with_its_place() {
     let output = stage.run(&["check", "--connect"], "one", &[]);
     assert!(output.status.success(), "{}", text(&output));
 }
+
+/// Equal ids under different keys, in all partitions of the source: one passes, with its own key.
+#[test]
+fn equal_ids_come_together_from_all_partitions_and_keep_their_keys() {
+    let file = "name: NAME\nkafka: { brokers: \"${KAFKA_BROKERS}\" }\nstate: { checkpoint: 100ms }\nsources:\n  \
+        clicks: { kafka: { topic: NAME.clicks } }\noperators:\n  unique: { from: clicks, dedupe: { by: .id, within: 1h } }\n\
+        sinks:\n  out: { from: unique, kafka: { topic: NAME.out } }\n";
+    let stage = Stage::new("unique", &[("clicks", PARTITIONS), ("out", 1)], file);
+    let mut one = stage.start("one");
+    one.wait_ready(LONG);
+    stage.send(
+        "clicks",
+        (0..80).map(|n| (format!("key-{n}"), json!({ "id": n / 40, "key": format!("key-{n}") }))),
+    );
+    wait("all but two are duplicates", LONG, || {
+        one.metric("slackwater_records_dropped_total", "reason=\"duplicate\"") == 78.0
+    });
+    wait("two came out", LONG, || stage.rows("out").len() == 2);
+    for (key, value) in stage.rows("out") {
+        assert_eq!(value["key"], key, "its own key");
+    }
+    assert_eq!(one.stop(LONG), 0);
+}

@@ -184,13 +184,8 @@ fn internal_topics_cannot_be_written_and_are_no_nodes() {
     let text = format!(
         "{ONE}tests:\n  - name: x\n    steps:\n      - expect: {{ by-buyer-repartition: {{ records: 0 }} }}\n"
     );
-    let loaded = load("t.yaml", &text, Mode::Lenient, &|_| None).expect("loads");
-    let failure = run_test(&Arc::new(loaded.topology), &loaded.tests[0]).expect_err("is no node");
-    assert!(
-        failure.message.contains("there is no node or topic `by-buyer-repartition`"),
-        "{}",
-        failure.message
-    );
+    let said = refused(&text);
+    assert!(said.contains("there is no node or topic `by-buyer-repartition`"), "{said}");
 }
 
 #[test]
@@ -236,4 +231,66 @@ fn a_key_that_can_never_be_is_refused_at_load() {
         assert!(text.contains("an expression that yields nothing for a key"), "{text}");
         assert!(text.contains("t.yaml:7:"), "{text}");
     }
+}
+
+/// The record keeps its key, and its headers have no trace of the way.
+#[test]
+fn a_dedupe_by_an_id_keeps_the_records_key() {
+    let yaml = r#"
+name: t
+kafka: { brokers: "localhost:9092" }
+sources:
+  clicks: { kafka: { topic: clicks } }
+operators:
+  unique: { from: clicks, dedupe: { by: .id, within: 1m } }
+  per-user: { from: unique, aggregate: { count: {} } }
+sinks:
+  out: { from: unique, kafka: { topic: unique } }
+  counts: { from: per-user, kafka: { topic: counts } }
+"#;
+    check(
+        yaml,
+        1,
+        &[
+            r#"{"topic": "clicks", "key": "ann", "value": {"id": 1}, "ts": 1000}"#,
+            r#"{"restart": true}"#,
+            r#"{"topic": "clicks", "key": "bob", "value": {"id": 1}, "ts": 2000}"#,
+            r#"{"topic": "clicks", "key": "ann", "value": {"id": 2}, "ts": 3000}"#,
+            r#"{"topic": "clicks", "value": {"id": 3}, "ts": 3000}"#,
+        ],
+        &[
+            r#"0 unique ann {"id":1} 1000"#,
+            "0 counts ann 1 1000",
+            "2 dropped duplicate",
+            r#"3 unique ann {"id":2} 3000"#,
+            "3 counts ann 2 3000",
+            r#"4 unique - {"id":3} 3000"#,
+            "4 dropped null_key",
+        ],
+    );
+}
+
+/// What several nodes send is grouped by one expression, wherever it comes from.
+#[test]
+fn an_aggregate_of_two_nodes_groups_both_by_its_expression() {
+    let yaml = r#"
+name: t
+kafka: { brokers: "localhost:9092" }
+sources:
+  web: { kafka: { topic: web } }
+  shop: { kafka: { topic: shop } }
+operators:
+  per-buyer: { from: [web, shop], aggregate: { by: .buyer, count: {} } }
+sinks:
+  out: { from: per-buyer, kafka: { topic: counts } }
+"#;
+    check(
+        yaml,
+        1,
+        &[
+            r#"{"topic": "web", "key": "1", "value": {"buyer": "ann"}, "ts": 1}"#,
+            r#"{"topic": "shop", "key": "2", "value": {"buyer": "ann"}, "ts": 2}"#,
+        ],
+        &["0 counts ann 1 1", "1 counts ann 2 2"],
+    );
 }

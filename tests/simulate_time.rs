@@ -102,9 +102,27 @@ fn a_timestamp_that_is_none_is_an_error_of_its_record() {
             "4 bad_timestamp",
             "5 out k {\"at\":\"9\"} 9",
             "6 out k {\"at\":\"1970-01-01T00:00:00.011Z\"} 11",
-            "7 bad_timestamp",
+            "7 out k null 5",
             "8 out k {\"at\":0} 0",
         ],
+    );
+}
+
+#[test]
+fn a_tombstone_without_a_time_of_its_own_deletes_its_row() {
+    let yaml = "sources:\n  in: { kafka: { topic: in } }\n  \
+                rows: { kafka: { topic: rows, timestamp: .at }, table: {} }\noperators:\n  \
+                j: { from: in, join: { with: rows, type: left, value: '[left, right.at]' } }\n\
+                sinks: { out: { from: j, blackhole: {} } }\n";
+    check(
+        yaml,
+        &[
+            send("rows", "k", json!({ "at": 7 }), 5),
+            send("in", "k", json!(1), 8),
+            send("rows", "k", json!(null), 9),
+            send("in", "k", json!(2), 10),
+        ],
+        &["1 out k [1,7] 8", "3 out k [2,null] 10"],
     );
 }
 

@@ -61,16 +61,17 @@ fn sub_lines(sub: &SubExplanation) -> Vec<String> {
         format!("  writes                   {}  (internal: records by the key of {})", r.topic, r.node)
     }));
     lines.push(String::new());
-    let mut table = Table::new(["NODE", "WHAT", "FROM", "KEYED BY", "STATE"]);
+    let mut table = Table::new(["NODE", "WHAT", "FROM", "KEYED BY", "AS", "STATE"]);
     for node in &sub.nodes {
         let from = if node.from.is_empty() { "-".into() } else { node.from.join(", ") };
+        let sends = if node.role == "sink" { "-" } else { node.sends }.to_owned();
         let state = match (&node.state, node.writes) {
             (Some(state), Some(writes)) => format!("{state}; writes {writes}"),
             (Some(state), None) => state.clone(),
             (None, Some(writes)) => format!("writes {writes}"),
             (None, None) => "-".into(),
         };
-        table.row([node.name.clone(), node.what.clone(), from, node.key.clone(), state]);
+        table.row([node.name.clone(), node.what.clone(), from, node.key.clone(), sends, state]);
     }
     lines.extend(table.to_string().lines().map(|line| format!("  {line}")));
     lines

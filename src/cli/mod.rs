@@ -1,7 +1,7 @@
 //! The command line: clap types here, one file per command.
 //!
 //! Exit codes: 0 done or stopped by a signal, 1 failed while running, 2 bad arguments, 69 a needed server never
-//! answered (`check --connect`, `offsets`, `reset`), 78 bad topology file.
+//! answered (`check --connect`, `offsets`, `reset`), 78 bad topology file, 141 who read the output has gone (`| head`).
 
 mod check;
 mod connect;
@@ -28,6 +28,8 @@ use crate::spec::{Loaded, Mode, Registry, Report, load_with};
 const FAILED: u8 = 1;
 /// Exit code: a needed server never answered.
 const UNAVAILABLE: u8 = 69;
+/// Exit code: who read the output has gone; as a shell shows a process that SIGPIPE ended.
+const CLOSED_PIPE: u8 = 141;
 /// Exit code: bad topology file.
 const BAD_FILE: u8 = 78;
 
@@ -137,6 +139,14 @@ impl Exit {
         Exit { code: BAD_FILE, message: Some(report.render(colours()).trim_end().to_owned()) }
     }
 
+    /// Output that is written by hand failed.
+    fn output(error: &std::io::Error) -> Exit {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Exit::quiet(CLOSED_PIPE),
+            _ => Exit::failed(error.to_string()),
+        }
+    }
+
     fn quiet(code: u8) -> Exit {
         Exit { code, message: None }
     }
@@ -152,9 +162,19 @@ fn colours() -> bool {
 fn end_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        if is_closed_pipe(panic) {
+            std::process::exit(CLOSED_PIPE.into());
+        }
         report(panic);
         std::process::exit(FAILED.into());
     }));
+}
+
+/// Who reads our output has gone (`| head`): `println!` panics then. Standard output alone: an error of another stream is a
+/// bug like any other.
+fn is_closed_pipe(panic: &std::panic::PanicHookInfo<'_>) -> bool {
+    let text = panic.payload().downcast_ref::<String>();
+    text.is_some_and(|text| text.starts_with("failed printing to stdout: Broken pipe"))
 }
 
 /// `default` is what is logged unless `SLACKWATER_LOG` says otherwise.

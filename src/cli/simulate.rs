@@ -37,5 +37,8 @@ pub(super) fn simulate(registry: &Registry, args: &SimulateArgs) -> Result<(), E
         })?;
         testing::simulate(topology, BufReader::new(file), out, args.checkpoint_every)
     };
-    result.map_err(|e| Exit::failed(e.to_string()))
+    result.map_err(|e| match e {
+        testing::SimulateError::Io(e) => Exit::output(&e),
+        e => Exit::failed(e.to_string()),
+    })
 }

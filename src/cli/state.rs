@@ -99,7 +99,7 @@ pub(super) fn state(registry: &Registry, args: &StateArgs) -> Result<(), Exit> {
         ),
     };
     let found = result?;
-    out.flush().map_err(|e| Exit::failed(e.to_string()))?;
+    out.flush().map_err(|e| Exit::output(&e))?;
     match (&args.what, found) {
         (What::Get { node, key, .. }, 0) => Err(Exit::failed(format!("`{node}` has no key `{key}`"))),
         _ => Ok(()),
@@ -241,12 +241,7 @@ fn rows(
 }
 
 fn line(out: &mut impl Write, text: &str) -> Result<(), Exit> {
-    match writeln!(out, "{}", text.trim_end()) {
-        Ok(()) => Ok(()),
-        // Whoever read has seen enough (`| head`).
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(Exit::quiet(0)),
-        Err(e) => Err(Exit::failed(e.to_string())),
-    }
+    writeln!(out, "{}", text.trim_end()).map_err(|e| Exit::output(&e))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub mod value;
 
 pub use expr::{EvalError, Expr, Function, Scope, Template, Yields};
 pub use pick::pick;
-pub use record::{CHANGE_HEADER, Change, Headers, Origin, Record, WINDOW_HEADER, Window};
+pub use record::{CHANGE_HEADER, Change, Headers, KEY_HEADER, Origin, Record, WINDOW_HEADER, Window};
 pub use shape::{Field, Shape};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
 pub use types::Types;

@@ -68,6 +68,10 @@ impl Window {
 /// The header in which a repartition topic carries a row's change. Part of the format of those topics.
 pub const CHANGE_HEADER: &str = "slackwater-change";
 
+/// The header in which a repartition topic carries a record's own key, where the topic's key is an id. Part of the format
+/// of those topics.
+pub const KEY_HEADER: &str = "slackwater-key";
+
 /// Format of [`Change::to_bytes`].
 const CHANGE_VERSION: u8 = 1;
 const CHANGE_LATEST: u8 = 1;

@@ -6,7 +6,8 @@
 //!
 //! The store holds one row per id that passed, by segment: `[segment][id] -> [version][timestamp]`, where a segment is
 //! `within` long. So a record looks at three segments at most, and what has expired is deleted segment by segment, in
-//! bounded steps, without an index. Equal ids must be in the same partition: key the stream by the id.
+//! bounded steps, without an index. Equal ids must be in the same task: where `by` is not the key, the topology puts a
+//! [`ById`](super::by_id) in front, which makes the id the key until here.
 
 use std::ops::ControlFlow;
 
@@ -15,7 +16,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::key_by::check_key;
-use super::{Cx, Operator, OperatorError, Problem, Reason};
+use super::{Cx, Operator, OperatorError, Problem, Reason, by_id};
 use crate::model::{Expr, Millis, Record, Scope, Timestamp, key_text};
 use crate::state::StateError;
 use crate::state::codec::{ordered_i64, read_ordered_i64};
@@ -24,12 +25,17 @@ use crate::state::codec::{ordered_i64, read_ordered_i64};
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DedupeConfig {
-    /// What makes two records the same: an expression. Default: the key.
+    /// What makes two records the same: an expression. Default: the key. Records come together by their ids, through a
+    /// topic of the topology's own where the id is not the key; they keep their keys.
     #[serde(default)]
     pub by: Option<Expr>,
     /// How far a duplicate's timestamp may be from the first one's, on either side; exactly so far is a duplicate.
-    /// Required.
+    /// Required. An id is forgotten when the node's clock is more than this past its first record. So a record that comes
+    /// so late itself is never remembered: it passes, and so do all others of its id that come as late.
     pub within: Millis,
+    /// The record's key is its id, and its own key is in a header. Set by the topology: never in a file.
+    #[serde(skip)]
+    pub carried: bool,
 }
 
 impl DedupeConfig {
@@ -56,6 +62,7 @@ const PURGE_MAX: usize = 1024;
 pub struct Dedupe {
     by: Option<Expr>,
     within: i64,
+    carried: bool,
     /// No row is in an earlier segment; `None`: there is no row.
     oldest: Option<i64>,
 }
@@ -64,7 +71,12 @@ impl Dedupe {
     /// The operator with nothing seen.
     #[must_use]
     pub fn new(config: &DedupeConfig) -> Dedupe {
-        Dedupe { by: config.by.clone(), within: config.within.0.max(1), oldest: None }
+        Dedupe {
+            by: config.by.clone(),
+            within: config.within.0.max(1),
+            carried: config.carried,
+            oldest: None,
+        }
     }
 
     fn id(&self, record: &Record) -> Result<Option<Bytes>, crate::model::EvalError> {
@@ -130,8 +142,12 @@ impl Operator for Dedupe {
         Ok(())
     }
 
-    fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
-        let id = match self.id(&record) {
+    fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        let id = self.id(&record);
+        if self.carried {
+            by_id::restore(&mut record);
+        }
+        let id = match id {
             Ok(Some(id)) => id,
             Ok(None) => return Err(OperatorError::reject(record, Reason::NullKey, "dedupe needs an id")),
             Err(e) => return Err(OperatorError::expression(record, &e)),

@@ -11,6 +11,7 @@
 
 pub mod aggregate;
 mod branch;
+mod by_id;
 pub mod call;
 pub mod custom;
 pub mod debounce;
@@ -37,6 +38,7 @@ use bytes::Bytes;
 
 pub use aggregate::AggregateConfig;
 pub use branch::BranchConfig;
+pub use by_id::ByIdConfig;
 pub use call::{CallRequest, HttpRequest, Reply};
 pub use custom::{CustomConfig, CustomOperator, Processor, ProcessorCx, Punctuator};
 pub use debounce::DebounceConfig;

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::aggregate::{Aggregate, AggregateConfig, EmitConfig};
 use super::branch::{Branch, BranchConfig};
+use super::by_id::{ById, ByIdConfig};
 use super::custom::{self, CustomConfig};
 use super::debounce::{Debounce, DebounceConfig};
 use super::dedupe::{Dedupe, DedupeConfig};
@@ -59,6 +60,9 @@ pub enum NodeConfig {
     /// Sends a table's changes to the groups that its rows belong to. Put in by the topology: never in a file.
     #[serde(skip)]
     Regroup(RegroupConfig),
+    /// Sends records to their ids, in front of a dedupe. Put in by the topology: never in a file.
+    #[serde(skip)]
+    ById(ByIdConfig),
     /// The right half of a foreign-key join. Put in by the topology: never in a file.
     #[serde(skip)]
     RightHalf(RightHalfConfig),
@@ -87,6 +91,7 @@ impl NodeConfig {
             NodeConfig::Table(_) => "table",
             NodeConfig::Join(_) => "join",
             NodeConfig::Regroup(_) => "regroup",
+            NodeConfig::ById(_) => "by_id",
             NodeConfig::RightHalf(_) => "right half of a join",
             NodeConfig::Custom(c) => c.kind(),
         }
@@ -131,6 +136,7 @@ impl NodeConfig {
             NodeConfig::Table(c) => Box::new(Table::new(c)),
             NodeConfig::Join(c) => join::build(c),
             NodeConfig::Regroup(c) => Box::new(Regroup::new(c)),
+            NodeConfig::ById(c) => Box::new(ById::new(c)),
             NodeConfig::RightHalf(c) => Box::new(RightHalf::new(c)),
             NodeConfig::Custom(c) => c.build(),
         }
@@ -162,6 +168,7 @@ impl NodeConfig {
             | NodeConfig::Branch(_)
             | NodeConfig::Merge(_)
             | NodeConfig::Peek(_)
+            | NodeConfig::ById(_)
             | NodeConfig::Regroup(_) => None,
         }
     }
@@ -192,7 +199,9 @@ impl NodeConfig {
     #[must_use]
     pub fn changes_key(&self) -> bool {
         match self {
-            NodeConfig::KeyBy(_) | NodeConfig::Regroup(_) => true,
+            NodeConfig::KeyBy(_) | NodeConfig::Regroup(_) | NodeConfig::ById(_) => true,
+            // From the id back to the record's own key.
+            NodeConfig::Dedupe(c) => c.carried,
             NodeConfig::Custom(c) => c.changes_key(),
             _ => false,
         }
@@ -219,15 +228,17 @@ impl NodeConfig {
             | NodeConfig::Merge(_)
             | NodeConfig::Peek(_)
             | NodeConfig::Regroup(_)
+            | NodeConfig::ById(_)
             | NodeConfig::Enrich(_) => false,
         }
     }
 
-    /// The expression by which the node itself groups the records of an input, where that need not be their key (an
-    /// aggregate's `by`). The topology changes the key in front of the node and leaves `key` here.
-    pub fn regroups_mut(&mut self, input: usize) -> Option<&mut Expr> {
+    /// The expression by which the node itself groups the records of its inputs, where that need not be their key (the
+    /// `by` of an aggregate or a dedupe). The topology changes the key in front of the node and leaves `key` here.
+    pub fn regroups_mut(&mut self) -> Option<&mut Expr> {
         match self {
-            NodeConfig::Aggregate(c) if input == 0 => c.by.as_mut(),
+            NodeConfig::Aggregate(c) => c.by.as_mut(),
+            NodeConfig::Dedupe(c) => c.by.as_mut(),
             _ => None,
         }
     }
@@ -368,6 +379,7 @@ impl NodeConfig {
             NodeConfig::Table(_) => Vec::new(),
             NodeConfig::Join(c) => c.exprs_mut(),
             NodeConfig::Regroup(c) => vec![(&mut c.0, &[])],
+            NodeConfig::ById(c) => vec![(&mut c.0, &[])],
             NodeConfig::Custom(c) => c.exprs_mut().into_iter().map(|e| (e, &[] as &[&str])).collect(),
         }
     }
@@ -390,9 +402,11 @@ impl NodeConfig {
             NodeConfig::Filter(c) => c.check(),
             NodeConfig::FlatMap(c) => c.check_list(),
             NodeConfig::Peek(c) => c.check(),
-            NodeConfig::Map(_) | NodeConfig::Merge(_) | NodeConfig::Regroup(_) | NodeConfig::RightHalf(_) => {
-                Vec::new()
-            }
+            NodeConfig::Map(_)
+            | NodeConfig::Merge(_)
+            | NodeConfig::Regroup(_)
+            | NodeConfig::ById(_)
+            | NodeConfig::RightHalf(_) => Vec::new(),
         }
     }
 
@@ -410,6 +424,7 @@ impl NodeConfig {
             NodeConfig::Table(c) => c.label(),
             NodeConfig::Join(c) => c.label(),
             NodeConfig::Regroup(c) => format!("group by {}", c.0.text()),
+            NodeConfig::ById(c) => format!("by id {}", c.0.text()),
             NodeConfig::Custom(c) => c.label(),
             other => other.kind_name().into(),
         }

@@ -97,7 +97,7 @@ impl Operator for SourceNode {
             }
         }
         if let Some(expr) = &self.timestamp {
-            match expr.eval(&Scope::of(&record)).and_then(|t| milliseconds(&t, expr)) {
+            match time_from(expr, &record) {
                 Ok(ts) => record.ts = ts,
                 Err(e) => return Err(OperatorError::reject(record, Reason::BadTimestamp, e.0)),
             }
@@ -128,7 +128,15 @@ impl Operator for SourceNode {
 /// The time that a record has in the task, where the source has an expression for it; `None` where the expression fails,
 /// and the record will be refused.
 pub(super) fn event_time(expr: &Expr, record: &Record) -> Option<Timestamp> {
-    expr.eval(&Scope::of(record)).and_then(|t| milliseconds(&t, expr)).ok()
+    time_from(expr, record).ok()
+}
+
+/// A tombstone has no field to take a time from: where the expression gives it none, it keeps its own.
+fn time_from(expr: &Expr, record: &Record) -> Result<Timestamp, EvalError> {
+    match expr.eval(&Scope::of(record)).and_then(|t| milliseconds(&t, expr)) {
+        Err(_) if record.value.is_null() => Ok(record.ts),
+        result => result,
+    }
 }
 
 /// A timestamp from an expression: a number of milliseconds, or RFC 3339 text.

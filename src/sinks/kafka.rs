@@ -13,7 +13,8 @@ use crate::model::{
 };
 use crate::operators::Payload;
 
-/// Writes records to a Kafka topic.
+/// Writes records to a Kafka topic. A record that is a window's result has the window in the header `window`, as text:
+/// `START,END` in milliseconds, as `window.start` and `window.end` are in expressions.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KafkaSinkConfig {
@@ -38,7 +39,7 @@ pub struct KafkaSinkConfig {
     /// The schema of keys, with `key_format: avro` or `protobuf`. Default: the latest of the topic's subject.
     #[serde(default)]
     pub key_writer_schema: Option<Box<WriterSchema>>,
-    /// Headers set on the message, beside those of the record: name: expression. Default none.
+    /// Headers set on the message, beside those of the record and `window`: name: expression. They win. Default none.
     #[serde(default)]
     pub headers: BTreeMap<String, Expr>,
     /// How records are handed to the producer; the producer gathers messages by itself as well.
@@ -47,6 +48,32 @@ pub struct KafkaSinkConfig {
     /// A repartition topic, which the topology itself reads: never in a file.
     #[serde(skip)]
     pub internal: bool,
+}
+
+/// Why Kafka takes no topic of that name, and what to write. `${VAR}`, which is only filled in where something is
+/// connected, is taken.
+#[must_use]
+pub fn topic_problem(name: &str) -> Option<(String, &'static str)> {
+    if name.is_empty() {
+        return Some(("the topic has no name".into(), "write `topic: name`"));
+    }
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.contains("${") || (name.chars().all(good) && name.len() <= 249 && name != "." && name != "..") {
+        return None;
+    }
+    let help = "a topic's name has 1 to 249 letters, digits, `.`, `_` or `-`";
+    Some((format!("`{name}` is no name of a topic"), help))
+}
+
+/// The header in which other programs find a record's window. (On repartition topics it is [`WINDOW_HEADER`], in bytes.)
+pub const WINDOW_TEXT: &str = "window";
+
+/// A record's headers on a topic that is not the topology's own.
+fn outer_headers(record: &Record) -> Headers {
+    match record.window {
+        Some(window) => record.headers.with(WINDOW_TEXT, format!("{},{}", window.start.0, window.end.0)),
+        None => record.headers.clone(),
+    }
 }
 
 /// Keys as they are.
@@ -144,13 +171,13 @@ impl KafkaSinkConfig {
         Ok(Payload::Texts(texts))
     }
 
-    /// Key, value and headers of the message for a record and its payload. A header whose expression gave `null` is
-    /// left out.
+    /// Key, value and headers of the message for a record and its payload. A window is the header [`WINDOW_TEXT`]; a header
+    /// whose expression gave `null` is left out.
     #[must_use]
     pub fn message(&self, record: &Record, payload: &Payload) -> (Option<Bytes>, Option<Bytes>, Headers) {
         let Payload::Texts(texts) = payload else {
             if !self.internal {
-                return (record.key.clone(), record.value.bytes(), record.headers.clone());
+                return (record.key.clone(), record.value.bytes(), outer_headers(record));
             }
             let headers = match record.window {
                 Some(window) => record.headers.with(WINDOW_HEADER, window.to_bytes()),
@@ -164,7 +191,7 @@ impl KafkaSinkConfig {
         };
         let text = |n: usize| texts.get(n).cloned().flatten();
         let set = self.headers.keys().enumerate().filter_map(|(n, name)| Some((name, text(n + 2)?)));
-        let headers = set.fold(record.headers.clone(), |headers, (name, value)| headers.with(name, value));
+        let headers = set.fold(outer_headers(record), |headers, (name, value)| headers.with(name, value));
         (text(0), text(1), headers)
     }
 }
@@ -185,8 +212,45 @@ mod tests {
         let headers = message(&internal, &windowed);
         assert_eq!(headers.get(WINDOW_HEADER).and_then(|b| Window::from_bytes(b)), Some(window));
         assert_eq!(message(&internal, &Record { headers, ..plain }), Headers::default(), "a stale one goes");
-        assert_eq!(message(&KafkaSinkConfig::new("t"), &windowed), Headers::default());
+        assert_eq!(message(&KafkaSinkConfig::new("t"), &windowed).get(WINDOW_HEADER), None);
         assert_eq!([b"".as_slice(), &[0; 15], &[0; 17]].map(Window::from_bytes), [None; 3]);
+    }
+
+    #[test]
+    fn names_of_topics_are_what_kafka_takes() {
+        let long = "t".repeat(249);
+        for good in ["t", "a.b-c_9", "...", "${TOPIC}", "x-${TOPIC}", &long] {
+            assert_eq!(topic_problem(good), None, "{good}");
+        }
+        let longer = "t".repeat(250);
+        for bad in ["", "a b", ".", "..", "^a.*", "a/b", "ä", "a$", &longer] {
+            assert!(topic_problem(bad).is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn others_find_the_window_as_text() {
+        let window = Window { start: Timestamp(60_000), end: Timestamp(120_000) };
+        let plain = Record {
+            headers: Headers::default().with("h", "v"),
+            ..Record::new("a", Value::from(json!(2)), Timestamp(5))
+        };
+        let windowed = Record { window: Some(window), ..plain.clone() };
+        let check = |config: &KafkaSinkConfig, record: &Record, want: Option<&str>| {
+            let payload = config.payload(record).expect("a payload");
+            let (_, _, headers) = config.message(record, &payload);
+            assert_eq!(headers.get(WINDOW_TEXT), want.map(|want| Bytes::from(want.to_owned())).as_ref());
+            assert_eq!(headers.get("h"), Some(&Bytes::from("v")));
+        };
+        let mut config = KafkaSinkConfig::new("t");
+        check(&config, &windowed, Some("60000,120000"));
+        check(&config, &plain, None);
+        config.key = Some(Expr::new("key", None));
+        check(&config, &windowed, Some("60000,120000"));
+        check(&config, &plain, None);
+        config.headers.insert(WINDOW_TEXT.into(), Expr::new("timestamp", None));
+        check(&config, &windowed, Some("5"));
+        check(&KafkaSinkConfig::internal("t"), &windowed, None);
     }
 
     #[test]

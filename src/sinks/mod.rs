@@ -22,7 +22,7 @@ use serde::Deserialize;
 
 pub use blackhole::BlackholeConfig;
 pub use file::{FileConfig, StdoutConfig};
-pub use kafka::KafkaSinkConfig;
+pub use kafka::{KafkaSinkConfig, topic_problem};
 pub use kafka_lane::KafkaLane;
 pub use memory::TableSink;
 pub use registry::{SinkConfig, SinkConnection, SinkLane};

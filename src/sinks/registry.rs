@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::blackhole::{Blackhole, BlackholeConfig};
 use super::columns::{Column, Columns};
 use super::file::{FileConfig, LineSink, StdoutConfig};
-use super::kafka::KafkaSinkConfig;
+use super::kafka::{KafkaSinkConfig, topic_problem};
 use super::kafka_lane::KafkaLane;
 use super::memory::TableSink;
 use super::spanner::{Spanner, SpannerConfig, SpannerLane};
@@ -106,9 +106,10 @@ impl SinkConfig {
     pub fn check(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = match self {
             SinkConfig::Spanner(c) => c.check(),
-            SinkConfig::Kafka(c) if c.topic.is_empty() => {
-                vec![("topic".into(), "the topic has no name".into(), "write `topic: name`".into())]
-            }
+            SinkConfig::Kafka(c) => topic_problem(&c.topic)
+                .map(|(message, help)| ("topic".into(), message, help.into()))
+                .into_iter()
+                .collect(),
             _ => Vec::new(),
         };
         let reads = |(_, column): &(String, Column)| {

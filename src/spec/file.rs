@@ -15,6 +15,7 @@ use super::problem::{Problem, Report, did_you_mean};
 use super::registry::Registry;
 use super::secret::Secrets;
 use super::test_case::TestCase;
+use super::test_names;
 use super::tree::{self, Key, Kind, Node};
 use super::types::{self, Draft};
 use super::vrl::{Kind as TypeKind, VrlCompiler, compile_typed, kind_of};
@@ -270,6 +271,9 @@ pub fn load_with(
         && root.get("kafka").is_none()
     {
         problems.extend(topology.missing_kafka().into_iter().map(|p| place(&places, p)));
+    }
+    if let Some(topology) = &topology {
+        test_names::check(root, topology, &mut problems);
     }
     match topology {
         Some(topology) if problems.is_empty() => Ok(Loaded { topology, tests, secrets, places }),

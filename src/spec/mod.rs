@@ -14,6 +14,7 @@ mod registry;
 pub mod schema;
 pub mod secret;
 pub mod test_case;
+mod test_names;
 pub mod tree;
 mod types;
 #[cfg(test)]
@@ -28,5 +29,6 @@ pub use registry::Registry;
 pub use schema::{schema, schema_with};
 pub use secret::Secrets;
 pub use test_case::{CallAnswer, Nothing, Send, TestCase, TestStep};
+pub use test_names::expectable;
 pub use tree::{Key, Kind, Node, parse};
 pub use vrl::VrlCompiler;

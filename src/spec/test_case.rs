@@ -26,15 +26,17 @@ pub struct TestCase {
 pub enum TestStep {
     /// Sends a record.
     Send(Send),
-    /// Lets virtual time go by.
+    /// Lets virtual time go by: `advance: 30s`. The clock begins at 0.
     Advance(Millis),
     /// Says how the next calls of nodes are answered, in order: `on_call: { account: [ { status: 503, times: 2 } ] }`.
     OnCall(BTreeMap<String, Vec<CallAnswer>>),
-    /// Says what came out of nodes since the last `expect` that named them. A sink (or a Kafka sink's topic): the list
-    /// of rows or records, each matched by the fields given. A node that calls: `{ calls: N }`. Any node:
-    /// `{ dropped: { late: 1 } }`.
+    /// Says what came out of nodes since the last `expect` that named them. A sink, the topic of a Kafka sink or that of
+    /// the dead letters: the list of all its records in order, each as `{ key, value, ts, window, headers }`, or its value
+    /// alone; of a table's sink the row. Only the fields given have to be as given, lists have to be whole. `window` is
+    /// `[START, END]`. `{ records: 2 }` is their number. A node that calls: `{ calls: 2 }`. Any node:
+    /// `{ dropped: { late: 1 } }` by reason, or `{ dropped: 1 }` altogether.
     Expect(BTreeMap<String, Json>),
-    /// Takes a checkpoint now. Without this step one is taken after every step.
+    /// Takes a checkpoint now. A test without this step takes one after every step (but `expect` and `crash`).
     Checkpoint(Nothing),
     /// Drops the task and restores it from its last checkpoint, as after `kill -9`.
     Crash(Nothing),
@@ -49,7 +51,7 @@ pub struct Nothing {}
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Send {
-    /// Topic, or name of a source.
+    /// Name of a source, or a topic that one reads.
     pub to: String,
     /// Key; without one, a null key.
     pub key: Option<Json>,

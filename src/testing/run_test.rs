@@ -1,6 +1,6 @@
 //! Runs the `tests:` of a topology file on the [`TopologyTestDriver`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{Answer, DriverError, Output, TopologyTestDriver};
 use crate::model::{Json, Millis, Record, Timestamp, Value, key_text};
-use crate::spec::{Send, TestCase, TestStep};
+use crate::spec::{Send, TestCase, TestStep, expectable};
 use crate::topology::Topology;
 
 /// Why a test failed, with the place of the step.
@@ -51,7 +51,7 @@ pub fn run_test(topology: &Arc<Topology>, test: &TestCase) -> Result<(), TestFai
         gather(&mut driver, &mut seen);
         result.map_err(|message| fail(place, message))?;
         if let TestStep::Expect(expected) = step {
-            let known = names(topology);
+            let known = expectable(topology);
             for (name, what) in expected {
                 if !known.contains(name.as_str()) {
                     let list = known.iter().copied().collect::<Vec<_>>().join(", ");
@@ -68,19 +68,6 @@ pub fn run_test(topology: &Arc<Topology>, test: &TestCase) -> Result<(), TestFai
         }
     }
     Ok(())
-}
-
-fn names(topology: &Topology) -> BTreeSet<&str> {
-    let declared = || topology.nodes.iter().filter(|n| n.made_for.is_none());
-    let sinks = declared().filter_map(|n| match &n.kind {
-        crate::topology::NodeKind::Sink(s) => s.topic(),
-        _ => None,
-    });
-    declared()
-        .map(|n| n.name.as_str())
-        .chain(sinks)
-        .chain(topology.settings.errors.dead_letter.iter().map(|d| d.topic.as_str()))
-        .collect()
 }
 
 fn send_one(driver: &mut TopologyTestDriver, send: &Send) -> Result<(), String> {

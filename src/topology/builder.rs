@@ -6,9 +6,9 @@ use super::{
     Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, foreign, formats, joins,
     limits, repartition, sub, tables,
 };
-use crate::model::Shape;
+use crate::model::{Millis, Shape};
 use crate::operators::{NodeConfig, TableConfig};
-use crate::sinks::SinkConfig;
+use crate::sinks::{SinkConfig, topic_problem};
 
 /// Something wrong with a graph.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -142,6 +142,7 @@ impl TopologyBuilder {
             let table = table_of(name, kind, &self.tables);
             check_table(name, kind, table, &self.settings, &mut problems);
         }
+        check_topology(&self.settings, &mut problems);
         check_promises(&self.settings, &self.nodes, &mut problems);
         let formats = formats::load(&self.settings, &self.nodes, &self.schemas, &mut problems);
         if !self.nodes.iter().any(|(_, kind, _)| matches!(kind, NodeKind::Source(_))) {
@@ -265,6 +266,23 @@ fn check_settings(name: &str, kind: &NodeKind, settings: &Settings, problems: &m
                 problems.push(problem("graph::setting", name, &field, &message, Some(help)));
             }
         }
+    }
+}
+
+/// Settings of the topology itself that cannot be.
+fn check_topology(settings: &Settings, problems: &mut Vec<GraphProblem>) {
+    let mut wrong = |field: &str, message: String, help: &str| {
+        let (field, help) = (field.into(), Some(help.into()));
+        problems.push(GraphProblem { code: "graph::setting", node: None, field, message, help });
+    };
+    if settings.state.checkpoint <= Millis::ZERO {
+        let help = "write how far apart checkpoints are, for example `checkpoint: 1s`";
+        wrong("state.checkpoint", "no time at all between two checkpoints".into(), help);
+    }
+    if let Some(dead_letter) = &settings.errors.dead_letter
+        && let Some((message, help)) = topic_problem(&dead_letter.topic)
+    {
+        wrong("errors.dead_letter.topic", message, help);
     }
 }
 

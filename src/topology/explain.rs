@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{Changelog, ClockMode, Guarantee, NodeKind, OnFailure, Topology};
+use crate::operators::{JoinKind, NodeConfig};
 
 /// What `slackwater explain` says; the fields' names are its JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -54,6 +55,8 @@ pub struct NodeExplanation {
     pub from: Vec<String>,
     /// By what its records are keyed from here on.
     pub key: String,
+    /// What it sends: `table` (rows, with their changes), `changes` (those of a table, each a record) or `stream`.
+    pub sends: &'static str,
     /// What it keeps, if anything.
     pub state: Option<String>,
     /// What a sink promises.
@@ -64,7 +67,7 @@ impl Topology {
     /// Says what there is.
     #[must_use]
     pub fn explain(&self) -> Explanation {
-        let keys = self.keys();
+        let (keys, forms) = (self.keys(), self.forms());
         let repartitions = self.repartitions();
         let subs = self.subs.iter().enumerate();
         let sub_topologies = subs
@@ -81,7 +84,7 @@ impl Topology {
                             node: self.nodes[r.node].name.clone(),
                         })
                         .collect(),
-                    nodes: nodes.map(|n| self.explain_node(*n, &keys)).collect(),
+                    nodes: nodes.map(|n| self.explain_node(*n, &keys, &forms)).collect(),
                 }
             })
             .collect();
@@ -152,16 +155,83 @@ impl Topology {
                     None => Some("the topic's key".into()),
                 };
             }
+            // The record has its own key again: the one that came to the node in front.
+            NodeKind::Operator(config) if matches!(&**config, NodeConfig::Dedupe(c) if c.carried) => {
+                let before =
+                    self.nodes.iter().find(|node| node.made_for == Some(n) && !node.inputs.is_empty())?;
+                return keys[before.inputs.first()?.node].clone();
+            }
             NodeKind::Operator(config) => config.key_expr(),
             NodeKind::Sink(_) => None,
         };
-        match own {
-            Some(expr) => Some(expr),
-            None => keys[node.inputs.first()?.node].clone(),
+        if own.is_some() {
+            return own;
+        }
+        // A join's result has the left key; of what is read together each may have its own.
+        let joins =
+            matches!(&node.kind, NodeKind::Operator(config) if matches!(**config, NodeConfig::Join(_)));
+        let read = if joins { &node.inputs[..1.min(node.inputs.len())] } else { &node.inputs[..] };
+        let mut found: Vec<&str> = Vec::new();
+        for key in read.iter().filter_map(|input| keys[input.node].as_deref()) {
+            for one in key.split(" or ") {
+                if !found.contains(&one) {
+                    found.push(one);
+                }
+            }
+        }
+        (!found.is_empty()).then(|| found.join(" or "))
+    }
+
+    /// What each declared node sends.
+    fn forms(&self) -> Vec<&'static str> {
+        let edges: Vec<_> = (0..self.nodes.len()).map(|n| self.edges(n)).collect();
+        let mut forms = vec!["stream"; self.nodes.len()];
+        loop {
+            let of_a_table = |n: usize| edges[n].iter().any(|(from, ..)| forms[*from] != "stream");
+            let next: Vec<_> = (0..self.nodes.len()).map(|n| self.form(n, || of_a_table(n))).collect();
+            if next == forms {
+                return forms;
+            }
+            forms = next;
         }
     }
 
-    fn explain_node(&self, n: usize, keys: &[String]) -> NodeExplanation {
+    /// What a node sends. `of_a_table`: does it read a table or its changes?
+    fn form(&self, n: usize, of_a_table: impl Fn() -> bool) -> &'static str {
+        let node = &self.nodes[n];
+        if node.table.is_some() {
+            return "table";
+        }
+        let changes = match &node.kind {
+            NodeKind::Source(_) => false,
+            NodeKind::Sink(_) => of_a_table(),
+            NodeKind::Operator(config) => match &**config {
+                NodeConfig::Join(join) => join
+                    .plan
+                    .is_some_and(|plan| matches!(plan.kind, JoinKind::TableTable | JoinKind::ForeignKey)),
+                NodeConfig::Aggregate(_)
+                | NodeConfig::Debounce(_)
+                | NodeConfig::Custom(_)
+                | NodeConfig::Table(_)
+                | NodeConfig::Regroup(_)
+                | NodeConfig::RightHalf(_) => false,
+                NodeConfig::Filter(_)
+                | NodeConfig::Map(_)
+                | NodeConfig::FlatMap(_)
+                | NodeConfig::KeyBy(_)
+                | NodeConfig::Branch(_)
+                | NodeConfig::Merge(_)
+                | NodeConfig::Peek(_)
+                | NodeConfig::Enrich(_)
+                | NodeConfig::Suppress(_)
+                | NodeConfig::Dedupe(_)
+                | NodeConfig::ById(_) => of_a_table(),
+            },
+        };
+        if changes { "changes" } else { "stream" }
+    }
+
+    fn explain_node(&self, n: usize, keys: &[String], forms: &[&'static str]) -> NodeExplanation {
         let node = &self.nodes[n];
         let readers = self.readers(n).next().is_some();
         let (role, state, writes) = match &node.kind {
@@ -179,6 +249,7 @@ impl Topology {
             what: self.label(n),
             from: self.edges(n).into_iter().map(|(from, port, _)| self.output_name(from, port)).collect(),
             key: keys[n].clone(),
+            sends: forms[n],
             state,
             writes,
         }
@@ -188,5 +259,49 @@ impl Topology {
     fn output_name(&self, n: usize, port: u16) -> String {
         let name = &self.nodes[n].name;
         self.port_name(n, port).map_or_else(|| name.clone(), |port| format!("{name}.{port}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::Expr;
+    use crate::operators::{FilterConfig, KeyByConfig, MergeConfig, NodeConfig, TableConfig};
+    use crate::sinks::{BlackholeConfig, SinkConfig};
+    use crate::topology::{KafkaSource, SourceConfig, TopologyBuilder};
+
+    #[test]
+    fn keys_and_tables_are_followed_through_the_graph() {
+        let source = |topic: &str| {
+            SourceConfig::Kafka(KafkaSource { topic: Some(topic.into()), ..KafkaSource::default() })
+        };
+        let expr = |text: &str| Expr::new(text, None);
+        let filter = || NodeConfig::Filter(FilterConfig(expr("true")));
+        let topology = TopologyBuilder::new("t")
+            .source("s", source("s"))
+            .table("rows", source("rows"), TableConfig::default())
+            .operator("by-a", ["s"], NodeConfig::KeyBy(KeyByConfig(expr(".a"))))
+            .operator("by-b", ["s"], NodeConfig::KeyBy(KeyByConfig(expr(".b"))))
+            .operator("all", ["by-a", "by-b", "s"], NodeConfig::Merge(MergeConfig::default()))
+            .operator("same", ["by-a", "by-a"], NodeConfig::Merge(MergeConfig::default()))
+            .operator("on", ["rows"], filter())
+            .operator("still-on", ["on"], filter())
+            .operator("kept", ["still-on"], NodeConfig::Table(TableConfig::default()))
+            .sink("out", ["all", "same", "kept"], SinkConfig::Blackhole(BlackholeConfig::default()))
+            .build()
+            .expect("a sound graph");
+        let nodes: Vec<_> = topology.explain().sub_topologies.into_iter().flat_map(|sub| sub.nodes).collect();
+        let check = |name: &str, key: &str, sends: &str| {
+            let node = nodes.iter().find(|node| node.name == name).expect("is there");
+            assert_eq!((node.key.as_str(), node.sends), (key, sends), "{name}");
+        };
+        let own = "the topic's key";
+        check("s", own, "stream");
+        check("by-a", ".a", "stream");
+        check("all", ".a or .b or the topic's key", "stream");
+        check("same", ".a", "stream");
+        check("rows", own, "table");
+        check("on", own, "changes");
+        check("still-on", own, "changes");
+        check("kept", own, "table");
     }
 }

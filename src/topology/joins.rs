@@ -1,12 +1,14 @@
 //! Joins in the graph: what stands on each side, and who reads whose rows.
 
 use super::builder::{GraphProblem, problem};
+use super::windowed::{self, Windowed};
 use super::{Input, Node, NodeKind};
-use crate::operators::{JoinPlan, NodeConfig};
+use crate::operators::{JoinKind, JoinPlan, NodeConfig};
 
 /// Plans every join. A right side whose records trigger becomes the join's second input; the tables that a join looks
 /// rows up in are noted in `lookups`. `withs`: the right side of each join, where it was found.
 pub(super) fn settle(nodes: &mut [Node], withs: &[Option<Input>], problems: &mut Vec<GraphProblem>) {
+    let windows = windowed::of_nodes(nodes, withs);
     for n in 0..nodes.len() {
         let NodeKind::Operator(config) = &nodes[n].kind else { continue };
         let NodeConfig::Join(join) = &**config else { continue };
@@ -23,6 +25,12 @@ pub(super) fn settle(nodes: &mut [Node], withs: &[Option<Input>], problems: &mut
                 continue;
             }
         };
+        let (sides, names) = ([left, right].map(|i| windows[i.node]), [side(left).0, side(right).0]);
+        if let Some((message, help)) = never_meet(plan.kind, sides, names) {
+            let name = &nodes[n].name;
+            problems.push(problem("graph::join", name, "join.with", &message, Some(help)));
+            continue;
+        }
         let node = &mut nodes[n];
         if plan.right_triggers() {
             node.inputs.push(right);
@@ -61,4 +69,38 @@ pub(super) fn settle(nodes: &mut [Node], withs: &[Option<Input>], problems: &mut
             ));
         }
     }
+}
+
+/// Rows and pairs are found by key and window: why two sides can never meet, and what to write instead.
+fn never_meet(kind: JoinKind, sides: [Windowed; 2], names: [&str; 2]) -> Option<(String, String)> {
+    let [left, right] = sides;
+    let (windowed, plain) = match kind {
+        // A windowed record finds the row of its plain key, too; a global table is read from a topic, which has no windows.
+        JoinKind::StreamTable if right.always() && left.never() => (names[1], names[0]),
+        JoinKind::StreamTable | JoinKind::StreamGlobal => return None,
+        // A foreign key is a key alone, whatever the left side has.
+        JoinKind::ForeignKey if right.always() => (names[1], names[0]),
+        JoinKind::ForeignKey => return None,
+        JoinKind::StreamStream | JoinKind::TableTable if right.always() && left.never() => {
+            (names[1], names[0])
+        }
+        JoinKind::StreamStream | JoinKind::TableTable if left.always() && right.never() => {
+            (names[0], names[1])
+        }
+        JoinKind::StreamStream | JoinKind::TableTable => return None,
+    };
+    let message = if kind == JoinKind::ForeignKey {
+        format!(
+            "the rows of `{windowed}` have a key and a window, and `on` gives a key alone: they never meet"
+        )
+    } else {
+        format!(
+            "each record of `{windowed}` has a key and a window, those of `{plain}` have no window: they never meet"
+        )
+    };
+    let help = format!(
+        "keep the newest window's result of each key: put `aggregate: {{ last: . }}` behind the windows of `{windowed}`; or \
+         give both sides the same windows"
+    );
+    Some((message, help))
 }

@@ -16,6 +16,7 @@ mod settings;
 mod source;
 mod sub;
 mod tables;
+mod windowed;
 mod written;
 
 pub use builder::{GraphProblem, TopologyBuilder};

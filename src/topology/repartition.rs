@@ -1,7 +1,7 @@
 //! Repartition: a topic of the topology's own between a change of the key and a node that needs all records of a key.
 //!
 //! Called by the builder when the graph is sound. A task sees one partition, and the records of one *new* key come from
-//! all of them. So the edges that lead from a node that changes the key (`key_by`, or the `by` of an aggregate) to one
+//! all of them. So the edges that lead from a node that changes the key (`key_by`, or the `by` of an aggregate or a dedupe) to one
 //! that needs its keys together are cut: the records go to the topic `<topology>-<node>-repartition`, partitioned by
 //! the new key as every Kafka client does it, and are read again below, by other tasks. One topic per changing node,
 //! however many read it; none where nothing below needs it, where the key is changed once more before that, or where
@@ -9,7 +9,7 @@
 //! holds from there on, also for nodes such as `enrich` that only keep it.
 //!
 //! What the cut adds are nodes like any other (a sink, a source, for `by` a `key_by`, or over a table a node that sends
-//! both halves of a change to their groups), marked with
+//! both halves of a change to their groups, or before a dedupe one that keeps the record's own key in a header), marked with
 //! [`Node::made_for`]: tasks, checkpoints and the test driver need to know nothing about it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::builder::GraphProblem;
 use super::{Input, KafkaSource, Node, NodeKind, SourceConfig, Topology};
 use crate::model::Expr;
-use crate::operators::{KeyByConfig, NodeConfig, RegroupConfig};
+use crate::operators::{ByIdConfig, KeyByConfig, NodeConfig, RegroupConfig};
 use crate::sinks::{KafkaSinkConfig, SinkConfig};
 
 /// A repartition topic.
@@ -67,7 +67,8 @@ pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<Gr
             continue;
         }
         let owner = nodes[n].made_for.unwrap_or(n);
-        // An internal key change is `<node>-key`: the topic is named after the node that wants it.
+        // An internal key change is `<node>-key`: the topic is named after the node that wants it. Behind a dedupe there
+        // may be a second one: the one in front of it stays `<node>-id`.
         let base = match nodes[n].made_for {
             Some(_) => nodes[n].name.strip_suffix("-key").unwrap_or(&nodes[n].name).to_owned(),
             None => nodes[n].name.clone(),
@@ -109,43 +110,26 @@ fn split_regrouping(nodes: &mut Vec<Node>, problems: &mut Vec<GraphProblem>) {
         let inputs = nodes[n].inputs.clone();
         let NodeKind::Operator(config) = &mut nodes[n].kind else { continue };
         let over_table = matches!(&**config, NodeConfig::Aggregate(c) if c.over_table);
+        let dedupes = matches!(&**config, NodeConfig::Dedupe(_));
         let key_by = |expr: Expr| {
             NodeKind::Operator(Box::new(if over_table {
                 NodeConfig::Regroup(RegroupConfig(expr))
+            } else if dedupes {
+                NodeConfig::ById(ByIdConfig(expr))
             } else {
                 NodeConfig::KeyBy(KeyByConfig(expr))
             }))
         };
-        let mut wanted: Vec<(usize, Expr)> = Vec::new();
-        for input in 0..inputs.len() {
-            if let Some(expr) = config.regroups_mut(input)
-                && !expr.is_key()
-            {
-                wanted.push((input, expr.clone()));
-            }
-        }
-        for (input, _) in &wanted {
-            if let Some(expr) = config.regroups_mut(*input) {
-                *expr = Expr::new("key", expr.span());
-            }
+        let suffix = if dedupes { "id" } else { "key" };
+        let Some(expr) = config.regroups_mut().filter(|expr| !expr.is_key()) else { continue };
+        let by_key = Expr::new("key", expr.span());
+        let wanted = std::mem::replace(expr, by_key);
+        if let NodeConfig::Dedupe(c) = &mut **config {
+            c.carried = true;
         }
         let name = nodes[n].name.clone();
-        let same = wanted.windows(2).all(|pair| pair[0].1 == pair[1].1);
-        match wanted.first() {
-            None => {}
-            Some((_, expr)) if same && wanted.len() == inputs.len() => {
-                let key = add(nodes, &format!("{name}-key"), key_by(expr.clone()), inputs, n, problems);
-                nodes[n].inputs = vec![Input { node: key, port: 0 }];
-            }
-            Some(_) => {
-                for (input, expr) in wanted {
-                    let number = if input == 0 { String::new() } else { format!("-{}", input + 1) };
-                    let name = format!("{name}{number}-key");
-                    let key = add(nodes, &name, key_by(expr), vec![inputs[input]], n, problems);
-                    nodes[n].inputs[input] = Input { node: key, port: 0 };
-                }
-            }
-        }
+        let key = add(nodes, &format!("{name}-{suffix}"), key_by(wanted), inputs, n, problems);
+        nodes[n].inputs = vec![Input { node: key, port: 0 }];
     }
 }
 
@@ -342,7 +326,10 @@ impl Topology {
 mod tests {
     use super::*;
     use crate::model::Millis;
-    use crate::operators::{BranchConfig, DebounceConfig, FilterConfig, MergeConfig};
+    use crate::operators::aggregate::CountConfig;
+    use crate::operators::{
+        AggregateConfig, BranchConfig, DebounceConfig, DedupeConfig, FilterConfig, MergeConfig,
+    };
     use crate::sinks::BlackholeConfig;
     use crate::topology::{Generate, TopologyBuilder};
 
@@ -377,6 +364,16 @@ mod tests {
                 "key_by" => NodeConfig::KeyBy(KeyByConfig(expr(words.get(3).unwrap_or(&".k")))),
                 "filter" => NodeConfig::Filter(FilterConfig(expr("true"))),
                 "branch" => NodeConfig::Branch(BranchConfig(vec![("a".into(), expr("true"))])),
+                "dedupe" => NodeConfig::Dedupe(DedupeConfig {
+                    by: words.get(3).map(|by| expr(by)),
+                    within: Millis::secs(1),
+                    carried: false,
+                }),
+                "aggregate" => NodeConfig::Aggregate(Box::new(AggregateConfig {
+                    by: words.get(3).map(|by| expr(by)),
+                    count: Some(CountConfig {}),
+                    ..AggregateConfig::default()
+                })),
                 "merge" => NodeConfig::Merge(MergeConfig::default()),
                 "debounce" => NodeConfig::Debounce(DebounceConfig::quiet(Millis::secs(1))),
                 other => panic!("{other}"),
@@ -467,6 +464,49 @@ mod tests {
                 "t-k-repartition t-l-repartition: m d out k-repartitioned l-repartitioned",
             ],
         );
+    }
+
+    #[test]
+    fn a_dedupe_reads_by_its_ids_and_what_follows_by_the_records_keys_again() {
+        let topology = check(
+            &["s - source", "u s dedupe .id", "out u sink"],
+            &["s: s u-id u-id-repartition", "t-u-id-repartition: u out u-id-repartitioned"],
+        );
+        let keys: Vec<(String, String)> = topology
+            .explain()
+            .sub_topologies
+            .into_iter()
+            .flat_map(|sub| sub.nodes)
+            .map(|node| (node.name, node.key))
+            .collect();
+        let own = "the topic's key".to_owned();
+        assert_eq!(keys, ["s", "u", "out"].map(|name| (name.to_owned(), own.clone())));
+        check(
+            &["s - source", "u s dedupe .id", "d u debounce", "out d sink"],
+            &[
+                "s: s u-id u-id-repartition",
+                "t-u-id-repartition: u u-repartition u-id-repartitioned",
+                "t-u-repartition: d out u-repartitioned",
+            ],
+        );
+        // Two inputs have one id.
+        check(
+            &["s - source", "r - source", "u s,r dedupe .id", "out u sink"],
+            &["s r: s r u-id u-id-repartition", "t-u-id-repartition: u out u-id-repartitioned"],
+        );
+        let aggregate = check(
+            &["s - source", "r - source", "a s,r aggregate .k", "out a sink"],
+            &["s r: s r a-key a-repartition", "t-a-repartition: a out a-repartitioned"],
+        );
+        assert_eq!(
+            aggregate.nodes[4].inputs,
+            [0, 1].map(|node| Input { node, port: 0 }),
+            "both, by the same key"
+        );
+        // The key is the id, or there is one task.
+        check(&["s - source", "u s dedupe", "d u debounce", "out d sink"], &["s: s u d out"]);
+        check(&["s - source", "u s dedupe key", "d u debounce", "out d sink"], &["s: s u d out"]);
+        check(&["s - generate", "u s dedupe .id", "d u debounce", "out d sink"], &[": s u d out u-id"]);
     }
 
     #[test]

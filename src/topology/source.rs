@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::formats::{Format, ReaderSchema};
 use crate::model::{Expr, Rate, Yields};
 use crate::operators::Problem;
+use crate::sinks::topic_problem;
 
 /// A source's settings; its kind is the key that holds them in YAML.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
@@ -42,7 +43,8 @@ pub struct KafkaSource {
     /// With `format: avro`: the schema to see values with, whatever they were written with. Default: the writer's.
     #[serde(default)]
     pub reader_schema: Option<ReaderSchema>,
-    /// The record's time in milliseconds, where it is not the Kafka timestamp: an expression such as `.created_at`.
+    /// The record's time in milliseconds, where it is not the Kafka timestamp: an expression such as `.created_at`. A
+    /// tombstone for which it gives none keeps its Kafka timestamp.
     pub timestamp: Option<Expr>,
     /// A repartition topic, which the topology itself writes: never in a file.
     #[serde(skip)]
@@ -188,7 +190,7 @@ impl SourceConfig {
         }
     }
 
-    /// What is wrong with its expressions.
+    /// What is wrong with its settings: field, message, help.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
         let kind = match self {
@@ -198,6 +200,13 @@ impl SourceConfig {
             SourceConfig::Generate(_) => "generate",
         };
         let mut problems = Vec::new();
+        for name in self.topics() {
+            if let Some((message, help)) = topic_problem(name) {
+                let several = matches!(self, SourceConfig::Kafka(k) if k.topic.is_none());
+                let field = if several { "topics" } else { "topic" };
+                problems.push((format!("kafka.{field}"), message, help.into()));
+            }
+        }
         if let Some(timestamp) = self.timestamp()
             && !timestamp.yields().may_be(Yields::NUMBER.or(Yields::TEXT))
         {

@@ -187,6 +187,35 @@ fn example(kind: &str) -> String {
     text
 }
 
+/// The steps of `tests:`, each with its fields.
+fn tests_page(schema: &Schema) -> String {
+    let mut page = format!(
+        "{NOTE}# tests\n\nTests in the topology file, run by `slackwater test FILE` on virtual time and without servers, each on \
+         a topology of its own. `slackwater check` knows their names too.\n\n| field | value | meaning |\n|---|---|---|\n\
+         | `name` | text | What it shows. Required. |\n| `steps` | list of steps | What happens, in order; each of these. \
+         Required. |\n\n"
+    );
+    let mut seen = BTreeSet::new();
+    let steps = schema.root["$defs"]["TestStep"]["oneOf"].as_array().expect("the steps");
+    for step in steps {
+        for (name, of) in step["properties"].as_object().expect("a step") {
+            writeln!(page, "## {name}\n\n{}\n", one_line(&step["description"])).expect("a String takes it");
+            let of = if of["additionalProperties"].is_object() { &of["additionalProperties"] } else { of };
+            let of = if of["items"].is_object() { &of["items"] } else { of };
+            if let Some((_, def)) = schema.def(of) {
+                schema.fields(def, &mut page, &mut seen);
+            }
+        }
+    }
+    writeln!(
+        page,
+        "`- crash` and `- checkpoint` are written without settings.\n\n## Example\n\n```yaml\n{}```",
+        example("tests")
+    )
+    .expect("a String takes it");
+    page
+}
+
 /// File name and text of every page.
 fn pages() -> Vec<(String, String)> {
     let schema = Schema { root: slackwater::spec::schema() };
@@ -233,6 +262,8 @@ fn pages() -> Vec<(String, String)> {
     }
     index.push_str("- [settings](settings.md): Kafka, errors, time, state, rate limits\n");
     pages.push(("settings.md".into(), page));
+    index.push_str("- [tests](tests.md): the tests in a topology file\n");
+    pages.push(("tests.md".into(), tests_page(&schema)));
     pages.push(("README.md".into(), index));
     for (_, page) in &mut pages {
         while page.contains("\n\n\n") {

@@ -26,7 +26,8 @@ pub struct AggregateConfig {
     /// How many records.
     #[serde(default)]
     pub count: Option<CountConfig>,
-    /// The sum of numbers: whole while all are whole and it fits 64 bits, else a float.
+    /// The sum of numbers: whole while all are whole and it fits 64 bits, else a float. A record that would take it beyond
+    /// the greatest float is refused.
     #[serde(default)]
     pub sum: Option<Expr>,
     /// The least number or text (numbers come before texts).
@@ -35,7 +36,7 @@ pub struct AggregateConfig {
     /// The greatest number or text.
     #[serde(default)]
     pub max: Option<Expr>,
-    /// The mean of numbers, a float.
+    /// The mean of numbers, a float. What holds for a `sum` holds for theirs.
     #[serde(default)]
     pub avg: Option<Expr>,
     /// The first value, in the order of arrival.
@@ -69,7 +70,8 @@ pub struct AggregateConfig {
     #[serde(default)]
     pub fold: Option<FoldConfig>,
     /// Several results as one object: name to `count()`, `sum(.amount)`, `min(..)`, `max(..)`, `avg(..)`, `first(..)`,
-    /// `last(..)`, `distinct(..)`, `approx_distinct(..)`, `collect(.x)` or `collect(.x, 50)`, `top(.x, 3)`.
+    /// `last(..)`, `distinct(..)`, `approx_distinct(..)`, `collect(.x)` or `collect(.x, 50)`, `top(.x, 3)`. Between braces
+    /// what has a comma needs quotes: `{ best: 'top(.x, 3)' }`.
     #[serde(default)]
     pub fields: Option<FieldsConfig>,
     /// Does it read a table? Set by the topology.

@@ -50,6 +50,12 @@ impl Number {
         Number::Float((self.float() + other.float()).clamp(f64::MIN, f64::MAX))
     }
 
+    /// Is the sum with that a number? Beyond the greatest float there is none.
+    pub(super) fn fits(self, other: Number) -> bool {
+        matches!((self, other), (Number::Whole(_), Number::Whole(_)))
+            || (self.float() + other.float()).is_finite()
+    }
+
     /// The difference, by the same rules.
     pub(super) fn minus(self, other: Number) -> Number {
         if let (Number::Whole(a), Number::Whole(b)) = (self, other)

@@ -319,6 +319,11 @@ impl Plan {
                 if part.bytes() > 0 && part.bytes() + size(input) > PART_BYTES_MAX {
                     return Err(full());
                 }
+                if let (Part::Sum(sum) | Part::Mean { sum, .. }, Some(more)) = (part, Number::of(input))
+                    && !sum.fits(more)
+                {
+                    return Err(too_large());
+                }
             }
         }
         let [function] = self.functions.as_slice() else { return Ok(None) };
@@ -351,6 +356,12 @@ impl Plan {
         let mut parts = Vec::with_capacity(left.len());
         let mut out = 0;
         for ((left, right), function) in left.iter_mut().zip(right.parts()).zip(&self.functions) {
+            if let Some(Part::Sum(a) | Part::Mean { sum: a, .. }) = left
+                && let Part::Sum(b) | Part::Mean { sum: b, .. } = right
+                && !a.fits(*b)
+            {
+                return Err(too_large());
+            }
             let (part, n) = function.merged(left.take(), right, record)?;
             let grown = match &part {
                 Part::Value(Some(json)) => size(json),
@@ -390,6 +401,10 @@ impl Plan {
 
 pub(super) fn full() -> Unfit {
     Unfit::Full(format!("the aggregate would be larger than {} MiB", PART_BYTES_MAX >> 20))
+}
+
+fn too_large() -> Unfit {
+    EvalError("the sum would be beyond the greatest number there is (1.8e308)".into()).into()
 }
 
 fn limit(n: Option<u32>, default: u32) -> usize {

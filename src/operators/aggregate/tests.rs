@@ -282,6 +282,10 @@ fn every_function_gives_its_result() {
     );
 }
 
+fn refused_at(n: &mut Rig, value: Json, ts: i64) -> Reason {
+    n.record(Record::new("a", Value::from(value), Timestamp(ts))).unwrap_err().0
+}
+
 #[test]
 fn values_that_do_not_fit_are_refused_and_change_nothing() {
     let mut n = rig(json!({ "sum": ".v" }));
@@ -290,6 +294,24 @@ fn values_that_do_not_fit_are_refused_and_change_nothing() {
     assert_eq!(refused(&mut n, Value::from(json!({ "v": "x" }))).0, Reason::Expression);
     assert_eq!(refused(&mut n, Value::Bytes(Bytes::from("{"))).0, Reason::NotJson);
     assert_eq!(n.send("a", json!({ "v": 1 }), 0)[0].2, json!(2));
+    for function in ["sum", "avg"] {
+        for window in [json!(null), json!({ "session": "1ms" }), json!({ "sliding": "10ms" })] {
+            let mut config = json!({ function: ".v" });
+            if !window.is_null() {
+                config["window"] = window;
+            }
+            let mut n = rig(config);
+            n.send("a", json!({ "v": 1.7e308 }), 20);
+            assert_eq!(refused_at(&mut n, json!({ "v": 1.7e308 }), 20), Reason::Expression, "{function}");
+            let left = n.send("a", json!({ "v": -1.7e308 }), 20);
+            assert_eq!(left.last().map(|result| result.2.clone()), Some(json!(0.0)), "{function}");
+        }
+    }
+    // Two sessions become one: each had its sum, together they have none.
+    let mut n = rig(json!({ "sum": ".v", "window": { "session": "5ms", "grace": "1s" } }));
+    n.send("a", json!({ "v": 1.7e308 }), 20);
+    n.send("a", json!({ "v": 1.7e308 }), 30);
+    assert_eq!(refused_at(&mut n, json!({ "v": 0 }), 25), Reason::Expression);
     let mut n = rig(json!({ "min": ".v" }));
     assert_eq!(refused(&mut n, Value::from(json!({ "v": [1] }))).0, Reason::Expression);
     let mut n = rig(json!({ "collect": { "of": ".v" } }));

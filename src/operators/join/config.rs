@@ -12,7 +12,8 @@ use crate::operators::key_by::check_key;
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JoinConfig {
-    /// The node on the right: a stream, a table or a global table. Required.
+    /// The node on the right: a stream, a table or a global table. The two sides meet by key, and by key and window where
+    /// both have windows. Required.
     pub with: String,
     /// The key of the row on the right, as an expression over the left value: for a global table, and, between two
     /// tables, as a foreign key. Default: the left key.
