@@ -6,12 +6,17 @@
 //! types that can never fit are problems of the file; anything that fails at run time is an
 //! [`EvalError`](crate::model::EvalError) of its record (`rewrite` says how). Dates without a zone are UTC.
 
+mod bounds;
 mod compiled;
 mod complaint;
 mod functions;
+mod guard;
 mod kinds;
+mod memo;
 mod names;
 mod object;
+mod operators;
+mod refused;
 mod rewrite;
 
 use std::ops::Range;
@@ -24,6 +29,7 @@ pub use ::vrl::value::Kind;
 
 use self::compiled::{Compiled, from_json};
 pub use self::functions::DENIED;
+use self::guard::deep;
 pub use self::kinds::{element, kind_of, object, types_of, with_field};
 use self::names::{NAMES, mentions, shielded, state, with_names};
 use self::object::ObjectOf;
@@ -98,6 +104,17 @@ impl VrlCompiler {
         vars: &[&'v str],
         value: &Kind,
     ) -> Result<(Program, Vec<&'v str>), Problem> {
+        let compiled = deep(|| self.program_of(text, span, vars, value));
+        compiled.map_err(|panic| self.panicked(text, span, &panic))?
+    }
+
+    fn program_of<'v>(
+        &self,
+        text: &str,
+        span: Option<&Range<usize>>,
+        vars: &[&'v str],
+        value: &Kind,
+    ) -> Result<(Program, Vec<&'v str>), Problem> {
         let used: Vec<&str> = NAMES.iter().chain(vars).copied().filter(|name| mentions(text, name)).collect();
         let refused = |list: &DiagnosticList, fixes: &Fixes| self.problem(text, span, vars, list, fixes);
         let program = parser::parse(shielded(text)).map_err(|error| {
@@ -106,6 +123,9 @@ impl VrlCompiler {
         })?;
         let mut fixes = Fixes::default();
         let mut program_text = with_names(fixes.apply(program.clone()), &used);
+        if let Some((at, message)) = fixes.far() {
+            return Err(self.too_far(text, span, at, message));
+        }
         for round in 0..ROUNDS_MAX {
             let state = state(&used, value);
             match Compiler::compile(&self.functions, program_text, &state, CompileConfig::default()) {

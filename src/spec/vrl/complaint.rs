@@ -5,9 +5,11 @@
 
 use std::ops::Range;
 
-use ::vrl::diagnostic::{Diagnostic, DiagnosticList};
+use ::vrl::diagnostic::{Diagnostic, DiagnosticList, Span};
 
+use super::bounds::INDEX_MAX;
 use super::names::{NAMES, TIMESTAMP};
+use super::refused::REFUSED;
 use super::rewrite::Fixes;
 use super::{DENIED, VrlCompiler, kinds};
 use crate::spec::problem::{Problem, near};
@@ -24,6 +26,33 @@ impl VrlCompiler {
         let problem = Problem::new("expression", missing.message()).help(missing.help());
         match span {
             Some(span) => problem.at(self.place(text, span, inside), "not there"),
+            None => problem,
+        }
+    }
+
+    /// VRL itself failed on this text.
+    pub(super) fn panicked(&self, text: &str, span: Option<&Range<usize>>, panic: &str) -> Problem {
+        let problem = Problem::new("expression", format!("this expression cannot be compiled: {panic}"))
+            .help("write it in smaller steps: `a = ...` on a line of its own, then use `a`");
+        match span {
+            Some(span) => problem.at(self.place(text, span, 0..text.len()), "here"),
+            None => problem,
+        }
+    }
+
+    /// An assignment to an index that would make a list without end.
+    pub(super) fn too_far(
+        &self,
+        text: &str,
+        span: Option<&Range<usize>>,
+        at: Span,
+        message: String,
+    ) -> Problem {
+        let problem = Problem::new("expression", message).help(format!(
+            "all elements before it are made too: an index up to {INDEX_MAX}, or `push(.a, 1)`"
+        ));
+        match span {
+            Some(span) => problem.at(self.place(text, span, at.range()), "too far"),
             None => problem,
         }
     }
@@ -46,7 +75,7 @@ impl VrlCompiler {
         let label = label.unwrap_or_else(|| "here".into());
         let mut message = sentence(&complaint.message);
         // What a function of ours says of itself comes in a wrapping.
-        if let Some((_, own)) = message.split_once("error[E9001] ") {
+        if let Some((_, own)) = message.split_once(&format!("error[E{REFUSED}] ")) {
             message = own.to_owned();
         }
         let mut help = self.help(text, vars, complaint);
