@@ -12,6 +12,7 @@ mod complaint;
 mod functions;
 mod guard;
 mod kinds;
+mod measure;
 mod memo;
 mod names;
 mod object;
@@ -31,6 +32,7 @@ use self::compiled::{Compiled, from_json};
 pub use self::functions::DENIED;
 use self::guard::deep;
 pub use self::kinds::{element, kind_of, object, types_of, with_field};
+use self::measure::measure;
 use self::names::{NAMES, mentions, shielded, state, with_names};
 use self::object::ObjectOf;
 use self::rewrite::Fixes;
@@ -104,6 +106,7 @@ impl VrlCompiler {
         vars: &[&'v str],
         value: &Kind,
     ) -> Result<(Program, Vec<&'v str>), Problem> {
+        measure(text).map_err(|large| self.too_large(text, span, &large))?;
         let compiled = deep(|| self.program_of(text, span, vars, value));
         compiled.map_err(|panic| self.panicked(text, span, &panic))?
     }

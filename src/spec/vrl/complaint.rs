@@ -8,6 +8,7 @@ use std::ops::Range;
 use ::vrl::diagnostic::{Diagnostic, DiagnosticList, Span};
 
 use super::bounds::INDEX_MAX;
+use super::measure::TooLarge;
 use super::names::{NAMES, TIMESTAMP};
 use super::refused::REFUSED;
 use super::rewrite::Fixes;
@@ -26,6 +27,15 @@ impl VrlCompiler {
         let problem = Problem::new("expression", missing.message()).help(missing.help());
         match span {
             Some(span) => problem.at(self.place(text, span, inside), "not there"),
+            None => problem,
+        }
+    }
+
+    /// The text is more than can be compiled.
+    pub(super) fn too_large(&self, text: &str, span: Option<&Range<usize>>, large: &TooLarge) -> Problem {
+        let problem = large.problem();
+        match span {
+            Some(span) => problem.at(self.place(text, span, large.at.clone()), "too much"),
             None => problem,
         }
     }
