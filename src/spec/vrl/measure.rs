@@ -106,6 +106,17 @@ fn is_else(text: &str) -> bool {
     rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
 }
 
+/// The text in tokens; nothing is left out.
+pub(super) fn tokens(text: &str) -> Vec<&str> {
+    let (mut tokens, mut at) = (Vec::new(), 0);
+    while at < text.len() {
+        let end = at + token(&text[at..], text[..at].chars().next_back());
+        tokens.push(&text[at..end]);
+        at = end;
+    }
+    tokens
+}
+
 /// Bytes of the token that begins here: a string, a comment, a word, a run of one operator, or one character.
 fn token(text: &str, before: Option<char>) -> usize {
     let Some(first) = text.chars().next() else { return 0 };

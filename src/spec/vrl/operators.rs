@@ -154,7 +154,11 @@ impl Never {
             }
             Opcode::Gt | Opcode::Ge | Opcode::Lt | Opcode::Le => both(number) || both(Types::STRING),
             Opcode::And => both(Types::BOOLEAN.or(Types::NULL)),
-            Opcode::Or | Opcode::Eq | Opcode::Ne | Opcode::Err | Opcode::Merge => true,
+            // Against null anything may be compared: that asks whether something is there.
+            Opcode::Eq | Opcode::Ne => {
+                both(number) || left.may_be(right) || left.or(right).may_be(Types::NULL)
+            }
+            Opcode::Or | Opcode::Err | Opcode::Merge => true,
         };
         (!possible).then_some(Never { opcode, left, right })
     }
@@ -174,7 +178,11 @@ impl Never {
             }
         };
         Refused {
-            message: format!("`{opcode}` never works between {left} and {right}"),
+            message: match opcode {
+                Opcode::Eq => format!("`==` is never true between {left} and {right}"),
+                Opcode::Ne => format!("`!=` is always true between {left} and {right}"),
+                _ => format!("`{opcode}` never works between {left} and {right}"),
+            },
             label: format!("{left} and {right}"),
             help: help.into(),
             span,

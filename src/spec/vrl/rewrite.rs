@@ -37,6 +37,8 @@ pub(super) struct Fixes {
     complaints: HashMap<Span, Diagnostic>,
     /// An assignment to an index that is too far, and what is said of it.
     far: RefCell<Option<(Span, String)>>,
+    /// Every `==` and `!=` looks at the types of its sides.
+    comparing: bool,
 }
 
 impl Fixes {
@@ -89,6 +91,11 @@ impl Fixes {
     /// The complaint to show instead of one that a check of ours caused.
     pub(super) fn original<'a>(&'a self, complaint: &'a Diagnostic) -> &'a Diagnostic {
         complaint.labels.iter().find_map(|l| self.complaints.get(&l.span)).unwrap_or(complaint)
+    }
+
+    /// The same fixes, and every `==` and `!=` looks at the types of its sides.
+    pub(super) fn comparing(self) -> Fixes {
+        Fixes { comparing: true, ..self }
     }
 
     /// An assignment that would make a list without end, if the program has one.
@@ -187,7 +194,8 @@ impl Fixes {
         }
         let (left, right) = (self.expr(*left, false), self.expr(*right, false));
         // Around an operator that may fail most fail too: one that is quiet about it saves a round for each of them.
-        let quiet = !force && (is_answered(&left) || is_answered(&right));
+        let compares = self.comparing && matches!(opcode.inner(), Opcode::Eq | Opcode::Ne);
+        let quiet = !force && (compares || is_answered(&left) || is_answered(&right));
         // `*` may make text without end: it is always ours.
         let ours = force || quiet || *opcode.inner() == Opcode::Mul;
         match operator(*opcode.inner(), quiet).filter(|_| ours) {
