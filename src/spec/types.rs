@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 
 use super::problem::Problem;
-use super::vrl::{Kind, VrlCompiler, compile_typed, element, with_field};
+use super::vrl::{Kind, VrlCompiler, compile_scoped, compile_typed, element, with_field};
 use crate::model::{Expr, Types};
+use crate::operators::JoinType;
 use crate::operators::aggregate::FieldFunction;
 use crate::operators::debounce::KeepConfig;
+use crate::operators::window::WindowKind;
 use crate::operators::{AggregateConfig, NodeConfig};
 use crate::sinks::SinkConfig;
 
@@ -47,7 +49,10 @@ pub fn compile(
         let of = |name: &str| kinds.get(base(name)).cloned().unwrap_or_else(Kind::any);
         let value = from.iter().map(|from| of(from)).reduce(|a, b| a.union(b)).unwrap_or_else(Kind::any);
         let kind = match draft {
-            Draft::Operator(config) => operator(config, &value, compiler, problems),
+            Draft::Operator(config) => {
+                let right = config.with().map_or_else(Kind::any, of);
+                operator(config, &value, &right, compiler, problems)
+            }
             Draft::Sink(config) => {
                 for expr in config.exprs_mut() {
                     compile_typed(expr, compiler, &[], &value, problems);
@@ -68,6 +73,7 @@ fn base(name: &str) -> &str {
 fn operator(
     config: &mut NodeConfig,
     value: &Kind,
+    right: &Kind,
     compiler: &VrlCompiler,
     problems: &mut Vec<Problem>,
 ) -> Kind {
@@ -111,11 +117,14 @@ fn operator(
             }
             if keeps { value.clone() } else { Kind::any() }
         }
-        NodeConfig::Join(_) => {
+        NodeConfig::Join(join) => {
+            let side = |kind: &Kind, alone: bool| if alone { kind.clone().or_null() } else { kind.clone() };
+            let left = side(value, join.kind == JoinType::Outer);
+            let sides = [("left", left.clone()), ("right", side(right, join.kind != JoinType::Inner))];
             for (expr, vars) in config.exprs_mut() {
-                // In `value` both sides have names; what `.` is there is the join's business.
-                let value = if vars.is_empty() { value.clone() } else { Kind::any() };
-                compile_typed(expr, compiler, vars, &value, problems);
+                let vars: Vec<_> = sides.iter().filter(|(name, _)| vars.contains(name)).cloned().collect();
+                let value = if vars.is_empty() { value } else { &left };
+                compile_scoped(expr, compiler, &vars, value, problems);
             }
             Kind::any()
         }
@@ -140,17 +149,40 @@ fn aggregate(
     compiler: &VrlCompiler,
     problems: &mut Vec<Problem>,
 ) -> Kind {
+    // Where sessions are merged, `.` is a result too.
+    let merges =
+        config.window.and_then(|w| w.kind()).is_some_and(|kind| matches!(kind, WindowKind::Session { .. }))
+            && config.reduce.is_some();
     for (expr, vars) in config.exprs_mut() {
-        // With `acc` and the like in reach, `.` is a record's value in some expressions and nothing in others.
-        let value = if vars.is_empty() { value.clone() } else { Kind::any() };
+        let of_record = vars.is_empty() || *vars == ["acc"] && !merges;
+        let value = if of_record { value.clone() } else { Kind::any() };
         compile_typed(expr, compiler, vars, &value, problems);
     }
     if value.is_any() {
         return Kind::any();
     }
-    for (what, expr) in [("a sum", &config.sum), ("an average", &config.avg)] {
+    let number = Types::INTEGER.or(Types::FLOAT);
+    let ordered = number.or(Types::STRING);
+    let mut demands = vec![
+        ("a sum", config.sum.as_ref(), number),
+        ("an average", config.avg.as_ref(), number),
+        ("a least value", config.min.as_ref(), ordered),
+        ("a greatest value", config.max.as_ref(), ordered),
+        ("a greatest value", config.top.as_ref().map(|top| &top.of), ordered),
+    ];
+    demands.extend(config.fields.iter().flat_map(|fields| &fields.0).filter_map(|(_, field)| {
+        let (what, types) = match field.function {
+            FieldFunction::Sum => ("a sum", number),
+            FieldFunction::Avg => ("an average", number),
+            FieldFunction::Min => ("a least value", ordered),
+            FieldFunction::Max | FieldFunction::Top => ("a greatest value", ordered),
+            _ => return None,
+        };
+        Some((what, field.of.as_ref(), types))
+    }));
+    for (what, expr, types) in demands {
         if let Some(expr) = expr {
-            demand(expr, Types::INTEGER.or(Types::FLOAT), what, problems);
+            demand(expr, types, what, problems);
         }
     }
     if config.count.is_some() {

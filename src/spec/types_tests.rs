@@ -176,3 +176,69 @@ fn columns_know_what_they_will_get() {
     let text = Types::STRING;
     assert_eq!(types, [text.or(Types::NULL), text, Types::INTEGER.or(Types::FLOAT), text.or(Types::NULL)]);
 }
+
+#[test]
+fn what_an_aggregate_reads_has_its_types() {
+    let aggregate =
+        |settings: &str| format!("operators: {{ n: {{ from: orders, aggregate: {{ {settings} }} }} }}");
+    let bad = |settings: &str, parts: &[&str]| wrong(&aggregate(settings), parts);
+    bad("fields: { a: sum(.status) }", &["a sum has to be integer or float, and `.status` is string"]);
+    bad("fields: { a: avg(.user) }", &["an average has to be"]);
+    bad("fields: { a: max(.user) }", &["a greatest value has to be integer or float or string"]);
+    bad("fields: { a: \"top(.tags, 3)\" }", &["a greatest value has to be"]);
+    bad("min: .tags", &["a least value has to be"]);
+    bad("top: { of: .tags, n: 1 }", &["a greatest value has to be"]);
+    bad("fold: { init: 0, step: acc + .zz }", &["there is no `.zz`", "`schema`"]);
+    bad("fold: { init: 0, step: acc + .id, subtract: acc - .zz }", &["there is no `.zz`"]);
+    bad("reduce: acc.zz + .zz", &["there is no `.zz`"]);
+    bad("reduce: '.id'\n, subtract: '{ \"a\": .zz }'", &["there is no `.zz`"]);
+    let good = |settings: &str| fine(&aggregate(settings));
+    good("fields: { a: sum(.amount), b: min(.at), c: max(.note), d: last(.user), e: count() }");
+    good("fold: { init: 0, step: acc + .id, subtract: acc - .id }");
+    good("reduce: '{ \"id\": acc.anything, \"n\": .amount }'");
+    good("reduce: 'acc.x + .x', window: { session: 1m }");
+    good("fold: { init: 0, step: acc + .id, merge: left.a + right.b }, window: { session: 1m }");
+}
+
+#[test]
+fn both_sides_of_a_join_have_their_types() {
+    let join = |settings: &str| {
+        format!(
+            "  users: {{ kafka: {{ topic: users }}, table: {{}}, schema: {{ name: string, age: integer }} }}\n\
+             operators: {{ n: {{ from: orders, join: {{ with: users, {settings} }} }} }}"
+        )
+    };
+    let bad = |settings: &str, parts: &[&str]| wrong(&join(settings), parts);
+    bad("value: left.zz", &["there is no `left.zz`", "[left.zz]"]);
+    bad("value: right.zz", &["there is no `right.zz`", "`name`"]);
+    bad("value: right.name.first", &["`right.name` is string: it has no field `first`"]);
+    bad("value: .zz", &["there is no `.zz`"]);
+    bad("type: left, value: right.nam", &["did you mean `name`?"]);
+    bad("value: left.id + left.tags", &["never works between integer and array"]);
+    bad("value: '{ \"same\": left.id == right.name }'", &["`==` is never true between integer and string"]);
+    let good = |settings: &str| fine(&join(settings));
+    good("value: '{ \"n\": right.name, \"i\": left.id, \"s\": .status }'");
+    good("type: left, value: 'if right == null { left.id } else { right.age }'");
+    good("value: left.id + right.age");
+}
+
+#[test]
+fn a_comparison_that_is_never_true_is_refused() {
+    let bad = |text: &str, part: &str| {
+        wrong(
+            &format!("operators: {{ n: {{ from: orders, filter: '{text}' }} }}"),
+            &[part, "compare numbers"],
+        );
+    };
+    bad(".id == \"a\"", "`==` is never true between integer and string");
+    bad(".amount > 1 || .status == 5", "`==` is never true between string and integer");
+    bad(".status != true", "`!=` is always true between string and boolean");
+    bad("!(.tags == .id)", "between array and integer");
+    let good = |text: &str| fine(&format!("operators: {{ n: {{ from: orders, filter: '{text}' }} }}"));
+    good(".id == 1.0");
+    good(".id == null || .note == null");
+    good(".note == \"a\" && .amount == .id");
+    good(".more.x == 1");
+    good("to_int(.status) == 1 && timestamp != 5 && key == \"k\"");
+    fine("operators: { n: { from: plain, filter: '.id == \"a\" && .id == 1' } }");
+}

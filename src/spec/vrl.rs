@@ -6,12 +6,18 @@
 //! types that can never fit are problems of the file; anything that fails at run time is an
 //! [`EvalError`](crate::model::EvalError) of its record (`rewrite` says how). Dates without a zone are UTC.
 
+mod bounds;
 mod compiled;
 mod complaint;
 mod functions;
+mod guard;
 mod kinds;
+mod measure;
+mod memo;
 mod names;
 mod object;
+mod operators;
+mod refused;
 mod rewrite;
 
 use std::ops::Range;
@@ -24,9 +30,12 @@ pub use ::vrl::value::Kind;
 
 use self::compiled::{Compiled, from_json};
 pub use self::functions::DENIED;
+use self::guard::deep;
 pub use self::kinds::{element, kind_of, object, types_of, with_field};
+use self::measure::measure;
 use self::names::{NAMES, mentions, shielded, state, with_names};
 use self::object::ObjectOf;
+use self::refused::is_refused;
 use self::rewrite::Fixes;
 use super::problem::Problem;
 use crate::model::expr::parse_path;
@@ -73,20 +82,36 @@ impl VrlCompiler {
         vars: &[&str],
         value: &Kind,
     ) -> Result<(Arc<dyn Function>, Kind), Problem> {
-        if !value.is_any() {
+        self.compile_scoped(text, span, &untyped(vars), value)
+    }
+
+    /// [`VrlCompiler::compile_typed`], with names whose kinds are known too.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn compile_scoped(
+        &self,
+        text: &str,
+        span: Option<Range<usize>>,
+        vars: &[(&str, Kind)],
+        value: &Kind,
+    ) -> Result<(Arc<dyn Function>, Kind), Problem> {
+        let names: Vec<&str> = vars.iter().map(|(name, _)| *name).collect();
+        if !value.is_any() || vars.iter().any(|(_, kind)| !kind.is_any()) {
             // A field that is not there first: what follows from that says less.
-            let (program, _) = self.program(text, span.as_ref(), vars, &Kind::any())?;
-            if let Some(missing) = kinds::missing_in(&program, value) {
+            let (program, _) = self.program(text, span.as_ref(), &untyped(&names), &Kind::any())?;
+            let of_names = || vars.iter().find_map(|(name, kind)| kinds::missing_of(text, name, kind));
+            if let Some(missing) = kinds::missing_in(&program, value).or_else(of_names) {
                 return Err(self.missing(text, span.as_ref(), missing));
             }
         }
         let (program, used) = self.program(text, span.as_ref(), vars, value)?;
         let result = program.final_type_info().result.kind().clone();
-        let function: Arc<dyn Function> = match ObjectOf::of(Compiled::new(program, text, &used), text, vars)
-        {
-            Ok(object) => Arc::new(object),
-            Err(program) => Arc::new(program),
-        };
+        let function: Arc<dyn Function> =
+            match ObjectOf::of(Compiled::new(program, text, &used), text, &names) {
+                Ok(object) => Arc::new(object),
+                Err(program) => Arc::new(program),
+            };
         Ok((function, result))
     }
 
@@ -95,21 +120,50 @@ impl VrlCompiler {
         &self,
         text: &str,
         span: Option<&Range<usize>>,
-        vars: &[&'v str],
+        vars: &[(&'v str, Kind)],
         value: &Kind,
     ) -> Result<(Program, Vec<&'v str>), Problem> {
-        let used: Vec<&str> = NAMES.iter().chain(vars).copied().filter(|name| mentions(text, name)).collect();
-        let refused = |list: &DiagnosticList, fixes: &Fixes| self.problem(text, span, vars, list, fixes);
+        measure(text).map_err(|large| self.too_large(text, span, &large))?;
+        let compiled = deep(|| self.program_of(text, span, vars, value));
+        compiled.map_err(|panic| self.panicked(text, span, &panic))?
+    }
+
+    fn program_of<'v>(
+        &self,
+        text: &str,
+        span: Option<&Range<usize>>,
+        vars: &[(&'v str, Kind)],
+        value: &Kind,
+    ) -> Result<(Program, Vec<&'v str>), Problem> {
+        let names: Vec<&'v str> = vars.iter().map(|(name, _)| *name).collect();
+        let used: Vec<&str> =
+            NAMES.iter().copied().chain(names.iter().copied()).filter(|name| mentions(text, name)).collect();
+        let refused = |list: &DiagnosticList, fixes: &Fixes| self.problem(text, span, &names, list, fixes);
         let program = parser::parse(shielded(text)).map_err(|error| {
             let error: Box<dyn ::vrl::diagnostic::DiagnosticMessage> = Box::new(error);
             refused(&DiagnosticList::from(vec![error]), &Fixes::default())
         })?;
         let mut fixes = Fixes::default();
         let mut program_text = with_names(fixes.apply(program.clone()), &used);
+        if let Some((at, message)) = fixes.far() {
+            return Err(self.too_far(text, span, at, message));
+        }
+        let compile = |program| {
+            let state = state(&used, vars, value);
+            Compiler::compile(&self.functions, program, &state, CompileConfig::default())
+        };
         for round in 0..ROUNDS_MAX {
-            let state = state(&used, value);
-            match Compiler::compile(&self.functions, program_text, &state, CompileConfig::default()) {
-                Ok(compiled) => return Ok((compiled.program, used)),
+            match compile(program_text) {
+                Ok(compiled) => {
+                    // VRL itself says nothing of `1 == "a"`.
+                    let compared = with_names(fixes.comparing().apply(program), &used);
+                    if let Err(list) = compile(compared)
+                        && let Some(never) = list.iter().find(|complaint| is_refused(complaint))
+                    {
+                        return Err(self.problem_of(text, span, &names, never));
+                    }
+                    return Ok((compiled.program, used));
+                }
                 Err(list) if fixes.learn(&list, round == 0) => {
                     program_text = with_names(fixes.apply(program.clone()), &used);
                 }
@@ -137,6 +191,11 @@ impl VrlCompiler {
     }
 }
 
+/// Names of which nothing is known.
+fn untyped<'v>(names: &[&'v str]) -> Vec<(&'v str, Kind)> {
+    names.iter().map(|name| (*name, Kind::any())).collect()
+}
+
 /// Compiles the expression in place for values of this kind, and remembers what its result may be; the kind of that.
 /// A bare expression is compiled already, but may name a field that is not there.
 pub fn compile_typed(
@@ -146,10 +205,21 @@ pub fn compile_typed(
     value: &Kind,
     problems: &mut Vec<Problem>,
 ) -> Kind {
+    compile_scoped(expr, compiler, &untyped(vars), value, problems)
+}
+
+/// [`compile_typed`], with names whose kinds are known too.
+pub fn compile_scoped(
+    expr: &mut Expr,
+    compiler: &VrlCompiler,
+    vars: &[(&str, Kind)],
+    value: &Kind,
+    problems: &mut Vec<Problem>,
+) -> Kind {
     let result = if expr.is_compiled() {
         compiler.bare_kind(expr.text(), expr.span().as_ref(), value)
     } else {
-        compiler.compile_typed(expr.text(), expr.span(), vars, value).map(|(function, kind)| {
+        compiler.compile_scoped(expr.text(), expr.span(), vars, value).map(|(function, kind)| {
             expr.compile_with(function);
             kind
         })

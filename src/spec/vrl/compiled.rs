@@ -12,12 +12,14 @@ use ::vrl::path::{OwnedSegment, OwnedTargetPath, PathPrefix};
 use ::vrl::value::{KeyString, Kind, Secrets, Value as Vrl};
 use serde::Deserialize;
 
+use super::guard::caught;
 use super::names::fields_named;
 use crate::model::{EvalError, Function, Json, Scope, Value, Yields, pick};
 
 /// A compiled program and what it reads.
 pub(super) struct Compiled {
     program: Program,
+    text: String,
     /// Each with the fields of it that are read; `None`: maybe all.
     names: Vec<(String, Option<Vec<String>>)>,
     pub(super) reads_value: bool,
@@ -37,7 +39,7 @@ impl Compiled {
         let names = used.iter().map(|&n| (n.to_owned(), fields_named(text, n))).collect();
         let fields =
             info.target_assignments.is_empty().then(|| fields_queried(&info.target_queries)).flatten();
-        Compiled { names, reads_value, fields, yields, zone, program }
+        Compiled { text: text.to_owned(), names, reads_value, fields, yields, zone, program }
     }
 }
 
@@ -86,10 +88,13 @@ impl Function for Compiled {
         let mut secrets = Secrets::new();
         let mut target = TargetValueRef { value: &mut value, metadata: &mut metadata, secrets: &mut secrets };
         let result = RUNTIME.with_borrow_mut(|runtime| {
-            let result = runtime.resolve(&mut target, &self.program, &self.zone);
+            let result = caught(|| runtime.resolve(&mut target, &self.program, &self.zone));
             runtime.clear();
             result
         });
+        let result = result.map_err(|panic| {
+            EvalError(format!("`{}` cannot be computed of this record: {panic}", self.text.trim()))
+        })?;
         match result {
             Ok(value) => json(value),
             Err(Terminate::Interrupted) => Err(EvalError("the expression was interrupted".into())),
@@ -321,6 +326,65 @@ mod tests {
         assert_eq!(eval("upcase(key)"), Ok(json!("K")));
         assert!(eval("upcase(.a)").expect_err("is no JSON").contains("not JSON"));
         assert!(eval("del(.a)").expect_err("is no JSON").contains("not JSON"));
+    }
+
+    /// A function that panics, as VRL's own may.
+    #[derive(Debug)]
+    struct Panics;
+
+    impl ::vrl::compiler::Function for Panics {
+        fn identifier(&self) -> &'static str {
+            "panics"
+        }
+        fn usage(&self) -> &'static str {
+            ""
+        }
+        fn category(&self) -> &'static str {
+            ""
+        }
+        fn return_kind(&self) -> u16 {
+            ::vrl::compiler::value::kind::ANY
+        }
+        fn examples(&self) -> &'static [::vrl::compiler::function::Example] {
+            &[]
+        }
+        fn compile(
+            &self,
+            _: &::vrl::compiler::TypeState,
+            _: &mut ::vrl::compiler::function::FunctionCompileContext,
+            _: ::vrl::compiler::function::ArgumentList,
+        ) -> ::vrl::compiler::function::Compiled {
+            use ::vrl::compiler::FunctionExpression as _;
+            Ok(PanicsCall.as_expr())
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    struct PanicsCall;
+
+    impl ::vrl::compiler::FunctionExpression for PanicsCall {
+        fn resolve(&self, _: &mut ::vrl::compiler::Context) -> ::vrl::compiler::Resolved {
+            panic!("a bug of VRL")
+        }
+        fn type_def(&self, _: &::vrl::compiler::TypeState) -> ::vrl::compiler::TypeDef {
+            ::vrl::compiler::TypeDef::any()
+        }
+    }
+
+    #[test]
+    fn a_panic_is_an_error_of_its_record_alone() {
+        let mut compiler = VrlCompiler::new("");
+        compiler.functions.push(Box::new(Panics));
+        let function = compiler.compile("x = 1\nif .bad { panics() }\nx", None, &[]).expect("compiles");
+        let eval = |bad: bool| {
+            let record = Record::new("k", Value::from(json!({ "bad": bad })), Timestamp(0));
+            function.eval(&Scope::of(&record)).map_err(|e| e.0)
+        };
+        for _ in 0..3 {
+            let error = eval(true).expect_err("panics");
+            assert!(error.contains("a bug of VRL") && error.contains("panics()"), "{error}");
+            assert_eq!(eval(false), Ok(json!(1)));
+        }
     }
 
     #[test]

@@ -5,9 +5,12 @@
 
 use std::ops::Range;
 
-use ::vrl::diagnostic::{Diagnostic, DiagnosticList};
+use ::vrl::diagnostic::{Diagnostic, DiagnosticList, Span};
 
+use super::bounds::INDEX_MAX;
+use super::measure::TooLarge;
 use super::names::{NAMES, TIMESTAMP};
+use super::refused::own_words;
 use super::rewrite::Fixes;
 use super::{DENIED, VrlCompiler, kinds};
 use crate::spec::problem::{Problem, near};
@@ -28,6 +31,42 @@ impl VrlCompiler {
         }
     }
 
+    /// The text is more than can be compiled.
+    pub(super) fn too_large(&self, text: &str, span: Option<&Range<usize>>, large: &TooLarge) -> Problem {
+        let problem = large.problem();
+        match span {
+            Some(span) => problem.at(self.place(text, span, large.at.clone()), "too much"),
+            None => problem,
+        }
+    }
+
+    /// VRL itself failed on this text.
+    pub(super) fn panicked(&self, text: &str, span: Option<&Range<usize>>, panic: &str) -> Problem {
+        let problem = Problem::new("expression", format!("this expression cannot be compiled: {panic}"))
+            .help("write it in smaller steps: `a = ...` on a line of its own, then use `a`");
+        match span {
+            Some(span) => problem.at(self.place(text, span, 0..text.len()), "here"),
+            None => problem,
+        }
+    }
+
+    /// An assignment to an index that would make a list without end.
+    pub(super) fn too_far(
+        &self,
+        text: &str,
+        span: Option<&Range<usize>>,
+        at: Span,
+        message: String,
+    ) -> Problem {
+        let problem = Problem::new("expression", message).help(format!(
+            "all elements before it are made too: an index up to {INDEX_MAX}, or `push(.a, 1)`"
+        ));
+        match span {
+            Some(span) => problem.at(self.place(text, span, at.range()), "too far"),
+            None => problem,
+        }
+    }
+
     /// The first complaint as a problem, framed in the file.
     pub(super) fn problem(
         &self,
@@ -38,15 +77,30 @@ impl VrlCompiler {
         fixes: &Fixes,
     ) -> Problem {
         let Some(complaint) = list.iter().find(|d| d.is_problem()).map(|d| fixes.original(d)) else {
-            return Problem::new("expression", format!("`{text}` cannot be compiled"));
+            let problem = Problem::new("expression", format!("`{}` cannot be compiled", text.trim()))
+                .help("write it in smaller steps: `a = ...` on a line of its own, then use `a`");
+            return match span {
+                Some(span) => problem.at(span.clone(), "here"),
+                None => problem,
+            };
         };
+        self.problem_of(text, span, vars, complaint)
+    }
+
+    /// One complaint as a problem.
+    pub(super) fn problem_of(
+        &self,
+        text: &str,
+        span: Option<&Range<usize>>,
+        vars: &[&str],
+        complaint: &Diagnostic,
+    ) -> Problem {
         let primary = complaint.labels.iter().find(|l| l.primary).or(complaint.labels.first());
         let inside = primary.map_or(0..text.len(), |l| l.span.range());
         let label = primary.map(|l| l.message.clone()).filter(|m| !m.is_empty());
         let label = label.unwrap_or_else(|| "here".into());
         let mut message = sentence(&complaint.message);
-        // What a function of ours says of itself comes in a wrapping.
-        if let Some((_, own)) = message.split_once("error[E9001] ") {
+        if let Some(own) = own_words(&message) {
             message = own.to_owned();
         }
         let mut help = self.help(text, vars, complaint);

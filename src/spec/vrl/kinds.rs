@@ -7,6 +7,7 @@ use ::vrl::path::{OwnedSegment, PathPrefix};
 use ::vrl::value::Kind;
 use ::vrl::value::kind::{Collection, Field as KeyField};
 
+use super::names::paths_named;
 use crate::model::expr::Step;
 use crate::model::{Field, Shape, Types};
 use crate::spec::problem::did_you_mean;
@@ -152,6 +153,16 @@ pub(super) fn at(value: &Kind, path: &[Step]) -> Result<Kind, Missing> {
         }
     }
     Ok(kind.upgrade_undefined())
+}
+
+/// The first field of a name that a program reads and that this name's value does not have.
+pub(super) fn missing_of(text: &str, name: &str, kind: &Kind) -> Option<Missing> {
+    if kind.is_any() {
+        return None;
+    }
+    let missing = paths_named(text, name).iter().find_map(|path| at(kind, path).err())?;
+    let above = if missing.above == "." { name.to_owned() } else { format!("{name}{}", missing.above) };
+    Some(Missing { path: format!("{name}{}", missing.path), above, ..missing })
 }
 
 /// The first field that a program reads and that its values do not have. What it sets itself is there.

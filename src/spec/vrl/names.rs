@@ -11,11 +11,13 @@ use ::vrl::parser::{self, ast};
 use ::vrl::value::Kind;
 use ::vrl::value::kind::Collection;
 
+use crate::model::expr::Step;
+
 /// The names that every expression has.
 pub(super) const NAMES: [&str; 4] = ["key", "timestamp", "headers", "window"];
 
 /// What VRL knows before the program starts: the value's type, and the names' types.
-pub(super) fn state(used: &[&str], value: &Kind) -> TypeState {
+pub(super) fn state(used: &[&str], vars: &[(&str, Kind)], value: &Kind) -> TypeState {
     let object = |fields: &[(&str, Kind)]| {
         let fields: BTreeMap<_, _> = fields.iter().map(|(n, kind)| ((*n).into(), kind.clone())).collect();
         Kind::object(Collection::from(fields))
@@ -28,7 +30,9 @@ pub(super) fn state(used: &[&str], value: &Kind) -> TypeState {
                 "timestamp" => Kind::integer(),
                 "headers" => Kind::object(Collection::any()),
                 "window" => object(&[("start", Kind::integer()), ("end", Kind::integer())]).or_null(),
-                _ => Kind::any(),
+                _ => {
+                    vars.iter().find(|(var, _)| *var == name).map_or_else(Kind::any, |(_, kind)| kind.clone())
+                }
             };
             (name, kind)
         })
@@ -117,6 +121,35 @@ pub(super) fn fields_named(text: &str, name: &str) -> Option<Vec<String>> {
     Some(fields)
 }
 
+/// The paths of fields that are read of a name; none where the text gives the name another value.
+pub(super) fn paths_named(text: &str, name: &str) -> Vec<Vec<Step>> {
+    let tokens = super::measure::tokens(text);
+    let mut paths = Vec::new();
+    for (n, token) in tokens.iter().enumerate() {
+        let before = n.checked_sub(1).map(|n| tokens[n]);
+        if *token != name || matches!(before, Some("." | "@" | "%")) {
+            continue;
+        }
+        let is_word = |t: &str| t.starts_with(|c: char| c.is_alphabetic() || c == '_');
+        let mut rest = &tokens[n + 1..];
+        let mut path = Vec::new();
+        while let [".", field, tail @ ..] = rest {
+            if !is_word(field) {
+                break;
+            }
+            path.push(Step::Field((*field).to_owned()));
+            rest = tail;
+        }
+        let next = rest.iter().find(|token| !token.trim().is_empty());
+        // An assignment, or a closure's own variable.
+        if matches!(next, Some(&("=" | "|=" | "|"))) || before == Some("|") {
+            return Vec::new();
+        }
+        paths.push(path);
+    }
+    paths
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,5 +170,24 @@ mod tests {
         check("\"left\" + left.a", None);
         check("x = left; x.a", None);
         check("merge(left, right)", None);
+    }
+
+    #[test]
+    fn the_paths_of_a_name_are_found() {
+        let check = |text: &str, want: &[&str]| {
+            let paths = paths_named(text, "left").into_iter().map(|path| {
+                let step = |step| match step {
+                    Step::Field(name) => name,
+                    Step::Index(n) => n.to_string(),
+                };
+                path.into_iter().map(step).collect::<Vec<_>>().join(".")
+            });
+            assert_eq!(paths.collect::<Vec<_>>(), want, "{text}");
+        };
+        check("left.a + left.b.c == left", &["a", "b.c", ""]);
+        check("{ \"left\": .left, \"x\": left.a[0].b } # left.c", &["a"]);
+        check("\"left.a {{ left }}\" + upcase(left.s)", &["s"]);
+        check("left = 1\nleft.a", &[]);
+        check("map_values(.a) -> |left| { left.b }", &[]);
     }
 }

@@ -6,16 +6,19 @@
 //! type is checked to be a boolean. What the user handles with `??` or `ok, err =` stays handled. All other complaints
 //! (syntax, unknown functions, types that never fit) stay errors of the file.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
 use ::vrl::diagnostic::{Diagnostic, DiagnosticList, Span};
 use ::vrl::parser::ast::{
-    Abort, Assignment, AssignmentOp, Block, Container, Expr, FunctionArgument, FunctionCall, FunctionClosure,
-    Group, Ident, IfStatement, Literal, Node, Not, Op, Opcode, Predicate, Program, Query, QueryTarget,
-    Return, RootExpr, Unary,
+    Abort, Assignment, AssignmentOp, AssignmentTarget, Block, Container, Expr, FunctionArgument,
+    FunctionCall, FunctionClosure, Group, Ident, IfStatement, Literal, Node, Not, Op, Opcode, Predicate,
+    Program, Query, QueryTarget, Return, RootExpr, Unary,
 };
 
-use super::functions::{MAYBE, operator};
+use super::bounds;
+use super::functions::MAYBE;
+use super::operators::{QUIET, is_operator, operator};
 
 /// What to change, by place in the expression's text.
 #[derive(Default)]
@@ -32,6 +35,10 @@ pub(super) struct Fixes {
     handled: HashSet<Span>,
     /// The first complaint about each checked expression: the one to show if the check cannot help.
     complaints: HashMap<Span, Diagnostic>,
+    /// An assignment to an index that is too far, and what is said of it.
+    far: RefCell<Option<(Span, String)>>,
+    /// Every `==` and `!=` looks at the types of its sides.
+    comparing: bool,
 }
 
 impl Fixes {
@@ -84,6 +91,28 @@ impl Fixes {
     /// The complaint to show instead of one that a check of ours caused.
     pub(super) fn original<'a>(&'a self, complaint: &'a Diagnostic) -> &'a Diagnostic {
         complaint.labels.iter().find_map(|l| self.complaints.get(&l.span)).unwrap_or(complaint)
+    }
+
+    /// The same fixes, and every `==` and `!=` looks at the types of its sides.
+    pub(super) fn comparing(self) -> Fixes {
+        Fixes { comparing: true, ..self }
+    }
+
+    /// An assignment that would make a list without end, if the program has one.
+    pub(super) fn far(&self) -> Option<(Span, String)> {
+        self.far.borrow().clone()
+    }
+
+    fn look_at(&self, target: &Node<AssignmentTarget>) {
+        let path = match target.inner() {
+            AssignmentTarget::Noop => None,
+            AssignmentTarget::Query(query) => Some(&query.path.inner().segments),
+            AssignmentTarget::Internal(_, path) => path.as_ref().map(|path| &path.segments),
+            AssignmentTarget::External(path) => path.as_ref().map(|path| &path.path.segments),
+        };
+        if let Some(message) = path.and_then(|path| bounds::far_index(path)) {
+            self.far.borrow_mut().get_or_insert((target.span(), message));
+        }
     }
 
     /// The program with every fix made.
@@ -164,9 +193,14 @@ impl Fixes {
             return Expr::Op(Node::new(span, Op(Box::new(left), opcode, Box::new(right))));
         }
         let (left, right) = (self.expr(*left, false), self.expr(*right, false));
-        match operator(*opcode.inner()).filter(|_| force) {
+        // Around an operator that may fail most fail too: one that is quiet about it saves a round for each of them.
+        let compares = self.comparing && matches!(opcode.inner(), Opcode::Eq | Opcode::Ne);
+        let quiet = !force && (compares || is_answered(&left) || is_answered(&right));
+        // `*` may make text without end: it is always ours.
+        let ours = force || quiet || *opcode.inner() == Opcode::Mul;
+        match operator(*opcode.inner(), quiet).filter(|_| ours) {
             Some(function) => {
-                let (_, expr) = wrapped(function, true, vec![left, right]).take();
+                let (_, expr) = wrapped(function, force, vec![left, right]).take();
                 match expr {
                     Expr::FunctionCall(call) => Expr::FunctionCall(Node::new(span, call.into_inner())),
                     other => other,
@@ -178,16 +212,23 @@ impl Fixes {
 
     fn call(&self, call: FunctionCall, span: Span, force: bool) -> FunctionCall {
         let mut walking = self.walking.contains(&span);
+        let function = call.ident.inner().to_string();
         let doubtful = call.arguments.iter().any(|a| self.arguments.contains(&a.inner().expr.span()));
         FunctionCall {
             abort_on_error: call.abort_on_error || force || doubtful,
             arguments: call
                 .arguments
                 .into_iter()
-                .map(|node| {
+                .enumerate()
+                .map(|(position, node)| {
                     let check = std::mem::take(&mut walking);
                     node.map(|FunctionArgument { ident, expr }| {
                         let expr = self.expr(expr, false);
+                        let name = ident.as_ref().map(|name| name.inner().as_ref());
+                        let expr = match bounds::argument(&function, position, name) {
+                            Some(bound) => wrapped(bound, true, vec![expr]),
+                            None => expr,
+                        };
                         let expr = if check { wrapped("$collection", true, vec![expr]) } else { expr };
                         FunctionArgument { ident, expr }
                     })
@@ -204,6 +245,10 @@ impl Fixes {
     }
 
     fn assignment(&self, assignment: Assignment, force: bool) -> Assignment {
+        match &assignment {
+            Assignment::Single { target, .. } => self.look_at(target),
+            Assignment::Infallible { ok, err, .. } => [ok, err].into_iter().for_each(|t| self.look_at(t)),
+        }
         match assignment {
             // `a |= b` is `a = a | b`.
             Assignment::Single { target, op: AssignmentOp::Merge, expr } => {
@@ -276,6 +321,21 @@ impl Fixes {
             list.push(wrapped(function, true, vec![last]));
         }
         list
+    }
+}
+
+/// Is it an operator, maybe in parentheses, whose failure is an error of the record already?
+fn is_answered(node: &Node<Expr>) -> bool {
+    match node.inner() {
+        Expr::FunctionCall(call) => {
+            let name = call.inner().ident.inner().to_string();
+            name.ends_with(QUIET) || (call.inner().abort_on_error && is_operator(&name))
+        }
+        Expr::Container(container) => match container.inner() {
+            Container::Group(group) => is_answered(&group.inner().0),
+            _ => false,
+        },
+        _ => false,
     }
 }
 
