@@ -290,6 +290,7 @@ impl NodeConfig {
             | NodeConfig::Dedupe(_)
             | NodeConfig::Table(_)
             | NodeConfig::Regroup(_)
+            | NodeConfig::ById(_)
             | NodeConfig::RightHalf(_) => false,
         }
     }
