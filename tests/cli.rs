@@ -370,10 +370,19 @@ impl Running {
         }
     }
 
-    /// SIGTERM, then exit code and the rest of the log.
-    fn stop(mut self) -> (Option<i32>, String) {
+    fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        assert!(Process::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        assert!(Process::new("kill").args([signal, &pid]).status().expect("kill runs").success());
+    }
+
+    /// SIGTERM, then exit code and the rest of the log.
+    fn stop(self) -> (Option<i32>, String) {
+        self.signal("-TERM");
+        self.end()
+    }
+
+    /// Exit code and the rest of the log.
+    fn end(mut self) -> (Option<i32>, String) {
         let mut rest = String::new();
         self.log.read_to_string(&mut rest).expect("is text");
         (self.child.wait().expect("it ends").code(), rest)
@@ -557,6 +566,32 @@ fn a_run_is_ready_shows_its_metrics_and_stops_on_sigterm() {
     assert_eq!(code, Some(0), "{log}");
     assert!(log.lines().last().is_some_and(|line| line.contains("\"message\":\"stopped\"")), "{log}");
     assert!(state.join("in-0").is_dir(), "state has its folder");
+}
+
+#[test]
+fn the_admin_port_is_there_until_the_end_of_a_stop() {
+    let dir = folder();
+    // The call is under way when the stop begins, and is waited for; the other task commits at once, for the only time.
+    let text = "name: t\nstate: { checkpoint: 1h }\nsources:\n  a: { generate: { rate: 100/s, count: 1 } }\n  \
+                b: { generate: { rate: 100/s, count: 1 } }\noperators:\n  call: { from: a, enrich: { http: \
+                { get: \"${ACCOUNTS_API}/x\" }, into: .x } }\nsinks:\n  out: { from: call, blackhole: {} }\n  \
+                other: { from: b, blackhole: {} }\n";
+    let path = file(&dir, "t.yaml", text);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let api = format!("http://{}", listener.local_addr().expect("is bound"));
+    let running = Running::start(&path, &dir.path().join("state"), &[("ACCOUNTS_API", &api)]);
+    let (_call, _) = listener.accept().expect("a call");
+    running.until("/ready", |status, _| status == 200);
+    let checkpoints = "slackwater_checkpoint_duration_seconds_count{topology=\"t\"}";
+    assert!(running.get("/metrics").1.contains(&format!("{checkpoints} 0\n")));
+    running.signal("-TERM");
+    let body = running.until("/ready", |status, _| status == 503);
+    assert!(body.contains("it is stopping"), "{body}");
+    running.until("/metrics", |_, text| text.contains(&format!("{checkpoints} 1\n")));
+    assert_eq!(running.get("/live").0, 200);
+    assert_eq!(running.get("/ready").0, 503);
+    let (code, log) = running.end();
+    assert_eq!(code, Some(0), "{log}");
 }
 
 #[test]

@@ -627,6 +627,42 @@ sinks:
   out: { from: both, blackhole: {} }
 "#;
 
+    lines_and_topics_together: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  orders: { kafka: { topic: orders } }
+  prices: { file: { path: prices.jsonl, key: .id }, table: {} }
+  more: { stdin: {} }
+  alone: { generate: { rate: 1/s } }
+operators:
+  big: { from: more, filter: .n > 1 }
+  priced: { from: orders, join: { with: prices } }
+  all: { from: [priced, big], merge: {} }
+sinks:
+  out: { from: all, blackhole: {} }
+  other: { from: alone, blackhole: {} }
+"#;
+
+    a_limit_of_the_cluster_for_lines_and_topics: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+rate_limits:
+  api: { limit: 10/s, scope: cluster }
+  own: { limit: 10/s }
+sources:
+  orders: { kafka: { topic: orders } }
+  lines: { stdin: {} }
+operators:
+  a: { from: orders, enrich: { http: { get: "http://localhost/{{ key }}" }, rate_limit: api, into: .a } }
+  b: { from: lines, enrich: { http: { get: "http://localhost/{{ key }}" }, rate_limit: api, into: .b } }
+  c: { from: orders, enrich: { http: { get: "http://localhost/{{ key }}" }, rate_limit: own, into: .a } }
+  d: { from: lines, enrich: { http: { get: "http://localhost/{{ key }}" }, rate_limit: own, into: .b } }
+sinks:
+  out: { from: [a, c], blackhole: {} }
+  other: { from: [b, d], blackhole: {} }
+"#;
+
     an_empty_file: "# nothing here\n";
 
     a_list: "- name: t\n";

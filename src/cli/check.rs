@@ -7,11 +7,11 @@ use clap::{Args, ValueEnum};
 
 use super::{BAD_FILE, Exit, UNAVAILABLE, read_file};
 use crate::formats::WriterError;
-use crate::kafka::Admin;
+use crate::kafka::{Admin, AdminError};
 use crate::operators::NodeConfig;
 use crate::sinks::{SinkConfig, SinkConnection, SinkError};
 use crate::spec::{Loaded, Mode, Registry, Report, load_with};
-use crate::topology::{NodeKind, Uneven};
+use crate::topology::{NodeKind, Uneven, WrittenTopic};
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
@@ -78,8 +78,14 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
     if let Some(kafka) = &topology.settings.kafka {
         let topics = topology.external_topics();
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-        match Admin::open(kafka, Duration::from_secs(5)).and_then(|admin| admin.topics(&names)) {
-            Ok(found) => {
+        let written = if kafka.makes_topics() { Vec::new() } else { topology.written_topics() };
+        let looked = Admin::open(kafka, Duration::from_secs(5))
+            .and_then(|admin| Ok((admin.topics(&names)?, unwritable(&admin, written)?)));
+        match looked {
+            Ok((found, missing)) => {
+                if !missing.is_empty() {
+                    problems.push((missing_report(loaded, &missing), BAD_FILE));
+                }
                 let counts = found.iter().filter_map(|(topic, count)| Some((topic.clone(), (*count)?)));
                 if let Err(uneven) = topology.partition_counts(&counts.collect()) {
                     problems.push((uneven_report(loaded, &uneven), BAD_FILE));
@@ -89,16 +95,8 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
                         let node = topology.nodes.iter().find(
                             |n| matches!(&n.kind, NodeKind::Source(s) if s.topics().contains(&topic.as_str())),
                         );
-                        let message = format!("the topic `{topic}` does not exist");
-                        let help = "create it, or correct its name";
-                        let report = places.report(
-                            "connect::topic",
-                            node.map(|n| n.name.as_str()),
-                            "kafka.topic",
-                            &message,
-                            Some(help),
-                        );
-                        problems.push((report, BAD_FILE));
+                        let node = node.map(|n| n.name.as_str());
+                        problems.push((missing_topic(loaded, node, &topic), BAD_FILE));
                     }
                 }
             }
@@ -167,6 +165,26 @@ pub(super) fn uneven_report(loaded: &Loaded, uneven: &Uneven) -> Report {
         &uneven.message,
         Some(&uneven.help),
     )
+}
+
+/// The topics of sinks that are missing, where nobody makes them when they are written to.
+fn unwritable(admin: &Admin, written: Vec<WrittenTopic>) -> Result<Vec<WrittenTopic>, AdminError> {
+    let names: Vec<&str> = written.iter().map(|t| t.topic.as_str()).collect();
+    let found = admin.topics(&names)?;
+    let missing = written.into_iter().zip(found).filter(|(_, (_, count))| count.is_none());
+    Ok(missing.map(|(topic, _)| topic).collect())
+}
+
+/// Topics of sinks that do not exist, each at its sink.
+pub(super) fn missing_report(loaded: &Loaded, missing: &[WrittenTopic]) -> Report {
+    let reports = missing.iter().map(|t| missing_topic(loaded, Some(&t.node), &t.topic));
+    loaded.places().reports(reports.flat_map(|report| report.problems().to_vec()).collect())
+}
+
+fn missing_topic(loaded: &Loaded, node: Option<&str>, topic: &str) -> Report {
+    let message = format!("the topic `{topic}` does not exist");
+    let help = "create it, or correct its name";
+    loaded.places().report("connect::topic", node, WrittenTopic::FIELD, &message, Some(help))
 }
 
 /// Opens a TCP connection, no more: a request might change something.

@@ -66,20 +66,28 @@ async fn serve(loaded: &Loaded, options: EngineOptions, admin: &str) -> Result<(
     let topology = Arc::new(loaded.topology.clone());
     let exit = |e: EngineError| exit(loaded, e);
     let shared = Engine::shared(&topology).map_err(exit)?;
-    let server = AdminServer::start(admin, Arc::clone(&topology), Arc::clone(&shared), stop.clone())
+    // Of its own: it answers until everything has stopped, so that the last checkpoint can be seen.
+    let served = CancellationToken::new();
+    let server = AdminServer::start(admin, Arc::clone(&topology), Arc::clone(&shared), served)
         .await
         .map_err(|e| Exit::failed(e.to_string()))?;
     tracing::info!(topology = topology.name, admin = %server.address, state = %options.state_dir.display(), "starting");
-    let engine = match Engine::start(Arc::clone(&topology), options, Override::default(), shared, &stop).await
-    {
-        Ok(engine) => engine,
-        Err(EngineError::Stopped) => return Ok(()),
-        Err(e) => return Err(exit(e)),
+    let result = match Engine::start(topology, options, Override::default(), shared, &stop).await {
+        Ok(engine) => {
+            engine.run(&stop).await;
+            engine.stop().await
+        }
+        Err(e) => Err(e),
     };
-    engine.run(&stop).await;
-    engine.stop().await.map_err(exit)?;
-    tracing::info!("stopped");
-    Ok(())
+    server.stop().await;
+    match result {
+        Ok(()) => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        Err(EngineError::Stopped) => Ok(()),
+        Err(e) => Err(exit(e)),
+    }
 }
 
 pub(super) fn exit(loaded: &Loaded, error: EngineError) -> Exit {
@@ -90,6 +98,10 @@ pub(super) fn exit(loaded: &Loaded, error: EngineError) -> Exit {
         }
         EngineError::Uneven(uneven) => {
             let report = super::check::uneven_report(loaded, &uneven);
+            Exit { code: BAD_FILE, ..Exit::bad_file(&report.redacted(&loaded.secrets)) }
+        }
+        EngineError::Missing(missing) => {
+            let report = super::check::missing_report(loaded, &missing.0);
             Exit { code: BAD_FILE, ..Exit::bad_file(&report.redacted(&loaded.secrets)) }
         }
         EngineError::Failed(message) => Exit::failed(message),

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
@@ -9,6 +10,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::runtime::Shared;
@@ -35,7 +37,12 @@ struct Served {
 pub struct AdminServer {
     /// Where it listens.
     pub address: SocketAddr,
+    stop: CancellationToken,
+    ended: JoinHandle<()>,
 }
+
+/// How long answers under way may take when the server ends.
+const ENDING: Duration = Duration::from_secs(1);
 
 impl AdminServer {
     /// Listens on `address` until `stop`.
@@ -58,13 +65,21 @@ impl AdminServer {
             .route("/ready", get(ready))
             .route("/topology", get(describe))
             .with_state(Arc::new(Served { shared, topology }));
-        tokio::spawn(async move {
-            let server = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned());
+        let until = stop.clone();
+        let ended = tokio::spawn(async move {
+            let server = axum::serve(listener, app).with_graceful_shutdown(until.cancelled_owned());
             if let Err(error) = server.await {
                 tracing::error!(%error, "the admin server ended");
             }
         });
-        Ok(AdminServer { address: local })
+        Ok(AdminServer { address: local, stop, ended })
+    }
+
+    /// Ends it, after the answers that are under way.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        // A panic there has been reported by the hook and ends the process.
+        drop(tokio::time::timeout(ENDING, self.ended).await);
     }
 }
 
@@ -82,7 +97,7 @@ async fn ready(State(served): State<Arc<Served>>) -> Response {
         })
         .collect();
     let ready = status.is_ready();
-    let body = serde_json::json!({ "ready": ready, "waiting_for": status.waiting, "joined": status.joined, "tasks": tasks });
+    let body = serde_json::json!({ "ready": ready, "waiting_for": status.reasons(), "joined": status.joined, "tasks": tasks });
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(body)).into_response()
 }
@@ -112,7 +127,7 @@ async fn page(State(served): State<Arc<Served>>) -> Html<String> {
         state = if status.is_ready() {
             "ready".into()
         } else {
-            escape(&format!("not ready: {:?}", status.waiting))
+            escape(&format!("not ready: {:?}", status.reasons()))
         },
         graph = escape(&served.topology.mermaid()),
     ))

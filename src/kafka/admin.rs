@@ -405,6 +405,9 @@ impl Admin {
         group: &str,
         partitions: &[TopicPartition],
     ) -> Result<Vec<GroupOffset>, AdminError> {
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
         let asked: Vec<(&str, i32)> = partitions.iter().map(|p| (&*p.topic, p.partition)).collect();
         let found = self.list_offsets(group, Some(&asked))?;
         let by_name: BTreeMap<(&str, i32), GroupOffset> =

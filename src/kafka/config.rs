@@ -151,6 +151,12 @@ impl KafkaConfig {
         config
     }
 
+    /// Do the properties ask brokers to make topics that are written to? By default we do not.
+    #[must_use]
+    pub fn makes_topics(&self) -> bool {
+        self.properties.get("allow.auto.create.topics").is_some_and(|value| value == "true")
+    }
+
     fn with_properties(&self, mut config: ClientConfig) -> ClientConfig {
         for (name, value) in &self.properties {
             config.set(name, value);

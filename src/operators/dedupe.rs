@@ -128,6 +128,10 @@ fn decode(row: &[u8]) -> Result<i64, StateError> {
 }
 
 impl Operator for Dedupe {
+    fn refuses_late(&self) -> bool {
+        true
+    }
+
     fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
         let mut first = Ok(None);
         cx.store(SEEN).scan(b"", None, &mut |key, _| {

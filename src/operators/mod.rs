@@ -212,6 +212,12 @@ pub trait Operator: Send {
         true
     }
 
+    /// Does it drop or part with what comes behind its clock? Then the wall clock, which may be ahead of records that are
+    /// still under way, stays `time.delay` behind for it.
+    fn refuses_late(&self) -> bool {
+        false
+    }
+
     /// Are timers due at a record's stream time called before the record is taken?
     fn time_first(&self) -> bool {
         false
@@ -268,7 +274,8 @@ pub trait Operator: Send {
         Ok(true)
     }
 
-    /// From now on [`Operator::oldest`] is asked (`state: { changelog: off }`): called once, before `open`.
+    /// From now on [`Operator::oldest`] is asked (`state: { changelog: off }`): called once, before `open`. What the
+    /// operator holds is made again by reading from there, never from rows: it need not write any.
     fn track_origins(&mut self) {}
 
     /// The lowest input offset of a topic that what the operator holds came from: without a changelog, committed

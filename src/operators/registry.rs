@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::aggregate::{Aggregate, AggregateConfig};
+use super::aggregate::{Aggregate, AggregateConfig, EmitConfig};
 use super::branch::{Branch, BranchConfig};
 use super::by_id::{ById, ByIdConfig};
 use super::custom::{self, CustomConfig};
@@ -14,7 +14,7 @@ use super::dedupe::{Dedupe, DedupeConfig};
 use super::describe::Described;
 use super::enrich::{self, Enrich, EnrichConfig};
 use super::filter::{Filter, FilterConfig};
-use super::join::{self, JoinConfig, RightHalf, RightHalfConfig};
+use super::join::{self, JoinConfig, JoinKind, JoinType, RightHalf, RightHalfConfig};
 use super::key_by::{KeyBy, KeyByConfig};
 use super::map::{FlatMap, Map, MapConfig};
 use super::merge::{Merge, MergeConfig};
@@ -262,6 +262,36 @@ impl NodeConfig {
             NodeConfig::Join(_) | NodeConfig::Regroup(_) | NodeConfig::RightHalf(_) => true,
             NodeConfig::Aggregate(c) => c.over_table,
             _ => false,
+        }
+    }
+
+    /// May a record of it leave later than the records that cause it were committed (timers, calls)? What comes after that,
+    /// by its timestamp, only the node itself can say.
+    #[must_use]
+    pub fn holds_records(&self) -> bool {
+        match self {
+            NodeConfig::Debounce(_)
+            | NodeConfig::Enrich(_)
+            | NodeConfig::Suppress(_)
+            | NodeConfig::Custom(_) => true,
+            NodeConfig::Aggregate(c) => c.emit == EmitConfig::Final,
+            NodeConfig::Join(c) => {
+                let unmatched = c.kind != JoinType::Inner
+                    && c.plan.is_none_or(|plan| plan.kind == JoinKind::StreamStream);
+                unmatched || c.grace.is_some() && c.plan.is_none_or(|p| p.kind == JoinKind::StreamTable)
+            }
+            NodeConfig::Filter(_)
+            | NodeConfig::Map(_)
+            | NodeConfig::FlatMap(_)
+            | NodeConfig::KeyBy(_)
+            | NodeConfig::Branch(_)
+            | NodeConfig::Merge(_)
+            | NodeConfig::Peek(_)
+            | NodeConfig::Dedupe(_)
+            | NodeConfig::Table(_)
+            | NodeConfig::Regroup(_)
+            | NodeConfig::ById(_)
+            | NodeConfig::RightHalf(_) => false,
         }
     }
 

@@ -6,7 +6,8 @@
 //!
 //! A checkpoint that certainly did not happen (a rebalance changed the group's generation, a broker was away) is made
 //! again as it is, for the tasks that are still ours. One that may have happened is not: its tasks are restored, which
-//! finds out.
+//! finds out. Tasks of lines and made-up records are nobody else's and need no group: they are committed apart, and tried
+//! for as long as it takes, since what they have read cannot be had again.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -49,6 +50,11 @@ pub struct Part {
 impl Part {
     fn is_over(&self) -> bool {
         self.leases.iter().any(Lease::is_over)
+    }
+
+    /// Can nobody else have its task? Then there are no offsets, and no changelog.
+    fn is_alone(&self) -> bool {
+        self.leases.is_empty()
     }
 }
 
@@ -171,11 +177,15 @@ impl Run {
             let started = Instant::now();
             parts.iter_mut().for_each(|p| p.sealed.finish());
             self.metrics.phase(Phase::Sort, started.elapsed());
-            self.checkpoint(parts, started);
+            let (alone, shared): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(Part::is_alone);
+            for parts in [alone, shared].into_iter().filter(|parts| !parts.is_empty()) {
+                self.checkpoint(parts, started);
+            }
         }
     }
 
     fn checkpoint(&mut self, mut parts: Vec<Part>, started: Instant) {
+        let alone = parts.iter().all(Part::is_alone);
         for attempt in 1.. {
             let (over, ours): (Vec<Part>, Vec<Part>) = parts.into_iter().partition(Part::is_over);
             parts = ours;
@@ -197,9 +207,9 @@ impl Run {
                     self.inbox.send(Message::Failed { handles: handles(&parts), message });
                     return;
                 }
-                Err(Failure { message, again: true, .. }) if attempt < TRIES => {
+                Err(Failure { message, again: true, .. }) if attempt < TRIES || alone => {
                     tracing::info!(message, attempt, "checkpoint not committed, once more");
-                    std::thread::park_timeout(Duration::from_millis(50) * attempt);
+                    std::thread::park_timeout(Duration::from_millis(50) * attempt.min(TRIES));
                 }
                 Err(Failure { message, .. }) => {
                     self.metrics.failed();
@@ -225,6 +235,9 @@ impl Run {
             offsets.extend(
                 part.offsets.iter().map(|(t, next)| (TopicPartition::new(Arc::clone(t), partition), *next)),
             );
+        }
+        if parts.iter().all(|part| part.is_alone() && part.outputs.is_empty()) {
+            return self.write(parts);
         }
         self.open()?;
         match (&self.mode, &mut self.writer) {
@@ -337,16 +350,21 @@ fn transact(
     writer.flush(COMMIT_TIMEOUT)?;
     done(Phase::Flush);
     failpoint::hit(failpoint::PRODUCED);
-    let metadata =
-        group.group_metadata().ok_or_else(|| TxnError::Abort("this instance is not in the group".into()))?;
+    let metadata = match parts.iter().all(Part::is_alone) {
+        true => None,
+        false => {
+            let member = group.group_metadata();
+            Some(member.ok_or_else(|| TxnError::Abort("this instance is not in the group".into()))?)
+        }
+    };
     // In this order: see `group_metadata`.
     if parts.iter().any(Part::is_over) {
         return Err(TxnError::Abort("a partition is gone".into()));
     }
-    writer.add_offsets(offsets, Some(&metadata), COMMIT_TIMEOUT)?;
+    writer.add_offsets(offsets, metadata.as_ref(), COMMIT_TIMEOUT)?;
     done(Phase::Offsets);
     failpoint::hit(failpoint::OFFSETS);
-    let committed = writer.commit(offsets, Some(&metadata), COMMIT_TIMEOUT)?;
+    let committed = writer.commit(offsets, metadata.as_ref(), COMMIT_TIMEOUT)?;
     done(Phase::Commit);
     Ok(committed.ends)
 }

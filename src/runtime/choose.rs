@@ -1,14 +1,16 @@
 //! Which input of a task is read next: the rules of KIP-353 and KIP-695, pure.
 //!
-//! A task with several input partitions (a join, a merge, a source of several topics) takes the record with the lowest
+//! A task with several inputs (a join, a merge, a source of several topics) takes the record with the lowest
 //! timestamp among the heads of its inputs; with equal ones, the input that is named first. An input of which nothing
 //! is here makes that a guess, so the task waits:
 //!
-//! - for as long as the broker is known, or may be expected, to have more of it (the end has not been reached);
+//! - for as long as more of it is known, or may be expected, to be there (the end of the partition or of the file has not
+//!   been reached);
 //! - once its end has been reached, for `idle` at most, since more might be on its way;
 //! - then it goes on without it, and does not wait again before a record of it was taken.
 //!
-//! Called by the worker for Kafka partitions. Lines and made-up records are taken as they come.
+//! Called by the worker for whatever a task reads. Standard input and made-up records are always at their end: nobody
+//! knows when more of them comes.
 
 use crate::model::{Millis, Timestamp};
 

@@ -13,6 +13,7 @@ mod status;
 mod topics;
 mod wait;
 mod workers;
+mod written;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ use self::sinks::{connect, connect_schemas, message_limits, transactional_lanes}
 pub use self::status::{Shared, Status};
 use self::topics::{make_topics, open_admin, wait_topics};
 use self::workers::limiters;
+pub use self::written::MissingTopics;
 use super::global_reader::GlobalReaders;
 use super::inbox::{Inbox, Message};
 use super::metrics::Metrics;
@@ -80,6 +82,9 @@ pub enum EngineError {
     /// Topics that are read together have different numbers of partitions: exit code 78.
     #[error(transparent)]
     Uneven(#[from] crate::topology::Uneven),
+    /// Sinks write topics that do not exist: exit code 78.
+    #[error(transparent)]
+    Missing(#[from] MissingTopics),
     /// It failed while running: exit code 1.
     #[error("{0}")]
     Failed(String),
@@ -175,6 +180,13 @@ impl Engine {
             // Topics without Kafka were refused above.
             (None, false) | (_, true) => None,
         };
+        let written = match &kafka {
+            Some(config) if !stand_ins.plain_commits => {
+                let admin = plan.as_ref().map(|(admin, _)| admin);
+                written::find(&topology, config, admin, &shared, stop).await?
+            }
+            _ => None,
+        };
         let cache = topology.settings.state.cache.bytes();
         let env = RocksEnv::new(cache, cache);
         let globals = match (&kafka, &plan) {
@@ -199,6 +211,9 @@ impl Engine {
         };
         if let Some((admin, plan)) = &plan {
             engine.purge(admin, plan);
+        }
+        if let Some(watch) = written {
+            engine.lanes.spawn(watch.run(Arc::clone(&engine.shared), engine.lanes_stop.clone()));
         }
         engine.start_workers(kafka, plan, sinks, limiters, transactional, env)?;
         Ok(engine)
@@ -258,6 +273,7 @@ impl Engine {
     /// # Errors
     /// What had failed, if anything.
     pub async fn stop(mut self) -> Result<(), EngineError> {
+        self.shared.status_mut().stopping = true;
         tracing::info!("stopping: no more input; finishing what is under way");
         let began = tokio::time::Instant::now();
         let leaving = LEAVING.min(self.options.stop_deadline / 4);

@@ -2,13 +2,16 @@
 //!
 //! A task may not wait, so nothing reaches it whose schema id was not looked up. Records keep their order: the first
 //! that has to wait holds back those behind it, of this partition only. What is held is one batch.
+//!
+//! It also knows up to when it has everything, which of a repartition topic is not for itself to say.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::horizon::Upstream;
 use crate::formats::{Format, Formats};
 use crate::kafka::{Lease, PartitionReader, Polled, ReadError};
-use crate::model::{Record, Value};
+use crate::model::{Record, Timestamp, Value};
 use crate::topology::{NodeKind, Topology};
 
 /// What the records of one topic need.
@@ -58,6 +61,7 @@ impl Gate {
 pub struct HeldReader {
     reader: PartitionReader,
     hold: Option<Box<Hold>>,
+    upstream: Option<Upstream>,
 }
 
 struct Hold {
@@ -67,11 +71,11 @@ struct Hold {
 }
 
 impl HeldReader {
-    /// A reader that holds back what `gate` does not let through.
+    /// A reader that holds back what `gate` does not let through; `upstream`: of a repartition topic.
     #[must_use]
-    pub fn new(reader: PartitionReader, gate: Option<Gate>) -> HeldReader {
+    pub fn new(reader: PartitionReader, gate: Option<Gate>, upstream: Option<Upstream>) -> HeldReader {
         let hold = |gate| Box::new(Hold { gate, held: VecDeque::new(), batch: Vec::new() });
-        HeldReader { reader, hold: gate.map(hold) }
+        HeldReader { reader, hold: gate.map(hold), upstream }
     }
 
     /// As [`PartitionReader::poll_batch`].
@@ -102,6 +106,15 @@ impl HeldReader {
     #[must_use]
     pub fn caught_up(&self) -> bool {
         self.waits().is_none() && self.reader.caught_up()
+    }
+
+    /// Up to when everything that was on its way to this partition has been read; `None`: not so, or nobody knows.
+    #[must_use]
+    pub fn until(&self, now: Timestamp) -> Option<Timestamp> {
+        match &self.upstream {
+            Some(upstream) => upstream.until(self.next_offset().or(self.start_offset()).unwrap_or(0)),
+            None => self.caught_up().then_some(now),
+        }
     }
 
     /// As [`PartitionReader::next_offset`].

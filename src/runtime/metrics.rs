@@ -20,7 +20,7 @@ use super::task::{Task, TaskId};
 use crate::formats::Formats;
 use crate::model::{Clock, SystemClock};
 use crate::operators::Tally;
-use crate::topology::{Node, NodeKind, SubTopology, Topology};
+use crate::topology::{Node, NodeKind, Topology};
 
 const SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -113,11 +113,8 @@ impl Metrics {
                 Arc::new(topology.nodes.iter().map(keeps).collect())
             },
             subs: {
-                let topics = |s: &SubTopology| match s.topics.as_slice() {
-                    [] => vec![s.name.clone()],
-                    topics => topics.to_vec(),
-                };
-                Arc::new(topology.subs.iter().map(|s| (s.name.clone(), topics(s))).collect())
+                let names = |sub| topology.inputs(sub).into_iter().map(|input| input.name).collect();
+                Arc::new(topology.subs.iter().enumerate().map(|(n, s)| (s.name.clone(), names(n))).collect())
             },
             records_in: counter("records_in_total", "Records that came into a node.", node)?,
             records_out: counter("records_out_total", "Records that a node sent on or delivered.", node)?,

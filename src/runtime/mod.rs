@@ -13,6 +13,7 @@ mod gate;
 mod global;
 mod global_reader;
 mod held;
+mod horizon;
 pub mod http;
 mod inbox;
 pub mod limiter;
@@ -23,13 +24,12 @@ pub mod pacer;
 mod purge;
 mod read;
 mod restore;
+mod shares;
 mod task;
-#[cfg(test)]
-mod task_tests;
 mod worker;
 
 pub use assigned::{Assigned, Rewound};
-pub use engine::{Engine, EngineError, EngineOptions, Override, Shared, Status};
+pub use engine::{Engine, EngineError, EngineOptions, MissingTopics, Override, Shared, Status};
 pub use global::GlobalTable;
 pub use inbox::Handle;
 pub use task::{

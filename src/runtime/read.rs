@@ -35,10 +35,10 @@ impl TaskReader {
             SourceConfig::Generate(g) => Some(TaskReader::Made(Maker::new(g, now))),
             SourceConfig::File(f) => {
                 let file = File::open(&f.path)?;
-                Some(TaskReader::Lines(LineReader::start(BufReader::new(file))?))
+                Some(TaskReader::Lines(LineReader::start(BufReader::new(file), false)?))
             }
             SourceConfig::Stdin(_) => {
-                Some(TaskReader::Lines(LineReader::start(BufReader::new(std::io::stdin()))?))
+                Some(TaskReader::Lines(LineReader::start(BufReader::new(std::io::stdin()), true)?))
             }
         })
     }
@@ -67,6 +67,25 @@ impl TaskReader {
             TaskReader::Kafka(reader) => reader.caught_up(),
             TaskReader::Lines(reader) => reader.ended,
             TaskReader::Made(_) => true,
+        }
+    }
+
+    /// Up to when everything has been read that was to come; `None`: there is more, or nobody knows.
+    #[must_use]
+    pub fn until(&self, now: Timestamp) -> Option<Timestamp> {
+        match self {
+            TaskReader::Kafka(reader) => reader.until(now),
+            TaskReader::Lines(_) | TaskReader::Made(_) => self.caught_up().then_some(now),
+        }
+    }
+
+    /// When nothing of it is here: may others go on without it? Not while more is known to be there, and a file has more
+    /// until it ends; standard input and made-up records come when they come.
+    #[must_use]
+    pub fn lets_others_go_on(&self) -> bool {
+        match self {
+            TaskReader::Kafka(_) | TaskReader::Made(_) => self.caught_up(),
+            TaskReader::Lines(reader) => reader.live || reader.ended,
         }
     }
 
@@ -131,10 +150,12 @@ pub struct LineReader {
     lines: Receiver<String>,
     next: i64,
     ended: bool,
+    /// Who writes them may take any time.
+    live: bool,
 }
 
 impl LineReader {
-    fn start(mut from: impl BufRead + Send + 'static) -> std::io::Result<LineReader> {
+    fn start(mut from: impl BufRead + Send + 'static, live: bool) -> std::io::Result<LineReader> {
         let (send, lines) = sync_channel(LINES_AHEAD);
         // Not joined: a read of standard input cannot be interrupted, and the process ends without it.
         std::thread::Builder::new().name("lines".into()).spawn(move || {
@@ -156,7 +177,7 @@ impl LineReader {
                 }
             }
         })?;
-        Ok(LineReader { lines, next: 0, ended: false })
+        Ok(LineReader { lines, next: 0, ended: false, live })
     }
 
     fn poll(&mut self, max: usize, now: Timestamp, out: &mut Vec<Record>) -> usize {

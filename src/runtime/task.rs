@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::nodes::{SinkNode, SourceNode, dead_letter, event_time};
-use crate::model::{Expr, Origin, Record, Timestamp};
+use crate::model::{Expr, Millis, Origin, Record, Timestamp};
 use crate::operators::{
     Call, Cx, Effects, Emit, Load, Operator, OperatorError, Payload, Reason, Reject, Reply, SinkRow, Stores,
     Tally,
@@ -55,7 +55,7 @@ pub enum TaskError {
 /// What can happen to a task.
 #[derive(Debug)]
 pub enum Input {
-    /// Records of one topic, in offset order. `topic` counts in the sub-topology's list (line sources: 0).
+    /// Records of one topic, in offset order. `topic` counts in [`Topology::inputs`].
     Records {
         /// Index of the topic.
         topic: usize,
@@ -89,10 +89,11 @@ pub enum Input {
         /// What the sink said.
         message: String,
     },
-    /// Time went by. `caught_up`: every input partition has been read to its end.
+    /// Time went by.
     Clock {
-        /// Does the wall clock move the nodes' clocks?
-        caught_up: bool,
+        /// Every record up to this wall clock time is here, but for those that are under way to the topics: so far does
+        /// the wall clock move the nodes' clocks. `None`: it does not.
+        until: Option<Timestamp>,
     },
 }
 
@@ -165,6 +166,8 @@ struct Node {
     children: Vec<(u16, usize, u16)>,
     /// Asks for the changes of tables.
     takes_changes: bool,
+    /// By input: the wall clock comes through it, and has to stay behind for this node.
+    delays: Vec<bool>,
     tally: Tally,
 }
 
@@ -205,6 +208,7 @@ pub struct Task {
     seal_rows: usize,
     policy: OnFailure,
     hybrid: bool,
+    delay: Millis,
     /// Without a changelog: positions are held back to what has no durable effect yet.
     low_watermark: bool,
     /// Rows of these nodes go into the checkpoint's transaction instead of to a driver; with the largest message of
@@ -309,6 +313,7 @@ impl Task {
                 clock: Timestamp::MIN,
                 seen: vec![Timestamp::MIN; node.inputs.len().max(1)],
                 children,
+                delays: Vec::new(),
                 takes_changes: match &node.kind {
                     NodeKind::Source(_) => false,
                     NodeKind::Operator(c) => c.takes_changes(),
@@ -319,20 +324,12 @@ impl Task {
             });
         }
         stores.append(&mut seen);
-        let topics: Vec<Arc<str>> = if sub.topics.is_empty() {
-            vec![sub.name.as_str().into()]
-        } else {
-            sub.topics.iter().map(|t| t.as_str().into()).collect()
-        };
-        let sources: Vec<Vec<usize>> = topics
+        set_delays(&mut nodes);
+        let inputs = topology.inputs(id.sub);
+        let topics: Vec<Arc<str>> = inputs.iter().map(|input| input.name.as_str().into()).collect();
+        let sources: Vec<Vec<usize>> = inputs
             .iter()
-            .map(|topic| {
-                let reads = |g: &usize| match &topology.nodes[*g].kind {
-                    NodeKind::Source(s) => sub.topics.is_empty() || s.topics().contains(&&**topic),
-                    NodeKind::Operator(_) | NodeKind::Sink(_) => false,
-                };
-                sub.nodes.iter().filter(|g| reads(g)).filter_map(|g| by_global.get(g).copied()).collect()
-            })
+            .map(|input| input.sources.iter().filter_map(|g| by_global.get(g).copied()).collect())
             .collect();
         let time = |from: &Vec<usize>| match &topology.nodes[sub.nodes[*from.first()?]].kind {
             NodeKind::Source(source) => source.timestamp().cloned(),
@@ -362,6 +359,7 @@ impl Task {
             seal_rows: SEAL_ROWS,
             policy: topology.settings.errors.policy(),
             hybrid: topology.settings.time.clock == ClockMode::Hybrid,
+            delay: Millis::ZERO,
             low_watermark: topology.settings.state.changelog == Changelog::Off,
             transactional: Vec::new(),
             outputs: Vec::new(),
@@ -392,7 +390,7 @@ impl Task {
         self.id
     }
 
-    /// Its input topics, by index.
+    /// Its input topics, by index; a source of lines has its node's name.
     #[must_use]
     pub fn topics(&self) -> &[Arc<str>] {
         &self.topics
@@ -479,7 +477,7 @@ impl Task {
                 self.acked(epoch, 1);
                 Ok(())
             }
-            Input::Clock { caught_up } => self.tick(caught_up, now, step),
+            Input::Clock { until } => self.tick(until, now, step),
         }
     }
 
@@ -505,17 +503,22 @@ impl Task {
         self.drain(now, step)
     }
 
-    fn tick(&mut self, caught_up: bool, now: Timestamp, step: &mut Step) -> Result<(), TaskError> {
+    /// How far the wall clock stays behind for nodes that refuse what is late; nothing unless it is said.
+    pub fn set_delay(&mut self, delay: Millis) {
+        self.delay = delay;
+    }
+
+    fn tick(&mut self, until: Option<Timestamp>, now: Timestamp, step: &mut Step) -> Result<(), TaskError> {
         for n in 0..self.nodes.len() {
             if self.nodes[n].op.wall_deadline().is_some_and(|at| at <= now) {
                 self.with_op(n, 0, now, |op, cx| op.on_wall(cx), step)?;
                 self.drain(now, step)?;
             }
         }
-        if caught_up && self.hybrid && self.wants_input() {
+        if let Some(until) = until.filter(|_| self.hybrid && self.wants_input()) {
             for n in 0..self.nodes.len() {
                 if self.sources.iter().any(|s| s.contains(&n)) {
-                    self.stack.push(Work::Watermark { node: n, input: 0, stream: now });
+                    self.stack.push(Work::Watermark { node: n, input: 0, stream: until.min(now) });
                     self.drain(now, step)?;
                 }
             }
@@ -959,13 +962,18 @@ impl Task {
                     let before = self.nodes[n].op.deadline();
                     let base = self.stack.len();
                     self.with_op(n, 0, now, |op, cx| op.on_time(cx), step)?;
-                    let progress = self.stack.len() > base || self.nodes[n].op.deadline() != before;
+                    let sent = self.stack.len() > base;
+                    // Whatever was sent because of the clock: the clock belongs into the checkpoint.
+                    self.moved |= sent;
+                    let progress = sent || self.nodes[n].op.deadline() != before;
                     if progress && self.due(n) {
                         self.stack.insert(base, Work::Time { node: n });
                     }
                 }
                 Work::Watermark { node: n, input, stream } => {
                     let node = &mut self.nodes[n];
+                    let delays = node.delays[usize::from(input)];
+                    let stream = if delays { stream.minus(self.delay) } else { stream };
                     let seen = &mut node.seen[usize::from(input)];
                     *seen = stream.max(*seen);
                     let all = node.seen.iter().copied().min().unwrap_or(stream);
@@ -1046,6 +1054,28 @@ impl Task {
             }
         }
     }
+}
+
+/// Finds the inputs at which the wall clock has to be held back: the first on its way where somebody refuses what is late;
+/// what stands below reads a clock that is behind already.
+fn set_delays(nodes: &mut [Node]) {
+    let mut behind: Vec<bool> = nodes.iter().map(|n| n.op.refuses_late()).collect();
+    // Nodes stand in any order: until nothing changes.
+    let mut next: Vec<usize> = (0..nodes.len()).filter(|n| behind[*n]).collect();
+    while let Some(n) = next.pop() {
+        for &(_, child, _) in &nodes[n].children {
+            if !std::mem::replace(&mut behind[child], true) {
+                next.push(child);
+            }
+        }
+    }
+    let mut delays: Vec<Vec<bool>> = nodes.iter().map(|n| vec![n.op.refuses_late(); n.seen.len()]).collect();
+    for (_, node) in nodes.iter().enumerate().filter(|(n, _)| behind[*n]) {
+        for &(_, child, input) in &node.children {
+            delays[child][usize::from(input)] = false;
+        }
+    }
+    nodes.iter_mut().zip(delays).for_each(|(node, delays)| node.delays = delays);
 }
 
 /// A transaction with this row would fail.

@@ -19,6 +19,7 @@ use super::deliver::{CHUNK, Parcel, SinkDriver};
 use super::failpoint;
 use super::gate::CallGate;
 use super::held::{Gate, HeldReader};
+use super::horizon::{Horizons, Upstream};
 use super::inbox::{Handle, Inbox, Mail, Message, Restored};
 use super::metrics::WorkerMetrics;
 use super::read::TaskReader;
@@ -80,6 +81,12 @@ pub struct Outside {
     pub checkpoint: Duration,
     /// How long a task with several inputs waits for one whose end was reached.
     pub idle: Millis,
+    /// How far the wall clock stays behind for nodes that refuse what is late.
+    pub delay: Millis,
+    /// Topics of sub-topologies that are repartition topics, with their names.
+    pub repartitions: BTreeMap<(usize, usize), Arc<str>>,
+    /// What is known of them.
+    pub horizons: Arc<Horizons>,
     /// Reported when a task stops for good.
     pub failed: Box<dyn Fn(TaskId, String) + Send>,
     /// Told which tasks run and which are restoring.
@@ -88,7 +95,10 @@ pub struct Outside {
 
 impl Outside {
     fn held(&self, id: TaskId, topic: usize, reader: PartitionReader) -> TaskReader {
-        TaskReader::Kafka(HeldReader::new(reader, self.gates.get(&(id.sub, topic)).cloned()))
+        let place = (id.sub, topic);
+        let upstream = self.repartitions.get(&place);
+        let upstream = upstream.map(|name| Upstream::new(&self.horizons, name, id.partition));
+        TaskReader::Kafka(HeldReader::new(reader, self.gates.get(&place).cloned(), upstream))
     }
 }
 
@@ -120,7 +130,7 @@ pub struct Order {
 struct Slot {
     assigned: Assigned,
     readers: Vec<(usize, TaskReader)>,
-    /// Read from several partitions, and not taken yet.
+    /// Read from several inputs, and not taken yet.
     ahead: Ahead,
     /// Of its readers; kept when those are dropped.
     leases: Vec<Lease>,
@@ -176,18 +186,17 @@ impl Slot {
         records: &mut Vec<Record>,
         step: &mut Step,
     ) -> Result<bool, TaskError> {
-        let ordered = self.readers.len() > 1 && self.readers.iter().all(|(_, r)| r.has_offsets());
-        let mut busy = match (room, ordered) {
+        let mut busy = match (room, self.readers.len() > 1) {
             (false, _) => false,
             (true, true) => self.read_ordered(now, records, step)?,
             (true, false) => self.read(now, records, step)?,
         };
-        let caught_up = !self.assigned.is_leaving()
-            && self.ahead.is_empty()
-            && self.readers.iter().all(|(_, r)| r.caught_up());
+        let still = self.assigned.is_leaving() || !self.ahead.is_empty() || !room;
+        let until = self.readers.iter().try_fold(now, |until, (_, r)| Some(until.min(r.until(now)?)));
+        let until = until.filter(|_| !still);
         let Some(task) = self.assigned.task_mut() else { return Ok(false) };
-        if caught_up || task.next_deadline(false).is_some_and(|at| at <= now) {
-            task.step(Input::Clock { caught_up: caught_up && room }, now, step)?;
+        if until.is_some() || task.next_deadline(false).is_some_and(|at| at <= now) {
+            task.step(Input::Clock { until }, now, step)?;
         }
         let waits = self.left_at.is_some_and(|at| !self.answered && at.elapsed() < CALLS_GRACE);
         if waits && !task.is_copying() {
@@ -202,7 +211,7 @@ impl Slot {
         Ok(busy)
     }
 
-    /// Reads every input in turn and takes what comes. True if anything came.
+    /// Reads the only input and takes what comes. True if anything came.
     fn read(
         &mut self,
         now: Timestamp,
@@ -242,7 +251,7 @@ impl Slot {
         Ok(busy)
     }
 
-    /// Reads several partitions and takes their records by the lowest timestamp. True if anything was taken.
+    /// Reads several inputs and takes their records by the lowest timestamp. True if anything was taken.
     fn read_ordered(
         &mut self,
         now: Timestamp,
@@ -280,8 +289,8 @@ impl Slot {
                     }
                 }
             }
-            let caught_up: Vec<bool> = self.readers.iter().map(|(_, r)| r.caught_up()).collect();
-            let Some((input, records)) = self.ahead.take(&caught_up, now) else { break };
+            let at_end: Vec<bool> = self.readers.iter().map(|(_, r)| r.lets_others_go_on()).collect();
+            let Some((input, records)) = self.ahead.take(&at_end, now) else { break };
             taken += records.len();
             let topic = self.readers[input].0;
             task.step(Input::Records { topic, records }, now, step)?;
@@ -309,6 +318,7 @@ impl Slot {
         let Some(task) = self.assigned.task() else { return false };
         !self.readers.is_empty()
             && self.readers.iter().all(|(_, r)| r.ended())
+            && self.ahead.is_empty()
             && !task.has_work()
             && task.pending_calls() == 0
             && task.outstanding() == 0
@@ -654,7 +664,11 @@ impl Worker {
         }
         match result {
             Ok(Restored { mut task, backend, step, offsets, firsts }) => {
-                slot.ahead.clear();
+                if slot.readers.iter().any(|(_, r)| r.has_offsets()) {
+                    task.set_delay(self.outside.delay);
+                    // Lines cannot be had again: what is here of them goes on.
+                    slot.ahead.clear();
+                }
                 for (topic, reader) in &mut slot.readers {
                     let find =
                         |list: &[(usize, i64)]| list.iter().find(|(t, _)| t == topic).map(|(_, at)| *at);

@@ -258,7 +258,7 @@ impl TopologyTestDriver {
             let mut busy = false;
             for slot in 0..self.slots.len() {
                 let wall = self.wall;
-                self.slots[slot].task.step(Input::Clock { caught_up: true }, wall, &mut self.step)?;
+                self.slots[slot].task.step(Input::Clock { until: Some(wall) }, wall, &mut self.step)?;
                 let moved = !self.step.is_empty();
                 self.perform(Some(slot))?;
                 if moved {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, foreign, formats, joins,
-    repartition, sub, tables,
+    limits, repartition, sub, tables,
 };
 use crate::model::{Millis, Shape};
 use crate::operators::{NodeConfig, TableConfig};
@@ -181,6 +181,8 @@ impl TopologyBuilder {
         repartition::insert(&self.name, &mut nodes)?;
         foreign::insert(&self.name, &mut nodes)?;
         let subs = sub::cut(&nodes);
+        sub::check_lines(&nodes, &subs)?;
+        limits::check(&self.settings, &nodes, &subs)?;
         formats::check_keys(&nodes, &subs)?;
         let (name, settings, schemas) = (self.name, self.settings, self.schemas);
         Ok(Topology { name, settings, nodes, subs, schemas, formats })

@@ -10,19 +10,22 @@ mod explain;
 mod foreign;
 mod formats;
 mod joins;
+mod limits;
 mod repartition;
 mod settings;
 mod source;
 mod sub;
 mod tables;
 mod windowed;
+mod written;
 
 pub use builder::{GraphProblem, TopologyBuilder};
 pub use explain::{Explanation, NodeExplanation, RepartitionExplanation, SubExplanation};
 pub use repartition::{Repartition, Uneven};
 pub use settings::{Changelog, ClockMode, DeadLetter, Errors, Guarantee, OnFailure, State, Time};
 pub use source::{FileSource, Generate, KafkaSource, Lines, SourceConfig};
-pub use sub::SubTopology;
+pub use sub::{SubTopology, TaskInput};
+pub use written::WrittenTopic;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

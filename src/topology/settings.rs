@@ -55,6 +55,10 @@ pub struct Time {
     /// How far ahead of the wall clock a record's timestamp may move a clock (hybrid only). Default 1s.
     #[serde(default = "Time::default_skew")]
     pub max_skew: Millis,
+    /// How far the wall clock stays behind where it closes windows (hybrid only): a record that is under way for so long,
+    /// from its timestamp to here, is not late for that. In `simulate` and `test` records are here at once. Default 1s.
+    #[serde(default = "Time::default_delay")]
+    pub delay: Millis,
     /// How long a task with several input topics waits for one of which everything was read, before it goes on with the
     /// others. Records are taken by the lowest timestamp, and more of that one may be on its way. Default 0ms: it is
     /// waited for only while there is more of it to be read.
@@ -66,11 +70,20 @@ impl Time {
     fn default_skew() -> Millis {
         Millis::secs(1)
     }
+
+    fn default_delay() -> Millis {
+        Millis::secs(1)
+    }
 }
 
 impl Default for Time {
     fn default() -> Self {
-        Time { clock: ClockMode::Hybrid, max_skew: Time::default_skew(), idle: Millis::ZERO }
+        Time {
+            clock: ClockMode::Hybrid,
+            max_skew: Time::default_skew(),
+            delay: Time::default_delay(),
+            idle: Millis::ZERO,
+        }
     }
 }
 

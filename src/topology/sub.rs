@@ -1,6 +1,7 @@
 //! Sub-topologies: what one task runs.
 
-use super::{Node, NodeKind};
+use super::builder::{GraphProblem, problem};
+use super::{Node, NodeKind, Topology};
 
 /// A set of nodes that are connected without a topic between them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub struct SubTopology {
     pub nodes: Vec<usize>,
     /// Kafka topics that its sources read.
     pub topics: Vec<String>,
+    /// Its sources that read no topic (lines, made-up records), in declared order.
+    pub lines: Vec<usize>,
     /// Does any node keep state?
     pub stateful: bool,
 }
@@ -60,6 +63,7 @@ pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
                     name: nodes[source.unwrap_or(n)].name.clone(),
                     nodes: Vec::new(),
                     topics: Vec::new(),
+                    lines: Vec::new(),
                     stateful: false,
                 };
                 subs.push((*g, sub));
@@ -71,6 +75,9 @@ pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
         sub.stateful |= nodes[n].table.is_some();
         match &nodes[n].kind {
             NodeKind::Source(source) => {
+                if source.topics().is_empty() {
+                    sub.lines.push(n);
+                }
                 for topic in source.topics() {
                     if !sub.topics.iter().any(|t| t == topic) {
                         sub.topics.push(topic.to_owned());
@@ -85,4 +92,86 @@ pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
         }
     }
     subs.into_iter().map(|(_, sub)| sub).collect()
+}
+
+/// Refuses sub-topologies that read Kafka topics and lines: there is a task for each partition of a topic, and lines
+/// have none, so no task could have them.
+///
+/// # Errors
+/// One problem for each source of lines, at the node where it meets a topic.
+pub(super) fn check_lines(nodes: &[Node], subs: &[SubTopology]) -> Result<(), Vec<GraphProblem>> {
+    let mut problems = Vec::new();
+    for sub in subs.iter().filter(|sub| !sub.topics.is_empty()) {
+        for &line in &sub.lines {
+            let is_below = below(nodes, |n| n == line);
+            let reads_a_topic =
+                below(nodes, |n| matches!(&nodes[n].kind, NodeKind::Source(s) if !s.topics().is_empty()));
+            // The sets are connected, so somewhere they meet.
+            let meets = sub.nodes.iter().find(|n| is_below[**n] && reads_a_topic[**n]).unwrap_or(&line);
+            let meets = &nodes[nodes[*meets].made_for.unwrap_or(*meets)];
+            let name = &nodes[line].name;
+            let field = match &meets.kind {
+                NodeKind::Operator(config) if config.with().is_some() => "join.with",
+                _ => "from",
+            };
+            let topics: Vec<String> = sub.topics.iter().map(|topic| format!("`{topic}`")).collect();
+            problems.push(problem(
+                "graph::lines",
+                &meets.name,
+                field,
+                &format!(
+                    "the records of `{name}` come together here with those of Kafka topics ({}): there is a task for each \
+                     of their partitions, and `{name}` has none",
+                    topics.join(", ")
+                ),
+                Some(format!(
+                    "write what `{name}` reads to a topic, and read that; or read everything here from files"
+                )),
+            ));
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// For each node: is it one of these, or does it read one, however far above?
+fn below(nodes: &[Node], start: impl Fn(usize) -> bool) -> Vec<bool> {
+    let mut found: Vec<bool> = (0..nodes.len()).map(start).collect();
+    loop {
+        let mut moved = false;
+        for (n, node) in nodes.iter().enumerate().filter(|(_, node)| !node.is_global()) {
+            let mut read = node.inputs.iter().map(|i| i.node).chain(node.lookups.iter().copied());
+            if !found[n] && read.any(|above| found[above] && !nodes[above].is_global()) {
+                found[n] = true;
+                moved = true;
+            }
+        }
+        if !moved {
+            return found;
+        }
+    }
+}
+
+/// One of the things that a task reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskInput {
+    /// The topic; of a source of lines its node's name.
+    pub name: String,
+    /// The sources that read it, in declared order.
+    pub sources: Vec<usize>,
+}
+
+impl Topology {
+    /// What the tasks of a sub-topology read, by the index that counts in tasks: its topics, or its sources of lines.
+    #[must_use]
+    pub fn inputs(&self, sub: usize) -> Vec<TaskInput> {
+        let part = &self.subs[sub];
+        let reads = |n: usize, topic: &str| matches!(&self.nodes[n].kind, NodeKind::Source(s) if s.topics().contains(&topic));
+        let topics = part.topics.iter().map(|topic| TaskInput {
+            name: topic.clone(),
+            sources: part.nodes.iter().copied().filter(|n| reads(*n, topic)).collect(),
+        });
+        let lines =
+            part.lines.iter().map(|n| TaskInput { name: self.nodes[*n].name.clone(), sources: vec![*n] });
+        topics.chain(lines).collect()
+    }
 }

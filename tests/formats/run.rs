@@ -71,11 +71,11 @@ impl<'a> Run<'a> {
     fn line(&mut self, line: &Json) -> Result<(), TaskError> {
         if let Some(topic) = line["topic"].as_str() {
             self.record(topic, line)?;
-            return self.feed(Input::Clock { caught_up: true });
+            return self.feed(Input::Clock { until: Some(self.wall) });
         }
         if let Some(wall) = line["wall"].as_i64() {
             self.wall = Timestamp(wall);
-            return self.feed(Input::Clock { caught_up: true });
+            return self.feed(Input::Clock { until: Some(self.wall) });
         }
         if let Some(node) = line["answer"].as_str() {
             let status = line["status"].as_u64().and_then(|s| u16::try_from(s).ok()).unwrap_or(200);

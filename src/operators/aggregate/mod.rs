@@ -179,6 +179,10 @@ impl Operator for Aggregate {
         record.key.is_some() && !(needs_value && record.value.is_null())
     }
 
+    fn refuses_late(&self) -> bool {
+        !matches!(self.grouping, Grouping::Plain(_) | Grouping::Table(_))
+    }
+
     fn deadline(&self) -> Option<Timestamp> {
         match &self.grouping {
             Grouping::Plain(_) | Grouping::Table(_) => None,

@@ -76,7 +76,7 @@ pub struct Debounce {
     trailing: bool,
     items_max: u32,
     table: PendingTable,
-    /// Without a changelog: where each entry's first event was read.
+    /// Without a changelog: where each entry's first event was read. Then no rows are kept.
     origins: Option<Origins>,
     /// Kept for their memory.
     extra: Vec<u8>,
@@ -273,7 +273,10 @@ impl Operator for Debounce {
     }
 
     fn seal(&mut self, _: &mut Cx<'_>) {
-        self.table.freeze();
+        // Without a changelog what waits is read again: nobody would read its rows.
+        if self.origins.is_none() {
+            self.table.freeze();
+        }
     }
 
     fn seal_more(&mut self, cx: &mut Cx<'_>, rows_max: usize) -> Result<bool, StateError> {

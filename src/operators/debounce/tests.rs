@@ -195,6 +195,30 @@ fn an_event_after_max_wait_begins_anew_and_nothing_fires_twice() {
 }
 
 #[test]
+fn without_a_changelog_no_rows_are_copied_for_nobody() {
+    let config = json!({ "quiet": "30s", "max_wait": "60s", "trailing": true });
+    for (origins, rows) in [(false, [3, 1, 3]), (true, [0, 0, 0])] {
+        let mut node = Node::new(config.clone());
+        if origins {
+            node.op.track_origins();
+        }
+        for key in ["a", "b", "c"] {
+            node.send(key, json!(key), 0);
+        }
+        let first = node.checkpoint();
+        assert_eq!(show(&node.send("a", json!("again"), 20_000)), []);
+        let second = node.checkpoint();
+        // What is in memory fires as ever.
+        let mut out = node.at(29_999);
+        out.extend(node.at(100_000));
+        let expected = [(30_000, "b", "b"), (30_000, "c", "c"), (50_000, "a", "again")];
+        assert_eq!(show(&out), expected.map(|(ts, key, value)| fired(ts, key, json!(value))));
+        assert_eq!([first, second, node.checkpoint()], rows);
+        assert_eq!((node.op.load().keys, node.op.oldest(0)), (0, None));
+    }
+}
+
+#[test]
 fn settle_fires_at_a_fixed_time() {
     let mut node = Node::new(json!({ "settle": "30s" }));
     for n in 0..4 {

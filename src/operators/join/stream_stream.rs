@@ -181,6 +181,10 @@ impl StreamStream {
 }
 
 impl Operator for StreamStream {
+    fn refuses_late(&self) -> bool {
+        true
+    }
+
     fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
         let store = cx.store(OWN);
         if let Some(counters) = rows::counters(store)? {

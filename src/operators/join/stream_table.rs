@@ -181,6 +181,10 @@ impl Operator for StreamTable {
         self.room.is_none() || record.key.is_some() && !record.value.is_null()
     }
 
+    fn refuses_late(&self) -> bool {
+        self.room.is_some()
+    }
+
     fn deadline(&self) -> Option<Timestamp> {
         let room = self.room.as_ref()?;
         room.first.map(|first| Timestamp(first.saturating_add(room.grace)))

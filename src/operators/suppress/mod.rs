@@ -261,6 +261,11 @@ impl Operator for Suppress {
         Ok(())
     }
 
+    fn refuses_late(&self) -> bool {
+        // A window's result that comes after it was sent would be sent as another one.
+        self.until == Until::WindowCloses
+    }
+
     fn deadline(&self) -> Option<Timestamp> {
         self.order.first_time().map(|time| Timestamp(time.saturating_add(self.wait)))
     }

@@ -228,6 +228,10 @@ fn put(
 }
 
 impl Operator for Table {
+    fn refuses_late(&self) -> bool {
+        self.versions.is_some()
+    }
+
     fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
         Table::open(cx);
         Ok(())

@@ -42,11 +42,14 @@ impl Plan {
             }
             changelogs.push(topology.changelog(sub).filter(|_| on).map(|name| name.as_str().into()));
         }
+        let topics: Vec<Arc<str>> = topology.source_topics().iter().map(|t| t.as_str().into()).collect();
         Plan {
-            topics: topology.source_topics().iter().map(|t| t.as_str().into()).collect(),
+            // Nothing but global tables: there is no group whose offsets a transaction could have.
             transactions: !plain
+                && !topics.is_empty()
                 && (changelogs.iter().any(Option::is_some)
                     || topology.settings.guarantee == Guarantee::ExactlyOnce),
+            topics,
             counts,
             places,
             changelogs: Arc::new(changelogs),

@@ -11,11 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::plan::Plan;
 use super::{EngineError, Shared};
 use crate::kafka::{ErrorKind, GroupEvent, PartitionReader};
-use crate::operators::RateScope;
 use crate::runtime::inbox::{Inbox, Message};
-use crate::runtime::limiter::Limiter;
+use crate::runtime::shares::Shares;
 use crate::runtime::task::TaskId;
-use crate::topology::{NodeKind, Topology};
 
 /// Routes the group's events to the workers. Runs on the poller's thread.
 pub(super) struct Router {
@@ -24,7 +22,7 @@ pub(super) struct Router {
     pub(super) shared: Arc<Shared>,
     /// Tasks that are ours. Only the poller touches it; the mutex makes the closure shareable.
     pub(super) shares: Mutex<BTreeSet<TaskId>>,
-    pub(super) limiters: Vec<(Arc<Limiter>, usize)>,
+    pub(super) limits: Shares,
 }
 
 impl Router {
@@ -34,22 +32,8 @@ impl Router {
         &self.inboxes[at]
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "partition counts are small")]
     fn share(&self) {
-        let ours = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        for (limiter, sub) in &self.limiters {
-            let all = self
-                .plan
-                .places
-                .iter()
-                .filter(|(_, (s, _))| s == sub)
-                .filter_map(|(topic, _)| self.plan.counts.get(topic))
-                .max()
-                .copied()
-                .unwrap_or(1);
-            let mine = ours.iter().filter(|id| id.sub == *sub).count();
-            limiter.set_share(mine as f64 / f64::from(all.max(1)));
-        }
+        self.limits.set(&self.shares.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(super) fn event(&self, event: GroupEvent) {
@@ -118,27 +102,4 @@ impl Router {
             GroupEvent::Closed => {}
         }
     }
-}
-
-/// Limiters that are shared by partitions, with the sub-topology whose partitions count.
-pub(super) fn cluster_limiters(
-    topology: &Topology,
-    limiters: &BTreeMap<String, Arc<Limiter>>,
-) -> Vec<(Arc<Limiter>, usize)> {
-    let mut out = Vec::new();
-    for (name, limiter) in limiters {
-        let shared = topology.settings.rate_limits.get(name).is_some_and(|l| l.scope == RateScope::Cluster);
-        let user = topology
-            .nodes
-            .iter()
-            .position(|n| matches!(&n.kind, NodeKind::Operator(c) if c.rate_limit() == Some(name.as_str())));
-        let sub = user.and_then(|n| topology.subs.iter().position(|s| s.nodes.contains(&n)));
-        match (shared, sub) {
-            // Lines and made-up records have no partitions: nobody to share with.
-            (true, Some(sub)) if topology.subs[sub].topics.is_empty() => limiter.set_share(1.0),
-            (true, Some(sub)) => out.push((Arc::clone(limiter), sub)),
-            _ => {}
-        }
-    }
-    out
 }

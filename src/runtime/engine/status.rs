@@ -19,6 +19,10 @@ use crate::runtime::worker::TaskStatus;
 pub struct Status {
     /// What is being waited for, if anything; empty once the group was joined.
     pub waiting: Vec<String>,
+    /// What went missing while everything ran.
+    pub missing: Option<String>,
+    /// A stop has begun.
+    pub stopping: bool,
     /// Tasks by state.
     pub tasks: BTreeMap<TaskId, &'static str>,
     /// An assignment has come (it may be empty), or none is needed.
@@ -26,11 +30,20 @@ pub struct Status {
 }
 
 impl Status {
+    /// What it waits for, in words.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<&str> {
+        let stopping = self.stopping.then_some("nothing: it is stopping");
+        self.waiting.iter().chain(&self.missing).map(String::as_str).chain(stopping).collect()
+    }
+
     /// Everything assigned runs?
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.joined
             && self.waiting.is_empty()
+            && self.missing.is_none()
+            && !self.stopping
             && self.tasks.values().all(|s| matches!(*s, "running" | "ended"))
     }
 }
@@ -93,12 +106,25 @@ impl Shared {
         }
     }
 
+    /// Something that was there is missing now; `None`: no more.
+    pub(super) fn miss(&self, what: Option<String>) {
+        let mut status = self.status_mut();
+        if status.missing != what {
+            match &what {
+                Some(what) => tracing::warn!(what, "waiting"),
+                None => tracing::info!("what was missing is there again"),
+            }
+            status.missing = what;
+        }
+    }
+
     pub(super) fn go_on(&self) {
         self.status_mut().waiting.clear();
     }
 }
 
-pub(super) fn set_status(shared: &Shared, id: TaskId, status: TaskStatus) {
+/// `ends`: it is over when every task has ended.
+pub(super) fn set_status(shared: &Shared, id: TaskId, status: TaskStatus, ends: bool) {
     let mut now = shared.status_mut();
     match status {
         TaskStatus::Restoring => now.tasks.insert(id, "restoring"),
@@ -106,8 +132,7 @@ pub(super) fn set_status(shared: &Shared, id: TaskId, status: TaskStatus) {
         TaskStatus::Ended => now.tasks.insert(id, "ended"),
         TaskStatus::Gone => now.tasks.remove(&id),
     };
-    if !now.tasks.is_empty() && now.tasks.values().all(|s| *s == "ended") {
-        // Kafka's partitions never end, so all sources are files or made up.
+    if ends && !now.tasks.is_empty() && now.tasks.values().all(|s| *s == "ended") {
         shared.ended.cancel();
     }
     for state in ["restoring", "running"] {

@@ -11,7 +11,7 @@ use tokio::runtime::Handle as TokioHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::Plan;
-use super::router::{Router, cluster_limiters};
+use super::router::Router;
 use super::sinks::Transactional;
 use super::status::set_status;
 use super::{Engine, EngineError, Shared};
@@ -22,11 +22,13 @@ use crate::runtime::calls::{CallCounters, CallDriver, CallParts};
 use crate::runtime::checkpoint::{CommitMode, Committer};
 use crate::runtime::deliver::SinkDriver;
 use crate::runtime::held::Gate;
+use crate::runtime::horizon::Horizon;
 use crate::runtime::http::HttpCaller;
 use crate::runtime::inbox::{Message, inbox};
 use crate::runtime::limiter::Limiter;
 use crate::runtime::read::TaskReader;
 use crate::runtime::restore::Restorer;
+use crate::runtime::shares::Shares;
 use crate::runtime::task::TaskId;
 use crate::runtime::worker::{Calls, Outside, Ticket, Worker};
 use crate::state::RocksEnv;
@@ -50,9 +52,11 @@ impl Engine {
         self.inboxes = mails.iter().map(|(inbox, _)| inbox.clone()).collect();
         let (admin, plan) = plan.map_or((None, Plan::local(&topology)), |(a, p)| (Some(a), p));
         let plan = Arc::new(plan);
-        if let (Some(config), false) = (&kafka, plan.counts.is_empty()) {
+        // Not the topics of global tables, which no group reads.
+        if let (Some(config), false) = (&kafka, plan.topics.is_empty()) {
             self.reader = Some(self.join_group(config, &plan, &limiters)?);
         }
+        let asked = admin.clone();
         let restorer = Restorer::new(
             Arc::clone(&topology),
             kafka.clone(),
@@ -65,13 +69,25 @@ impl Engine {
             self.shared.metrics.clone(),
             tokio.clone(),
         );
+        let horizon = Horizon::new(&topology, |topic| plan.counts.get(topic).copied());
+        let horizons = horizon.seen();
+        if let Some(admin) = asked.filter(|_| !horizon.is_empty()) {
+            let checkpoint = topology.settings.state.checkpoint.duration();
+            let stop = self.lanes_stop.clone();
+            self.lanes.spawn(horizon.run(admin, topology.name.clone(), checkpoint, stop));
+        }
+        let repartitions: BTreeMap<(usize, usize), Arc<str>> = topology
+            .repartitions()
+            .into_iter()
+            .filter_map(|r| Some((*plan.places.get(&r.topic)?, Arc::from(r.topic))))
+            .collect();
         let gates = gates(&topology);
         if !gates.is_empty() {
             self.resolve_schemas(&topology);
         }
         let instance = self.options.instance_id.clone().unwrap_or_else(random_id);
         for (n, (inbox, mail)) in mails.into_iter().enumerate() {
-            let mode = match (&kafka, plan.counts.is_empty()) {
+            let mode = match (&kafka, plan.topics.is_empty()) {
                 (Some(config), false) if plan.transactions => {
                     // Unique per instance and worker; whoever has the id ends what another left open.
                     self.transactions(config, format!("{}-{instance}-{n}", topology.name))
@@ -96,6 +112,9 @@ impl Engine {
                 gates: gates.clone(),
                 checkpoint: topology.settings.state.checkpoint.duration(),
                 idle: topology.settings.time.idle,
+                delay: topology.settings.time.delay,
+                repartitions: repartitions.clone(),
+                horizons: Arc::clone(&horizons),
                 failed: {
                     let shared = Arc::clone(&self.shared);
                     let topology = Arc::clone(&topology);
@@ -107,7 +126,9 @@ impl Engine {
                 },
                 status: {
                     let shared = Arc::clone(&self.shared);
-                    Box::new(move |id, status| set_status(&shared, id, status))
+                    // Where a group reads topics there is always more to come.
+                    let ends = plan.topics.is_empty();
+                    Box::new(move |id, status| set_status(&shared, id, status, ends))
                 },
             };
             let mut worker = Worker::new(mail, inbox, outside, committer, self.shared.metrics.worker());
@@ -139,7 +160,7 @@ impl Engine {
             inboxes: self.inboxes.clone(),
             shared: Arc::clone(&self.shared),
             shares: Mutex::default(),
-            limiters: cluster_limiters(&self.topology, limiters),
+            limits: Shares::new(&self.topology, limiters, &plan.counts),
         };
         let names: Vec<&str> = plan.topics.iter().map(|t| &**t).collect();
         let mut options = GroupOptions::new(self.topology.name.clone(), &names);
@@ -160,11 +181,9 @@ impl Engine {
     /// Sources that are no topics: one task each, partition 0, on the first worker.
     fn add_local_sources(&self, worker: &mut Worker) -> Result<(), EngineError> {
         for (sub, part) in self.topology.subs.iter().enumerate() {
-            if !part.topics.is_empty() {
-                continue;
-            }
             let mut readers = Vec::new();
-            for &n in &part.nodes {
+            // A sub-topology reads topics or lines, never both: so they count as in `Topology::inputs`.
+            for (input, &n) in part.lines.iter().enumerate() {
                 let NodeKind::Source(source) = &self.topology.nodes[n].kind else { continue };
                 let opened =
                     TaskReader::open(source, SystemClock.now()).map_err(|e| EngineError::Config {
@@ -172,7 +191,7 @@ impl Engine {
                         field: "file.path".into(),
                         message: format!("cannot read {}: {e}", source.label()),
                     })?;
-                readers.extend(opened.map(|r| (0, r)));
+                readers.extend(opened.map(|r| (input, r)));
             }
             if !readers.is_empty() {
                 worker.add(TaskId { sub, partition: 0 }, readers);

@@ -161,7 +161,7 @@ impl Process {
         let caught_up = !slot.assigned.is_leaving() && slot.readers.iter().all(|r| r.caught_up);
         let handle = slot.assigned.handle();
         let Some(task) = slot.assigned.task_mut() else { return Ok(false) };
-        let input = TaskInput::Clock { caught_up };
+        let input = TaskInput::Clock { until: caught_up.then_some(env.wall) };
         task.step(input, env.wall, &mut self.step).map_err(|e| format!("the task stopped: {e}"))?;
         let busy = !self.step.is_empty();
         self.take_step(env, handle)?;

@@ -1,14 +1,13 @@
-//! Tests of the task that no operator's and no driver's tests hold.
+//! The task from outside: dead letters that belong to a transaction although the task was not running, or was sealed.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-
-use super::task::{DEAD_LETTER, Input, Step, Task, TaskId};
-use crate::model::{Origin, Record, Timestamp, Value};
-use crate::spec::{Mode, load};
-use crate::state::{Backend, MemoryBackend};
-use crate::topology::Topology;
+use slackwater::model::{Origin, Record, Timestamp, Value};
+use slackwater::runtime::{DEAD_LETTER, Input, Step, Task, TaskId};
+use slackwater::spec::{Mode, load};
+use slackwater::state::{Backend, MemoryBackend};
+use slackwater::topology::Topology;
 
 fn topology(column: &str) -> Topology {
     let text = format!(

@@ -1,0 +1,55 @@
+//! Which sub-topologies use a named rate limit, and what a company-wide one (`scope: cluster`) cannot be shared by.
+
+use super::builder::{GraphProblem, problem};
+use super::{Node, NodeKind, Settings, SubTopology, Topology};
+use crate::operators::RateScope;
+
+impl Topology {
+    /// The sub-topologies with a node that uses a named limit, in their order.
+    #[must_use]
+    pub fn limit_users(&self, limit: &str) -> Vec<usize> {
+        let uses = |sub: &SubTopology| user(&self.nodes, sub, limit).is_some();
+        (0..self.subs.len()).filter(|sub| uses(&self.subs[*sub])).collect()
+    }
+}
+
+/// The first node of a sub-topology that uses a limit.
+fn user<'a>(nodes: &'a [Node], sub: &SubTopology, limit: &str) -> Option<&'a Node> {
+    let uses = |node: &&Node| matches!(&node.kind, NodeKind::Operator(c) if c.rate_limit() == Some(limit));
+    sub.nodes.iter().map(|n| &nodes[*n]).find(uses)
+}
+
+/// Refuses limits of the cluster that are used behind topics and behind lines: shares go by partitions, and lines have
+/// none, so an instance could not know how many others read lines.
+///
+/// # Errors
+/// One problem for each such limit, at a node behind lines.
+pub(super) fn check(
+    settings: &Settings,
+    nodes: &[Node],
+    subs: &[SubTopology],
+) -> Result<(), Vec<GraphProblem>> {
+    let cluster = settings.rate_limits.iter().filter(|(_, config)| config.scope == RateScope::Cluster);
+    let mut problems = Vec::new();
+    for (limit, _) in cluster {
+        let of = |lines: bool| {
+            subs.iter()
+                .filter(move |sub| sub.topics.is_empty() == lines)
+                .find_map(|sub| user(nodes, sub, limit))
+        };
+        let (Some(node), Some(other)) = (of(true), of(false)) else { continue };
+        let NodeKind::Operator(config) = &node.kind else { continue };
+        problems.push(problem(
+            "graph::rate_limit",
+            &node.name,
+            &format!("{}.rate_limit", config.kind_name()),
+            &format!(
+                "`{limit}` has `scope: cluster`: each instance uses the part that its partitions are of all, as `{}` \
+                 does, and the sources above `{}` have no partitions",
+                other.name, node.name
+            ),
+            Some("give it a limit of its own, so that both together stay below what the API takes".into()),
+        ));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}

@@ -1,0 +1,33 @@
+//! The topics that a topology writes and that others make: sinks write nothing where they are missing.
+
+use super::{NodeKind, Topology};
+
+/// A topic that a sink writes, and where the file names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenTopic {
+    /// The topic.
+    pub topic: String,
+    /// The sink.
+    pub node: String,
+}
+
+impl WrittenTopic {
+    /// The sink's field with its name.
+    pub const FIELD: &'static str = "kafka.topic";
+}
+
+impl Topology {
+    /// The topics of Kafka sinks, one for each, in declared order. Not those that the topology makes itself: repartition
+    /// topics, changelogs, the dead letter.
+    #[must_use]
+    pub fn written_topics(&self) -> Vec<WrittenTopic> {
+        let declared = self.nodes.iter().filter(|node| node.made_for.is_none());
+        let written = declared.filter_map(|node| match &node.kind {
+            NodeKind::Sink(sink) => {
+                Some(WrittenTopic { topic: sink.topic()?.to_owned(), node: node.name.clone() })
+            }
+            NodeKind::Source(_) | NodeKind::Operator(_) => None,
+        });
+        written.collect()
+    }
+}
