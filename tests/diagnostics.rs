@@ -300,6 +300,17 @@ sinks:
   other: { from: blank, kafka: { topic: a/b } }
 "#;
 
+    a_property_that_a_checkpoint_depends_on: r#"
+name: t
+kafka:
+  brokers: localhost:9092
+  properties: { auto.offset.reset: latest, fetch.wait.max.ms: "10" }
+sources:
+  in: { kafka: { topic: in } }
+sinks:
+  out: { from: in, blackhole: {} }
+"#;
+
     names_in_tests: r#"
 name: t
 kafka: { brokers: localhost:9092 }

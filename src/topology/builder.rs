@@ -269,6 +269,20 @@ fn check_settings(name: &str, kind: &NodeKind, settings: &Settings, problems: &m
     }
 }
 
+/// Properties of librdkafka on which it depends that nothing is lost and that equal keys meet.
+const PROPERTIES_KEPT: [&str; 10] = [
+    "acks",
+    "auto.offset.reset",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "isolation.level",
+    "partitioner",
+    "transactional.id",
+];
+
 /// Settings of the topology itself that cannot be.
 fn check_topology(settings: &Settings, problems: &mut Vec<GraphProblem>) {
     let mut wrong = |field: &str, message: String, help: &str| {
@@ -278,6 +292,11 @@ fn check_topology(settings: &Settings, problems: &mut Vec<GraphProblem>) {
     if settings.state.checkpoint <= Millis::ZERO {
         let help = "write how far apart checkpoints are, for example `checkpoint: 1s`";
         wrong("state.checkpoint", "no time at all between two checkpoints".into(), help);
+    }
+    let kept = settings.kafka.iter().flat_map(|kafka| kafka.properties.keys());
+    for name in kept.filter(|name| PROPERTIES_KEPT.contains(&name.as_str())) {
+        let help = "remove it: what a checkpoint promises depends on it";
+        wrong("kafka.properties", format!("`{name}` is not to be set"), help);
     }
     if let Some(dead_letter) = &settings.errors.dead_letter
         && let Some((message, help)) = topic_problem(&dead_letter.topic)
