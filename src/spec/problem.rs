@@ -177,6 +177,10 @@ pub fn near<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 /// `did you mean ...?` where a known name is near, else all of them.
 #[must_use]
 pub fn did_you_mean(name: &str, known: &[&str]) -> String {
+    // `{ map: mod(.a, .b) }`
+    if name.ends_with([')', ']', '"']) {
+        return "between `{ }` a comma ends a value: put an expression that has one in single quotes".into();
+    }
     match near(name, known) {
         Some(near) => format!("did you mean `{near}`?"),
         None if known.is_empty() => "nothing is expected here".into(),

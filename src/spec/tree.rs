@@ -302,7 +302,8 @@ fn yaml_problem(text: &str, error: &serde_saphyr::Error) -> Problem {
     let message = one_sentence(&message);
     let problem = match message.strip_prefix("duplicate mapping key ").and_then(|m| m.split('`').nth(1)) {
         Some(key) if key.ends_with(')') => {
-            Problem::new("duplicate-name", format!("`{key}` stands here twice")).help(BETWEEN_BRACES)
+            Problem::new("yaml", format!("`{key}` is read as a name, because of the comma before it"))
+                .help(BETWEEN_BRACES)
         }
         Some(key) => Problem::new("duplicate-name", format!("`{key}` stands here twice"))
             .help("one would hide the other: rename or remove one of them"),
@@ -447,6 +448,7 @@ mod tests {
     fn broken_yaml_is_refused_with_its_place() {
         refused("", "empty", Some(""));
         refused("a: 1\n---\nb: 2\n", "document", Some("b:"));
+        refused("x: { a: top(.x, 3), b: top(.y, 3) }\n", "is read as a name", Some("3)"));
         refused("a: x\0y\n", "unexpected character", Some("\0y"));
         let deep = format!("a: {}1{}\n", "[".repeat(40), "]".repeat(40));
         refused(&deep, "", Some("["));

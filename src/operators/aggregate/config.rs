@@ -69,7 +69,8 @@ pub struct AggregateConfig {
     #[serde(default)]
     pub fold: Option<FoldConfig>,
     /// Several results as one object: name to `count()`, `sum(.amount)`, `min(..)`, `max(..)`, `avg(..)`, `first(..)`,
-    /// `last(..)`, `distinct(..)`, `approx_distinct(..)`, `collect(.x)` or `collect(.x, 50)`, `top(.x, 3)`.
+    /// `last(..)`, `distinct(..)`, `approx_distinct(..)`, `collect(.x)` or `collect(.x, 50)`, `top(.x, 3)`. Between `{ }`
+    /// one with a comma stands in quotes: `{ best: 'top(.x, 3)' }`.
     #[serde(default)]
     pub fields: Option<FieldsConfig>,
     /// Does it read a table? Set by the topology.

@@ -130,6 +130,11 @@ impl VrlCompiler {
                 "`{denied}` is left out: an expression only depends on its record{instead}"
             ));
         }
+        if complaint.message == "syntax error" && text.matches('(').count() > text.matches(')').count() {
+            let help = "a `(` is not closed; between `{ }` a comma ends a value: put an expression that has one in \
+                        single quotes";
+            return Some(help.into());
+        }
         if complaint.message.contains("undefined function")
             && let Some(name) = named
         {
@@ -245,6 +250,7 @@ mod tests {
         refused("x: 'a/{{ upcas(key) }}'", "upcas(key)", "upcas", "undefined function");
         refused("x: nam == 1", "nam == 1", "nam", "undefined variable");
         refused("x: .a >", ".a >", "", "");
+        refused("x: mod(.a", "mod(.a", "", "in single quotes");
         refused("x: upcase(3)", "upcase(3)", "3", "the exact type integer");
         refused("x: now()", "now()", "now", "the record's time is `timestamp`");
         refused("x: random_int(1, 2)", "random_int(1, 2)", "random_int", "left out");
