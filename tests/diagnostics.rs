@@ -34,6 +34,44 @@ macro_rules! cases {
 }
 
 cases! {
+    commas_between_braces: r#"
+name: t
+sources:
+  in: { generate: { rate: 10/s } }
+operators:
+  rest: { from: in, map: mod(.a, .b) }
+  best: { from: in, aggregate: { fields: { a: top(.x, 3) } } }
+sinks:
+  out: { from: [rest, best], blackhole: {} }
+"#;
+
+    values_of_the_wrong_type: r#"
+name: t
+sources:
+  in: { generate: { rate: 10/s }, schema: { id: int } }
+operators:
+  a: { from: in, aggregate: { count: {}, window: 5m } }
+  b: { from: in, aggregate: { count: .x } }
+  c: { from: in, aggregate: { top: { of: .x, n: -1 }, window: { tumbling: 99999999999999999d, grace: 5.5s } } }
+  d: { from: in, aggregate: { fields: { a: median(.x) } } }
+  e: { from: in, join: { with: [a, b], within: 5m } }
+sinks:
+  out: { from: [a, b, c, d, e], blackhole: {} }
+"#;
+
+    expressions_that_ask_for_too_much: r#"
+name: t
+sources:
+  in: { generate: { rate: 10/s } }
+operators:
+  a: { from: in, map: '"x" * 99999999999' }
+  b: { from: in, map: 'format_number(1.5, 99)' }
+  c: { from: in, map: '.q[99999999999] = 1' }
+  d: { from: in, map: 'foo(.x)' }
+sinks:
+  out: { from: [a, b, c, d], blackhole: {} }
+"#;
+
     unknown_field: r#"
 name: t
 sources:

@@ -246,10 +246,10 @@ impl Expr {
         self.text.trim() == "key"
     }
 
-    /// Is it known, before any record, that the result is `null`?
+    /// Is it known, before any record, that the result is `null`, or that there never is one (`abort`)?
     #[must_use]
     pub fn is_always_null(&self) -> bool {
-        self.yields() == Yields::NULL
+        self.yields() == Yields::NULL || self.types == Types::NEVER
     }
 
     /// What the result may be, as far as it is known before any record.

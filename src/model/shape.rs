@@ -191,8 +191,13 @@ impl<'de> Deserialize<'de> for Field {
                     None => (text, false),
                 };
                 let shape = Shape::named(name).ok_or_else(|| {
-                    let near = |known: &&&str| strsim::damerau_levenshtein(name, known) <= 2;
-                    let hint = match SHAPES.iter().find(near) {
+                    // What was begun (`int`), else what is nearest, where that is near.
+                    let distance = |known: &&&str| strsim::damerau_levenshtein(name, known);
+                    let begun = SHAPES.iter().find(|known| name.len() > 2 && known.starts_with(name));
+                    let near = || {
+                        SHAPES.iter().min_by_key(distance).filter(|known| distance(known) * 3 <= known.len())
+                    };
+                    let hint = match begun.or_else(near) {
                         Some(known) => format!("did you mean `{known}`?"),
                         None => format!("there are {}; `?` behind one allows null", SHAPES.join(", ")),
                     };

@@ -10,10 +10,10 @@ use serde::{Deserialize, Deserializer, de};
 
 /// Text that is no duration, rate or size. Says what would be.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{text}` is no {what}: write it like {example}")]
+#[error("`{text}` {fault}: write it like {example}")]
 pub struct UnitError {
     text: String,
-    what: &'static str,
+    fault: &'static str,
     example: &'static str,
 }
 
@@ -60,19 +60,28 @@ impl FromStr for Millis {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let bad =
-            || UnitError { text: text.into(), what: "duration", example: "`500ms`, `30s`, `5m` or `2h`" };
+        let wrong =
+            |fault| UnitError { text: text.into(), fault, example: "`500ms`, `30s`, `5m` or `1h30m`" };
+        let bad = || wrong("is no duration");
+        let long = || wrong("is too long, a duration has at most 106751991167d");
         let mut rest = text.trim();
         let mut total: i64 = 0;
         if rest.is_empty() {
             return Err(bad());
         }
+        if rest.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) {
+            return Err(wrong("is negative, a duration is 0 or more"));
+        }
         while !rest.is_empty() {
-            let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
-            let number: i64 = rest[..digits].parse().map_err(|_| bad())?;
-            rest = &rest[digits..];
-            let letters = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
-            let size = match &rest[..letters] {
+            let digits = rest
+                .find(|c: char| !c.is_ascii_digit())
+                .ok_or_else(|| wrong("is no duration without a unit"))?;
+            if digits > 0 && rest[digits..].starts_with(['.', ',']) {
+                return Err(wrong("has a fraction, a duration is whole numbers with their units"));
+            }
+            let letters =
+                rest[digits..].find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len() - digits);
+            let size = match &rest[digits..digits + letters] {
                 "ms" => 1,
                 "s" => 1000,
                 "m" => 60_000,
@@ -80,8 +89,12 @@ impl FromStr for Millis {
                 "d" => 86_400_000,
                 _ => return Err(bad()),
             };
-            total = number.checked_mul(size).and_then(|n| total.checked_add(n)).ok_or_else(bad)?;
-            rest = &rest[letters..];
+            if digits == 0 {
+                return Err(bad());
+            }
+            let number: i64 = rest[..digits].parse().map_err(|_| long())?;
+            total = number.checked_mul(size).and_then(|n| total.checked_add(n)).ok_or_else(long)?;
+            rest = &rest[digits + letters..];
         }
         Ok(Millis(total))
     }
@@ -104,7 +117,7 @@ impl FromStr for Rate {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let bad = || UnitError { text: text.into(), what: "rate", example: "`1500/s` or `90/m`" };
+        let bad = || UnitError { text: text.into(), fault: "is no rate", example: "`1500/s` or `90/m`" };
         let (number, unit) = text.trim().split_once('/').ok_or_else(bad)?;
         let number: f64 = number.trim().parse().map_err(|_| bad())?;
         let seconds = match unit.trim() {
@@ -147,7 +160,7 @@ impl FromStr for Size {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let bad = || UnitError { text: text.into(), what: "size", example: "`64KiB` or `64MiB`" };
+        let bad = || UnitError { text: text.into(), fault: "is no size", example: "`64KiB` or `64MiB`" };
         let text_ = text.trim();
         let digits = text_.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
         let number: u64 = text_[..digits].parse().map_err(|_| bad())?;
@@ -216,6 +229,17 @@ mod tests {
         for bad in ["", "30", "s", "-1s", "1.5s", "1x", "99999999999999999d"] {
             assert_eq!(ms(bad), None, "{bad}");
         }
+        let fault = |text: &str, part: &str| {
+            let message = text.parse::<Millis>().expect_err(text).to_string();
+            assert!(message.contains(part) && message.contains("write it like"), "{message}");
+        };
+        fault("-5s", "is negative");
+        fault("99999999999999999d", "is too long");
+        fault("9223372036854775808ms", "is too long");
+        fault("106751991167d106751991167d", "is too long");
+        fault("5.5s", "has a fraction");
+        fault("30", "is no duration without a unit");
+        fault("5 minutes", "is no duration");
         assert_eq!("1500/s".parse::<Rate>().map(|r| r.per_second), Ok(1500.0));
         assert_eq!("90/m".parse::<Rate>().map(|r| r.per_second), Ok(1.5));
         assert!("0/s".parse::<Rate>().is_err());

@@ -306,7 +306,7 @@ impl<'de> Deserializer<'de> for Walk<'_> {
                     run: self.run,
                 }))
             }
-            _ => self.mismatch(&visitor),
+            _ => self.put(Err(Fault(Cause::Fields(fields)))),
         }
     }
 

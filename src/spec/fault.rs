@@ -25,6 +25,8 @@ pub(super) enum Cause {
     Placed(*const Node, Option<Problem>),
     /// Another type was asked for.
     Type(String),
+    /// A map of these fields was asked for.
+    Fields(&'static [&'static str]),
     /// A list of this length was not asked for.
     Length(String),
     Missing(&'static str),
@@ -55,7 +57,10 @@ impl Cause {
                     }
                     (Kind::Null, "a map") => problem.help("write `{}` to take the defaults"),
                     (Kind::Text(t), "a list") => problem.help(format!("write `[{t}]`")),
-                    _ => problem,
+                    (_, expected) => {
+                        let help = example(expected);
+                        problem.help(help)
+                    }
                 }
             }
             Cause::Missing(name) => Problem::new("missing-field", format!("missing field `{name}`"))
@@ -65,10 +70,68 @@ impl Cause {
                     .at(span, "not known");
                 problem.help(did_you_mean(&name, known))
             }
-            Cause::Custom(message) => Problem::new("bad-value", message).at(span, "this value"),
+            Cause::Fields(fields) => {
+                let known: Vec<String> = fields.iter().take(FIELDS_SHOWN).map(|f| format!("`{f}`")).collect();
+                let more = if fields.len() > FIELDS_SHOWN { " and more" } else { "" };
+                let help = match (&node.kind, fields.first()) {
+                    (Kind::Null, _) | (_, None) => "write `{}` to take the defaults".to_owned(),
+                    (_, Some(first)) => {
+                        format!(
+                            "write it like `{{ {first}: ... }}`; its fields are {}{more}",
+                            known.join(", ")
+                        )
+                    }
+                };
+                Problem::new("wrong-type", format!("expected a map, found {node}"))
+                    .at(span, "expected a map")
+                    .help(help)
+            }
+            Cause::Custom(message) => {
+                let (message, help) = with_help(&message);
+                Problem::new("bad-value", message).at(span, "this value").help(help)
+            }
             Cause::Placed(_, Some(problem)) => problem,
             Cause::Placed(_, None) => Problem::new("bad-value", "this cannot be read").at(span, "this value"),
         }
+    }
+}
+
+/// So many fields are named in a help line.
+const FIELDS_SHOWN: usize = 12;
+
+/// What to write where this was expected.
+fn example(expected: &str) -> String {
+    if let Some((_, like)) = expected.split_once("such as ") {
+        return format!("write it like {like}");
+    }
+    match expected {
+        "text" => "write text, such as `abc`; in quotes where it has `: `, `,`, `[` or `{`".into(),
+        "a list" => "write a list: `[a, b]`, or a line `- a` for each".into(),
+        "a map" => "write a map: `{ name: value }`, or a line `name: value` for each".into(),
+        "`true` or `false`" => "write `true` or `false`, without quotes".into(),
+        "nothing" => "leave it empty, or write `{}`".into(),
+        "a number" => "write a number, such as `1.5`, without quotes".into(),
+        e if e.starts_with("a whole number") => "write a whole number, such as `10`, without quotes".into(),
+        e if e.starts_with("one of") => format!("write {e}"),
+        e => format!("write {e} here; `slackwater schema` prints what may stand where"),
+    }
+}
+
+/// A message that says what to write, as the message and the help line.
+fn with_help(message: &str) -> (String, String) {
+    let split = [": write ", ": one of ", ": did you mean ", ": there are "].iter().find_map(|mark| {
+        let (message, _) = message.split_once(mark)?;
+        Some((message, mark))
+    });
+    match split {
+        Some((before, mark)) => {
+            let help = format!("{}{}", &mark[2..], &message[before.len() + mark.len()..]);
+            (before.to_owned(), help)
+        }
+        None => (
+            message.to_owned(),
+            "write another value; `slackwater schema` prints what may stand where".into(),
+        ),
     }
 }
 

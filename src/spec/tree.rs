@@ -145,7 +145,9 @@ pub fn parse(text: &str) -> Result<Node, Problem> {
     let root = builder.node(raw, 0)?;
     match root.kind {
         Kind::Map(_) => Ok(root),
-        Kind::Null => Err(Problem::new("yaml", "the file is empty").help("start with `name: my-topology`")),
+        Kind::Null => Err(Problem::new("yaml", "the file is empty")
+            .at(0..0, "nothing here")
+            .help("start with `name: my-topology`")),
         _ => Err(Problem::new("yaml", format!("a topology is a map, this is {root}"))
             .at(root.span, "expected `key: value` lines")
             .help("start with `name: my-topology`")),
@@ -231,9 +233,12 @@ impl Builder<'_> {
         self.left = self.left.checked_sub(1).ok_or_else(|| {
             Problem::new("yaml", format!("more than {NODES_MAX} values"))
                 .at(span.clone(), "aliases count as often as they are used")
+                .help("write the values out, or make several files of it")
         })?;
         if depth > DEPTH_MAX {
-            return Err(Problem::new("yaml", format!("nested deeper than {DEPTH_MAX}")).at(span, "here"));
+            return Err(Problem::new("yaml", format!("nested deeper than {DEPTH_MAX}"))
+                .at(span, "here")
+                .help("a topology needs a handful of levels: is a bracket not closed?"));
         }
         let mut kind = match value {
             RawKind::Scalar(kind) => kind,
@@ -296,9 +301,13 @@ fn yaml_problem(text: &str, error: &serde_saphyr::Error) -> Problem {
     let message = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
     let message = one_sentence(&message);
     let problem = match message.strip_prefix("duplicate mapping key ").and_then(|m| m.split('`').nth(1)) {
+        Some(key) if key.ends_with(')') => {
+            Problem::new("yaml", format!("`{key}` is read as a name, because of the comma before it"))
+                .help(BETWEEN_BRACES)
+        }
         Some(key) => Problem::new("duplicate-name", format!("`{key}` stands here twice"))
             .help("one would hide the other: rename or remove one of them"),
-        None => Problem { help: yaml_help(&message), ..Problem::new("yaml", message) },
+        None => Problem::new("yaml", message.clone()).help(yaml_help(&message)),
     };
     match error.location() {
         Some(location) if location != serde_saphyr::Location::UNKNOWN => {
@@ -314,19 +323,30 @@ fn yaml_problem(text: &str, error: &serde_saphyr::Error) -> Problem {
     }
 }
 
+/// Between braces a comma ends a value, whatever parentheses it stands in.
+const BETWEEN_BRACES: &str = "a `{` may not be closed before this place; between `{ }` put text that has `,`, `:`, `{`, `}` \
+     or quotes in single quotes: `{ filter: 'contains(.name, \"a\")' }`";
+
 /// What is usually behind the parser's words.
-fn yaml_help(message: &str) -> Option<String> {
-    let help = if message.contains("quoted scalar") || message.contains("flow mapping") {
-        "a `{` may not be closed before this place; between `{ }` put text that has `,`, `:`, `{`, `}` or quotes in \
-         single quotes: `{ filter: 'contains(.name, \"a\")' }`"
-    } else if message.contains("block mapping") {
+fn yaml_help(message: &str) -> String {
+    let has = |word: &str| message.to_lowercase().contains(word);
+    let help = if has("quoted scalar") || has("flow mapping") {
+        BETWEEN_BRACES
+    } else if has("block mapping") {
         "names of one level start in the same column"
-    } else if message.contains("tab") {
+    } else if has("document") {
+        "a file is one topology: remove the `---` and what follows it, or make two files of it"
+    } else if has("unexpected character") || has("control") {
+        "the file is not plain text here: remove the character, or save it as UTF-8"
+    } else if has("budget") || has("depth") || has("recursion") || has("alias") {
+        "a topology needs a handful of levels and few aliases: is a bracket not closed? Else write the values out"
+    } else if has("tab") {
         "indent with spaces"
     } else {
-        return None;
+        "write `name: value` lines, with two more spaces for each level; text with `: `, ` #` or quotes stands in single \
+         quotes: `map: '{ \"a\": .a }'`"
     };
-    Some(help.into())
+    help.into()
 }
 
 /// The message's first line, without the place that the report shows anyway.
@@ -419,13 +439,19 @@ mod tests {
     fn refused(text: &str, part: &str, at: Option<&str>) {
         let problem = parse(text).expect_err(text);
         assert!(problem.message.contains(part), "{}", problem.message);
+        assert!(problem.help.is_some(), "{}", problem.message);
         let place = problem.span.map(|s| &text[s]);
         assert_eq!(place, at, "{}", problem.message);
     }
 
     #[test]
     fn broken_yaml_is_refused_with_its_place() {
-        refused("", "empty", None);
+        refused("", "empty", Some(""));
+        refused("a: 1\n---\nb: 2\n", "document", Some("b:"));
+        refused("x: { a: top(.x, 3), b: top(.y, 3) }\n", "is read as a name", Some("3)"));
+        refused("a: x\0y\n", "unexpected character", Some("\0y"));
+        let deep = format!("a: {}1{}\n", "[".repeat(40), "]".repeat(40));
+        refused(&deep, "", Some("["));
         refused("- a\n", "a list", Some("- a"));
         refused("a: 1\nb: 2\na: 3\n", "`a` stands here twice", Some("a"));
         refused("a: 1\n b: 2\n", "", Some(":"));

@@ -200,7 +200,7 @@ fn aggregate(
 /// A problem where an expression can never give one of these types.
 pub(super) fn demand(expr: &Expr, types: Types, what: &str, problems: &mut Vec<Problem>) {
     let found = expr.types();
-    if found.may_be(types) {
+    if found == Types::NEVER || found.may_be(types) {
         return;
     }
     let message = format!("{what} has to be {types}, and `{}` is {found}", expr.text());

@@ -42,7 +42,7 @@ fn fine(operators: &str) {
 fn wrong(operators: &str, parts: &[&str]) {
     let found = problems(operators);
     for part in parts {
-        assert!(found.contains(part), "{part:?} is not in {found:?}");
+        assert!(found.contains(part), "{part:?} is not in {found:?} of {operators}");
     }
 }
 
@@ -127,7 +127,7 @@ fn types_go_through_nodes() {
     wrong(&below("aggregate: { count: {} }", "filter: . == 1 && .x"), &["is integer: it has no field `x`"]);
     wrong(
         &below("aggregate: { fields: { n: count() } }", "filter: .m > 1"),
-        &["there is no `.m`", "did you mean `n`?"],
+        &["there is no `.m`", "known here: `n`"],
     );
     fine(&below(
         "enrich: { http: { get: 'http://h' }, into: .account }",
@@ -160,7 +160,7 @@ fn a_wrong_schema_is_a_problem_of_the_file() {
             None
         });
     let report = report.expect_err("is wrong");
-    let all: Vec<&str> = report.problems().iter().map(|p| p.message.as_str()).collect();
+    let all: Vec<&str> = report.problems().iter().filter_map(|p| p.help.as_deref()).collect();
     assert!(all.iter().any(|m| m.contains("did you mean `integer`?")), "{all:?}");
 }
 
@@ -241,4 +241,14 @@ fn a_comparison_that_is_never_true_is_refused() {
     good(".more.x == 1");
     good("to_int(.status) == 1 && timestamp != 5 && key == \"k\"");
     fine("operators: { n: { from: plain, filter: '.id == \"a\" && .id == 1' } }");
+}
+
+#[test]
+fn a_key_that_never_comes_is_refused() {
+    for key in ["return null", "abort", "if .id == 1 { abort } else { null }", "null"] {
+        let text = format!("operators: {{ n: {{ from: plain, key_by: '{key}' }} }}");
+        wrong(&text, &["yields nothing for a key", "write what the key is made of"]);
+    }
+    fine("operators: { n: { from: plain, key_by: 'if .a == 1 { return .b }; return .c' } }");
+    fine("operators: { n: { from: orders, filter: 'return .id == 1' } }");
 }

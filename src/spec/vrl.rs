@@ -39,7 +39,7 @@ use self::refused::is_refused;
 use self::rewrite::Fixes;
 use super::problem::Problem;
 use crate::model::expr::parse_path;
-use crate::model::{Expr, Function, Json};
+use crate::model::{Expr, Function, Json, Types};
 
 /// Every fix answers complaints one level further out; deeper than this is no expression.
 const ROUNDS_MAX: usize = 64;
@@ -106,7 +106,9 @@ impl VrlCompiler {
             }
         }
         let (program, used) = self.program(text, span.as_ref(), vars, value)?;
-        let result = program.final_type_info().result.kind().clone();
+        // What the last line gives, and every `return` before it.
+        let result = program.final_type_info().result;
+        let result = result.kind().union(result.returns().clone());
         let function: Arc<dyn Function> =
             match ObjectOf::of(Compiled::new(program, text, &used), text, &names) {
                 Ok(object) => Arc::new(object),
@@ -226,7 +228,8 @@ pub fn compile_scoped(
     };
     match result {
         Ok(kind) => {
-            expr.set_types(types_of(&kind));
+            // Of a program that never ends well VRL says that it may give anything.
+            expr.set_types(if kind.is_never() { Types::NEVER } else { types_of(&kind) });
             kind
         }
         Err(problem) => {

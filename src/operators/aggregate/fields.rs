@@ -72,11 +72,18 @@ impl FieldConfig {
     pub fn parse(whole: &Expr) -> Result<FieldConfig, String> {
         let text = whole.text().trim();
         let forms = "write `count()`, `sum(.amount)`, `collect(.id, 50)` or `top(.amount, 3)`";
-        let (name, rest) = text.split_once('(').ok_or_else(|| format!("`{text}`: {forms}"))?;
-        let inside =
-            rest.strip_suffix(')').ok_or_else(|| format!("`{text}` has no `)` at its end: {forms}"))?;
+        let (name, rest) =
+            text.split_once('(').ok_or_else(|| format!("`{text}` is no aggregation: {forms}"))?;
         let name = name.trim();
-        let Some((_, function)) = FUNCTIONS.iter().find(|(n, _)| *n == name) else {
+        let known = FUNCTIONS.iter().find(|(n, _)| *n == name);
+        let inside = rest.strip_suffix(')').ok_or_else(|| match known {
+            // A comma between `{ }` has ended it.
+            Some((_, FieldFunction::Collect | FieldFunction::Top)) if !rest.contains(')') => {
+                format!("`{text}` has no `)` at its end: write it in quotes between `{{ }}`: `'{name}(.amount, 3)'`")
+            }
+            _ => format!("`{text}` has no `)` at its end: {forms}"),
+        })?;
+        let Some((_, function)) = known else {
             let known: Vec<_> = FUNCTIONS.iter().map(|(n, _)| format!("`{n}`")).collect();
             return Err(format!("there is no aggregation `{name}`: one of {}", known.join(", ")));
         };
@@ -90,10 +97,21 @@ impl FieldConfig {
         };
         let of = match (function, of) {
             (FieldFunction::Count, "") => None,
-            (FieldFunction::Count, _) => return Err("`count()` takes nothing: it counts records".into()),
-            (_, "") => return Err(format!("`{name}()` of what: write `{name}(.amount)`")),
+            (FieldFunction::Count, _) => {
+                return Err("`count()` counts records and takes nothing: write `count()`".into());
+            }
+            (_, "") => return Err(format!("`{name}()` does not say of what: write `{name}(.amount)`")),
             (FieldFunction::Top, _) if limit.is_none() => {
-                return Err(format!("how many: write `top({of}, 3)`"));
+                let of = match of.rsplit_once(',') {
+                    // `top(.x, n)`: of a call's comma the second part is no plain word.
+                    Some((of, n)) if n.trim().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') => {
+                        of.trim()
+                    }
+                    _ => of,
+                };
+                return Err(format!(
+                    "`{text}` does not say how many, as a whole number: write `top({of}, 3)`"
+                ));
             }
             (_, of) => Some(Expr::new(of, whole.span())),
         };
@@ -175,7 +193,10 @@ mod tests {
         refused("count(", "no `)`");
         refused("count(.a)", "takes nothing");
         refused("sum()", "sum(.amount)");
-        refused("top(.a)", "top(.a, 3)");
+        refused("top(.a)", "write `top(.a, 3)`");
+        refused("top(.a, n)", "write `top(.a, 3)`");
+        refused("top(.a, -1)", "write `top(.a, 3)`");
+        refused("top(.a", "in quotes");
         refused("median(.a)", "no aggregation `median`");
     }
 }

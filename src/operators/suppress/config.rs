@@ -46,7 +46,9 @@ impl<'de> Deserialize<'de> for Until {
         }
         let time = text.parse().map(Until::Time);
         time.map_err(|_| {
-            de::Error::custom(format!("`{text}` is neither `window_closes` nor a time such as `30s`"))
+            de::Error::custom(format!(
+                "`{text}` is neither of both: write `window_closes`, or a time such as `30s`"
+            ))
         })
     }
 }

@@ -35,7 +35,8 @@ impl Compiled {
         let mut paths = info.target_queries.iter().chain(&info.target_assignments);
         let reads_value = paths.any(|path| path.prefix == PathPrefix::Event);
         let zone = TimeZone::parse("UTC").unwrap_or_default();
-        let yields = yields(program.final_type_info().result.kind());
+        let result = program.final_type_info().result;
+        let yields = yields(&result.kind().union(result.returns().clone()));
         let names = used.iter().map(|&n| (n.to_owned(), fields_named(text, n))).collect();
         let fields =
             info.target_assignments.is_empty().then(|| fields_queried(&info.target_queries)).flatten();
@@ -96,7 +97,7 @@ impl Function for Compiled {
             EvalError(format!("`{}` cannot be computed of this record: {panic}", self.text.trim()))
         })?;
         match result {
-            Ok(value) => json(value),
+            Ok(value) => json(value, DEPTH_MAX),
             Err(Terminate::Interrupted) => Err(EvalError("the expression was interrupted".into())),
             Err(Terminate::Abort(e) | Terminate::Error(e)) => Err(EvalError(without_places(&e.to_string()))),
         }
@@ -158,8 +159,16 @@ pub(super) fn from_json(json: &Json) -> Result<Vrl, EvalError> {
     Vrl::deserialize(json).map_err(|e| EvalError(e.to_string()))
 }
 
-/// The result as JSON. Bytes that are not UTF-8 are replaced; a number that JSON cannot hold is an error.
-fn json(value: Vrl) -> Result<Json, EvalError> {
+/// Levels of a result. JSON that is deeper than 127 cannot be read again, and what comes out of an expression is put into
+/// something else: a row of state, a list, both sides of a join.
+const DEPTH_MAX: usize = 120;
+
+/// The result as JSON, `left` levels of it. Bytes that are not UTF-8 are replaced; a number that JSON cannot hold is an
+/// error.
+fn json(value: Vrl, left: usize) -> Result<Json, EvalError> {
+    let deeper = || {
+        left.checked_sub(1).ok_or_else(|| EvalError(format!("the result is nested deeper than {DEPTH_MAX}")))
+    };
     Ok(match value {
         Vrl::Null => Json::Null,
         Vrl::Boolean(b) => Json::Bool(b),
@@ -168,9 +177,13 @@ fn json(value: Vrl) -> Result<Json, EvalError> {
             .map(Json::Number)
             .ok_or_else(|| EvalError(format!("the result {n} is no JSON number")))?,
         Vrl::Bytes(bytes) => Json::String(String::from_utf8_lossy(&bytes).into_owned()),
-        Vrl::Array(items) => Json::Array(items.into_iter().map(json).collect::<Result<_, _>>()?),
+        Vrl::Array(items) => {
+            let left = deeper()?;
+            Json::Array(items.into_iter().map(|item| json(item, left)).collect::<Result<_, _>>()?)
+        }
         Vrl::Object(fields) => {
-            let fields = fields.into_iter().map(|(name, value)| Ok((name.to_string(), json(value)?)));
+            let left = deeper()?;
+            let fields = fields.into_iter().map(|(name, value)| Ok((name.to_string(), json(value, left)?)));
             Json::Object(fields.collect::<Result<_, EvalError>>()?)
         }
         other @ (Vrl::String(_) | Vrl::Timestamp(_) | Vrl::Regex(_)) => {
@@ -326,6 +339,32 @@ mod tests {
         assert_eq!(eval("upcase(key)"), Ok(json!("K")));
         assert!(eval("upcase(.a)").expect_err("is no JSON").contains("not JSON"));
         assert!(eval("del(.a)").expect_err("is no JSON").contains("not JSON"));
+    }
+
+    /// As a `fold` whose step is `[acc]` does, record after record.
+    #[test]
+    fn a_result_that_could_not_be_read_again_is_an_error_of_its_record() {
+        let function = VrlCompiler::new("").compile("[acc]", None, &["acc"]).expect("compiles");
+        let mut acc = Json::Null;
+        for depth in 1.. {
+            let vars = [("acc", &acc)];
+            match function.eval(&Scope::of(&record()).with(&vars)) {
+                Ok(next) => {
+                    assert!(
+                        serde_json::from_str::<Json>(&next.to_string()).is_ok(),
+                        "{depth} levels are readable"
+                    );
+                    acc = next;
+                }
+                Err(error) => {
+                    assert!(
+                        depth == DEPTH_MAX + 1 && error.0.contains("nested deeper than 120"),
+                        "{depth} {error}"
+                    );
+                    break;
+                }
+            }
+        }
     }
 
     /// A function that panics, as VRL's own may.

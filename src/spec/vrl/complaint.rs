@@ -103,10 +103,9 @@ impl VrlCompiler {
         if let Some(own) = own_words(&message) {
             message = own.to_owned();
         }
-        let mut help = self.help(text, vars, complaint);
+        let help = self.help(text, vars, complaint);
         let label = if message == "syntax error" {
             message = "the expression has a syntax error".into();
-            help = help.or_else(|| Some("write it like `.amount > 10` or `{ \"id\": .id }`".into()));
             // VRL names its own token there.
             match text.get(inside.clone()).map(str::trim) {
                 Some(token) if !token.is_empty() => format!("`{token}` is not expected here"),
@@ -131,6 +130,21 @@ impl VrlCompiler {
                 "`{denied}` is left out: an expression only depends on its record{instead}"
             ));
         }
+        if complaint.message == "syntax error" && text.matches('(').count() > text.matches(')').count() {
+            let help = "a `(` is not closed; between `{ }` a comma ends a value: put an expression that has one in \
+                        single quotes";
+            return Some(help.into());
+        }
+        if complaint.message.contains("undefined function")
+            && let Some(name) = named
+        {
+            let known: Vec<&str> =
+                self.functions.iter().map(|f| f.identifier()).filter(|f| !f.contains('$')).collect();
+            return Some(match near(name, &known) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "no function has a name like it: https://vector.dev/docs/reference/vrl/functions lists them".into(),
+            });
+        }
         if complaint.message == "call to undefined variable"
             && let Some(name) = named
         {
@@ -152,7 +166,18 @@ impl VrlCompiler {
             .filter(|line| !line.is_empty() && !line.contains('$'))
             .collect();
         lines.dedup();
-        (!lines.is_empty()).then(|| lines.join("; ").replace(TIMESTAMP, "timestamp"))
+        let what = complaint.message.as_str();
+        if lines.is_empty() {
+            lines.push(
+                if what.contains("type") || what.contains("fallible") || what.contains("boolean") {
+                    "convert the value first: `to_string(.a)`, `to_int(.a)`, `bool(.a)`, `object(.a)`"
+                } else {
+                    "write it like `.amount > 10`, `upcase(.name)` or `{ \"id\": .id }`"
+                }
+                .into(),
+            );
+        }
+        Some(lines.join("; ").replace(TIMESTAMP, "timestamp"))
     }
 
     /// Where in the file a range of the expression is; the whole expression where the file writes it differently.
@@ -197,6 +222,7 @@ mod tests {
         let Err(problem) = VrlCompiler::new(&file).compile(text, Some(span), &["left"]) else {
             panic!("{text} compiles")
         };
+        assert!(problem.help.is_some(), "{problem:?}");
         let all = format!("{} | {} | {}", problem.message, problem.label, problem.help.unwrap_or_default());
         assert!(all.to_lowercase().contains(part), "{part:?} in {all:?}");
         assert!(!all.contains('$'), "{all}");
@@ -205,7 +231,8 @@ mod tests {
 
     #[test]
     fn a_bad_expression_is_framed_in_the_file() {
-        refused("x: upcas(.name)", "upcas(.name)", "upcas", "did you mean \"upcase\"");
+        refused("x: upcas(.name)", "upcas(.name)", "upcas", "did you mean `upcase`");
+        refused("x: foo(.name)", "foo(.name)", "foo", "no function has a name like it");
         refused("x: \"upcas(.name)\"", "upcas(.name)", "upcas", "undefined function");
         refused("x: '\"ü\" + upcas(.name)'", "\"ü\" + upcas(.name)", "upcas", "undefined function");
         refused(
@@ -223,6 +250,7 @@ mod tests {
         refused("x: 'a/{{ upcas(key) }}'", "upcas(key)", "upcas", "undefined function");
         refused("x: nam == 1", "nam == 1", "nam", "undefined variable");
         refused("x: .a >", ".a >", "", "");
+        refused("x: mod(.a", "mod(.a", "", "in single quotes");
         refused("x: upcase(3)", "upcase(3)", "3", "the exact type integer");
         refused("x: now()", "now()", "now", "the record's time is `timestamp`");
         refused("x: random_int(1, 2)", "random_int(1, 2)", "random_int", "left out");
