@@ -134,7 +134,8 @@ impl Function for Bound {
         let value = arguments.required("value");
         let constant = value.resolve_constant(state);
         if let Some(Err(message)) = constant.as_ref().map(|value| check(self.0, value)) {
-            let help = "write a number that can be computed with".to_owned();
+            let help = "write a smaller number, such as `format_number(.a, 2)` or `set(., [\"a\", 0], 1)`"
+                .to_owned();
             return Err(Box::new(Refused { message, label: "too much".into(), help, span: cx.span() }));
         }
         Ok(BoundCall { name: self.0, value, constant }.as_expr())

@@ -101,13 +101,12 @@ impl Function for Operator {
         if let Some(never) = Never::new(opcode, &kind(&left), &kind(&right)) {
             return Err(Box::new(never.refused(span)));
         }
-        if opcode == Opcode::Mul {
-            if let (Some(left), Some(right)) = (left.resolve_constant(state), right.resolve_constant(state))
-                && let Err(message) = repeated(&left, &right)
-            {
-                let help = "write a smaller number".to_owned();
-                return Err(Box::new(Refused { message, label: "too much text".into(), help, span }));
-            }
+        if opcode == Opcode::Mul
+            && let (Some(left), Some(right)) = (left.resolve_constant(state), right.resolve_constant(state))
+            && let Err(message) = repeated(&left, &right)
+        {
+            let help = "write a smaller number".to_owned();
+            return Err(Box::new(Refused { message, label: "too much text".into(), help, span }));
         }
         let op = Op::new(
             Node::new(span, left.clone()),

@@ -110,7 +110,7 @@ impl Fixes {
             AssignmentTarget::Internal(_, path) => path.as_ref().map(|path| &path.segments),
             AssignmentTarget::External(path) => path.as_ref().map(|path| &path.path.segments),
         };
-        if let Some(message) = path.and_then(|path| bounds::far_index(path)) {
+        if let Some(message) = path.and_then(bounds::far_index) {
             self.far.borrow_mut().get_or_insert((target.span(), message));
         }
     }
