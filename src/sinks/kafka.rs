@@ -171,7 +171,7 @@ impl KafkaSinkConfig {
         Ok(Payload::Texts(texts))
     }
 
-    /// Key, value and headers of the message for a record and its payload. A window is the header [`WINDOW_TEXT`]; a header
+    /// Key, value and headers of the message for a record and its payload. A window is the header `window`; a header
     /// whose expression gave `null` is left out.
     #[must_use]
     pub fn message(&self, record: &Record, payload: &Payload) -> (Option<Bytes>, Option<Bytes>, Headers) {
