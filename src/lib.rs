@@ -78,8 +78,10 @@
 //!   is a new number and a fixture of the old.
 //! - **Problems have places.** Everything wrong with a file is reported at once with code, place, label and help; what
 //!   shows only on connecting points into the file too. No secret is in any report.
-//! - **A panic ends the process**, whichever thread it was. A failed write to state stops the task: nothing goes on on
-//!   top of it.
+//! - **A panic ends the process**, whichever thread it was; only one inside an expression is that record's error. A failed
+//!   write to state stops the task: nothing goes on on top of it.
+//! - **No clock ahead of what is under way.** The wall clock moves a task's clocks only as far as every record up to then has
+//!   been read; of a repartition topic, has been written there by whoever writes it (`runtime/horizon.rs`).
 //!
 //! # Deliberately absent
 //!
