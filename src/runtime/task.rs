@@ -5,153 +5,29 @@
 //! effects is a fact. Writes go to the open epoch; [`Task::seal`] ends it and processing goes on in the next one. A
 //! delivery belongs to the epoch in which it was made; an epoch may be committed when none of its deliveries is
 //! outstanding. Calls and deliveries that somebody reads from are state, so no epoch waits for them.
+//!
+//! `step` is what goes in and comes out, `seal` the end of an epoch, `graph` what follows from the topology.
+
+mod graph;
+mod seal;
+mod step;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use graph::{reached, set_delays, shape};
+pub use step::{Delivery, Input, Sealed, Step, TaskError, TaskId};
 
 use super::nodes::{SinkNode, SourceNode, dead_letter, event_time};
 use crate::model::{Expr, Millis, Origin, Record, Timestamp};
 use crate::operators::{
-    Call, Cx, Effects, Emit, Load, Operator, OperatorError, Payload, Reason, Reject, Reply, SinkRow, Stores,
-    Tally,
+    Cx, Effects, Emit, Load, Operator, OperatorError, Payload, Reason, Reject, SinkRow, Stores, Tally,
 };
 use crate::state::{
-    Backend, Late, META_CLOCKS, META_FORMAT, META_POSITIONS, META_SHAPE, Row, Spent, StateError, Store, codec,
+    Backend, META_CLOCKS, META_FORMAT, META_POSITIONS, META_SHAPE, Spent, StateError, Store, codec,
 };
-use crate::topology::{Changelog, ClockMode, NodeKind, OnFailure, SubTopology, Topology};
-
-/// Which task: sub-topology and partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TaskId {
-    /// Index of the sub-topology.
-    pub sub: usize,
-    /// Kafka partition.
-    pub partition: i32,
-}
-
-/// Why a task stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum TaskError {
-    /// State failed.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// A record could not be processed and the policy is `stop`.
-    #[error("node {node}: {reason}: {detail}{place}")]
-    Rejected {
-        /// Node name.
-        node: String,
-        /// Reason label.
-        reason: &'static str,
-        /// What exactly.
-        detail: String,
-        /// ` (topic t, partition p, offset o)`, or empty.
-        place: String,
-    },
-}
-
-/// What can happen to a task.
-#[derive(Debug)]
-pub enum Input {
-    /// Records of one topic, in offset order. `topic` counts in [`Topology::inputs`].
-    Records {
-        /// Index of the topic.
-        topic: usize,
-        /// The records; `origin` says where they were read.
-        records: Vec<Record>,
-    },
-    /// A call was answered.
-    Reply {
-        /// Node that called.
-        node: usize,
-        /// Its call.
-        call: u64,
-        /// The answer.
-        reply: Reply,
-    },
-    /// `rows` deliveries of an epoch are durable.
-    Acked {
-        /// The epoch they were made in.
-        epoch: u64,
-        /// How many.
-        rows: u32,
-    },
-    /// A sink refused a row for good.
-    Refused {
-        /// The epoch it was made in.
-        epoch: u64,
-        /// The sink's node.
-        node: usize,
-        /// The record of the row.
-        record: Record,
-        /// What the sink said.
-        message: String,
-    },
-    /// Time went by.
-    Clock {
-        /// Every record up to this wall clock time is here, but for those that are under way to the topics: so far does
-        /// the wall clock move the nodes' clocks. `None`: it does not.
-        until: Option<Timestamp>,
-    },
-}
-
-/// A row for a sink.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Delivery {
-    /// The sink's node.
-    pub node: usize,
-    /// The epoch that waits for it. Rows with `reply_to` are answered by [`Input::Reply`] instead.
-    pub epoch: u64,
-    /// What to write.
-    pub row: SinkRow,
-}
-
-/// What a task wants done.
-#[derive(Debug, Default)]
-pub struct Step {
-    /// Rows for sinks, in order.
-    pub deliveries: Vec<Delivery>,
-    /// Calls to make, with their node.
-    pub calls: Vec<(usize, Call)>,
-    /// What was dropped, in order, with its node.
-    pub drops: Vec<(usize, Reason)>,
-}
-
-impl Step {
-    /// Nothing to do?
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.deliveries.is_empty() && self.calls.is_empty() && self.drops.is_empty()
-    }
-}
-
-/// A finished epoch: what one checkpoint makes durable.
-#[derive(Clone, Debug)]
-pub struct Sealed {
-    /// Its number.
-    pub epoch: u64,
-    /// Changed rows, sorted by key once [`Sealed::finish`] was called.
-    pub rows: Vec<Row>,
-    /// What nobody has turned into rows yet.
-    pub late: Vec<Late>,
-    /// Records of Kafka sinks that belong into the checkpoint's transaction: node and row.
-    pub outputs: Vec<(usize, SinkRow)>,
-    /// Next offset to read, by index of the topic; only topics of which something was read.
-    pub positions: Vec<(usize, i64)>,
-}
-
-impl Sealed {
-    /// Turns everything into rows sorted by key: the slow part of a checkpoint, for the thread that commits.
-    pub fn finish(&mut self) {
-        for late in self.late.drain(..) {
-            late.append_to(&mut self.rows);
-        }
-        // Stable sorting finds the sorted runs that these are.
-        self.rows.sort_by(|a, b| a.0.cmp(&b.0));
-    }
-}
+use crate::topology::{Changelog, ClockMode, NodeKind, OnFailure, Topology};
 
 struct Node {
     name: Arc<str>,
@@ -620,149 +496,6 @@ impl Task {
     pub fn gathered(&self) -> usize {
         self.outputs.len()
     }
-
-    /// [`Task::seal_late`] and [`Sealed::finish`] in one.
-    ///
-    /// # Errors
-    /// As [`Task::seal_late`].
-    pub fn seal(&mut self, now: Timestamp) -> Result<Option<Sealed>, TaskError> {
-        let mut sealed = self.seal_late(now)?;
-        sealed.iter_mut().for_each(Sealed::finish);
-        Ok(sealed)
-    }
-
-    /// [`Task::seal_begin`] and as many [`Task::seal_more`] as it takes.
-    ///
-    /// # Errors
-    /// As [`Task::seal_begin`].
-    pub fn seal_late(&mut self, now: Timestamp) -> Result<Option<Sealed>, TaskError> {
-        let mut sealed = self.seal_begin(now)?;
-        if let Some(sealed) = &mut sealed {
-            self.copy(sealed, usize::MAX, now)?;
-        }
-        Ok(sealed)
-    }
-
-    /// Ends the open epoch, unless nothing happened in it or another one is still sealed. What resident operators have
-    /// changed is fixed and only the first of it is copied: [`Task::seal_more`] goes on with that while records come.
-    /// The epoch may be committed when [`Task::is_settled`].
-    ///
-    /// # Errors
-    /// State that cannot be encoded.
-    pub fn seal_begin(&mut self, now: Timestamp) -> Result<Option<Sealed>, TaskError> {
-        if self.sealed.is_some() {
-            return Ok(None);
-        }
-        self.each_op(now, |op, cx| {
-            op.seal(cx);
-            Ok(true)
-        })?;
-        self.stores.iter_mut().for_each(Store::begin_seal);
-        let rows_max = self.seal_rows;
-        self.copying = !self.each_op(now, |op, cx| op.seal_more(cx, rows_max))?;
-        let clean = !self.copying && !self.stores.iter().any(Store::has_sealed);
-        if clean && !self.moved && self.outstanding == 0 && self.outputs.is_empty() && !self.may_advance() {
-            return Ok(None);
-        }
-        let (mut rows, mut late) = (Vec::new(), Vec::new());
-        if !self.copying {
-            self.stores.iter_mut().for_each(|store| store.end_seal(&mut late));
-        }
-        let clocks = self.clocks();
-        if clocks != self.clocks_saved {
-            rows.push((Bytes::from_static(META_CLOCKS), Some(codec::encode(1, &clocks)?)));
-            self.clocks_saved = clocks;
-        }
-        if !self.format_saved {
-            rows.push((Bytes::from_static(META_FORMAT), Some(codec::encode(1, &FORMAT)?)));
-            self.format_saved = true;
-        }
-        rows.push((Bytes::from_static(META_SHAPE), Some(Bytes::from(self.shape.clone()))));
-        let held: Vec<Option<i64>> = (0..self.positions.len()).map(|t| self.committable(t)).collect();
-        let positions: Vec<(usize, i64)> =
-            held.iter().enumerate().filter_map(|(t, p)| Some((t, (*p)?))).collect();
-        let named: Vec<(String, i64)> =
-            positions.iter().map(|(t, p)| (self.topics[*t].to_string(), *p)).collect();
-        rows.push((Bytes::from_static(META_POSITIONS), Some(codec::encode(1, &named)?)));
-        let epoch = self.epoch;
-        self.epoch += 1;
-        self.sealed = Some((epoch, self.outstanding));
-        self.sealed_positions = held;
-        self.outstanding = 0;
-        self.moved = false;
-        let outputs = std::mem::take(&mut self.outputs);
-        Ok(Some(Sealed { epoch, rows, late, outputs, positions }))
-    }
-
-    /// Copies some more rows of the sealed epoch into it, as they were when it was sealed. True when it is whole.
-    ///
-    /// # Errors
-    /// An operator failed.
-    pub fn seal_more(&mut self, sealed: &mut Sealed, now: Timestamp) -> Result<bool, TaskError> {
-        let rows_max = self.seal_rows;
-        self.copy(sealed, rows_max, now)?;
-        Ok(!self.copying)
-    }
-
-    fn copy(&mut self, sealed: &mut Sealed, rows_max: usize, now: Timestamp) -> Result<(), TaskError> {
-        if self.copying {
-            self.copying = !self.each_op(now, |op, cx| op.seal_more(cx, rows_max))?;
-            if !self.copying {
-                self.stores.iter_mut().for_each(|store| store.end_seal(&mut sealed.late));
-            }
-        }
-        Ok(())
-    }
-
-    /// How many rows each resident operator copies in [`Task::seal_begin`] and [`Task::seal_more`], in place of some
-    /// thousands. At least 1.
-    pub fn set_seal_rows(&mut self, rows_max: usize) {
-        self.seal_rows = rows_max.max(1);
-    }
-
-    /// Is the sealed epoch not whole yet?
-    #[must_use]
-    pub fn is_copying(&self) -> bool {
-        self.copying
-    }
-
-    /// Calls something of every operator that is done, or not; true if all are.
-    fn each_op(
-        &mut self,
-        now: Timestamp,
-        call: impl Fn(&mut dyn Operator, &mut Cx<'_>) -> Result<bool, StateError>,
-    ) -> Result<bool, TaskError> {
-        let mut discard = Step::default();
-        let mut all = true;
-        for n in 0..self.nodes.len() {
-            let call = |op: &mut dyn Operator, cx: &mut Cx<'_>| {
-                all &= call(op, cx).map_err(OperatorError::Fatal)?;
-                Ok(())
-            };
-            self.with_op(n, 0, now, call, &mut discard)?;
-        }
-        Ok(all)
-    }
-
-    /// Is the sealed epoch whole, and every delivery of it durable? True when none is sealed.
-    #[must_use]
-    pub fn is_settled(&self) -> bool {
-        !self.copying && self.sealed.is_none_or(|(_, n)| n == 0)
-    }
-
-    /// The sealed epoch is committed and its rows are in the backend.
-    pub fn applied(&mut self) {
-        debug_assert!(self.is_settled(), "an epoch is applied after it settled");
-        self.sealed = None;
-        self.committed.clone_from(&self.sealed_positions);
-        self.spent = self.stores.iter_mut().filter_map(Store::applied).collect();
-    }
-
-    /// What the last applied epoch has left behind, to be dropped where there is time for it.
-    pub fn take_spent(&mut self) -> Vec<Spent> {
-        std::mem::take(&mut self.spent)
-    }
-
     fn acked(&mut self, epoch: u64, rows: u64) {
         if epoch == self.epoch {
             debug_assert!(self.outstanding >= rows, "more acks than deliveries");
@@ -1056,76 +789,10 @@ impl Task {
     }
 }
 
-/// Finds the inputs at which the wall clock has to be held back: the first on its way where somebody refuses what is late;
-/// what stands below reads a clock that is behind already.
-fn set_delays(nodes: &mut [Node]) {
-    let mut behind: Vec<bool> = nodes.iter().map(|n| n.op.refuses_late()).collect();
-    // Nodes stand in any order: until nothing changes.
-    let mut next: Vec<usize> = (0..nodes.len()).filter(|n| behind[*n]).collect();
-    while let Some(n) = next.pop() {
-        for &(_, child, _) in &nodes[n].children {
-            if !std::mem::replace(&mut behind[child], true) {
-                next.push(child);
-            }
-        }
-    }
-    let mut delays: Vec<Vec<bool>> = nodes.iter().map(|n| vec![n.op.refuses_late(); n.seen.len()]).collect();
-    for (_, node) in nodes.iter().enumerate().filter(|(n, _)| behind[*n]) {
-        for &(_, child, input) in &node.children {
-            delays[child][usize::from(input)] = false;
-        }
-    }
-    nodes.iter_mut().zip(delays).for_each(|(node, delays)| node.delays = delays);
-}
-
 /// A transaction with this row would fail.
 fn too_large(row: SinkRow, bytes_max: usize) -> Reject {
     let detail = format!("the topic takes messages up to {bytes_max} bytes");
     Reject { reason: Reason::SinkRefused, detail, record: row.record, attempts: 1 }
-}
-
-/// The nodes below these sources, as far as records go at once: behind a node that keeps them they come later.
-fn reached(topology: &Topology, sub: &SubTopology, nodes: &[Node], from: &[usize]) -> Vec<usize> {
-    let mut reached: Vec<usize> = Vec::new();
-    let mut next: Vec<usize> = from.to_vec();
-    while let Some(n) = next.pop() {
-        for &(_, child, _) in &nodes[n].children {
-            if reached.contains(&child) {
-                continue;
-            }
-            reached.push(child);
-            if matches!(&topology.nodes[sub.nodes[child]].kind, NodeKind::Operator(c) if !c.is_stateful()) {
-                next.push(child);
-            }
-        }
-    }
-    reached
-}
-
-/// What of a topology its state depends on: each stateful node with its kind. A line that is gone or changed means that
-/// old state would be orphaned or misread; new lines are new, empty stores.
-fn shape(topology: &Topology, sub: &SubTopology) -> String {
-    let mut lines: Vec<String> = sub
-        .nodes
-        .iter()
-        .filter_map(|g| {
-            let node = &topology.nodes[*g];
-            match &node.kind {
-                NodeKind::Operator(config) => {
-                    config.state_shape().map(|shape| format!("{} = {shape}", node.name))
-                }
-                NodeKind::Source(_) => {
-                    node.table.map(|table| format!("{} = {}", node.name, table.state_kind()))
-                }
-                NodeKind::Sink(_) if topology.readers(*g).next().is_some() => {
-                    Some(format!("{} = sink", node.name))
-                }
-                _ => None,
-            }
-        })
-        .collect();
-    lines.sort();
-    lines.join("\n")
 }
 
 /// Positions that a backend's last applied checkpoint had reached, by topic.

@@ -210,6 +210,12 @@ impl<V: Cell> Cells<V> {
         }
     }
 
+    /// [`Cells::warm`] for keys that stand one behind the other in `bytes`, each up to its end.
+    pub fn warm_packed(&self, bytes: &[u8], ends: impl IntoIterator<Item = usize>) {
+        let mut from = 0;
+        self.warm(ends.into_iter().map(|end| &bytes[std::mem::replace(&mut from, end)..end]));
+    }
+
     /// Reads what using these slots will need.
     pub fn warm_slots(&self, ids: &[u32]) {
         let slots = || ids.iter().filter_map(|id| self.slots.get(at(*id)));

@@ -130,8 +130,7 @@ impl Rows {
             bytes.extend_from_slice(key);
             ends.push(bytes.len());
         }
-        let mut from = 0;
-        self.cells.warm(ends.into_iter().map(|end| &bytes[std::mem::replace(&mut from, end)..end]));
+        self.cells.warm_packed(&bytes, ends);
     }
 
     /// The slot of a windowed row that is known to exist.

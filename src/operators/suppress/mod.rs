@@ -154,8 +154,7 @@ impl Suppress {
             row_key(key, *window, &mut bytes);
             ends.push(bytes.len());
         }
-        let mut from = 0;
-        self.cells.warm(ends.into_iter().map(|end| &bytes[std::mem::replace(&mut from, end)..end]));
+        self.cells.warm_packed(&bytes, ends);
     }
 
     fn is_over(&self) -> bool {

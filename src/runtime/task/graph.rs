@@ -1,0 +1,71 @@
+//! What follows for a task from the graph it runs: whom records reach, where the wall clock is held back, and on which nodes
+//! its state depends.
+
+use super::Node;
+use crate::topology::{NodeKind, SubTopology, Topology};
+
+/// Finds the inputs at which the wall clock has to be held back: the first on its way where somebody refuses what is late;
+/// what stands below reads a clock that is behind already.
+pub(super) fn set_delays(nodes: &mut [Node]) {
+    let mut behind: Vec<bool> = nodes.iter().map(|n| n.op.refuses_late()).collect();
+    // Nodes stand in any order: until nothing changes.
+    let mut next: Vec<usize> = (0..nodes.len()).filter(|n| behind[*n]).collect();
+    while let Some(n) = next.pop() {
+        for &(_, child, _) in &nodes[n].children {
+            if !std::mem::replace(&mut behind[child], true) {
+                next.push(child);
+            }
+        }
+    }
+    let mut delays: Vec<Vec<bool>> = nodes.iter().map(|n| vec![n.op.refuses_late(); n.seen.len()]).collect();
+    for (node, _) in nodes.iter().zip(&behind).filter(|(_, behind)| **behind) {
+        for &(_, child, input) in &node.children {
+            delays[child][usize::from(input)] = false;
+        }
+    }
+    nodes.iter_mut().zip(delays).for_each(|(node, delays)| node.delays = delays);
+}
+
+/// The nodes below these sources, as far as records go at once: behind a node that keeps them they come later.
+pub(super) fn reached(topology: &Topology, sub: &SubTopology, nodes: &[Node], from: &[usize]) -> Vec<usize> {
+    let mut reached: Vec<usize> = Vec::new();
+    let mut next: Vec<usize> = from.to_vec();
+    while let Some(n) = next.pop() {
+        for &(_, child, _) in &nodes[n].children {
+            if reached.contains(&child) {
+                continue;
+            }
+            reached.push(child);
+            if matches!(&topology.nodes[sub.nodes[child]].kind, NodeKind::Operator(c) if !c.is_stateful()) {
+                next.push(child);
+            }
+        }
+    }
+    reached
+}
+
+/// What of a topology its state depends on: each stateful node with its kind. A line that is gone or changed means that
+/// old state would be orphaned or misread; new lines are new, empty stores.
+pub(super) fn shape(topology: &Topology, sub: &SubTopology) -> String {
+    let mut lines: Vec<String> = sub
+        .nodes
+        .iter()
+        .filter_map(|g| {
+            let node = &topology.nodes[*g];
+            match &node.kind {
+                NodeKind::Operator(config) => {
+                    config.state_shape().map(|shape| format!("{} = {shape}", node.name))
+                }
+                NodeKind::Source(_) => {
+                    node.table.map(|table| format!("{} = {}", node.name, table.state_kind()))
+                }
+                NodeKind::Sink(_) if topology.readers(*g).next().is_some() => {
+                    Some(format!("{} = sink", node.name))
+                }
+                _ => None,
+            }
+        })
+        .collect();
+    lines.sort();
+    lines.join("\n")
+}

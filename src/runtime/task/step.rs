@@ -1,0 +1,135 @@
+//! What goes into a task and what comes out: names, inputs, effects, a sealed epoch.
+
+use crate::model::{Record, Timestamp};
+use crate::operators::{Call, Reason, Reply, SinkRow};
+use crate::state::{Late, Row, StateError};
+
+/// Which task: sub-topology and partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskId {
+    /// Index of the sub-topology.
+    pub sub: usize,
+    /// Kafka partition.
+    pub partition: i32,
+}
+
+/// Why a task stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// State failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A record could not be processed and the policy is `stop`.
+    #[error("node {node}: {reason}: {detail}{place}")]
+    Rejected {
+        /// Node name.
+        node: String,
+        /// Reason label.
+        reason: &'static str,
+        /// What exactly.
+        detail: String,
+        /// ` (topic t, partition p, offset o)`, or empty.
+        place: String,
+    },
+}
+
+/// What can happen to a task.
+#[derive(Debug)]
+pub enum Input {
+    /// Records of one topic, in offset order. `topic` counts in [`Topology::inputs`](crate::topology::Topology::inputs).
+    Records {
+        /// Index of the topic.
+        topic: usize,
+        /// The records; `origin` says where they were read.
+        records: Vec<Record>,
+    },
+    /// A call was answered.
+    Reply {
+        /// Node that called.
+        node: usize,
+        /// Its call.
+        call: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// `rows` deliveries of an epoch are durable.
+    Acked {
+        /// The epoch they were made in.
+        epoch: u64,
+        /// How many.
+        rows: u32,
+    },
+    /// A sink refused a row for good.
+    Refused {
+        /// The epoch it was made in.
+        epoch: u64,
+        /// The sink's node.
+        node: usize,
+        /// The record of the row.
+        record: Record,
+        /// What the sink said.
+        message: String,
+    },
+    /// Time went by.
+    Clock {
+        /// Every record up to this wall clock time is here, but for those that are under way to the topics: so far does
+        /// the wall clock move the nodes' clocks. `None`: it does not.
+        until: Option<Timestamp>,
+    },
+}
+
+/// A row for a sink.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    /// The sink's node.
+    pub node: usize,
+    /// The epoch that waits for it. Rows with `reply_to` are answered by [`Input::Reply`] instead.
+    pub epoch: u64,
+    /// What to write.
+    pub row: SinkRow,
+}
+
+/// What a task wants done.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// Rows for sinks, in order.
+    pub deliveries: Vec<Delivery>,
+    /// Calls to make, with their node.
+    pub calls: Vec<(usize, Call)>,
+    /// What was dropped, in order, with its node.
+    pub drops: Vec<(usize, Reason)>,
+}
+
+impl Step {
+    /// Nothing to do?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.deliveries.is_empty() && self.calls.is_empty() && self.drops.is_empty()
+    }
+}
+
+/// A finished epoch: what one checkpoint makes durable.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    /// Its number.
+    pub epoch: u64,
+    /// Changed rows, sorted by key once [`Sealed::finish`] was called.
+    pub rows: Vec<Row>,
+    /// What nobody has turned into rows yet.
+    pub late: Vec<Late>,
+    /// Records of Kafka sinks that belong into the checkpoint's transaction: node and row.
+    pub outputs: Vec<(usize, SinkRow)>,
+    /// Next offset to read, by index of the topic; only topics of which something was read.
+    pub positions: Vec<(usize, i64)>,
+}
+
+impl Sealed {
+    /// Turns everything into rows sorted by key: the slow part of a checkpoint, for the thread that commits.
+    pub fn finish(&mut self) {
+        for late in self.late.drain(..) {
+            late.append_to(&mut self.rows);
+        }
+        // Stable sorting finds the sorted runs that these are.
+        self.rows.sort_by(|a, b| a.0.cmp(&b.0));
+    }
+}
