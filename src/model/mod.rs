@@ -3,20 +3,23 @@
 //! Called by every other floor; imports nothing of ours. Nothing here does I/O, spawns or blocks.
 
 pub mod expr;
+pub mod path;
 mod pick;
 pub mod record;
 mod scan;
 pub mod shape;
+mod template;
 pub mod text;
 pub mod time;
 pub mod types;
 pub mod units;
 pub mod value;
 
-pub use expr::{EvalError, Expr, Function, Scope, Template, Yields};
+pub use expr::{EvalError, Expr, Function, Scope, Yields};
 pub use pick::{pick, pick_texts};
 pub use record::{CHANGE_HEADER, Change, Headers, KEY_HEADER, Origin, Record, WINDOW_HEADER, Window};
 pub use shape::{Field, Shape};
+pub use template::Template;
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
 pub use types::Types;
 pub use units::{Millis, Rate, Size};

@@ -6,9 +6,12 @@
 //! delivery belongs to the epoch in which it was made; an epoch may be committed when none of its deliveries is
 //! outstanding. Calls and deliveries that somebody reads from are state, so no epoch waits for them.
 //!
-//! `step` is what goes in and comes out, `seal` the end of an epoch, `graph` what follows from the topology.
+//! `step` is what goes in and comes out, `flow` how records move through the nodes, `open` how a task begins, `seal` the end
+//! of an epoch, `graph` what follows from the topology.
 
+mod flow;
 mod graph;
+mod open;
 mod seal;
 mod step;
 
@@ -16,18 +19,14 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use graph::{reached, set_delays, shape};
+use flow::{Arrival, Work};
 pub use step::{Delivery, Input, Sealed, Step, TaskError, TaskId};
 
-use super::nodes::{SinkNode, SourceNode, dead_letter, event_time};
+use super::nodes::{dead_letter, event_time};
 use crate::model::{Expr, Millis, Origin, Record, Timestamp};
-use crate::operators::{
-    Cx, Effects, Emit, Load, Operator, OperatorError, Payload, Reason, Reject, SinkRow, Stores, Tally,
-};
-use crate::state::{
-    Backend, META_CLOCKS, META_FORMAT, META_POSITIONS, META_SHAPE, Spent, StateError, Store, codec,
-};
-use crate::topology::{Changelog, ClockMode, NodeKind, OnFailure, Topology};
+use crate::operators::{Effects, Load, Operator, Payload, Reason, Reject, SinkRow, Stores, Tally};
+use crate::state::{Backend, META_POSITIONS, Spent, StateError, Store, codec};
+use crate::topology::OnFailure;
 
 struct Node {
     name: Arc<str>,
@@ -45,23 +44,6 @@ struct Node {
     /// By input: the wall clock comes through it, and has to stay behind for this node.
     delays: Vec<bool>,
     tally: Tally,
-}
-
-/// Where a record has come.
-#[derive(Clone, Copy)]
-struct Arrival {
-    node: usize,
-    input: u16,
-    stream: Timestamp,
-    /// It moves no clock, or has.
-    timed: bool,
-}
-
-enum Work {
-    Record { node: usize, input: u16, record: Record, stream: Timestamp, timed: bool },
-    Time { node: usize },
-    Watermark { node: usize, input: u16, stream: Timestamp },
-    Pass { node: usize },
 }
 
 /// See the module.
@@ -127,149 +109,6 @@ pub const DEAD_LETTER: usize = usize::MAX;
 pub type Globals = BTreeMap<usize, Arc<dyn Backend>>;
 
 impl Task {
-    /// A task over its state: reads back what resident operators keep, makes pending calls again. `step` receives
-    /// those calls and deliveries. For a topology without global tables.
-    ///
-    /// # Errors
-    /// State that cannot be read, or that another shape of the topology wrote.
-    pub fn open(
-        topology: &Topology,
-        id: TaskId,
-        backend: &Arc<dyn Backend>,
-        now: Timestamp,
-        step: &mut Step,
-    ) -> Result<Task, TaskError> {
-        Task::open_with(topology, id, backend, &Globals::new(), now, step)
-    }
-
-    /// [`Task::open`], with the topology's global tables.
-    ///
-    /// # Errors
-    /// As [`Task::open`]; also when a global table is missing.
-    pub fn open_with(
-        topology: &Topology,
-        id: TaskId,
-        backend: &Arc<dyn Backend>,
-        globals: &Globals,
-        now: Timestamp,
-        step: &mut Step,
-    ) -> Result<Task, TaskError> {
-        let sub = &topology.subs[id.sub];
-        let mut nodes = Vec::new();
-        let mut stores = Vec::new();
-        // Global tables, seen by each node that reads them through a store of its own: behind those of the nodes.
-        let mut seen: Vec<Store> = Vec::new();
-        let by_global: BTreeMap<usize, usize> =
-            sub.nodes.iter().enumerate().map(|(local, g)| (*g, local)).collect();
-        for &g in &sub.nodes {
-            let node = &topology.nodes[g];
-            let children: Vec<(u16, usize, u16)> = topology
-                .readers(g)
-                .filter_map(|(port, reader, input)| Some((port, *by_global.get(&reader)?, input)))
-                .collect();
-            let op: Box<dyn Operator> = match &node.kind {
-                NodeKind::Source(source) => {
-                    Box::new(SourceNode::new(topology, &node.name, source, node.table.as_ref()))
-                }
-                NodeKind::Operator(config) => config.build(),
-                NodeKind::Sink(sink) => {
-                    Box::new(SinkNode::new(topology, &node.name, sink, !children.is_empty()))
-                }
-            };
-            // Each node has the store of its own number; then it sees those of the tables that it reads.
-            let mut own = vec![stores.len()];
-            for table in &node.lookups {
-                if let Some(local) = by_global.get(table) {
-                    own.push(*local);
-                    continue;
-                }
-                let name = &topology.nodes[*table].name;
-                let rows = globals.get(table);
-                let rows =
-                    rows.ok_or_else(|| StateError(format!("the global table `{name}` is not there")))?;
-                own.push(sub.nodes.len() + seen.len());
-                seen.push(Store::new(name, Arc::clone(rows)));
-            }
-            stores.push(Store::new(&node.name, Arc::clone(backend)));
-            nodes.push(Node {
-                name: node.name.as_str().into(),
-                shown: topology.declared(g).name.as_str().into(),
-                op,
-                own,
-                clock: Timestamp::MIN,
-                seen: vec![Timestamp::MIN; node.inputs.len().max(1)],
-                children,
-                delays: Vec::new(),
-                takes_changes: match &node.kind {
-                    NodeKind::Source(_) => false,
-                    NodeKind::Operator(c) => c.takes_changes(),
-                    // A repartition topic carries them on.
-                    NodeKind::Sink(_) => node.made_for.is_some(),
-                },
-                tally: Tally::default(),
-            });
-        }
-        stores.append(&mut seen);
-        set_delays(&mut nodes);
-        let inputs = topology.inputs(id.sub);
-        let topics: Vec<Arc<str>> = inputs.iter().map(|input| input.name.as_str().into()).collect();
-        let sources: Vec<Vec<usize>> = inputs
-            .iter()
-            .map(|input| input.sources.iter().filter_map(|g| by_global.get(g).copied()).collect())
-            .collect();
-        let time = |from: &Vec<usize>| match &topology.nodes[sub.nodes[*from.first()?]].kind {
-            NodeKind::Source(source) => source.timestamp().cloned(),
-            NodeKind::Operator(_) | NodeKind::Sink(_) => None,
-        };
-        let times = sources.iter().map(time).collect();
-        let reached = sources.iter().map(|from| reached(topology, sub, &nodes, from)).collect();
-        let mut task = Task {
-            id,
-            positions: vec![None; topics.len()],
-            committed: vec![None; topics.len()],
-            sealed_positions: Vec::new(),
-            topics,
-            global: sub.nodes.clone(),
-            by_global,
-            nodes,
-            sources,
-            times,
-            reached,
-            stores,
-            moved: false,
-            epoch: 1,
-            outstanding: 0,
-            sealed: None,
-            copying: false,
-            spent: Vec::new(),
-            seal_rows: SEAL_ROWS,
-            policy: topology.settings.errors.policy(),
-            hybrid: topology.settings.time.clock == ClockMode::Hybrid,
-            delay: Millis::ZERO,
-            low_watermark: topology.settings.state.changelog == Changelog::Off,
-            transactional: Vec::new(),
-            outputs: Vec::new(),
-            late_outputs: Vec::new(),
-            dead_letter: topology.settings.errors.dead_letter.is_some().then_some(DEAD_LETTER),
-            stack: Vec::new(),
-            effects: Effects::default(),
-            clocks_saved: Vec::new(),
-            format_saved: false,
-            shape: shape(topology, sub),
-        };
-        if task.low_watermark {
-            task.nodes.iter_mut().for_each(|n| n.op.track_origins());
-        }
-        task.check_format(backend)?;
-        task.check_shape(backend)?;
-        task.read_clocks(backend)?;
-        for n in 0..task.nodes.len() {
-            task.with_op(n, 0, now, |op, cx| op.open(cx).map_err(OperatorError::Fatal), step)?;
-            task.drain(now, step)?;
-        }
-        Ok(task)
-    }
-
     /// Which task it is.
     #[must_use]
     pub fn id(&self) -> TaskId {
@@ -540,261 +379,6 @@ impl Task {
             .filter(|n| n.clock > Timestamp::MIN)
             .map(|n| (n.name.to_string(), n.clock.0))
             .collect()
-    }
-
-    fn read_clocks(&mut self, backend: &Arc<dyn Backend>) -> Result<(), TaskError> {
-        let Some(bytes) = backend.get(META_CLOCKS)? else { return Ok(()) };
-        let clocks: Vec<(String, i64)> = codec::decode(1, &bytes)?;
-        for (name, clock) in &clocks {
-            if let Some(node) = self.nodes.iter_mut().find(|n| &*n.name == name.as_str()) {
-                node.clock = Timestamp(*clock);
-                node.seen.fill(Timestamp(*clock));
-            }
-        }
-        self.clocks_saved = clocks;
-        Ok(())
-    }
-
-    fn check_format(&mut self, backend: &Arc<dyn Backend>) -> Result<(), TaskError> {
-        let Some(bytes) = backend.get(META_FORMAT)? else { return Ok(()) };
-        let found: u32 = codec::decode(1, &bytes)?;
-        if found != FORMAT {
-            return Err(TaskError::State(StateError(format!(
-                "the state has format {found}, and this program reads format {FORMAT}: it was written by a newer one. Run \
-                 that one, or remove the state with `slackwater reset`"
-            ))));
-        }
-        self.format_saved = true;
-        Ok(())
-    }
-
-    fn check_shape(&self, backend: &Arc<dyn Backend>) -> Result<(), TaskError> {
-        let Some(bytes) = backend.get(META_SHAPE)? else { return Ok(()) };
-        let old = String::from_utf8_lossy(&bytes).into_owned();
-        let missing: Vec<&str> = old.lines().filter(|line| !self.shape.lines().any(|l| l == *line)).collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        Err(TaskError::State(StateError(format!(
-            "the state was written by another topology: it has `{}`, which this one has not. Give the topology a new \
-             name, or remove the state with `slackwater reset` (docs/changing-a-topology.md says what may change)",
-            missing.join("`, `")
-        ))))
-    }
-
-    /// Calls into an operator and turns its effects into work and into `step`.
-    fn with_op(
-        &mut self,
-        n: usize,
-        input: u16,
-        now: Timestamp,
-        call: impl FnOnce(&mut dyn Operator, &mut Cx<'_>) -> Result<(), OperatorError>,
-        step: &mut Step,
-    ) -> Result<(), TaskError> {
-        self.call(n, input, now, call, step)?;
-        self.push_emits(n);
-        Ok(())
-    }
-
-    /// [`Task::with_op`], but for what the operator emitted.
-    fn call(
-        &mut self,
-        n: usize,
-        input: u16,
-        now: Timestamp,
-        call: impl FnOnce(&mut dyn Operator, &mut Cx<'_>) -> Result<(), OperatorError>,
-        step: &mut Step,
-    ) -> Result<(), TaskError> {
-        let node = &mut self.nodes[n];
-        let mut cx =
-            Cx::new(now, node.clock, input, &mut self.stores, &node.own, &mut self.effects, &mut node.tally);
-        let result = call(node.op.as_mut(), &mut cx);
-        match result {
-            Ok(()) => {}
-            Err(OperatorError::Reject(reject)) => self.effects.rejects.push(*reject),
-            Err(OperatorError::Fatal(e)) => return Err(TaskError::State(e)),
-        }
-        let global = self.global[n];
-        for reason in self.effects.drops.drain(..) {
-            step.drops.push((global, reason));
-        }
-        for call in self.effects.calls.drain(..) {
-            step.calls.push((global, call));
-        }
-        let gather = self.message_bytes_max(global);
-        for row in self.effects.rows.drain(..) {
-            if let Some(bytes_max) = gather {
-                if row.exceeds(bytes_max) {
-                    self.effects.rejects.push(too_large(row, bytes_max));
-                    continue;
-                }
-                self.outputs.push((global, row));
-                continue;
-            }
-            if row.reply_to.is_none() {
-                self.outstanding += 1;
-            }
-            step.deliveries.push(Delivery { node: global, epoch: self.epoch, row });
-        }
-        let rejects = std::mem::take(&mut self.effects.rejects);
-        for reject in rejects {
-            let name = Arc::clone(&self.nodes[n].shown);
-            self.nodes[n].tally.drop(reject.reason);
-            let (epoch, policy) = (self.epoch, self.policy);
-            self.reject(reject, &name, global, epoch, policy, step)?;
-        }
-        Ok(())
-    }
-
-    /// Puts what a node emitted on the stack, so that the first emit to the first child is done first.
-    fn push_emits(&mut self, n: usize) {
-        let mut emits = std::mem::take(&mut self.effects.emits);
-        while let Some(emit) = emits.pop() {
-            match emit {
-                Emit::Record { port, record, stream } => {
-                    let mut record = Some(record);
-                    let children = &self.nodes[n].children;
-                    let first = children.iter().position(|(p, _, _)| *p == port);
-                    for (at, &(p, child, input)) in children.iter().enumerate().rev() {
-                        if p != port {
-                            continue;
-                        }
-                        let record = if Some(at) == first { record.take() } else { record.clone() };
-                        if let Some(mut record) = record {
-                            if !self.nodes[child].takes_changes {
-                                record.change = None;
-                            }
-                            self.stack.push(Work::Record {
-                                node: child,
-                                input,
-                                record,
-                                stream,
-                                timed: false,
-                            });
-                        }
-                    }
-                }
-                Emit::Watermark(stream) => {
-                    for &(_, child, input) in self.nodes[n].children.iter().rev() {
-                        self.stack.push(Work::Watermark { node: child, input, stream });
-                    }
-                }
-            }
-        }
-        // Keep the buffer's capacity for the next call.
-        self.effects.emits = emits;
-    }
-
-    fn due(&self, n: usize) -> bool {
-        let node = &self.nodes[n];
-        node.op.deadline().is_some_and(|at| at <= node.clock)
-    }
-
-    /// A record through a node, and on through those behind it as long as it is one record for one node: what the stack
-    /// would do, without putting the record there and taking it off again.
-    fn process(
-        &mut self,
-        arrival: Arrival,
-        record: Record,
-        now: Timestamp,
-        step: &mut Step,
-    ) -> Result<(), TaskError> {
-        let (mut arrival, mut record) = (arrival, record);
-        loop {
-            let Arrival { node: n, input, stream, timed } = arrival;
-            let node = &mut self.nodes[n];
-            if !timed && node.op.moves_time(&record) {
-                let seen = &mut node.seen[usize::from(input)];
-                *seen = stream.max(*seen);
-                node.clock = stream.max(node.clock);
-                if node.op.time_first() && self.due(n) {
-                    self.stack.push(Work::Record { node: n, input, record, stream, timed: true });
-                    self.stack.push(Work::Time { node: n });
-                    return Ok(());
-                }
-            }
-            self.nodes[n].tally.records_in += 1;
-            self.call(n, input, now, |op, cx| op.on_record(record, cx), step)?;
-            // After what the record itself caused: below it on the stack.
-            if self.due(n) {
-                self.stack.push(Work::Time { node: n });
-            }
-            match self.only_one(n) {
-                Some((next, one)) => (arrival, record) = (next, one),
-                None => {
-                    self.push_emits(n);
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    /// The one record that a node emitted, if one node alone takes it.
-    fn only_one(&mut self, n: usize) -> Option<(Arrival, Record)> {
-        let ([Emit::Record { port, .. }], [(p, child, input)]) =
-            (&self.effects.emits[..], &self.nodes[n].children[..])
-        else {
-            return None;
-        };
-        if port != p {
-            return None;
-        }
-        let (node, input) = (*child, *input);
-        let Some(Emit::Record { mut record, stream, .. }) = self.effects.emits.pop() else { return None };
-        if !self.nodes[node].takes_changes {
-            record.change = None;
-        }
-        Some((Arrival { node, input, stream, timed: false }, record))
-    }
-
-    fn drain(&mut self, now: Timestamp, step: &mut Step) -> Result<(), TaskError> {
-        while let Some(work) = self.stack.pop() {
-            match work {
-                Work::Record { node, input, record, stream, timed } => {
-                    self.process(Arrival { node, input, stream, timed }, record, now, step)?;
-                }
-                Work::Time { node: n } => {
-                    let before = self.nodes[n].op.deadline();
-                    let base = self.stack.len();
-                    self.with_op(n, 0, now, |op, cx| op.on_time(cx), step)?;
-                    let sent = self.stack.len() > base;
-                    // Whatever was sent because of the clock: the clock belongs into the checkpoint.
-                    self.moved |= sent;
-                    let progress = sent || self.nodes[n].op.deadline() != before;
-                    if progress && self.due(n) {
-                        self.stack.insert(base, Work::Time { node: n });
-                    }
-                }
-                Work::Watermark { node: n, input, stream } => {
-                    let node = &mut self.nodes[n];
-                    let delays = node.delays[usize::from(input)];
-                    let stream = if delays { stream.minus(self.delay) } else { stream };
-                    let seen = &mut node.seen[usize::from(input)];
-                    *seen = stream.max(*seen);
-                    let all = node.seen.iter().copied().min().unwrap_or(stream);
-                    if all > node.clock {
-                        node.clock = all;
-                        self.stack.push(Work::Pass { node: n });
-                        if self.due(n) {
-                            self.stack.push(Work::Time { node: n });
-                        }
-                    }
-                }
-                Work::Pass { node: n } => {
-                    self.with_op(
-                        n,
-                        0,
-                        now,
-                        |op, cx| {
-                            op.on_watermark(cx);
-                            Ok(())
-                        },
-                        step,
-                    )?;
-                }
-            }
-        }
-        Ok(())
     }
 
     fn reject(

@@ -38,7 +38,7 @@ use self::object::ObjectOf;
 use self::refused::is_refused;
 use self::rewrite::Fixes;
 use super::problem::Problem;
-use crate::model::expr::parse_path;
+use crate::model::path::parse_path;
 use crate::model::{Expr, Function, Json, Types};
 
 /// Every fix answers complaints one level further out; deeper than this is no expression.

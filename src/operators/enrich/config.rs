@@ -9,7 +9,7 @@ use bytes::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
-use crate::model::expr::{Step, parse_path};
+use crate::model::path::{Step, parse_path};
 use crate::model::{EvalError, Expr, Millis, Scope, Size, Template};
 use crate::operators::retry::RetryConfig;
 use crate::operators::{HttpRequest, Problem};

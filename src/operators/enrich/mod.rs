@@ -28,7 +28,7 @@ use row::Arrival;
 pub use row::describe_row;
 
 use super::{Call, CallRequest, Cx, HttpRequest, Load, Operator, OperatorError, Reason, Reject, Reply};
-use crate::model::expr::{Step, set_at};
+use crate::model::path::{Step, set_at};
 use crate::model::{Json, Millis, Record, Scope, Timestamp, Value};
 use crate::state::StateError;
 

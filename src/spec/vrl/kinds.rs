@@ -8,7 +8,7 @@ use ::vrl::value::Kind;
 use ::vrl::value::kind::{Collection, Field as KeyField};
 
 use super::names::paths_named;
-use crate::model::expr::Step;
+use crate::model::path::Step;
 use crate::model::{Field, Shape, Types};
 use crate::spec::problem::did_you_mean;
 

@@ -11,7 +11,7 @@ use ::vrl::parser::{self, ast};
 use ::vrl::value::Kind;
 use ::vrl::value::kind::Collection;
 
-use crate::model::expr::Step;
+use crate::model::path::Step;
 
 /// The names that every expression has.
 pub(super) const NAMES: [&str; 4] = ["key", "timestamp", "headers", "window"];

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use super::Compiled;
-use crate::model::expr::{Step, look_up, parse_path};
+use crate::model::path::{Step, look_up, parse_path};
 use crate::model::{EvalError, Function, Json, NotJson, Scope, Value, Yields, pick, pick_texts, text};
 
 /// Where a field's value comes from.
