@@ -33,7 +33,7 @@ const REPARTITIONS: &[&str] = &[
     "by-size",
     "cities",
     "city-fold",
-    "city-sizes",
+    "city-groups",
 ];
 
 const OUTS: &[Out] = &[
@@ -47,7 +47,7 @@ const OUTS: &[Out] = &[
     ("kinds", How::Rows, WHOLE),
     ("cities", How::Newest, VALUE),
     ("city-fold", How::Newest, VALUE),
-    ("city-sizes", How::Newest, VALUE),
+    ("city-groups", How::Newest, VALUE),
     // Which of the equal ones comes first is open.
     ("unique", How::Rows, "key: .id, value: .id"),
     ("buyers", How::Rows, "value: key"),
