@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::known::{Formats, Found, NodeFormats, Parsed};
 use super::settings::Format;
 use super::{primitive, protobuf, wire};
-use crate::model::{Json, Shape, Value, key_text};
+use crate::model::{Json, Shape, Value, check_json, key_text};
 
 /// Why a key or a value is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,8 +77,7 @@ impl Decoder {
             Format::Bytes => Ok(None),
             // Nobody asks for a field yet: it is only looked through.
             Format::Json if self.shape.is_none() => {
-                serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
-                    .map_err(|e| Bad::NotJson(e.to_string()))?;
+                check_json(bytes).map_err(|e| Bad::NotJson(e.0))?;
                 Ok(None)
             }
             Format::Json => {
@@ -164,6 +163,7 @@ mod tests {
     fn bytes_become_json_by_their_format() {
         check(Format::Json, b"{\"a\":1}", Ok(Json::Null));
         check(Format::Json, b"{", Err("the value is not JSON"));
+        check(Format::Json, b"\"\xff\"", Err("the value is not JSON: invalid utf-8"));
         check(Format::Bytes, b"\xff", Ok(Json::Null));
         check(Format::String, b"hi", Ok(json!("hi")));
         check(Format::Long, &7i64.to_be_bytes(), Ok(json!(7)));

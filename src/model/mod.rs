@@ -5,6 +5,7 @@
 pub mod expr;
 mod pick;
 pub mod record;
+mod scan;
 pub mod shape;
 pub mod text;
 pub mod time;
@@ -13,10 +14,10 @@ pub mod units;
 pub mod value;
 
 pub use expr::{EvalError, Expr, Function, Scope, Template, Yields};
-pub use pick::pick;
+pub use pick::{pick, pick_texts};
 pub use record::{CHANGE_HEADER, Change, Headers, KEY_HEADER, Origin, Record, WINDOW_HEADER, Window};
 pub use shape::{Field, Shape};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
 pub use types::Types;
 pub use units::{Millis, Rate, Size};
-pub use value::{Json, NotJson, Value, key_text};
+pub use value::{Json, NotJson, Value, check_json, key_text};

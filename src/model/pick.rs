@@ -8,12 +8,55 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
-/// The values of those fields, or their texts (`&RawValue`), `None` where one is missing; `Ok(None)`: the text is no object.
+use super::scan;
+
+/// Fields whose texts are found without an allocation.
+const FEW: usize = 8;
+
+/// The values of those fields, `None` where one is missing; `Ok(None)`: the text is no object.
 ///
 /// # Errors
 /// The bytes are not JSON.
 pub fn pick<'de, T: Deserialize<'de>>(
+    bytes: &'de [u8],
+    fields: &[String],
+) -> Result<Option<Vec<Option<T>>>, serde_json::Error> {
+    let mut few = [None; FEW];
+    if let Some(found) = few.get_mut(..fields.len())
+        && scan::fields(bytes, fields, found).is_some()
+    {
+        let values = found.iter().map(|text| text.map(serde_json::from_str).transpose());
+        if let Ok(values) = values.collect() {
+            return Ok(Some(values));
+        }
+        // Where in the whole text the error is, is for the other way to say.
+    }
+    read(bytes, fields)
+}
+
+/// The texts of those fields, at their places in `found`, `None` where one is missing. False: the text is no object.
+///
+/// # Errors
+/// The bytes are not JSON.
+pub fn pick_texts<'de>(
+    bytes: &'de [u8],
+    fields: &[String],
+    found: &mut [Option<&'de str>],
+) -> Result<bool, serde_json::Error> {
+    found.fill(None);
+    if scan::fields(bytes, fields, found).is_some() {
+        return Ok(true);
+    }
+    let Some(texts) = read::<&RawValue>(bytes, fields)? else { return Ok(false) };
+    for (place, text) in found.iter_mut().zip(texts) {
+        *place = text.map(RawValue::get);
+    }
+    Ok(true)
+}
+
+fn read<'de, T: Deserialize<'de>>(
     bytes: &'de [u8],
     fields: &[String],
 ) -> Result<Option<Vec<Option<T>>>, serde_json::Error> {
@@ -88,18 +131,25 @@ mod tests {
             r#" {"a": 1, "x": {"a": [2]}, "b c": {"d": null}}"#,
             r#"{"a":1,"a":{"z":2}}"#,
             r#"{"\u0061": "v", "ä": [1, {"a": 2}], "b c": null}"#,
+            r#"{"b c": 1e3, "x": "\ud83d\ude00"}"#,
         ] {
             let whole: Json = serde_json::from_str(text).unwrap();
             let picked = pick::<Json>(text.as_bytes(), &names).unwrap().unwrap();
-            for (name, value) in names.iter().zip(picked) {
-                assert_eq!(whole.get(name), value.as_ref(), "{text} {name}");
+            let mut texts = [Some("x"); 3];
+            assert!(pick_texts(text.as_bytes(), &names, &mut texts).unwrap());
+            for ((name, value), text) in names.iter().zip(picked).zip(texts) {
+                assert_eq!(whole.get(name), value.as_ref(), "{whole} {name}");
+                let of_text = text.map(|text| serde_json::from_str::<Json>(text).unwrap());
+                assert_eq!(of_text, value, "{whole} {name}");
             }
         }
         for other in ["[1]", "null", " 7 ", "\"{}\"", ""] {
             assert!(pick::<Json>(other.as_bytes(), &names).unwrap().is_none(), "{other}");
+            assert!(!pick_texts(other.as_bytes(), &names, &mut [None; 3]).unwrap(), "{other}");
         }
         for bad in ["{", r#"{"a":}"#, r#"{"x":tru}"#, r#"{"a":1} x"#] {
             assert!(pick::<Json>(bad.as_bytes(), &names).is_err(), "{bad}");
+            assert!(pick_texts(bad.as_bytes(), &names, &mut [None; 3]).is_err(), "{bad}");
         }
     }
 }

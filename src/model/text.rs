@@ -4,6 +4,7 @@
 //! written if the piece were read as a value first: without white space, numbers and escapes in one form, of a name that is
 //! there twice the last value.
 
+use super::scan;
 use super::value::{Json, NotJson};
 
 /// Appends a piece of valid JSON in the form in which values are written.
@@ -11,9 +12,8 @@ use super::value::{Json, NotJson};
 /// # Errors
 /// The piece is none: an escape that stands for nothing, or nested too deep to be a value.
 pub fn append(piece: &str, out: &mut Vec<u8>) -> Result<(), NotJson> {
-    let bytes = piece.as_bytes();
-    if plain(bytes, 0, NESTED) == Some(bytes.len()) {
-        out.extend_from_slice(bytes);
+    if scan::is_tight(piece) {
+        out.extend_from_slice(piece.as_bytes());
         return Ok(());
     }
     let json: Json = serde_json::from_str(piece).map_err(|e| NotJson(e.to_string()))?;
@@ -26,79 +26,8 @@ pub fn append_json(json: &Json, out: &mut Vec<u8>) {
     serde_json::to_writer(out, json).expect("a value is written to memory");
 }
 
-/// Objects within objects that are looked at; what is deeper is read as a value.
-const NESTED: usize = 16;
-/// Fields of an object that are looked at.
-const FIELDS: usize = 16;
-/// Digits that a number has at most to be written as it is read.
-const DIGITS: usize = 18;
-
-/// Where the value at `at` ends, if it is written as values are; `None`: it is not, or who knows. Of valid JSON.
-fn plain(bytes: &[u8], at: usize, nested: usize) -> Option<usize> {
-    match *bytes.get(at)? {
-        b'"' => string(bytes, at),
-        b't' | b'n' => Some(at + 4),
-        b'f' => Some(at + 5),
-        b'{' => object(bytes, at, nested.checked_sub(1)?),
-        b'[' => array(bytes, at, nested.checked_sub(1)?),
-        _ => integer(bytes, at),
-    }
-}
-
-fn string(bytes: &[u8], at: usize) -> Option<usize> {
-    let end = at + 1 + bytes[at + 1..].iter().position(|b| matches!(b, b'"' | b'\\'))?;
-    (bytes[end] == b'"').then_some(end + 1)
-}
-
-fn integer(bytes: &[u8], at: usize) -> Option<usize> {
-    let minus = usize::from(bytes[at] == b'-');
-    let digits = bytes[at + minus..].iter().take_while(|b| b.is_ascii_digit()).count();
-    let end = at + minus + digits;
-    let zero = minus == 1 && bytes.get(at + 1) == Some(&b'0');
-    let whole = !matches!(bytes.get(end), Some(b'.' | b'e' | b'E'));
-    ((1..=DIGITS).contains(&digits) && whole && !zero).then_some(end)
-}
-
-fn object(bytes: &[u8], at: usize, nested: usize) -> Option<usize> {
-    let mut names: [&[u8]; FIELDS] = [&[]; FIELDS];
-    let mut at = at + 1;
-    if bytes.get(at) == Some(&b'}') {
-        return Some(at + 1);
-    }
-    for n in 0..FIELDS {
-        let end = bytes.get(at).filter(|b| **b == b'"').and_then(|_| string(bytes, at))?;
-        let name = &bytes[at..end];
-        if names[..n].contains(&name) || bytes.get(end) != Some(&b':') {
-            return None;
-        }
-        names[n] = name;
-        at = plain(bytes, end + 1, nested)?;
-        match bytes.get(at)? {
-            b',' => at += 1,
-            b'}' => return Some(at + 1),
-            _ => return None,
-        }
-    }
-    None
-}
-
-fn array(bytes: &[u8], at: usize, nested: usize) -> Option<usize> {
-    let mut at = at + 1;
-    if bytes.get(at) == Some(&b']') {
-        return Some(at + 1);
-    }
-    loop {
-        at = plain(bytes, at, nested)?;
-        match bytes.get(at)? {
-            b',' => at += 1,
-            b']' => return Some(at + 1),
-            _ => return None,
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -160,14 +89,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_plain_is_not_read() {
-        for piece in ["7", "-120", "\"ä\"", "true", r#"{"name":"pro","n":[1,{"a":null}]}"#] {
-            assert_eq!(plain(piece.as_bytes(), 0, NESTED), Some(piece.len()), "{piece}");
-        }
-    }
-
-    fn json_text() -> impl Strategy<Value = String> {
+    /// Any JSON, in any form.
+    pub(in crate::model) fn json_text() -> impl Strategy<Value = String> {
         let leaf = prop_oneof![
             Just("null".to_owned()),
             any::<i64>().prop_map(|n| n.to_string()),

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::de::IgnoredAny;
+
+use super::scan;
 
 /// Parsed JSON: what expressions read and write.
 pub type Json = serde_json::Value;
@@ -24,6 +27,18 @@ pub enum Value {
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the value is not JSON: {0}")]
 pub struct NotJson(pub String);
+
+/// Looks through a text without making anything of it.
+///
+/// # Errors
+/// It is not JSON, or not UTF-8.
+pub fn check_json(bytes: &[u8]) -> Result<(), NotJson> {
+    if scan::is_json(bytes) {
+        return Ok(());
+    }
+    let text = std::str::from_utf8(bytes).map_err(|e| NotJson(e.to_string()))?;
+    serde_json::from_str::<IgnoredAny>(text).map(drop).map_err(|e| NotJson(e.to_string()))
+}
 
 impl Value {
     /// Is this a tombstone?

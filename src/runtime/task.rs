@@ -47,6 +47,16 @@ struct Node {
     tally: Tally,
 }
 
+/// Where a record has come.
+#[derive(Clone, Copy)]
+struct Arrival {
+    node: usize,
+    input: u16,
+    stream: Timestamp,
+    /// It moves no clock, or has.
+    timed: bool,
+}
+
 enum Work {
     Record { node: usize, input: u16, record: Record, stream: Timestamp, timed: bool },
     Time { node: usize },
@@ -364,19 +374,18 @@ impl Task {
         now: Timestamp,
         step: &mut Step,
     ) -> Result<(), TaskError> {
-        let sources = std::mem::take(&mut self.sources[topic]);
-        for (i, &node) in sources.iter().enumerate() {
-            let record = if i + 1 == sources.len() { None } else { Some(record.clone()) };
+        let sources = self.sources[topic].len();
+        let mut record = Some(record);
+        for n in 0..sources {
+            let record = if n + 1 == sources { record.take() } else { record.clone() };
             if let Some(record) = record {
-                self.stack.push(Work::Record { node, input: 0, stream: Timestamp::MIN, record, timed: true });
+                let node = self.sources[topic][n];
+                let arrival = Arrival { node, input: 0, stream: Timestamp::MIN, timed: true };
+                self.process(arrival, record, now, step)?;
                 self.drain(now, step)?;
             }
         }
-        if let Some(&node) = sources.last() {
-            self.stack.push(Work::Record { node, input: 0, stream: Timestamp::MIN, record, timed: true });
-        }
-        self.sources[topic] = sources;
-        self.drain(now, step)
+        Ok(())
     }
 
     /// How far the wall clock stays behind for nodes that refuse what is late; nothing unless it is said.
@@ -582,6 +591,20 @@ impl Task {
         call: impl FnOnce(&mut dyn Operator, &mut Cx<'_>) -> Result<(), OperatorError>,
         step: &mut Step,
     ) -> Result<(), TaskError> {
+        self.call(n, input, now, call, step)?;
+        self.push_emits(n);
+        Ok(())
+    }
+
+    /// [`Task::with_op`], but for what the operator emitted.
+    fn call(
+        &mut self,
+        n: usize,
+        input: u16,
+        now: Timestamp,
+        call: impl FnOnce(&mut dyn Operator, &mut Cx<'_>) -> Result<(), OperatorError>,
+        step: &mut Step,
+    ) -> Result<(), TaskError> {
         let node = &mut self.nodes[n];
         let mut cx =
             Cx::new(now, node.clock, input, &mut self.stores, &node.own, &mut self.effects, &mut node.tally);
@@ -620,13 +643,12 @@ impl Task {
             let (epoch, policy) = (self.epoch, self.policy);
             self.reject(reject, &name, global, epoch, policy, step)?;
         }
-        let emits = std::mem::take(&mut self.effects.emits);
-        self.push_emits(n, emits);
         Ok(())
     }
 
     /// Puts what a node emitted on the stack, so that the first emit to the first child is done first.
-    fn push_emits(&mut self, n: usize, mut emits: Vec<Emit>) {
+    fn push_emits(&mut self, n: usize) {
+        let mut emits = std::mem::take(&mut self.effects.emits);
         while let Some(emit) = emits.pop() {
             match emit {
                 Emit::Record { port, record, stream } => {
@@ -668,28 +690,68 @@ impl Task {
         node.op.deadline().is_some_and(|at| at <= node.clock)
     }
 
+    /// A record through a node, and on through those behind it as long as it is one record for one node: what the stack
+    /// would do, without putting the record there and taking it off again.
+    fn process(
+        &mut self,
+        arrival: Arrival,
+        record: Record,
+        now: Timestamp,
+        step: &mut Step,
+    ) -> Result<(), TaskError> {
+        let (mut arrival, mut record) = (arrival, record);
+        loop {
+            let Arrival { node: n, input, stream, timed } = arrival;
+            let node = &mut self.nodes[n];
+            if !timed && node.op.moves_time(&record) {
+                let seen = &mut node.seen[usize::from(input)];
+                *seen = stream.max(*seen);
+                node.clock = stream.max(node.clock);
+                if node.op.time_first() && self.due(n) {
+                    self.stack.push(Work::Record { node: n, input, record, stream, timed: true });
+                    self.stack.push(Work::Time { node: n });
+                    return Ok(());
+                }
+            }
+            self.nodes[n].tally.records_in += 1;
+            self.call(n, input, now, |op, cx| op.on_record(record, cx), step)?;
+            // After what the record itself caused: below it on the stack.
+            if self.due(n) {
+                self.stack.push(Work::Time { node: n });
+            }
+            match self.only_one(n) {
+                Some((next, one)) => (arrival, record) = (next, one),
+                None => {
+                    self.push_emits(n);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// The one record that a node emitted, if one node alone takes it.
+    fn only_one(&mut self, n: usize) -> Option<(Arrival, Record)> {
+        let ([Emit::Record { port, .. }], [(p, child, input)]) =
+            (&self.effects.emits[..], &self.nodes[n].children[..])
+        else {
+            return None;
+        };
+        if port != p {
+            return None;
+        }
+        let (node, input) = (*child, *input);
+        let Some(Emit::Record { mut record, stream, .. }) = self.effects.emits.pop() else { return None };
+        if !self.nodes[node].takes_changes {
+            record.change = None;
+        }
+        Some((Arrival { node, input, stream, timed: false }, record))
+    }
+
     fn drain(&mut self, now: Timestamp, step: &mut Step) -> Result<(), TaskError> {
         while let Some(work) = self.stack.pop() {
             match work {
-                Work::Record { node: n, input, record, stream, timed } => {
-                    let node = &mut self.nodes[n];
-                    if !timed && node.op.moves_time(&record) {
-                        let seen = &mut node.seen[usize::from(input)];
-                        *seen = stream.max(*seen);
-                        node.clock = stream.max(node.clock);
-                        if node.op.time_first() && self.due(n) {
-                            self.stack.push(Work::Record { node: n, input, record, stream, timed: true });
-                            self.stack.push(Work::Time { node: n });
-                            continue;
-                        }
-                    }
-                    self.nodes[n].tally.records_in += 1;
-                    let base = self.stack.len();
-                    self.with_op(n, input, now, |op, cx| op.on_record(record, cx), step)?;
-                    if self.due(n) {
-                        // After what the record itself caused: below it on the stack.
-                        self.stack.insert(base, Work::Time { node: n });
-                    }
+                Work::Record { node, input, record, stream, timed } => {
+                    self.process(Arrival { node, input, stream, timed }, record, now, step)?;
                 }
                 Work::Time { node: n } => {
                     let before = self.nodes[n].op.deadline();

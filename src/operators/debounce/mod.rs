@@ -42,7 +42,7 @@ pub use table::{Fired, Keep, Pending, PendingTable, Reason as FireReason, Rule, 
 
 use self::origins::Origins;
 use super::{Cx, Load, Operator, OperatorError, Reason, Stores};
-use crate::model::{EvalError, Headers, Json, Record, Scope, Timestamp, Value};
+use crate::model::{EvalError, Headers, Json, Record, Scope, Timestamp, Value, check_json};
 use crate::state::StateError;
 
 /// Header of a fired record: how many events it stands for.
@@ -127,8 +127,7 @@ impl Debounce {
                     Value::Null => self.value.extend_from_slice(b"null"),
                     Value::Json(json) => self.value.extend_from_slice(json.to_string().as_bytes()),
                     Value::Bytes(bytes) => {
-                        serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
-                            .map_err(|e| Unfit::NotJson(e.to_string()))?;
+                        check_json(bytes).map_err(|e| Unfit::NotJson(e.0))?;
                         self.value.extend_from_slice(bytes);
                     }
                 }

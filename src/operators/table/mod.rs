@@ -15,7 +15,7 @@
 
 mod versions;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -132,7 +132,7 @@ impl TableView {
         if self.history.is_some() {
             return versions::latest(store, id);
         }
-        store.get(id)?.map(|row| decode(&row)).transpose()
+        store.get(id)?.map(decode).transpose()
     }
 
     /// The row as it was at a time; of a table without versions, as it is now.
@@ -155,10 +155,12 @@ fn encode(ts: Timestamp, value: &Bytes) -> Bytes {
     row.freeze()
 }
 
-fn decode(row: &Bytes) -> Result<TableRow, StateError> {
+fn decode(mut row: Bytes) -> Result<TableRow, StateError> {
     match row.split_first_chunk::<9>() {
         Some(([VERSION, ts @ ..], _)) => {
-            Ok(TableRow { ts: Timestamp(i64::from_be_bytes(*ts)), value: Value::Bytes(row.slice(9..)) })
+            let ts = Timestamp(i64::from_be_bytes(*ts));
+            row.advance(9);
+            Ok(TableRow { ts, value: Value::Bytes(row) })
         }
         _ => Err(StateError("a table's row is damaged or of another version".into())),
     }
@@ -217,7 +219,7 @@ fn put(
     ts: Timestamp,
     value: Option<Bytes>,
 ) -> Result<Option<TableRow>, StateError> {
-    let old = store.get(id)?.map(|row| decode(&row)).transpose()?;
+    let old = store.get(id)?.map(decode).transpose()?;
     match value {
         Some(value) if old.is_none() => store.put_new(id, encode(ts, &value)),
         Some(value) => store.put(id, encode(ts, &value)),
@@ -256,9 +258,9 @@ mod tests {
     fn version_1_is_written_and_read_as_on_users_disks() {
         assert_eq!(encode(Timestamp(258), &Bytes::from("\"x\"")), ROW_V1);
         let row = TableRow { ts: Timestamp(258), value: Value::Bytes(Bytes::from("\"x\"")) };
-        assert_eq!(decode(&Bytes::from_static(ROW_V1)).expect("decodes"), row);
+        assert_eq!(decode(Bytes::from_static(ROW_V1)).expect("decodes"), row);
         for bad in [&b""[..], &[1, 0, 0, 0, 0, 0, 0, 1], &[2, 0, 0, 0, 0, 0, 0, 1, 2, 3]] {
-            assert!(decode(&Bytes::copy_from_slice(bad)).is_err(), "{bad:?}");
+            assert!(decode(Bytes::copy_from_slice(bad)).is_err(), "{bad:?}");
         }
     }
 

@@ -5,11 +5,10 @@
 //! text from the texts of what it reads (`Texts`).
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
 
 use super::Compiled;
 use crate::model::expr::{Step, look_up, parse_path};
-use crate::model::{EvalError, Function, Json, NotJson, Scope, Value, Yields, pick, text};
+use crate::model::{EvalError, Function, Json, NotJson, Scope, Value, Yields, pick, pick_texts, text};
 
 /// Where a field's value comes from.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,10 +96,17 @@ impl Function for ObjectOf {
 
 /// The object as text: fixed pieces, and fields of other texts between them.
 struct Texts {
-    /// What is read: the name of a variable (`None`: the record's value), and which of its fields.
-    sides: Vec<(Option<String>, Vec<String>)>,
+    sides: Vec<Side>,
     pieces: Vec<Piece>,
     end: String,
+}
+
+/// A value that is read.
+struct Side {
+    /// The name of a variable; `None`: the record's value.
+    var: Option<String>,
+    /// Which of its fields.
+    fields: Vec<String>,
 }
 
 /// A fixed piece, and what follows it.
@@ -112,15 +118,21 @@ struct Piece {
     path: Vec<String>,
 }
 
+/// Fields and sides for which there is always room.
+const FIELDS: usize = 12;
+const SIDES: usize = 3;
+
 /// What was found of a side.
+#[derive(Clone, Copy)]
 enum Found<'v> {
-    Texts(Vec<Option<&'v RawValue>>),
+    /// Its fields' texts, from this place on.
+    Texts(usize),
     Json(&'v Json),
     Nothing,
 }
 
 impl Texts {
-    /// `None`: an element of a list is asked for.
+    /// `None`: an element of a list is asked for, or more fields than there is room for.
     fn of(parts: &[(String, Part)]) -> Option<Texts> {
         let mut texts = Texts { sides: Vec::new(), pieces: Vec::new(), end: String::new() };
         let mut before = String::from("{");
@@ -144,11 +156,11 @@ impl Texts {
                 .collect();
             let mut names = names?.into_iter();
             let first = names.next()?;
-            let side = texts.sides.iter().position(|(v, _)| *v == var).unwrap_or_else(|| {
-                texts.sides.push((var, Vec::new()));
+            let side = texts.sides.iter().position(|side| side.var == var).unwrap_or_else(|| {
+                texts.sides.push(Side { var, fields: Vec::new() });
                 texts.sides.len() - 1
             });
-            let fields = &mut texts.sides[side].1;
+            let fields = &mut texts.sides[side].fields;
             let field = fields.iter().position(|f| *f == first).unwrap_or_else(|| {
                 fields.push(first);
                 fields.len() - 1
@@ -158,39 +170,57 @@ impl Texts {
         }
         before.push('}');
         texts.end = before;
-        Some(texts)
+        let fields: usize = texts.sides.iter().map(|side| side.fields.len()).sum();
+        (texts.sides.len() <= SIDES && fields <= FIELDS).then_some(texts)
     }
 
     /// `None`: a text is no object.
     fn join(&self, value: &Value, vars: &[(&str, &Value)]) -> Option<Result<Bytes, EvalError>> {
         // What nobody reads has to be JSON all the same.
         for (name, value) in vars {
-            let read = self.sides.iter().any(|(var, _)| var.as_deref() == Some(name));
+            let read = self.sides.iter().any(|side| side.var.as_deref() == Some(name));
             if let (false, Value::Bytes(bytes)) = (read, value)
-                && let Err(e) = pick::<&RawValue>(bytes, &[])
+                && let Err(e) = pick_texts(bytes, &[], &mut [])
             {
                 return Some(Err(not_json(&e, Some(name))));
             }
         }
-        let mut found = Vec::with_capacity(self.sides.len());
-        for (var, fields) in &self.sides {
-            let value = match var {
+        let mut texts = [None; FIELDS];
+        let mut found = [Found::Nothing; SIDES];
+        let mut at = 0;
+        for (side, found) in self.sides.iter().zip(&mut found) {
+            let value = match &side.var {
                 Some(var) => vars.iter().find(|(name, _)| name == var).map(|(_, value)| *value)?,
                 None => value,
             };
-            found.push(match value {
+            *found = match value {
                 Value::Null => Found::Nothing,
                 Value::Json(json) => Found::Json(json),
-                Value::Bytes(bytes) => match pick(bytes, fields) {
-                    Ok(texts) => Found::Texts(texts?),
-                    Err(e) => return Some(Err(not_json(&e, var.as_deref()))),
-                },
-            });
+                Value::Bytes(bytes) => {
+                    let places = &mut texts[at..at + side.fields.len()];
+                    match pick_texts(bytes, &side.fields, places) {
+                        Ok(true) => {}
+                        Ok(false) => return None,
+                        Err(e) => return Some(Err(not_json(&e, side.var.as_deref()))),
+                    }
+                    at += side.fields.len();
+                    Found::Texts(at - side.fields.len())
+                }
+            };
         }
         let mut out = Vec::with_capacity(self.end.len() + self.pieces.len() * 32);
         for piece in &self.pieces {
             out.extend_from_slice(piece.before.as_bytes());
-            if let Err(e) = piece.append(&found[piece.side], &self.sides[piece.side].1, &mut out) {
+            let fields = &self.sides[piece.side].fields;
+            let made = match found[piece.side] {
+                Found::Nothing => piece.append(None, &mut out),
+                Found::Texts(at) => piece.append(texts[at + piece.field], &mut out),
+                Found::Json(json) => {
+                    piece.append_json(json.get(fields[piece.field].as_str()), &mut out);
+                    Ok(())
+                }
+            };
+            if let Err(e) = made {
                 return Some(Err(e));
             }
         }
@@ -200,32 +230,21 @@ impl Texts {
 }
 
 impl Piece {
-    fn append(&self, side: &Found<'_>, fields: &[String], out: &mut Vec<u8>) -> Result<(), EvalError> {
-        match side {
-            Found::Nothing => {}
-            Found::Json(json) => {
-                let first = json.get(fields[self.field].as_str());
-                let json = self.path.iter().fold(first, |json, name| json?.get(name));
-                if let Some(json) = json {
-                    text::append_json(json, out);
-                    return Ok(());
-                }
-            }
-            Found::Texts(texts) => {
-                let mut field = texts[self.field];
-                for name in &self.path {
-                    let Some(raw) = field else { break };
-                    let inner = pick(raw.get().as_bytes(), std::slice::from_ref(name));
-                    let inner = inner.map_err(|e| not_json(&e, None))?;
-                    field = inner.and_then(|mut found| found.pop().flatten());
-                }
-                if let Some(raw) = field {
-                    return text::append(raw.get(), out).map_err(|e| EvalError(e.to_string()));
-                }
-            }
+    fn append(&self, field: Option<&str>, out: &mut Vec<u8>) -> Result<(), EvalError> {
+        let mut field = field;
+        for name in &self.path {
+            let Some(text) = field else { break };
+            let mut inner = [None];
+            pick_texts(text.as_bytes(), std::slice::from_ref(name), &mut inner)
+                .map_err(|e| not_json(&e, None))?;
+            field = inner[0];
         }
-        out.extend_from_slice(b"null");
-        Ok(())
+        text::append(field.unwrap_or("null"), out).map_err(|e| EvalError(e.to_string()))
+    }
+
+    fn append_json(&self, field: Option<&Json>, out: &mut Vec<u8>) {
+        let json = self.path.iter().fold(field, |json, name| json?.get(name));
+        text::append_json(json.unwrap_or(&Json::Null), out);
     }
 }
 
