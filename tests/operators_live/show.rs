@@ -102,6 +102,15 @@ pub struct Show {
     began: Instant,
 }
 
+/// Nothing more happens: the feeder need not wait, also when the test fails.
+struct Last<'a>(&'a AtomicUsize);
+
+impl Drop for Last<'_> {
+    fn drop(&mut self) {
+        self.0.store(usize::MAX, Ordering::Release);
+    }
+}
+
 /// Writes from a thread of its own.
 struct Feeder {
     writer: Writer,
@@ -267,13 +276,16 @@ impl Show {
             scope.spawn(move || {
                 for (n, batch) in batches.into_iter().enumerate() {
                     // Some is left for every bad thing.
-                    while n * (rounds + 1) > (done.load(Ordering::Acquire) + 1) * all {
+                    while n * (rounds + 1)
+                        > done.load(Ordering::Acquire).saturating_add(1).saturating_mul(all)
+                    {
                         std::thread::park_timeout(Duration::from_millis(10));
                     }
                     feeder.send(&batch);
                     std::thread::park_timeout(Duration::from_millis(80));
                 }
             });
+            let _last = Last(done);
             let mut bad = Vec::new();
             for round in 0..rounds {
                 if bad.is_empty() {
