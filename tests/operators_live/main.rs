@@ -5,7 +5,7 @@
 //! `crossings` changes keys: records of several partitions meet in any order, so there only what does not depend on it is
 //! compared. Both with `exactly_once` and `at_least_once`; there rows may come again, and nothing else.
 //!
-//! `LIVE_RUNS` (1) repeats it all; `CHAOS_ROUNDS` (7) bad things in each; `CHAOS_SEED` repeats records and choices.
+//! `LIVE_RUNS` (1) repeats it all; `CHAOS_ROUNDS` (5) bad things in each; `CHAOS_SEED` repeats records and choices.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 

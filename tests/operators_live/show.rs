@@ -60,9 +60,9 @@ pub const WHOLE: &str = "value: '{ \"v\": ., \"ts\": timestamp, \"w\": window }'
 /// The value alone: its time depends on the order.
 pub const VALUE: &str = "value: '{ \"v\": . }'";
 
-/// `CHAOS_ROUNDS`, else as many as there are kinds of bad things.
+/// `CHAOS_ROUNDS`; where it is not set most kinds of bad things happen in each play, and all of them in one or the other.
 fn rounds() -> usize {
-    std::env::var("CHAOS_ROUNDS").map_or(BAD.len(), |n| n.parse().expect("CHAOS_ROUNDS is a number"))
+    std::env::var("CHAOS_ROUNDS").map_or(5, |n| n.parse().expect("CHAOS_ROUNDS is a number"))
 }
 
 #[derive(Clone, Copy, Debug)]
