@@ -178,7 +178,8 @@ impl Suppress {
         };
         match found {
             Some(id) if self.until == Until::WindowCloses && record.value.is_null() => {
-                self.order.remove(time, &Spot { key: key.clone(), window });
+                let held_since = self.cells.value(id).time;
+                self.order.remove(held_since, &Spot { key: key.clone(), window });
                 self.take(id, cx);
             }
             None if self.until == Until::WindowCloses && record.value.is_null() => {}

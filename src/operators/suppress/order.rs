@@ -1,9 +1,9 @@
 //! Which held row leaves next: by time, then key, then window.
 //!
 //! Rows of one time lie in no order until it is theirs to leave: in a window that closes there are as many as keys, and a
-//! sorted set of them cost more than holding them.
+//! set of them, sorted or not, cost more than holding them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
@@ -20,9 +20,47 @@ pub(super) struct Spot {
 }
 
 enum Rows {
-    Waiting(HashSet<Spot, ahash::RandomState>),
+    Waiting(Waiting),
     /// Last first.
     Leaving(Vec<Spot>),
+}
+
+/// Rows as they came.
+#[derive(Default)]
+struct Waiting {
+    rows: Vec<Spot>,
+    /// How many times a row has been removed since: so many of `rows` do not count.
+    removed: HashMap<Spot, usize, ahash::RandomState>,
+    removals: usize,
+}
+
+/// Removals from which on memory is worth a look.
+const REMOVALS: usize = 8;
+
+impl Waiting {
+    fn remove(&mut self, spot: &Spot) {
+        *self.removed.entry(spot.clone()).or_default() += 1;
+        self.removals += 1;
+        if self.removals > REMOVALS && self.removals > self.rows.len() / 2 {
+            self.settle();
+        }
+    }
+
+    /// Takes out what does not count.
+    fn settle(&mut self) {
+        let mut removed = std::mem::take(&mut self.removed);
+        self.removals = 0;
+        if removed.is_empty() {
+            return;
+        }
+        self.rows.retain(|spot| match removed.get_mut(spot) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                false
+            }
+            _ => true,
+        });
+    }
 }
 
 /// The rows of one time, at least one.
@@ -42,15 +80,17 @@ pub(super) struct Order {
 impl Group {
     fn is_empty(&self) -> bool {
         match &self.rows {
-            Rows::Waiting(rows) => rows.is_empty(),
+            Rows::Waiting(waiting) => waiting.rows.len() == waiting.removals,
             Rows::Leaving(rows) => rows.is_empty(),
         }
     }
 
     /// Its rows, in order.
     fn leaving(&mut self) -> &mut Vec<Spot> {
-        if let Rows::Waiting(rows) = &mut self.rows {
-            let mut rows: Vec<Option<Spot>> = std::mem::take(rows).into_iter().map(Some).collect();
+        if let Rows::Waiting(waiting) = &mut self.rows {
+            waiting.settle();
+            let mut rows: Vec<Option<Spot>> =
+                std::mem::take(&mut waiting.rows).into_iter().map(Some).collect();
             let order = state::order(rows.len(), |n| rows[n].as_ref().map_or(&[], |spot| &spot.key));
             let mut sorted: Vec<Spot> =
                 order.into_iter().rev().filter_map(|n| rows[n as usize].take()).collect();
@@ -81,13 +121,11 @@ impl Order {
         let group = self
             .groups
             .entry(time)
-            .or_insert_with(|| Group { rows: Rows::Waiting(HashSet::default()), earliest: start });
+            .or_insert_with(|| Group { rows: Rows::Waiting(Waiting::default()), earliest: start });
         group.earliest = group.earliest.min(start);
         self.len += 1;
         match &mut group.rows {
-            Rows::Waiting(rows) => {
-                rows.insert(spot);
-            }
+            Rows::Waiting(waiting) => waiting.rows.push(spot),
             Rows::Leaving(rows) => {
                 let at = rows.partition_point(|other| *other > spot);
                 rows.insert(at, spot);
@@ -98,13 +136,14 @@ impl Order {
     /// Removes a row that is there.
     pub(super) fn remove(&mut self, time: i64, spot: &Spot) {
         let Some(group) = self.groups.get_mut(&time) else { return };
-        let was_there = match &mut group.rows {
-            Rows::Waiting(rows) => rows.remove(spot),
+        match &mut group.rows {
+            Rows::Waiting(waiting) => waiting.remove(spot),
             Rows::Leaving(rows) => {
-                rows.binary_search_by(|other| spot.cmp(other)).map(|at| rows.remove(at)).is_ok()
+                let at = rows.binary_search_by(|other| spot.cmp(other));
+                rows.remove(at.expect("the row is there"));
             }
-        };
-        self.len -= usize::from(was_there);
+        }
+        self.len -= 1;
         if group.is_empty() {
             self.groups.remove(&time);
         }
@@ -150,7 +189,7 @@ mod tests {
         /// As one sorted set of everything.
         #[test]
         fn rows_leave_by_time_then_key_then_window(
-            steps in prop::collection::vec((0..6u8, 0..4i64, 0..5u8, prop::option::of(0..3i64)), 0..300),
+            steps in prop::collection::vec((0..6u8, 0..4i64, 0..5u8, prop::option::of(0..3i64)), 0..600),
         ) {
             let (mut order, mut model) = (Order::default(), BTreeSet::new());
             for (what, time, key, start) in steps {
