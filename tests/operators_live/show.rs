@@ -332,11 +332,11 @@ impl Show {
 
     fn ready(&mut self) {
         let end = Instant::now() + LONG;
-        for at in 0..2 {
+        for (at, name) in NAMES.iter().enumerate() {
             while self.members[at].as_ref().is_some_and(|member| member.get("/ready").0 != 200) {
                 self.alive(at);
                 let text = || self.members[at].as_ref().map(Instance::text).unwrap_or_default();
-                assert!(Instant::now() < end, "{} not ready in {LONG:?}:\n{}", NAMES[at], text());
+                assert!(Instant::now() < end, "{name} not ready in {LONG:?}:\n{}", text());
                 std::thread::park_timeout(Duration::from_millis(20));
             }
         }
