@@ -87,6 +87,22 @@ fn every_order_of_a_backlog_finds_the_customer_of_its_time() {
     backlog("format: json", |at| (at, at));
 }
 
+/// The group gives topics by their names, where the customers come first.
+#[test]
+fn of_equal_times_the_topic_that_is_named_first_comes_first() {
+    let shop = Shop::new("{ clock: stream, idle: 1h }", "format: json");
+    let start = SystemClock.now().0 - 60_000;
+    let all = 200;
+    shop.send("orders", (0..all).map(|n| (start + n, json!({ "n": n }))));
+    shop.send("customers", (0..all).map(|n| (start + n, json!({ "version": n }))));
+    let mut one = shop.start();
+    one.wait_ready(LONG);
+    let want: Vec<(i64, Option<i64>)> = (0..all).map(|n| (n, (n > 0).then(|| n - 1))).collect();
+    wait("all have come out", LONG, || shop.out().len() == want.len());
+    assert_eq!(shop.out(), want);
+    assert_eq!(one.stop(LONG), 0);
+}
+
 #[test]
 fn the_time_is_that_of_the_sources_expression() {
     // By Kafka's timestamps all orders came before the first customer.

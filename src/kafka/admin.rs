@@ -371,12 +371,14 @@ impl Admin {
         self.log_offsets(partitions, Offset::Beginning)
     }
 
-    /// Asks the partitions' leaders for offsets; some times more where a leader's epoch is not what this client has heard of:
-    /// just after a topic was made or has changed hands, and with the same metadata it would be refused for minutes.
+    /// Asks the partitions' leaders for offsets; some times more where a leader's epoch is not what this client has heard of,
+    /// or where it has not heard of the partition: just after a topic was made or has changed hands, and with the same
+    /// metadata it would be refused for minutes. (librdkafka 2.12.1 takes both for answers and does not ask again.)
     fn ask_leaders(&self, list: TopicPartitionList) -> Result<TopicPartitionList, KafkaError> {
         use RDKafkaErrorCode as E;
         let outdated = |e: &KafkaError| {
-            let codes = [E::FencedLeaderEpoch, E::UnknownLeaderEpoch, E::NotLeaderForPartition];
+            let codes =
+                [E::FencedLeaderEpoch, E::UnknownLeaderEpoch, E::NotLeaderForPartition, E::UnknownPartition];
             e.rdkafka_error_code().is_some_and(|code| codes.contains(&code))
         };
         self.remind();

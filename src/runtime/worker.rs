@@ -640,6 +640,8 @@ impl Worker {
                 old.readers.into_iter().filter(|(t, _)| all.iter().all(|(topic, _)| topic != t)).collect();
             all.extend(kept);
         }
+        // Of records of one time that of the topic named first is taken first; the group gives them by their names.
+        all.sort_by_key(|(topic, _)| *topic);
         let slot = Slot {
             assigned: Assigned::new(handle, ahead),
             commits: all.iter().filter(|(_, r)| r.has_offsets()).map(|(topic, _)| *topic).collect(),

@@ -5,8 +5,8 @@
 //! rows it has, [`Cells::flush_frozen`] encodes some of them at a time, with the next epoch's changes in between, and a
 //! row that is about to change before its turn has come is encoded first. Whether a row has changed, and in which epoch,
 //! is its mark. After that, rows that were not used lately leave memory while there are more than `bytes_max` of them
-//! ([`Cells::evict`], second chance). Nothing is evicted that has changed since, nor what the sealed epoch has of it: the
-//! store does not answer for a sealed row until it is applied, which it is when the next epoch ends.
+//! ([`Cells::evict`], second chance). Nothing is evicted that has changed since, nor what the sealed epoch has of it: so a
+//! row that is not resident is in no run of the store, and nobody has to search them for it.
 //!
 //! Invariants: a resident row is the newest one; what a scan of the store sees is only right after [`Cells::flush`]. Which rows
 //! are resident depends on use alone, never on hashes, and never shows in an operator's output.
@@ -179,7 +179,7 @@ impl<V: Cell> Cells<V> {
         if !may_be_stored {
             return Ok(None);
         }
-        let Some(row) = store.get(key)? else { return Ok(None) };
+        let Some(row) = store.get_beside_runs(key)? else { return Ok(None) };
         let value = V::decode(&row)?;
         Ok(Some(self.add(hash, key, value, row.len(), true)))
     }
@@ -503,7 +503,7 @@ mod tests {
         cells.value_mut(id).0 += 1;
         assert_eq!(checkpoint(&mut cells, &mut store, &backend), 1);
         assert!(cells.evict(usize::MAX));
-        assert_eq!(cells.len(), 1, "the store does not answer for it before it is applied");
+        assert_eq!(cells.len(), 1, "a row of the sealed epoch stays until it is applied");
         assert_eq!(checkpoint(&mut cells, &mut store, &backend), 0);
         assert!(cells.evict(usize::MAX));
         assert!(cells.is_empty() && cells.has_evicted());

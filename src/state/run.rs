@@ -97,11 +97,24 @@ impl Run {
         &self.bytes[at + key_len..at + key_len + row_len]
     }
 
+    /// Full keys, ascending.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.places.iter().map(|place| place.key(&self.bytes))
+    }
+
     /// Both, without a copy.
     fn shared(&self, n: usize) -> (Bytes, Bytes) {
         let Place { at, key_len, row_len } = self.places[n];
         (self.bytes.slice(at..at + key_len), self.bytes.slice(at + key_len..at + key_len + row_len))
     }
+}
+
+/// The row of a full key in runs that have no key in common.
+pub(super) fn get<'r>(runs: &'r [Run], key: &[u8]) -> Option<&'r [u8]> {
+    runs.iter().find_map(|run| {
+        let found = run.places.binary_search_by(|place| place.key(&run.bytes).cmp(key));
+        found.ok().map(|n| run.row(n))
+    })
 }
 
 /// The rows of runs that have no key in common, by key.
@@ -177,6 +190,10 @@ mod tests {
             let want: Vec<(Vec<u8>, Vec<u8>)> = model.iter().map(|(k, v)| (full(k), v.clone())).collect();
             let got: Vec<_> = sorted(&runs).map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
             prop_assert_eq!(&got, &want);
+            let map: std::collections::BTreeMap<_, _> = want.iter().cloned().collect();
+            for key in map.keys().flat_map(|key| [key.clone(), [key.as_slice(), b"-"].concat()]) {
+                prop_assert_eq!(get(&runs, &key), map.get(&key).map(Vec::as_slice));
+            }
             let from = want.get(from).map_or_else(|| b"n\0".to_vec(), |(key, _)| key.clone());
             let to = want.get(want.len() * 2 / 3).map_or_else(|| b"n\x01".to_vec(), |(key, _)| key.clone());
             let got: Vec<_> = range(&runs, &from, &to).map(|(k, v)| (k.to_vec(), v.to_vec())).collect();

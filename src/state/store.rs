@@ -2,7 +2,7 @@
 //!
 //! Reads look at the open epoch, then at the sealed one (not applied yet), then at the backend. [`Store::begin_seal`]
 //! makes the open layer the sealed one; a cache that keeps changes of its own may add them with
-//! [`Store::put_run`], bit by bit; [`Store::end_seal`] hands the layer out, and `applied` lets it go once the backend
+//! [`Store::put_run`], bit by bit, and everybody sees them from then on; [`Store::end_seal`] hands the layer out, and `applied` lets it go once the backend
 //! has the rows. None of them takes longer for more rows: rows are made, and memory is freed, by whoever commits. A
 //! key that is new and goes away within one epoch never leaves memory.
 //!
@@ -193,12 +193,30 @@ impl Store {
         full.freeze()
     }
 
-    /// The value of a key. Not of one that a cache has put into the sealed epoch ([`Store::put_run`]).
+    /// The value of a key.
     ///
     /// # Errors
     /// The backend failed.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        let changed = !self.open.is_empty() || !self.sealed.changes.is_empty();
+        self.look_up(key, &self.sealed.runs)
+    }
+
+    /// [`Store::get`] for the cache that has put its rows into the sealed epoch ([`Store::put_run`]) and has them in memory
+    /// until it is applied: it never asks for one of these, so the runs are not searched.
+    ///
+    /// # Errors
+    /// The backend failed.
+    pub(super) fn get_beside_runs(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        let row = self.look_up(key, &[])?;
+        debug_assert!(
+            self.sealed.runs.is_empty() || row == self.get(key)?,
+            "a row of a run is resident, or was removed since"
+        );
+        Ok(row)
+    }
+
+    fn look_up(&self, key: &[u8], runs: &[Run]) -> Result<Option<Bytes>, StateError> {
+        let changed = !self.open.is_empty() || !self.sealed.changes.is_empty() || !runs.is_empty();
         if !changed
             && let Some(reads) = &self.reads
             && let Some(value) = reads.borrow_mut().get(key)
@@ -209,7 +227,14 @@ impl Store {
         full.clear();
         full.extend_from_slice(&self.prefix);
         full.extend_from_slice(key);
-        if let Some(change) = self.open.get(&full[..]).or_else(|| self.sealed.changes.get(&full[..])) {
+        if let Some(change) = self.open.get(&full[..]) {
+            return Ok(change.value.clone());
+        }
+        if let Some(row) = run::get(runs, &full) {
+            // A slice would keep the whole run in memory.
+            return Ok(Some(Bytes::copy_from_slice(row)));
+        }
+        if let Some(change) = self.sealed.changes.get(&full[..]) {
             return Ok(change.value.clone());
         }
         let Some(reads) = &self.reads else { return self.backend.get(&full) };
@@ -334,15 +359,18 @@ impl Store {
         RunBuilder::new(self.prefix.clone())
     }
 
-    /// Sets rows as they were when the epoch was sealed; between `begin_seal` and `end_seal`, each key once. For a cache that
-    /// has these rows in memory until the epoch is applied: a scan sees them, [`Store::get`] does not look for them.
+    /// Sets rows as they were when the epoch was sealed; between `begin_seal` and `end_seal`, each key once.
     pub fn put_run(&mut self, run: RunBuilder) {
         if run.is_empty() {
             return;
         }
-        debug_assert!(self.reads.is_none(), "a cache of its own and kept reads");
+        let run = run.build();
+        if self.reads.is_some() {
+            let skip = self.prefix.len();
+            run.keys().for_each(|key| self.forget_read(&key[skip..]));
+        }
         let sealed = Arc::get_mut(&mut self.sealed).expect("the layer has not been handed out");
-        sealed.runs.push(run.build());
+        sealed.runs.push(run);
     }
 
     /// The sealed epoch is whole: hands out its rows, and what resident operators have handed over.
@@ -362,7 +390,163 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    const KEYS: u8 = 12;
+
+    /// What may happen to a store and to a cache in front of it that writes its rows as runs.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Put(u8),
+        PutNew(u8),
+        Delete(u8),
+        BeginSeal,
+        /// This key's row as it was when the epoch ended; more rows may come into the same run.
+        Run(u8, bool),
+        EndSeal,
+        Apply,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let key = || 0..KEYS;
+        prop::collection::vec(
+            prop_oneof![
+                4 => key().prop_map(Step::Put),
+                1 => key().prop_map(Step::PutNew),
+                3 => key().prop_map(Step::Delete),
+                1 => Just(Step::BeginSeal),
+                6 => (key(), any::<bool>()).prop_map(|(key, more)| Step::Run(key, more)),
+                1 => Just(Step::EndSeal),
+                1 => Just(Step::Apply),
+            ],
+            0..120,
+        )
+    }
+
+    /// The store's layers as plain maps.
+    #[derive(Default)]
+    struct Model {
+        open: BTreeMap<u8, Option<Bytes>>,
+        sealed: BTreeMap<u8, Option<Bytes>>,
+        applied: BTreeMap<u8, Bytes>,
+    }
+
+    impl Model {
+        fn is_new(&self, key: u8) -> bool {
+            !self.open.contains_key(&key)
+                && !self.sealed.contains_key(&key)
+                && !self.applied.contains_key(&key)
+        }
+
+        fn get(&self, key: u8) -> Option<Bytes> {
+            let changed = self.open.get(&key).or_else(|| self.sealed.get(&key)).cloned();
+            changed.unwrap_or_else(|| self.applied.get(&key).cloned())
+        }
+
+        fn apply(&mut self) {
+            for (key, value) in std::mem::take(&mut self.sealed) {
+                self.applied.remove(&key);
+                self.applied.extend(value.map(|value| (key, value)));
+            }
+        }
+    }
+
+    /// An epoch that is being sealed.
+    struct Sealing {
+        /// Keys that are in runs.
+        keys: std::collections::BTreeSet<u8>,
+        run: RunBuilder,
+        /// What is in `run`, which the store does not have yet.
+        rows: Vec<(u8, Bytes)>,
+    }
+
+    /// Plays the steps; after each of them every key has the value that the model has, by `get` and by `scan`, and what is
+    /// applied is what the map was when the epoch ended.
+    fn play(steps: &[Step], kept: Option<usize>) -> Result<(), TestCaseError> {
+        let backend = Arc::new(MemoryBackend::default());
+        let mut store = Store::new("n", Arc::clone(&backend) as Arc<dyn Backend>);
+        kept.into_iter().for_each(|bytes| store.keep_reads(bytes));
+        let mut model = Model::default();
+        let (mut sealing, mut handed_out): (Option<Sealing>, Option<Vec<Row>>) = (None, None);
+        for (n, step) in steps.iter().enumerate() {
+            let value = Bytes::from(format!("value {n}"));
+            match *step {
+                Step::Put(key) => {
+                    store.put(&[key], value.clone());
+                    model.open.insert(key, Some(value));
+                }
+                Step::PutNew(key) if model.is_new(key) && sealing.is_none() => {
+                    store.put_new(&[key], value.clone());
+                    model.open.insert(key, Some(value));
+                }
+                Step::Delete(key) => {
+                    store.delete(&[key]);
+                    model.open.insert(key, None);
+                }
+                Step::BeginSeal if sealing.is_none() && handed_out.is_none() => {
+                    store.begin_seal();
+                    model.sealed = std::mem::take(&mut model.open);
+                    let (run, keys) = (store.new_run(), Default::default());
+                    sealing = Some(Sealing { keys, run, rows: Vec::new() });
+                }
+                Step::Run(key, more) => {
+                    let Some(Sealing { keys, run, rows }) = &mut sealing else { continue };
+                    if keys.insert(key) {
+                        let write = |out: &mut Vec<u8>| {
+                            out.extend_from_slice(&value);
+                            Ok(())
+                        };
+                        run.push(&[key], write).expect("is written");
+                        rows.push((key, value));
+                    }
+                    if !more {
+                        store.put_run(std::mem::replace(run, store.new_run()));
+                        model.sealed.extend(rows.drain(..).map(|(key, value)| (key, Some(value))));
+                    }
+                }
+                Step::EndSeal if sealing.is_some() => {
+                    let Sealing { run, rows, .. } = sealing.take().expect("it is sealing");
+                    store.put_run(run);
+                    model.sealed.extend(rows.into_iter().map(|(key, value)| (key, Some(value))));
+                    let mut rows = Vec::new();
+                    store.end_seal_rows(&mut rows);
+                    handed_out = Some(rows);
+                }
+                Step::Apply if handed_out.is_some() => {
+                    backend.write(&handed_out.take().expect("an epoch")).expect("writes");
+                    drop(store.applied());
+                    model.apply();
+                    let rows: Vec<Bytes> =
+                        backend.snapshot().iter().map(|(_, row)| Bytes::copy_from_slice(row)).collect();
+                    prop_assert_eq!(rows, model.applied.values().cloned().collect::<Vec<_>>(), "step {}", n);
+                }
+                _ => continue,
+            }
+            let mut rows = Vec::new();
+            for key in 0..KEYS {
+                let got = store.get(&[key]).expect("gets");
+                prop_assert_eq!(&got, &model.get(key), "key {} after step {}", key, n);
+                rows.extend(got.map(|row| (key, row)));
+            }
+            let mut scanned = Vec::new();
+            let visit: Visit<'_> = &mut |key, row| {
+                scanned.push((key[0], Bytes::copy_from_slice(row)));
+                ControlFlow::Continue(())
+            };
+            store.scan(b"", None, visit).expect("scans");
+            prop_assert_eq!(scanned, rows, "scan after step {}", n);
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn it_reads_as_a_map_would_also_rows_in_runs(steps in steps(), kept in prop::option::of(200..2_000usize)) {
+            play(&steps, kept)?;
+        }
+    }
 
     #[test]
     fn what_was_read_is_kept_and_never_hides_a_change() {

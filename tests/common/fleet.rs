@@ -13,7 +13,7 @@ use super::{Instance, OwnServer, Sent, World, wait};
 
 const LONG: Duration = Duration::from_secs(90);
 /// What librdkafka says to a static member whose place was taken, be it by itself.
-const FENCED: &str = "fenced by other consumer with same group.instance.id";
+pub const FENCED: &str = "fenced by other consumer with same group.instance.id";
 /// Instances at a time.
 const MEMBERS_MAX: usize = 3;
 
