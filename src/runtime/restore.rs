@@ -27,6 +27,8 @@ const AT_ONCE: usize = 4;
 pub(super) const OUTDATED_MS: i64 = 12 * 3_600_000;
 /// How long a store that nobody in this process has may refuse to open: its last owner is closing it.
 const CLOSING: Duration = Duration::from_secs(10);
+/// How long something is waited for before, and between, words about it.
+const SAY: Duration = Duration::from_secs(10);
 
 /// What restoring needs; shared by the workers.
 #[derive(Clone)]
@@ -136,7 +138,9 @@ impl Parts {
             Task::open_with(&self.topology, id, &backend, &self.globals, SystemClock.now(), &mut step)
                 .map_err(|e| e.to_string())?;
         task.set_transactional(self.transactional.clone(), &mut step).map_err(|e| e.to_string())?;
+        let mut said = Instant::now();
         while order.gates.iter().any(|gate| !gate.is_idle()) {
+            order.say(&mut said, &"calls of an earlier assignment are still under way");
             order.wait(Duration::from_millis(5))?;
         }
         let firsts = self.firsts(order, &sub.topics, &offsets)?;
@@ -184,8 +188,9 @@ impl Parts {
     fn open(&self, order: &Order, dir: &Path) -> Result<Arc<RocksBackend>, String> {
         std::fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
         let ours = || self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut deadline = Instant::now() + CLOSING;
+        let (mut deadline, mut said) = (Instant::now() + CLOSING, Instant::now());
         loop {
+            order.say(&mut said, &"an earlier assignment in this process still has the store");
             if ours().get(&order.handle.id).is_some_and(|store| store.strong_count() > 0) {
                 deadline = Instant::now() + CLOSING;
             } else {
@@ -346,6 +351,14 @@ fn misses_old_rows(from: i64, fresh: i64) -> bool {
 }
 
 impl Order {
+    /// Says now and then what is waited for.
+    fn say(&self, said: &mut Instant, what: &dyn std::fmt::Display) {
+        if said.elapsed() > SAY {
+            *said = Instant::now();
+            tracing::warn!(task = ?self.handle.id, %what, "the restore waits");
+        }
+    }
+
     /// Waits a little.
     fn wait(&self, time: Duration) -> Result<(), String> {
         if self.unwanted.is_cancelled() {
@@ -361,11 +374,10 @@ impl Order {
         loop {
             match f() {
                 Ok(value) => return Ok(value),
-                Err(error) if said.elapsed() > Duration::from_secs(10) => {
-                    said = Instant::now();
-                    tracing::warn!(task = ?self.handle.id, %error, "the restore waits");
+                Err(error) => {
+                    tracing::debug!(%error, "again");
+                    self.say(&mut said, &error);
                 }
-                Err(error) => tracing::debug!(%error, "again"),
             }
             self.wait(Duration::from_millis(50))?;
         }
