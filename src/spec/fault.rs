@@ -200,6 +200,7 @@ pub(super) fn in_words(expected: &dyn Expected) -> String {
         "u64" | "usize" => "a whole number, 0 or more".into(),
         "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number".into(),
         "f32" | "f64" => "a number".into(),
+        t if t.starts_with("a nonzero ") => "a whole number, 1 or more".into(),
         t if t.starts_with("struct ") || t.starts_with("enum ") || t == "a map" => "a map".into(),
         _ => text,
     }
