@@ -74,7 +74,10 @@ impl Cause {
                 let known: Vec<String> = fields.iter().take(FIELDS_SHOWN).map(|f| format!("`{f}`")).collect();
                 let more = if fields.len() > FIELDS_SHOWN { " and more" } else { "" };
                 let help = match (&node.kind, fields.first()) {
-                    (Kind::Null, _) | (_, None) => "write `{}` to take the defaults".to_owned(),
+                    (_, None) => "write `{}` to take the defaults".to_owned(),
+                    (Kind::Null, Some(first)) => {
+                        format!("write its settings, such as `{{ {first}: ... }}`, or `{{}}` for the defaults; or remove it")
+                    }
                     (_, Some(first)) => {
                         format!(
                             "write it like `{{ {first}: ... }}`; its fields are {}{more}",
