@@ -293,7 +293,11 @@ fn bytes_that_are_no_text_have_a_place() {
     std::fs::write(&path, b"name: t\nsources: { gr\xf6sse: { generate: {} } }\n").expect("writes");
     let path = path.display().to_string();
     let ended = check(&["check", &path], 78, "this byte is no UTF-8");
-    assert!(ended.err.contains("t.yaml:2:14") && ended.err.contains("save the file as UTF-8"), "{}", ended.err);
+    assert!(
+        ended.err.contains("t.yaml:2:14") && ended.err.contains("save the file as UTF-8"),
+        "{}",
+        ended.err
+    );
     let utf16: Vec<u8> = "\u{feff}name: t\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     std::fs::write(&path, utf16).expect("writes");
     check(&["check", &path], 78, "this is UTF-16");

@@ -193,15 +193,20 @@ where
 }
 
 fn read_file(path: &Path) -> Result<String, Exit> {
+    read_text(path)?.map_err(|report| Exit::bad_file(&report))
+}
+
+/// The file's text; or, of a file that is none, the report that says where.
+fn read_text(path: &Path) -> Result<Result<String, Box<Report>>, Exit> {
     let bytes = std::fs::read(path).map_err(|e| {
         let code = if e.kind() == std::io::ErrorKind::NotFound { 2 } else { FAILED };
         Exit { code, message: Some(format!("error: cannot read {}: {e}", path.display())) }
     })?;
-    String::from_utf8(bytes).map_err(|e| {
+    Ok(String::from_utf8(bytes).map_err(|e| {
         let problem = not_text(e.as_bytes(), e.utf8_error().valid_up_to());
         let text = String::from_utf8_lossy(e.as_bytes()).into_owned();
-        Exit::bad_file(&Report::new(path.display().to_string(), text, vec![problem]))
-    })
+        Box::new(Report::new(path.display().to_string(), text, vec![problem]))
+    }))
 }
 
 /// What is said of bytes of which the first so many are UTF-8. The place is that in the text with every other byte replaced.

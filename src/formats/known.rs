@@ -230,7 +230,8 @@ impl Formats {
             return Err(SchemaProblem {
                 field: format!("{field}.auto_register"),
                 message: "there is no schema to register".into(),
-                help: "add `file` or `inline`, or remove it: then the subject's latest schema is taken".into(),
+                help: "add `file` or `inline`, or remove it: then the subject's latest schema is taken"
+                    .into(),
             });
         }
         let local = match &text {

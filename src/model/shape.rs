@@ -226,7 +226,8 @@ impl<'de> Deserialize<'de> for Field {
                         return Err(de::Error::custom("a field has no name: write `name: string`"));
                     }
                     if fields.iter().any(|(other, _): &(String, Field)| *other == bare) {
-                        let message = format!("`{bare}` stands here twice: write `{bare}?` or `{bare}`, not both");
+                        let message =
+                            format!("`{bare}` stands here twice: write `{bare}?` or `{bare}`, not both");
                         return Err(de::Error::custom(message));
                     }
                     fields.push((bare, field));

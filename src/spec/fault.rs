@@ -76,7 +76,9 @@ impl Cause {
                 let help = match (&node.kind, fields.first()) {
                     (_, None) => "write `{}` to take the defaults".to_owned(),
                     (Kind::Null, Some(first)) => {
-                        format!("write its settings, such as `{{ {first}: ... }}`, or `{{}}` for the defaults; or remove it")
+                        format!(
+                            "write its settings, such as `{{ {first}: ... }}`, or `{{}}` for the defaults; or remove it"
+                        )
                     }
                     (_, Some(first)) => {
                         format!(

@@ -301,10 +301,12 @@ mod tests {
     #[test]
     fn a_line_without_end_is_not_shown() {
         let text = format!("name: t\nx: {}\n", "ä".repeat(1_000_000));
-        let problem = Problem::new("wrong-type", "too much").at(11..text.len() - 1, "here").help("write less");
+        let problem =
+            Problem::new("wrong-type", "too much").at(11..text.len() - 1, "here").help("write less");
         let shown = Report::new("t.yaml", &text, vec![problem]).to_string();
         assert!(shown.len() < 300, "{} bytes", shown.len());
-        for part in ["wrong-type", "too much", "t.yaml:2:4", "äää...: here", "help: write less", "1 problem"] {
+        for part in ["wrong-type", "too much", "t.yaml:2:4", "äää...: here", "help: write less", "1 problem"]
+        {
             assert!(shown.contains(part), "{part} in\n{shown}");
         }
     }

@@ -127,7 +127,8 @@ fn expectation(name: &str, what: &Node, problems: &mut Vec<Problem>) {
 /// A record to send: one value, and a time that can be.
 fn sent(send: &Node, problems: &mut Vec<Problem>) {
     if let (Some(_), Some(raw)) = (send.get("value"), send.get("raw")) {
-        let problem = Problem::new("test-value", "both `value` and `raw` are set").at(raw.span.clone(), "here");
+        let problem =
+            Problem::new("test-value", "both `value` and `raw` are set").at(raw.span.clone(), "here");
         problems.push(problem.help("keep `value` for JSON, `raw` for what is none"));
     }
     if let Some(ts @ Node { kind: Kind::Int(..=-1), .. }) = send.get("ts") {

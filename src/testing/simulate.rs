@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use crate::spec::is_status;
 use super::{Answer, DriverError, Output, TopologyTestDriver};
 use crate::model::{Json, Millis, Record, Timestamp, Value, key_text};
+use crate::spec::is_status;
 use crate::topology::Topology;
 
 /// Why a simulation ended early.
@@ -134,7 +134,9 @@ fn one(driver: &mut TopologyTestDriver, line: &str) -> Result<(), Failure> {
     } else if json.get("restart").is_some() {
         let line: RestartLine = read(json)?;
         if !line.restart {
-            return Err(Failure::Line("`restart` is false, and then it says nothing: remove the line".into()));
+            return Err(Failure::Line(
+                "`restart` is false, and then it says nothing: remove the line".into(),
+            ));
         }
         driver.restart()?;
     } else if json.get("on_call").is_some() {
@@ -149,7 +151,9 @@ fn one(driver: &mut TopologyTestDriver, line: &str) -> Result<(), Failure> {
             return Err(Failure::Line("`times` is 0: no call is answered so".into()));
         }
         if let Some(status) = line.status.filter(|status| !is_status(*status)) {
-            return Err(Failure::Line(format!("`status` is {status}: write 100 to 599, or 0 for no answer at all")));
+            return Err(Failure::Line(format!(
+                "`status` is {status}: write 100 to 599, or 0 for no answer at all"
+            )));
         }
         let answer = Answer {
             status: line.status.unwrap_or(default.status),

@@ -311,7 +311,9 @@ fn set_grace(nodes: &mut [Node], problems: &mut Vec<GraphProblem>) {
                     "graph::window",
                     &nodes[n].name,
                     "suppress.grace",
-                    &format!("windows still change for {found} after their end: one would send several results"),
+                    &format!(
+                        "windows still change for {found} after their end: one would send several results"
+                    ),
                     Some(format!("write {found} or more, or remove it")),
                 ));
             }

@@ -28,7 +28,12 @@ pub(super) fn check_name(name: &str, node: Option<&str>, problems: &mut Vec<Grap
     }
 }
 
-pub(super) fn check_settings(name: &str, kind: &NodeKind, settings: &Settings, problems: &mut Vec<GraphProblem>) {
+pub(super) fn check_settings(
+    name: &str,
+    kind: &NodeKind,
+    settings: &Settings,
+    problems: &mut Vec<GraphProblem>,
+) {
     if let NodeKind::Source(source) = kind {
         for (field, message, help) in source.check() {
             problems.push(problem("graph::setting", name, &field, &message, Some(help)));
@@ -115,7 +120,11 @@ pub(super) fn check_topology(settings: &Settings, problems: &mut Vec<GraphProble
         wrong("kafka.properties", format!("`{name}` is not to be set"), help);
     }
     if settings.state.replication.is_some_and(|replicas| !(1..=i32::from(i16::MAX)).contains(&replicas)) {
-        wrong("state.replication", "no number of replicas".into(), "write 1 or more, usually 3, or remove it");
+        wrong(
+            "state.replication",
+            "no number of replicas".into(),
+            "write 1 or more, usually 3, or remove it",
+        );
     }
     let errors = &settings.errors;
     if let Some((message, help)) = errors.dead_letter.as_ref().and_then(|d| topic_problem(&d.topic)) {
@@ -163,11 +172,7 @@ pub(super) fn check_topics(settings: &Settings, nodes: &[Draft], problems: &mut 
 }
 
 /// Settings that promise more than the nodes can keep.
-pub(super) fn check_promises(
-    settings: &Settings,
-    nodes: &[Draft],
-    problems: &mut Vec<GraphProblem>,
-) {
+pub(super) fn check_promises(settings: &Settings, nodes: &[Draft], problems: &mut Vec<GraphProblem>) {
     if settings.guarantee == Guarantee::ExactlyOnce {
         for (name, kind, _) in nodes {
             let reads_from = |from: &Vec<String>| from.iter().any(|f| f == name);

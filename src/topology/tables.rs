@@ -26,7 +26,10 @@ pub(super) fn settle(nodes: &mut [Node], problems: &mut Vec<GraphProblem>) {
                     &name,
                     field,
                     "nothing is ever taken back: what it reads is a stream",
-                    Some("remove it; or read a table: a source with `table: {}`, or an operator `table: {}`".into()),
+                    Some(
+                        "remove it; or read a table: a source with `table: {}`, or an operator `table: {}`"
+                            .into(),
+                    ),
                 ));
             }
             continue;

@@ -216,6 +216,21 @@ impl AggregateConfig {
                 "for several results write `fields: { orders: count(), total: sum(.amount) }`",
             ),
         }
+        let values = [
+            (".sum", &self.sum),
+            (".min", &self.min),
+            (".max", &self.max),
+            (".avg", &self.avg),
+            (".first", &self.first),
+            (".last", &self.last),
+            (".distinct", &self.distinct),
+            (".approx_distinct", &self.approx_distinct),
+        ];
+        for (field, value) in values {
+            if value.as_ref().is_some_and(Expr::is_always_null) {
+                problem(field, "it is always null, and null adds nothing", "write for example `.amount`");
+            }
+        }
         if self.emit == EmitConfig::Final && self.window.is_none() {
             problem(
                 ".emit",
@@ -235,7 +250,11 @@ impl AggregateConfig {
             }
             for (name, field) in &fields.0 {
                 if name.is_empty() {
-                    problem(".fields", "a field has no name", "write for example `fields: { orders: count() }`");
+                    problem(
+                        ".fields",
+                        "a field has no name",
+                        "write for example `fields: { orders: count() }`",
+                    );
                 }
                 if field.limit == Some(0) {
                     let field = format!(".fields.{name}");
@@ -364,6 +383,7 @@ mod tests {
         check(json!({}), &["aggregate"]);
         check(json!({ "sum": ".a", "min": ".a" }), &["aggregate.min"]);
         check(json!({ "count": {}, "emit": "final" }), &["aggregate.emit"]);
+        check(json!({ "sum": "null" }), &["aggregate.sum"]);
         check(json!({ "count": {}, "window": { "grace": "1s" } }), &["aggregate.window.grace"]);
         check(json!({ "count": {}, "window": { "tumbling": "0s" } }), &["aggregate.window.tumbling"]);
         check(json!({ "collect": { "of": ".a", "max": 0 } }), &["aggregate.collect.max"]);

@@ -156,7 +156,11 @@ impl EnrichConfig {
         }
         if self.retry.base > self.retry.max {
             let message = format!("the first retry would wait longer than `max`, {}", self.retry.max);
-            problems.push(("enrich.retry.base".into(), message, "write a shorter time, or a longer `max`".into()));
+            problems.push((
+                "enrich.retry.base".into(),
+                message,
+                "write a shorter time, or a longer `max`".into(),
+            ));
         }
         problems
     }

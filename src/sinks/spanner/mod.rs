@@ -66,7 +66,9 @@ const COMMITS_MAX: usize = 100;
 /// Can a column have this name?
 fn is_column(name: &str) -> bool {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    name.len() <= 128 && name.chars().all(word) && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+    name.len() <= 128
+        && name.chars().all(word)
+        && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
 }
 
 /// gRPC channels, 100 sessions each.

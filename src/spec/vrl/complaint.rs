@@ -154,7 +154,8 @@ impl VrlCompiler {
             && let Some(name) = named
         {
             // `.order-id` is a difference.
-            let before = complaint.labels.iter().find(|l| l.primary).and_then(|l| text.get(..l.span.range().start));
+            let before =
+                complaint.labels.iter().find(|l| l.primary).and_then(|l| text.get(..l.span.range().start));
             let word = |c: char| c.is_alphanumeric() || c == '_';
             if let Some(first) = before.and_then(|before| before.strip_suffix('-')?.rsplit('.').next())
                 && !first.is_empty()
@@ -226,7 +227,9 @@ fn instead_of(token: &str) -> Option<&'static str> {
         "and" | "AND" => "write `&&`",
         "or" | "OR" => "write `||`",
         "not" | "NOT" => "write `!`",
-        "=>" | "->" => "write `if .a > 1 { \"x\" } else { \"y\" }`; only functions such as `for_each` have `->`",
+        "=>" | "->" => {
+            "write `if .a > 1 { \"x\" } else { \"y\" }`; only functions such as `for_each` have `->`"
+        }
         "?" | ":" => "write `if .a > 1 { \"x\" } else { \"y\" }`",
         _ => return None,
     })

@@ -70,7 +70,11 @@ const CHECKS: [(&str, u16, &[Parameter]); 4] = [
     ("$boolean", kind::BOOLEAN, &[Parameter::required("value", kind::BOOLEAN, "a boolean")]),
     ("$object", kind::OBJECT, &[Parameter::required("value", kind::OBJECT, "an object")]),
     ("$string", kind::BYTES, &[Parameter::required("value", kind::BYTES, "text")]),
-    ("$collection", kind::CONTAINER, &[Parameter::required("value", kind::CONTAINER, "an object or an array")]),
+    (
+        "$collection",
+        kind::CONTAINER,
+        &[Parameter::required("value", kind::CONTAINER, "an object or an array")],
+    ),
 ];
 
 fn checks() -> impl Iterator<Item = Box<dyn Function>> {

@@ -82,9 +82,13 @@ fn call(opcode: Opcode, quiet: bool, state: &TypeState, span: Span, arguments: &
         let help = "write a smaller number".to_owned();
         return Err(Box::new(Refused { message, label: "too much".into(), help, span }));
     }
-    let op =
-        Op::new(Node::new(span, left.clone()), Node::new(span, opcode), Node::new(span, right.clone()), state)
-            .map_err(|e| Box::new(e) as Box<dyn DiagnosticMessage>)?;
+    let op = Op::new(
+        Node::new(span, left.clone()),
+        Node::new(span, opcode),
+        Node::new(span, right.clone()),
+        state,
+    )
+    .map_err(|e| Box::new(e) as Box<dyn DiagnosticMessage>)?;
     let constant = op.resolve_constant(state);
     let sides = makes.then(|| Box::new((opcode, left, right)));
     Ok(OperatorCall { op, sides, constant, quiet }.as_expr())

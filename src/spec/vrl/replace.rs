@@ -34,7 +34,8 @@ impl FunctionExpression for Replace {
         let with = self.with.resolve(cx)?;
         let count = self.count.as_ref().map(|count| count.resolve(cx)).transpose()?;
         let pattern = self.pattern.resolve(cx)?;
-        let [value, with] = [value, with].map(|text| text.try_bytes_utf8_lossy().map(|text| text.into_owned()));
+        let [value, with] =
+            [value, with].map(|text| text.try_bytes_utf8_lossy().map(|text| text.into_owned()));
         let times = match count.map(|count| count.try_integer()).transpose()? {
             Some(count) => usize::try_from(count).unwrap_or(usize::MAX),
             None => usize::MAX,
