@@ -363,7 +363,7 @@ mod tests {
         refused("int!(.n) + 1", most);
         assert_eq!(run(".n + 1 ?? 0", most, 0.0).1, Ok(json!(0)));
         assert_eq!(run(".n - 1", -most, 0.0).1, Ok(json!(i64::MIN)));
-        assert_eq!(run(".n + 0.5", most, 0.0).1, Ok(json!(9.223_372_036_854_775_8e18)));
+        assert_eq!(run(".n + 0.5", most, 0.0).1, Ok(json!(9.223_372_036_854_776e18)));
     }
 
     #[test]
