@@ -137,14 +137,18 @@ fn weigh(value: &Value, left: &mut usize) -> bool {
     }
 }
 
+/// A text's bytes; none of another value.
+fn bytes_of(value: &Value) -> &[u8] {
+    match value {
+        Value::Bytes(text) => text,
+        Value::String(text) => text.as_bytes(),
+        _ => &[],
+    }
+}
+
 /// Would the two texts together be too much?
 pub(super) fn added(left: &Value, right: &Value) -> Result<(), String> {
-    let bytes = |value: &Value| match value {
-        Value::Bytes(text) => text.len(),
-        Value::String(text) => text.as_bytes().len(),
-        _ => 0,
-    };
-    short_enough(bytes(left).saturating_add(bytes(right)), RESULT_MAX)
+    short_enough(bytes_of(left).len().saturating_add(bytes_of(right).len()), RESULT_MAX)
 }
 
 /// Would this be unpacked to too much? What cannot be unpacked is the function's own business.
@@ -174,8 +178,8 @@ fn check(name: &str, value: &Value) -> Result<(), String> {
         if (0..=max).contains(&n) { Ok(()) } else { Err(format!("{n} {what}: 0 to {max} are possible")) }
     };
     match (name, value) {
-        ("$short", Value::Bytes(text)) => short_enough(text.len(), SHORT_MAX),
-        ("$gzip" | "$lz4" | "$snappy" | "$zlib" | "$zstd", Value::Bytes(packed)) => unpacked(name, packed),
+        ("$short", value) => short_enough(bytes_of(value).len(), SHORT_MAX),
+        ("$gzip" | "$lz4" | "$snappy" | "$zlib" | "$zstd", packed) => unpacked(name, bytes_of(packed)),
         ("$scale", Value::Integer(n)) => within(*n, SCALE_MAX, "decimal places"),
         ("$buffer", Value::Integer(n)) => within(*n, BUFFER_MAX, "bytes of buffer"),
         ("$magnitude", Value::Integer(i64::MIN)) => Err(format!("{} has no positive integer", i64::MIN)),
