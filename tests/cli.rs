@@ -79,6 +79,7 @@ fn exit_codes_say_what_happened() {
         check(&[command, &bad], 78, "the topology has no source");
     }
     check(&["simulate", &good, "--records", &none], 2, "cannot read");
+    check(&["simulate", &good, "--records", "/"], 2, "cannot read /: is a directory");
     check(&["simulate", &bad, "--records", "-"], 78, "the topology has no source");
     check(&["test", &good], 1, "no test was run");
 }
@@ -267,6 +268,11 @@ fn a_line_that_is_none_ends_the_simulation_with_its_number() {
         ("{\"advance_ms\": -1}", "line 3: `advance_ms` is negative"),
         ("{\"advance_ms\": \"1s\"}", "line 3: invalid type"),
         ("{\"on_call\": \"settled\"}", "line 3: there is no node `settled` that makes calls"),
+        ("{\"on_call\": \"account\", \"times\": 0}", "line 3: `times` is 0"),
+        ("{\"on_call\": \"account\", \"status\": 99}", "line 3: `status` is 99: write 100 to 599"),
+        ("{\"on_call\": \"account\", \"latency_ms\": -1}", "line 3: `latency_ms` is negative"),
+        ("{\"on_call\": \"account\", \"retry_after_ms\": -1}", "line 3: `retry_after_ms` is negative"),
+        ("{\"restart\": false}", "line 3: `restart` is false"),
     ] {
         // An empty line counts as a line and as no step; what came before is there.
         let input = format!(
@@ -278,6 +284,36 @@ fn a_line_that_is_none_ends_the_simulation_with_its_number() {
         assert!(ended.err.starts_with(&format!("error: {part}")), "{line}: {}", ended.err);
         assert_eq!(ended.out.lines().count(), 1, "{}", ended.out);
     }
+}
+
+#[test]
+fn bytes_that_are_no_text_have_a_place() {
+    let dir = folder();
+    let path = dir.path().join("t.yaml");
+    std::fs::write(&path, b"name: t\nsources: { gr\xf6sse: { generate: {} } }\n").expect("writes");
+    let path = path.display().to_string();
+    let ended = check(&["check", &path], 78, "this byte is no UTF-8");
+    assert!(
+        ended.err.contains("t.yaml:2:14") && ended.err.contains("save the file as UTF-8"),
+        "{}",
+        ended.err
+    );
+    let utf16: Vec<u8> = "\u{feff}name: t\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    std::fs::write(&path, utf16).expect("writes");
+    check(&["check", &path], 78, "this is UTF-16");
+    // The other files are looked at all the same.
+    let good = file(&dir, "good.yaml", GOOD);
+    let ended = check(&["check", &path, &good], 78, "this is UTF-16");
+    assert!(ended.out.contains("good.yaml: ok"), "{}", ended.out);
+    // A byte order mark of UTF-8 is no mistake, in lines neither.
+    std::fs::write(&path, format!("\u{feff}{GOOD}").replace('\n', "\r\n")).expect("writes");
+    check(&["check", &path], 0, "");
+    let line = "\u{feff}{\"advance_ms\": 1}\r\n";
+    let ended = end(slackwater(&["simulate", &path, "--records", "-"]).write_stdin(line));
+    assert_eq!((ended.code, &*ended.err), (0, ""));
+    let bytes = b"{\"advance_ms\": 1}\n{\"topic\": \"\xff\"}\n".to_vec();
+    let ended = end(slackwater(&["simulate", &path, "--records", "-"]).write_stdin(bytes));
+    assert_eq!((ended.code, &*ended.err), (1, "error: line 2: byte 12 is no UTF-8\n"));
 }
 
 #[test]

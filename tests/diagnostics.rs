@@ -72,6 +72,144 @@ sinks:
   out: { from: [a, b, c, d], blackhole: {} }
 "#;
 
+    fields_without_a_value: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  a: { from: in, aggregate: { count: {}, window: null } }
+  b:
+    from: in
+    aggregate:
+      count:
+      by: .x
+  c: { from: in, aggregate: { sum: .x, window: { tumbling: 1m, grace: } } }
+sinks:
+  out: { from: [a, b, c], blackhole: {} }
+"#;
+
+    aggregates_that_contradict: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  a: { from: in, aggregate: { fold: { init: 0, step: acc + 1, merge: left + right } } }
+  b: { from: in, aggregate: { fold: { init: 0, step: acc + 1, subtract: acc - 1 } } }
+  c: { from: in, aggregate: { reduce: acc, subtract: acc } }
+  d: { from: in, aggregate: { count: {}, window: { hopping: 30d, every: 1ms } } }
+  e: { from: in, aggregate: { fields: { "": count() } } }
+sinks:
+  out: { from: [a, b, c, d, e], blackhole: {} }
+"#;
+
+    a_grace_that_is_too_short: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  w: { from: in, aggregate: { count: {}, window: { session: 1m, grace: 30s } } }
+  last: { from: w, suppress: { until: window_closes, grace: 30s } }
+sinks:
+  out: { from: last, blackhole: {} }
+"#;
+
+    outputs_and_inputs: r#"
+name: t
+kafka: { brokers: "http://localhost:9092" }
+sources:
+  in: { kafka: { topics: [a, b, a] } }
+  lines: { stdin: {} }
+  more: { stdin: {} }
+operators:
+  sized: { from: in, branch: { "": .x > 3, small: true, x.y: .z } }
+  all: { from: [in, in], merge: {} }
+  none: { from: in, map: '# to do' }
+sinks:
+  out: { from: [sized.small, all, none], blackhole: {} }
+  lines-out: { from: [lines, more], blackhole: {} }
+"#;
+
+    where_errors_go: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  in: { kafka: { topic: in } }
+sinks:
+  out: { from: in, blackhole: {} }
+errors: { on_failure: dead_letter }
+"#;
+
+    dead_letters_that_come_back: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  in: { kafka: { topic: in } }
+sinks:
+  out: { from: in, blackhole: {} }
+errors: { on_failure: skip, dead_letter: { topic: in } }
+"#;
+
+    servers_that_cannot_be: r#"
+name: t
+kafka:
+  brokers: localhost:9092, localhost:99999
+  session_timeout: 0s
+  transaction_timeout: 1ms
+  sasl_mechanism: GSSAPI
+  ssl_ca: ca.pem
+schema_registry: { url: "http://localhost:8081", password: geheim, timeout: 0s }
+state: { replication: 0 }
+sources:
+  in: { kafka: { topic: in, format: avro } }
+operators:
+  call: { from: in, enrich: { http: { get: "localhost:8080/{{ key }}", connections: 5000 }, into: .a, retry: { base: 1m } } }
+sinks:
+  out: { from: call, kafka: { topic: out, format: avro, writer_schema: { auto_register: true }, headers: { "": key } } }
+"#;
+
+    types_that_stand_twice: r#"
+name: t
+kafka: { brokers: localhost:9092 }
+sources:
+  in: { kafka: { topic: in }, schema: { a: string, "a?": { b: string } } }
+  more: { kafka: { topic: more }, schema: { "?": string } }
+sinks:
+  out: { from: [in, more], blackhole: {} }
+"#;
+
+    words_of_other_languages: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  a: { from: in, filter: .x > 1 and .y > 2 }
+  b: { from: in, filter: ".x == 'paid'" }
+  c: { from: in, map: .order-id }
+sinks:
+  out: { from: [a, b, c], blackhole: {} }
+"#;
+
+    steps_that_cannot_be: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  call: { from: in, enrich: { http: { get: "http://localhost" }, into: .a } }
+sinks:
+  out: { from: call, blackhole: {} }
+tests:
+  - name: ""
+    steps:
+      - send: { to: in, value: 1, raw: x }
+      - send: { to: in, ts: -5 }
+  - name: twice
+    steps:
+      - on_call: { call: [ { status: 99 }, { times: 0 } ] }
+      - expect: { call: { dropped: { laet: 1 } } }
+  - name: twice
+    steps: []
+"#;
+
     unknown_field: r#"
 name: t
 sources:

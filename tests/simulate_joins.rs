@@ -309,6 +309,21 @@ fn with_grace_a_record_waits_for_late_rows() {
 }
 
 #[test]
+fn a_record_at_the_end_of_all_time_stops_nobody() {
+    check(
+        &sides("", VERSIONS, ", grace: 10ms"),
+        r#"
+        R a "r1" 10
+        L a "x" 9223372036854775807
+        L a "y" 9223372036854775790
+        "#,
+        r#"
+        2 o a {"left":"y","right":"r1"} 9223372036854775790
+        "#,
+    );
+}
+
+#[test]
 fn two_tables_are_joined_by_both_sides() {
     check(
         &sides(TABLE, TABLE, ", type: inner"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{BAD_FILE, Exit, UNAVAILABLE, read_file};
+use super::{BAD_FILE, Exit, UNAVAILABLE, read_text};
 use crate::formats::WriterError;
 use crate::kafka::{Admin, AdminError};
 use crate::operators::NodeConfig;
@@ -39,9 +39,10 @@ pub(super) fn check(registry: &Registry, args: &CheckArgs) -> Result<(), Exit> {
     let mut all = Vec::new();
     let mut code = None;
     for path in &args.topologies {
-        let text = read_file(path)?;
         let variable = |name: &str| std::env::var(name).ok();
-        let loaded = load_with(registry, &path.display().to_string(), &text, Mode::Required, &variable);
+        let loaded = read_text(path)?.and_then(|text| {
+            load_with(registry, &path.display().to_string(), &text, Mode::Required, &variable)
+        });
         let (report, bad) = match loaded {
             Err(report) => (Some(*report), BAD_FILE),
             Ok(loaded) if args.connect => connect(&loaded)?,

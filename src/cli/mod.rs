@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::spec::{Loaded, Mode, Registry, Report, load_with};
+use crate::spec::{Loaded, Mode, Problem, Registry, Report, load_with};
 
 /// Exit code: failed while running.
 const FAILED: u8 = 1;
@@ -193,10 +193,30 @@ where
 }
 
 fn read_file(path: &Path) -> Result<String, Exit> {
-    std::fs::read_to_string(path).map_err(|e| {
+    read_text(path)?.map_err(|report| Exit::bad_file(&report))
+}
+
+/// The file's text; or, of a file that is none, the report that says where.
+fn read_text(path: &Path) -> Result<Result<String, Box<Report>>, Exit> {
+    let bytes = std::fs::read(path).map_err(|e| {
         let code = if e.kind() == std::io::ErrorKind::NotFound { 2 } else { FAILED };
         Exit { code, message: Some(format!("error: cannot read {}: {e}", path.display())) }
-    })
+    })?;
+    Ok(String::from_utf8(bytes).map_err(|e| {
+        let problem = not_text(e.as_bytes(), e.utf8_error().valid_up_to());
+        let text = String::from_utf8_lossy(e.as_bytes()).into_owned();
+        Box::new(Report::new(path.display().to_string(), text, vec![problem]))
+    }))
+}
+
+/// What is said of bytes of which the first so many are UTF-8. The place is that in the text with every other byte replaced.
+fn not_text(bytes: &[u8], good: usize) -> Problem {
+    let end = good + char::REPLACEMENT_CHARACTER.len_utf8();
+    let message = match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "this is UTF-16",
+        _ => "this byte is no UTF-8",
+    };
+    Problem::new("yaml", message).at(good..end, "here").help("save the file as UTF-8")
 }
 
 fn load_file(registry: &Registry, path: &Path, mode: Mode) -> Result<Loaded, Exit> {

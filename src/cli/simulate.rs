@@ -31,10 +31,14 @@ pub(super) fn simulate(registry: &Registry, args: &SimulateArgs) -> Result<(), E
     let result = if args.records.as_os_str() == "-" {
         testing::simulate(topology, stdin().lock(), out, args.checkpoint_every)
     } else {
-        let file = File::open(&args.records).map_err(|e| Exit {
+        let cannot = |e: std::io::Error| Exit {
             code: 2,
             message: Some(format!("error: cannot read {}: {e}", args.records.display())),
-        })?;
+        };
+        let file = File::open(&args.records).map_err(cannot)?;
+        if file.metadata().is_ok_and(|about| about.is_dir()) {
+            return Err(cannot(std::io::ErrorKind::IsADirectory.into()));
+        }
         testing::simulate(topology, BufReader::new(file), out, args.checkpoint_every)
     };
     result.map_err(|e| match e {

@@ -219,6 +219,21 @@ impl Formats {
     ) -> Result<(), SchemaProblem> {
         let field = if is_key { "key_writer_schema" } else { "writer_schema" };
         let (text, at) = text_of(field, settings.file.as_deref(), settings.inline.as_deref())?;
+        if settings.message.is_some() && format != Format::Protobuf {
+            return Err(SchemaProblem {
+                field: format!("{field}.message"),
+                message: format!("only a Protobuf schema has messages, and this is {}", label(format)),
+                help: "remove it".into(),
+            });
+        }
+        if settings.auto_register && text.is_none() {
+            return Err(SchemaProblem {
+                field: format!("{field}.auto_register"),
+                message: "there is no schema to register".into(),
+                help: "add `file` or `inline`, or remove it: then the subject's latest schema is taken"
+                    .into(),
+            });
+        }
         let local = match &text {
             Some(text) => {
                 let parsed = Parsed::parse(kind_of(format), text, &[]);

@@ -112,6 +112,20 @@ impl RegistryConfig {
                 "keep one of them".to_owned(),
             ));
         }
+        if self.password.is_some() && self.username.is_none() && self.token.is_none() {
+            problems.push((
+                "password",
+                "there is no user whose password it is".to_owned(),
+                "add `username`, or write it as `token`".to_owned(),
+            ));
+        }
+        if self.timeout <= Millis::ZERO {
+            problems.push((
+                "timeout",
+                "no time at all for an answer".to_owned(),
+                "write a time such as `5s`".to_owned(),
+            ));
+        }
         problems
     }
 }

@@ -54,6 +54,26 @@ pub struct KafkaConfig {
     pub group_instance_id: Option<String>,
 }
 
+/// The longest `session.timeout.ms` that librdkafka takes.
+const SESSION_MAX: Millis = Millis::secs(3600);
+
+/// `host`, `host:port` or `PROTOCOL://host:port`, as librdkafka reads them; an IPv6 address stands in brackets.
+fn is_broker(text: &str) -> bool {
+    let address = match text.split_once("://") {
+        Some((protocol, rest)) if protocol.chars().all(|c| c.is_ascii_uppercase() || c == '_') => rest,
+        Some(_) => return false,
+        None => text,
+    };
+    let (host, port) = match address.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
+        _ => (address, None),
+    };
+    let no_host = |c: char| c.is_whitespace() || matches!(c, '/' | '@' | '#' | '?');
+    !host.is_empty()
+        && !host.contains(no_host)
+        && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
 fn session_timeout() -> Millis {
     Millis::secs(10)
 }
@@ -114,6 +134,59 @@ impl KafkaConfig {
             properties: BTreeMap::new(),
             group_instance_id: None,
         }
+    }
+
+    /// What cannot be: field, message, help. `${VAR}`, which is only filled in where something is connected, is taken.
+    #[must_use]
+    pub fn check(&self) -> Vec<(&'static str, String, &'static str)> {
+        let mut problems = Vec::new();
+        let unknown = self.brokers.contains("${");
+        if let Some(part) = self.brokers.split(',').map(str::trim).find(|part| !unknown && !is_broker(part)) {
+            let help = "write `brokers: \"host:9092\"`, several separated by commas";
+            problems.push(("brokers", format!("`{part}` is no address of a broker"), help));
+        }
+        if !(Millis(1)..=SESSION_MAX).contains(&self.session_timeout) {
+            let help = "write a time from 1ms to 1h; most brokers take 6s to 30m";
+            problems.push(("session_timeout", format!("librdkafka takes no {}", self.session_timeout), help));
+        }
+        if !(Millis::secs(1)..=Millis(i64::from(i32::MAX))).contains(&self.transaction_timeout) {
+            let help = "write a time from 1s on; most brokers take up to 15m";
+            let message = format!("librdkafka takes no {}", self.transaction_timeout);
+            problems.push(("transaction_timeout", message, help));
+        }
+        // What stands in `properties` is the user's own business.
+        let own = |prefix: &str| self.properties.keys().any(|name| name.starts_with(prefix));
+        let protocol = self.security_protocol;
+        let sasl = matches!(protocol, Some(SecurityProtocol::SaslPlaintext | SecurityProtocol::SaslSsl));
+        let tls = matches!(protocol, Some(SecurityProtocol::Ssl | SecurityProtocol::SaslSsl));
+        let set = [
+            ("sasl_mechanism", &self.sasl_mechanism),
+            ("sasl_username", &self.sasl_username),
+            ("sasl_password", &self.sasl_password),
+        ];
+        if let Some((field, _)) = set.iter().find(|(_, value)| value.is_some())
+            && !sasl
+            && !own("security.")
+        {
+            let help = "add `security_protocol: sasl_ssl` (or `sasl_plaintext`), or remove it";
+            problems.push((field, "nothing asks for SASL".into(), help));
+        }
+        if sasl && self.sasl_mechanism.is_none() && !own("sasl.") {
+            let help = "add `sasl_mechanism: SCRAM-SHA-512`, or `SCRAM-SHA-256` or `PLAIN`";
+            problems.push(("security_protocol", "SASL needs a mechanism".into(), help));
+        }
+        if let Some(other) = self.sasl_mechanism.as_deref()
+            && !["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"].contains(&other)
+            && !other.contains("${")
+        {
+            let help = "write `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`";
+            problems.push(("sasl_mechanism", format!("`{other}` is no mechanism that there is here"), help));
+        }
+        if self.ssl_ca.is_some() && !tls && !own("security.") {
+            let help = "add `security_protocol: ssl` (or `sasl_ssl`), or remove it";
+            problems.push(("ssl_ca", "nothing asks for TLS".into(), help));
+        }
+        problems
     }
 
     /// What every client has. Topics are never created by accident, also where the broker would.

@@ -216,14 +216,21 @@ impl<'de> Deserialize<'de> for Field {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Field, A::Error> {
                 let (mut fields, mut rest) = (Vec::new(), None);
                 while let Some((name, mut field)) = map.next_entry::<String, Field>()? {
-                    match name.strip_suffix('?') {
-                        _ if name == "*" => rest = Some(Box::new(field)),
-                        Some(name) => {
-                            field.optional = true;
-                            fields.push((name.to_owned(), field));
-                        }
-                        None => fields.push((name, field)),
+                    if name == "*" {
+                        rest = Some(Box::new(field));
+                        continue;
                     }
+                    let bare = name.strip_suffix('?').unwrap_or(&name).to_owned();
+                    field.optional |= bare != name;
+                    if bare.is_empty() {
+                        return Err(de::Error::custom("a field has no name: write `name: string`"));
+                    }
+                    if fields.iter().any(|(other, _): &(String, Field)| *other == bare) {
+                        let message =
+                            format!("`{bare}` stands here twice: write `{bare}?` or `{bare}`, not both");
+                        return Err(de::Error::custom(message));
+                    }
+                    fields.push((bare, field));
                 }
                 Ok(Field { shape: Shape::Object { fields, rest }, optional: false })
             }

@@ -22,7 +22,24 @@ impl BranchConfig {
             let help = "write `branch: { large: .amount > 1000, small: true }`";
             return vec![("branch".into(), "no output".into(), help.into())];
         }
-        self.0.iter().flat_map(|(name, e)| check_condition(&format!("branch.{name}"), e)).collect()
+        let mut problems = Vec::new();
+        let mut all_taken: Option<&str> = None;
+        for (name, condition) in &self.0 {
+            let field = format!("branch.{name}");
+            if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {
+                let help = "names have letters, digits, `-` or `_`; it is read as `from: NODE.NAME`";
+                problems.push((field.clone(), format!("`{name}` is no name of an output"), help.into()));
+            }
+            if let Some(before) = all_taken {
+                let message = format!("no record gets here: `{before}` before it takes them all");
+                problems.push((field.clone(), message, format!("put `{before}: true` last")));
+            }
+            if condition.text().trim() == "true" {
+                all_taken.get_or_insert(name);
+            }
+            problems.extend(check_condition(&field, condition));
+        }
+        problems
     }
 }
 

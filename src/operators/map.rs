@@ -12,6 +12,17 @@ use crate::model::{EvalError, Expr, Json, Record, Scope, Value, Yields};
 pub struct MapConfig(pub Expr);
 
 impl MapConfig {
+    /// What is wrong with the settings of a `map`.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        let nothing = |line: &str| line.trim().is_empty() || line.trim().starts_with('#');
+        if !self.0.text().lines().all(nothing) {
+            return Vec::new();
+        }
+        let help = "write the new value, for example `.amount`, or `null` where a tombstone is meant";
+        vec![("map".into(), "the expression is empty".into(), help.into())]
+    }
+
     /// What is wrong with the settings of a `flat_map`.
     #[must_use]
     pub fn check_list(&self) -> Vec<Problem> {

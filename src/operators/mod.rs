@@ -100,6 +100,25 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Reason; 15] = [
+        Reason::NullKey,
+        Reason::NullValue,
+        Reason::NotJson,
+        Reason::BadFormat,
+        Reason::Schema,
+        Reason::Expression,
+        Reason::Late,
+        Reason::Duplicate,
+        Reason::Refused,
+        Reason::Exhausted,
+        Reason::SinkRefused,
+        Reason::GateTimeout,
+        Reason::BadTimestamp,
+        Reason::Full,
+        Reason::Custom,
+    ];
+
     /// The label, snake case.
     #[must_use]
     pub fn name(self) -> &'static str {

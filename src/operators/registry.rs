@@ -401,10 +401,10 @@ impl NodeConfig {
             // The topology knows what stands on each side, and checks that.
             NodeConfig::Join(c) => c.check(),
             NodeConfig::Filter(c) => c.check(),
+            NodeConfig::Map(c) => c.check(),
             NodeConfig::FlatMap(c) => c.check_list(),
             NodeConfig::Peek(c) => c.check(),
-            NodeConfig::Map(_)
-            | NodeConfig::Merge(_)
+            NodeConfig::Merge(_)
             | NodeConfig::Regroup(_)
             | NodeConfig::ById(_)
             | NodeConfig::RightHalf(_) => Vec::new(),

@@ -9,6 +9,9 @@ use serde::Deserialize;
 use super::Problem;
 use crate::model::Millis;
 
+/// Windows that one record may be in: each is a row of state and a result of its own.
+const PANES_MAX: i64 = 10_000;
+
 /// Which records belong together in time: one of `tumbling`, `hopping` (with `every`), `sliding` and `session`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -19,7 +22,8 @@ pub struct WindowConfig {
     /// Windows of this length that overlap: a new one starts `every` so often.
     #[serde(default)]
     pub hopping: Option<Millis>,
-    /// With `hopping`: the time from the start of one window to the start of the next. No default.
+    /// With `hopping`: the time from the start of one window to the start of the next. No default. A record is in
+    /// `hopping / every` windows, of which there may be 10000.
     #[serde(default)]
     pub every: Option<Millis>,
     /// A window for every set of records that lie at most this far apart: `[t - length, t]` for each record at `t`, and
@@ -155,6 +159,15 @@ impl WindowConfig {
                 "it is longer than the window: records between two windows would be in none",
                 &format!("write {length} or less"),
             ),
+            (Some(Millis(length)), Some(Millis(every))) if every > 0 && (length - 1) / every >= PANES_MAX => {
+                let panes = (length - 1) / every + 1;
+                let least = Millis((length - 1) / PANES_MAX + 1);
+                problem(
+                    ".every",
+                    &format!("each record would be in {panes} windows: {PANES_MAX} are possible"),
+                    &format!("write {least} or more; `sliding` has a window for each record instead"),
+                );
+            }
             (Some(_), None) => problem(
                 ".hopping",
                 "nothing says how often a window starts",
@@ -252,6 +265,13 @@ mod tests {
         check(json!({ "hopping": "5m", "every": "5m1ms" }), &["w.every"]);
         check(json!({ "hopping": "5m", "every": "0s" }), &["w.every"]);
         check(json!({ "hopping": "5m" }), &["w.hopping"]);
+        check(json!({ "hopping": "10s", "every": "1ms" }), &[]);
+        check(json!({ "hopping": "10001ms", "every": "1ms" }), &["w.every"]);
+        check(json!({ "hopping": "30000ms", "every": "3ms" }), &[]);
+        check(json!({ "hopping": "30001ms", "every": "3ms" }), &["w.every"]);
+        check(json!({ "hopping": "30d", "every": "1ms" }), &["w.every"]);
+        let (.., help) = WindowConfig::hopping(Millis(30_001), Millis(3)).check("").remove(0);
+        assert!(help.contains("write 4ms or more") && 30_001 / 4 < PANES_MAX, "{help}");
         check(json!({ "tumbling": "5m", "every": "1m" }), &["w.every"]);
         let negative = WindowConfig::tumbling(Millis(-1)).with_grace(Millis(-1));
         assert_eq!(negative.check("").len(), 2);

@@ -110,8 +110,17 @@ impl SinkConfig {
                 .map(|(message, help)| ("topic".into(), message, help.into()))
                 .into_iter()
                 .collect(),
+            SinkConfig::File(c) if c.path.as_os_str().is_empty() => {
+                vec![("path".into(), "the file has no name".into(), "write `path: records.jsonl`".into())]
+            }
             _ => Vec::new(),
         };
+        if let SinkConfig::Kafka(c) = self
+            && c.headers.contains_key("")
+        {
+            let help = "write `headers: { name: EXPRESSION }`";
+            problems.push(("headers".into(), "a header has no name".into(), help.into()));
+        }
         let reads = |(_, column): &(String, Column)| {
             let text = match column {
                 Column::Expr(e) => e.text(),

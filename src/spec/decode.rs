@@ -219,10 +219,8 @@ impl<'de> Deserializer<'de> for Walk<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        match &self.node.kind {
-            Kind::Null => self.put(visitor.visit_none()),
-            _ => visitor.visit_some(self),
-        }
+        // A field that is written has a value, or none would be the same as a forgotten one: `grace:` is not `grace: 0s`.
+        visitor.visit_some(self)
     }
 
     fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {

@@ -74,7 +74,12 @@ impl Cause {
                 let known: Vec<String> = fields.iter().take(FIELDS_SHOWN).map(|f| format!("`{f}`")).collect();
                 let more = if fields.len() > FIELDS_SHOWN { " and more" } else { "" };
                 let help = match (&node.kind, fields.first()) {
-                    (Kind::Null, _) | (_, None) => "write `{}` to take the defaults".to_owned(),
+                    (_, None) => "write `{}` to take the defaults".to_owned(),
+                    (Kind::Null, Some(first)) => {
+                        format!(
+                            "write its settings, such as `{{ {first}: ... }}`, or `{{}}` for the defaults; or remove it"
+                        )
+                    }
                     (_, Some(first)) => {
                         format!(
                             "write it like `{{ {first}: ... }}`; its fields are {}{more}",
@@ -200,6 +205,7 @@ pub(super) fn in_words(expected: &dyn Expected) -> String {
         "u64" | "usize" => "a whole number, 0 or more".into(),
         "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number".into(),
         "f32" | "f64" => "a number".into(),
+        t if t.starts_with("a nonzero ") => "a whole number, 1 or more".into(),
         t if t.starts_with("struct ") || t.starts_with("enum ") || t == "a map" => "a map".into(),
         _ => text,
     }

@@ -255,13 +255,18 @@ pub fn load_with(
     }
     let tests = TestCase::all(root, &mut problems);
     let broken = !problems.is_empty();
+    // What a variable without a value would be is not known.
+    let unset = |problem: &GraphProblem| {
+        let written = text.get(places.of(problem.node.as_deref(), &problem.field));
+        problem.code == "graph::setting" && written.is_some_and(|written| written.contains("${"))
+    };
     let topology = match builder.build() {
         Ok(topology) => Some(topology),
         Err(found) => {
             problems.extend(
                 found
                     .into_iter()
-                    .filter(|p| !(broken && follows(p, root, &misread)))
+                    .filter(|p| !(broken && (follows(p, root, &misread) || unset(p))))
                     .map(|p| place(&places, p)),
             );
             None

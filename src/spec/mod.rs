@@ -28,7 +28,7 @@ pub use problem::{Problem, Report};
 pub use registry::Registry;
 pub use schema::{schema, schema_with};
 pub use secret::Secrets;
-pub use test_case::{CallAnswer, Nothing, Send, TestCase, TestStep};
+pub use test_case::{CallAnswer, Nothing, Send, TestCase, TestStep, is_status};
 pub use test_names::expectable;
 pub use tree::{Key, Kind, Node, parse};
 pub use vrl::VrlCompiler;

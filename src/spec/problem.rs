@@ -115,11 +115,16 @@ impl Report {
         let handler =
             GraphicalReportHandler::new_themed(theme).with_links(false).with_width(110).with_context_lines(1);
         let source = NamedSource::new(&self.file, self.source_text.clone()).with_language("yaml");
+        let long = self.source_text.lines().any(|line| line.len() > LINE_SHOWN);
         let mut out = String::new();
         for problem in &self.problems {
-            let shown = Shown { problem, source: problem.span.as_ref().map(|_| &source) };
-            if handler.render_report(&mut out, &shown).is_err() {
-                out.push_str(&problem.message);
+            if let (true, Some(span)) = (long, &problem.span) {
+                out.push_str(&self.in_words(problem, span));
+            } else {
+                let shown = Shown { problem, source: problem.span.as_ref().map(|_| &source) };
+                if handler.render_report(&mut out, &shown).is_err() {
+                    out.push_str(&problem.message);
+                }
             }
             out.push('\n');
         }
@@ -127,6 +132,18 @@ impl Report {
         let plural = if count == 1 { "" } else { "s" };
         out.push_str(&format!("{}: {count} problem{plural}\n", self.file));
         out
+    }
+
+    /// A problem without the lines around it, where a line is so long that nobody could read them.
+    fn in_words(&self, problem: &Problem, span: &Range<usize>) -> String {
+        let (line, column) = self.line_column(span.start);
+        let end = floor(&self.source_text, span.end.min(span.start + WORDS_SHOWN));
+        let here = &self.source_text[floor(&self.source_text, span.start)..end];
+        let more = if end < span.end { "..." } else { "" };
+        let help = problem.help.as_ref().map(|help| format!("\n  help: {help}")).unwrap_or_default();
+        let Problem { code, message, label, .. } = problem;
+        let file = &self.file;
+        format!("{code}\n\n  × {message}\n   ─[{file}:{line}:{column}]\n    {here}{more}: {label}{help}\n")
     }
 
     /// For programs: a list of `{code, message, file, line, column, label, help}`; line and column from 1, `null`
@@ -154,6 +171,11 @@ impl fmt::Display for Report {
         f.write_str(&self.render(false))
     }
 }
+
+/// The longest line, in bytes, that is shown as it is.
+const LINE_SHOWN: usize = 4096;
+/// Bytes that are shown of a place in a longer one.
+const WORDS_SHOWN: usize = 60;
 
 /// The known name that is nearest, where one is near enough to have been meant.
 #[must_use]
@@ -274,6 +296,19 @@ mod tests {
         }
         assert!(!shown.contains('\u{1b}'), "no colours");
         assert!(report().render(true).contains('\u{1b}'), "colours");
+    }
+
+    #[test]
+    fn a_line_without_end_is_not_shown() {
+        let text = format!("name: t\nx: {}\n", "ä".repeat(1_000_000));
+        let problem =
+            Problem::new("wrong-type", "too much").at(11..text.len() - 1, "here").help("write less");
+        let shown = Report::new("t.yaml", &text, vec![problem]).to_string();
+        assert!(shown.len() < 300, "{} bytes", shown.len());
+        for part in ["wrong-type", "too much", "t.yaml:2:4", "äää...: here", "help: write less", "1 problem"]
+        {
+            assert!(shown.contains(part), "{part} in\n{shown}");
+        }
     }
 
     #[test]

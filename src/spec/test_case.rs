@@ -53,8 +53,9 @@ pub struct Nothing {}
 pub struct Send {
     /// Name of a source, or a topic that one reads.
     pub to: String,
-    /// Key; without one, a null key.
-    pub key: Option<Json>,
+    /// Key; without one (or `null`), a null key.
+    #[serde(default)]
+    pub key: Json,
     /// Value as JSON; without one (or `null`), a tombstone.
     #[serde(default)]
     pub value: Json,
@@ -82,6 +83,12 @@ pub struct CallAnswer {
     pub times: u64,
     /// The answer's `Retry-After`.
     pub retry_after: Option<Millis>,
+}
+
+/// Can a server answer with it? 0 is no answer at all.
+#[must_use]
+pub fn is_status(status: u16) -> bool {
+    matches!(status, 0 | 100..=599)
 }
 
 impl CallAnswer {

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::problem::{Problem, did_you_mean};
+use super::test_case::is_status;
 use super::tree::{Kind, Node};
+use crate::operators::Reason;
 use crate::topology::{NodeKind, Topology};
 
 /// What may be expected of a node, beside a list of records.
@@ -51,6 +53,20 @@ pub(super) fn check(root: &Node, topology: &Topology, problems: &mut Vec<Problem
         let help = if known.is_empty() { "the topology has none".into() } else { did_you_mean(name, &known) };
         Problem::new("test-name", format!("there is no {what} `{name}`")).at(at.clone(), "here").help(help)
     };
+    let mut names: Vec<&str> = Vec::new();
+    for name in list(root.get("tests")).iter().filter_map(|test| test.get("name")) {
+        let Kind::Text(text) = &name.kind else { continue };
+        let message = match text.trim() {
+            "" => "the test has no name",
+            text if names.contains(&text) => "another test has this name already",
+            text => {
+                names.push(text);
+                continue;
+            }
+        };
+        let problem = Problem::new("test-name", message).at(name.span.clone(), "here");
+        problems.push(problem.help("write what it shows, for example `name: late orders are dropped`"));
+    }
     let steps = list(root.get("tests")).iter().flat_map(|test| list(test.get("steps")));
     for step in steps {
         if let Some(to @ Node { kind: Kind::Text(name), .. }) =
@@ -59,7 +75,11 @@ pub(super) fn check(root: &Node, topology: &Topology, problems: &mut Vec<Problem
         {
             problems.push(unknown("source, or topic that one reads,", name, &to.span, &sendable));
         }
-        for (key, _) in step.get("on_call").map_or(&[][..], Node::entries) {
+        if let Some(send) = step.get("send") {
+            sent(send, problems);
+        }
+        for (key, answers) in step.get("on_call").map_or(&[][..], Node::entries) {
+            list(Some(answers)).iter().for_each(|answer| answered(answer, problems));
             if !calling.contains(key.name.as_str()) {
                 problems.push(unknown("node with calls", &key.name, &key.span, &calling));
             }
@@ -78,6 +98,16 @@ fn expectation(name: &str, what: &Node, problems: &mut Vec<Problem>) {
     match &what.kind {
         Kind::List(_) => {}
         Kind::Map(entries) => {
+            for (_, reasons) in entries.iter().filter(|(key, _)| key.name == "dropped") {
+                let known: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+                for (key, _) in reasons.entries().iter().filter(|(key, _)| !known.contains(&key.name.as_str())) {
+                    problems.push(
+                        Problem::new("test-name", format!("no record is dropped for the reason `{}`", key.name))
+                            .at(key.span.clone(), "here")
+                            .help(did_you_mean(&key.name, &known)),
+                    );
+                }
+            }
             for (key, _) in entries.iter().filter(|(key, _)| !COUNTS.contains(&key.name.as_str())) {
                 problems.push(
                     Problem::new("test-name", format!("`{}` of `{name}` cannot be expected", key.name))
@@ -91,6 +121,34 @@ fn expectation(name: &str, what: &Node, problems: &mut Vec<Problem>) {
                 .at(what.span.clone(), "here")
                 .help("write `[ { key: a, value: 1 } ]`, `{ calls: 1 }`, `{ records: 2 }` or `{ dropped: { late: 1 } }`"),
         ),
+    }
+}
+
+/// A record to send: one value, and a time that can be.
+fn sent(send: &Node, problems: &mut Vec<Problem>) {
+    if let (Some(_), Some(raw)) = (send.get("value"), send.get("raw")) {
+        let problem =
+            Problem::new("test-value", "both `value` and `raw` are set").at(raw.span.clone(), "here");
+        problems.push(problem.help("keep `value` for JSON, `raw` for what is none"));
+    }
+    if let Some(ts @ Node { kind: Kind::Int(..=-1), .. }) = send.get("ts") {
+        let problem = Problem::new("test-value", "a time before 1970").at(ts.span.clone(), "here");
+        problems.push(problem.help("write milliseconds since 1970, 0 or more; virtual time begins at 0"));
+    }
+}
+
+/// An answer to a call: a status that there is, and some calls.
+fn answered(answer: &Node, problems: &mut Vec<Problem>) {
+    if let Some(status @ Node { kind: Kind::Int(n), .. }) = answer.get("status")
+        && u16::try_from(*n).is_ok_and(|n| !is_status(n))
+    {
+        let problem = Problem::new("test-value", format!("{n} is no status of HTTP"));
+        let help = "write 100 to 599, or 0 for no answer at all";
+        problems.push(problem.at(status.span.clone(), "here").help(help));
+    }
+    if let Some(times @ Node { kind: Kind::Int(0), .. }) = answer.get("times") {
+        let problem = Problem::new("test-value", "no call is answered so").at(times.span.clone(), "here");
+        problems.push(problem.help("write 1 or more, or remove the answer"));
     }
 }
 

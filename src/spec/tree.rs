@@ -334,12 +334,14 @@ fn yaml_help(message: &str) -> String {
         BETWEEN_BRACES
     } else if has("block mapping") {
         "names of one level start in the same column"
+    } else if has("too complex") || has("budget") || has("depth") || has("recursion") || has("alias") {
+        "a topology needs a handful of levels and few aliases: is a bracket not closed? Else write the values out"
+    } else if has("finite") {
+        "write a number of at most 1.7e308, or put it in quotes as text"
     } else if has("document") {
         "a file is one topology: remove the `---` and what follows it, or make two files of it"
     } else if has("unexpected character") || has("control") {
         "the file is not plain text here: remove the character, or save it as UTF-8"
-    } else if has("budget") || has("depth") || has("recursion") || has("alias") {
-        "a topology needs a handful of levels and few aliases: is a bracket not closed? Else write the values out"
     } else if has("tab") {
         "indent with spaces"
     } else {

@@ -194,7 +194,9 @@ fn what_an_aggregate_reads_has_its_types() {
     bad("reduce: '.id'\n, subtract: '{ \"a\": .zz }'", &["there is no `.zz`"]);
     let good = |settings: &str| fine(&aggregate(settings));
     good("fields: { a: sum(.amount), b: min(.at), c: max(.note), d: last(.user), e: count() }");
-    good("fold: { init: 0, step: acc + .id, subtract: acc - .id }");
+    fine(
+        "operators: { rows: { from: orders, table: {} }, n: { from: rows, aggregate: { by: .user, fold: { init: 0, step: acc + .id, subtract: acc - .id } } } }",
+    );
     good("reduce: '{ \"id\": acc.anything, \"n\": .amount }'");
     good("reduce: 'acc.x + .x', window: { session: 1m }");
     good("fold: { init: 0, step: acc + .id, merge: left.a + right.b }, window: { session: 1m }");

@@ -17,7 +17,9 @@ mod memo;
 mod names;
 mod object;
 mod operators;
+mod own;
 mod refused;
+mod replace;
 mod rewrite;
 
 use std::ops::Range;

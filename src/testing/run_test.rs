@@ -77,7 +77,7 @@ fn send_one(driver: &mut TopologyTestDriver, send: &Send) -> Result<(), String> 
         None => Value::Bytes(Bytes::from(send.value.to_string())),
     };
     let ts = send.ts.map_or(driver.now(), Timestamp);
-    let record = Record { key: send.key.as_ref().and_then(key_text), value, ts, ..Record::default() };
+    let record = Record { key: key_text(&send.key), value, ts, ..Record::default() };
     let topic = driver.topic_of(&send.to);
     driver.send(&topic, record).map_err(|e| e.to_string())
 }

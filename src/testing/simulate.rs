@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::{Answer, DriverError, Output, TopologyTestDriver};
 use crate::model::{Json, Millis, Record, Timestamp, Value, key_text};
+use crate::spec::is_status;
 use crate::topology::Topology;
 
 /// Why a simulation ended early.
@@ -81,13 +82,18 @@ pub fn simulate(
     let mut driver =
         TopologyTestDriver::new(topology).map_err(|error| SimulateError::Task { line: 0, error })?;
     let mut step: u64 = 0;
-    for (n, line) in input.lines().enumerate() {
-        let line = line?;
+    for (n, line) in input.split(b'\n').enumerate() {
+        let number = n + 1;
+        let line = String::from_utf8(line?).map_err(|e| {
+            let at = e.utf8_error().valid_up_to() + 1;
+            SimulateError::Line { line: number, message: format!("byte {at} is no UTF-8") }
+        })?;
+        // Editors on Windows begin a file with it.
+        let line = if n == 0 { line.trim_start_matches('\u{feff}') } else { &line };
         if line.trim().is_empty() {
             continue;
         }
-        let number = n + 1;
-        let result = one(&mut driver, &line);
+        let result = one(&mut driver, line);
         write_outputs(&mut driver, step, &mut output)?;
         result.map_err(|e| match e {
             Failure::Line(message) => SimulateError::Line { line: number, message },
@@ -127,16 +133,32 @@ fn one(driver: &mut TopologyTestDriver, line: &str) -> Result<(), Failure> {
         driver.advance(Millis(line.advance_ms))?;
     } else if json.get("restart").is_some() {
         let line: RestartLine = read(json)?;
-        if line.restart {
-            driver.restart()?;
+        if !line.restart {
+            return Err(Failure::Line(
+                "`restart` is false, and then it says nothing: remove the line".into(),
+            ));
         }
+        driver.restart()?;
     } else if json.get("on_call").is_some() {
         let line: CallLine = read(json)?;
         let default = Answer::default();
+        for (field, given) in [("latency_ms", line.latency_ms), ("retry_after_ms", line.retry_after_ms)] {
+            if given.is_some_and(|given| given < 0) {
+                return Err(Failure::Line(format!("`{field}` is negative: time does not go back")));
+            }
+        }
+        if line.times == Some(0) {
+            return Err(Failure::Line("`times` is 0: no call is answered so".into()));
+        }
+        if let Some(status) = line.status.filter(|status| !is_status(*status)) {
+            return Err(Failure::Line(format!(
+                "`status` is {status}: write 100 to 599, or 0 for no answer at all"
+            )));
+        }
         let answer = Answer {
             status: line.status.unwrap_or(default.status),
             body: line.body.unwrap_or(default.body),
-            latency: Millis(line.latency_ms.unwrap_or(0).max(0)),
+            latency: Millis(line.latency_ms.unwrap_or(0)),
             retry_after: line.retry_after_ms.map(Millis),
         };
         driver.on_call(&line.on_call, answer, line.times.unwrap_or(1))?;

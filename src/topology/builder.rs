@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::checks::{check_name, check_promises, check_settings, check_table, check_topics, check_topology};
 use super::{
-    Changelog, Guarantee, Input, Node, NodeKind, Settings, SourceConfig, Topology, foreign, formats, joins,
-    limits, repartition, sub, tables,
+    Input, Node, NodeKind, Settings, SourceConfig, Topology, foreign, formats, joins, limits, repartition,
+    sub, tables,
 };
-use crate::model::{Millis, Shape};
+use crate::model::Shape;
 use crate::operators::{NodeConfig, TableConfig};
-use crate::sinks::{SinkConfig, topic_problem};
+use crate::sinks::SinkConfig;
 
 /// Something wrong with a graph.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -143,6 +144,7 @@ impl TopologyBuilder {
             check_table(name, kind, table, &self.settings, &mut problems);
         }
         check_topology(&self.settings, &mut problems);
+        check_topics(&self.settings, &self.nodes, &mut problems);
         check_promises(&self.settings, &self.nodes, &mut problems);
         let formats = formats::load(&self.settings, &self.nodes, &self.schemas, &mut problems);
         if !self.nodes.iter().any(|(_, kind, _)| matches!(kind, NodeKind::Source(_))) {
@@ -199,153 +201,6 @@ pub(super) fn problem(
     GraphProblem { code, node: Some(node.into()), field: field.into(), message: message.into(), help }
 }
 
-/// Names become topic names, file names and metric labels: letters, digits, `-`, `_`, at most 100.
-fn check_name(name: &str, node: Option<&str>, problems: &mut Vec<GraphProblem>) {
-    let good = !name.is_empty()
-        && name.len() <= 100
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
-    if !good {
-        problems.push(GraphProblem {
-            code: "graph::name",
-            node: node.map(Into::into),
-            field: if node.is_none() { "name".into() } else { String::new() },
-            message: format!("`{name}` is no name"),
-            help: Some("names have 1 to 100 letters, digits, `-` or `_`".into()),
-        });
-    }
-}
-
-fn check_settings(name: &str, kind: &NodeKind, settings: &Settings, problems: &mut Vec<GraphProblem>) {
-    if let NodeKind::Source(source) = kind {
-        for (field, message, help) in source.check() {
-            problems.push(problem("graph::setting", name, &field, &message, Some(help)));
-        }
-    }
-    match kind {
-        NodeKind::Source(SourceConfig::Kafka(k)) => match (&k.topic, &k.topics) {
-            (Some(_), Some(_)) => problems.push(problem(
-                "graph::source",
-                name,
-                "kafka",
-                "both `topic` and `topics` are set",
-                Some("keep one of them".into()),
-            )),
-            (None, topics) if topics.as_ref().is_none_or(Vec::is_empty) => problems.push(problem(
-                "graph::source",
-                name,
-                "kafka",
-                "no topic",
-                Some("write `kafka: { topic: NAME }`".into()),
-            )),
-            _ => {}
-        },
-        NodeKind::Source(_) => {}
-        NodeKind::Operator(config) => {
-            for (field, message, help) in config.check() {
-                problems.push(problem("graph::setting", name, &field, &message, Some(help)));
-            }
-            if let Some(limit) = config.rate_limit()
-                && !settings.rate_limits.contains_key(limit)
-            {
-                let known: Vec<&str> = settings.rate_limits.keys().map(String::as_str).collect();
-                problems.push(problem(
-                    "graph::rate_limit",
-                    name,
-                    &format!("{}.rate_limit", config.kind_name()),
-                    &format!("there is no rate limit `{limit}`"),
-                    Some(if known.is_empty() {
-                        format!("add `rate_limits: {{ {limit}: {{ limit: 100/s }} }}`")
-                    } else {
-                        suggest(limit, &known)
-                    }),
-                ));
-            }
-        }
-        NodeKind::Sink(config) => {
-            for (field, message, help) in config.check() {
-                problems.push(problem("graph::setting", name, &field, &message, Some(help)));
-            }
-        }
-    }
-}
-
-/// Properties of librdkafka on which it depends that nothing is lost and that equal keys meet.
-const PROPERTIES_KEPT: [&str; 10] = [
-    "acks",
-    "auto.offset.reset",
-    "enable.auto.commit",
-    "enable.auto.offset.store",
-    "enable.idempotence",
-    "enable.partition.eof",
-    "group.id",
-    "isolation.level",
-    "partitioner",
-    "transactional.id",
-];
-
-/// Settings of the topology itself that cannot be.
-fn check_topology(settings: &Settings, problems: &mut Vec<GraphProblem>) {
-    let mut wrong = |field: &str, message: String, help: &str| {
-        let (field, help) = (field.into(), Some(help.into()));
-        problems.push(GraphProblem { code: "graph::setting", node: None, field, message, help });
-    };
-    if settings.state.checkpoint <= Millis::ZERO {
-        let help = "write how far apart checkpoints are, for example `checkpoint: 1s`";
-        wrong("state.checkpoint", "no time at all between two checkpoints".into(), help);
-    }
-    let kept = settings.kafka.iter().flat_map(|kafka| kafka.properties.keys());
-    for name in kept.filter(|name| PROPERTIES_KEPT.contains(&name.as_str())) {
-        let help = "remove it: what a checkpoint promises depends on it";
-        wrong("kafka.properties", format!("`{name}` is not to be set"), help);
-    }
-    if let Some(dead_letter) = &settings.errors.dead_letter
-        && let Some((message, help)) = topic_problem(&dead_letter.topic)
-    {
-        wrong("errors.dead_letter.topic", message, help);
-    }
-}
-
-/// Settings that promise more than the nodes can keep.
-fn check_promises(
-    settings: &Settings,
-    nodes: &[(String, NodeKind, Vec<String>)],
-    problems: &mut Vec<GraphProblem>,
-) {
-    if settings.guarantee == Guarantee::ExactlyOnce {
-        for (name, kind, _) in nodes {
-            let reads_from = |from: &Vec<String>| from.iter().any(|f| f == name);
-            if let NodeKind::Sink(sink) = kind
-                && sink.topic().is_some()
-                && nodes.iter().any(|(_, _, from)| reads_from(from))
-            {
-                problems.push(problem(
-                    "graph::exactly_once",
-                    name,
-                    "",
-                    "with `guarantee: exactly_once` a kafka sink cannot be read from: its records are there only when \
-                     the checkpoint is",
-                    Some("let the next node read what the sink reads, or the sink's topic".into()),
-                ));
-            }
-        }
-    }
-    if settings.state.changelog == Changelog::Off {
-        for (name, kind, _) in nodes {
-            if let NodeKind::Operator(config) = kind
-                && let Some(help) = config.unbounded()
-            {
-                problems.push(problem(
-                    "graph::changelog",
-                    name,
-                    config.kind_name(),
-                    "its state has no bounded life, and `state: { changelog: off }` rebuilds state by reading again",
-                    Some(help.into()),
-                ));
-            }
-        }
-    }
-}
-
 fn table_of<'a>(
     name: &str,
     kind: &'a NodeKind,
@@ -355,43 +210,6 @@ fn table_of<'a>(
         NodeKind::Source(_) => tables.get(name),
         NodeKind::Operator(config) => config.table(),
         NodeKind::Sink(_) => None,
-    }
-}
-
-fn check_table(
-    name: &str,
-    kind: &NodeKind,
-    table: Option<&TableConfig>,
-    settings: &Settings,
-    problems: &mut Vec<GraphProblem>,
-) {
-    let Some(table) = table else { return };
-    if matches!(kind, NodeKind::Source(_)) {
-        for (field, message, help) in table.check(false) {
-            problems.push(problem("graph::setting", name, &field, &message, Some(help)));
-        }
-    }
-    if table.global && matches!(kind, NodeKind::Source(source) if !matches!(source, SourceConfig::Kafka(_))) {
-        problems.push(problem(
-            "graph::setting",
-            name,
-            "table.global",
-            "a global table is read from Kafka",
-            Some("read it from a topic: `kafka: { topic: NAME }`; or remove `global`".into()),
-        ));
-    }
-    // A global table is read from its own topic, and needs no other.
-    if settings.state.changelog == Changelog::Off && !table.global {
-        problems.push(problem(
-            "graph::changelog",
-            name,
-            "table",
-            "a table needs the changelog, and `state: { changelog: off }` leaves it out",
-            Some(
-                "remove `changelog: off`: what a table holds cannot be found by reading a few records again"
-                    .into(),
-            ),
-        ));
     }
 }
 
@@ -431,6 +249,15 @@ fn resolve(
             Some("add `from: NODE`".into()),
         ));
     }
+    if let Some((_, twice)) = from.iter().enumerate().find(|(n, text)| from[..*n].contains(*text)) {
+        problems.push(problem(
+            "graph::from",
+            name,
+            "from",
+            &format!("it reads `{twice}` twice: each record would come twice"),
+            Some("name each node once".into()),
+        ));
+    }
     let mut found = |text: &str, field: &str| match find(text, name, nodes) {
         Ok(input) => Some(input),
         Err((message, help)) => {
@@ -450,13 +277,15 @@ fn resolve(
     (inputs, with)
 }
 
-/// Tells each `suppress: { until: window_closes }` the grace of the windows above it.
+/// Tells each `suppress: { until: window_closes }` the grace of the windows above it. One of its own that is shorter would
+/// let several results of a window go.
 fn set_grace(nodes: &mut [Node], problems: &mut Vec<GraphProblem>) {
     for n in 0..nodes.len() {
         let NodeKind::Operator(config) = &nodes[n].kind else { continue };
-        if !matches!(&**config, NodeConfig::Suppress(c) if c.wants_grace()) {
-            continue;
-        }
+        let own = match &**config {
+            NodeConfig::Suppress(c) if c.waits_for_windows() => c.grace,
+            _ => continue,
+        };
         let (mut found, mut unwindowed) = (None, false);
         let mut open: Vec<usize> = nodes[n].inputs.iter().map(|i| i.node).collect();
         let mut seen = vec![false; nodes.len()];
@@ -475,6 +304,20 @@ fn set_grace(nodes: &mut [Node], problems: &mut Vec<GraphProblem>) {
                 NodeKind::Source(_) => unwindowed = true,
                 NodeKind::Sink(_) => open.extend(nodes[at].inputs.iter().map(|i| i.node)),
             }
+        }
+        if let Some(own) = own {
+            if let Some(found) = found.filter(|found| own < *found) {
+                problems.push(problem(
+                    "graph::window",
+                    &nodes[n].name,
+                    "suppress.grace",
+                    &format!(
+                        "windows still change for {found} after their end: one would send several results"
+                    ),
+                    Some(format!("write {found} or more, or remove it")),
+                ));
+            }
+            continue;
         }
         if unwindowed || found.is_none() {
             problems.push(problem(

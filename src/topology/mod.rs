@@ -5,6 +5,7 @@
 //! that are connected without a topic between them. A task is one sub-topology on one partition.
 
 mod builder;
+mod checks;
 mod describe;
 mod explain;
 mod foreign;

@@ -207,6 +207,29 @@ impl SourceConfig {
                 problems.push((format!("kafka.{field}"), message, help.into()));
             }
         }
+        let mut topics = self.topics();
+        topics.sort_unstable();
+        if let Some(twice) = topics.windows(2).find(|two| two[0] == two[1]) {
+            let message = format!("`{}` stands here twice", twice[0]);
+            problems.push(("kafka.topics".into(), message, "name each topic once".into()));
+        }
+        match self {
+            SourceConfig::File(f) if f.path.is_empty() => {
+                problems.push((
+                    "file.path".into(),
+                    "the file has no name".into(),
+                    "write `path: records.jsonl`".into(),
+                ));
+            }
+            SourceConfig::Generate(g) if g.keys == 0 => {
+                problems.push((
+                    "generate.keys".into(),
+                    "records of no keys".into(),
+                    "write 1 or more; the default is 100".into(),
+                ));
+            }
+            _ => {}
+        }
         if let Some(timestamp) = self.timestamp()
             && !timestamp.yields().may_be(Yields::NUMBER.or(Yields::TEXT))
         {

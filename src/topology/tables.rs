@@ -15,6 +15,23 @@ pub(super) fn settle(nodes: &mut [Node], problems: &mut Vec<GraphProblem>) {
         let NodeKind::Operator(config) = &mut nodes[n].kind else { continue };
         let NodeConfig::Aggregate(aggregate) = &mut **config else { continue };
         if tables.is_empty() {
+            let field = match (&aggregate.subtract, &aggregate.fold) {
+                (Some(_), _) => "aggregate.subtract",
+                (_, Some(fold)) if fold.subtract.is_some() => "aggregate.fold.subtract",
+                _ => continue,
+            };
+            if !streams.is_empty() {
+                problems.push(problem(
+                    "graph::aggregate",
+                    &name,
+                    field,
+                    "nothing is ever taken back: what it reads is a stream",
+                    Some(
+                        "remove it; or read a table: a source with `table: {}`, or an operator `table: {}`"
+                            .into(),
+                    ),
+                ));
+            }
             continue;
         }
         if let Some((stream, table)) = mixed {

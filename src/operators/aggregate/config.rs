@@ -133,7 +133,8 @@ pub struct FoldConfig {
     pub init: Json,
     /// The new result from `acc` and the record (`.`). `null` removes the key's result.
     pub step: Expr,
-    /// Needed for sessions: the result of two sessions that became one, from `left` (the earlier) and `right`.
+    /// For sessions, and needed there: the result of two sessions that became one, from `left` (the earlier) and
+    /// `right`.
     #[serde(default)]
     pub merge: Option<Expr>,
     /// The result without a row that is replaced or deleted, from `acc` and the old row (`.`): for an input that is a
@@ -215,6 +216,21 @@ impl AggregateConfig {
                 "for several results write `fields: { orders: count(), total: sum(.amount) }`",
             ),
         }
+        let values = [
+            (".sum", &self.sum),
+            (".min", &self.min),
+            (".max", &self.max),
+            (".avg", &self.avg),
+            (".first", &self.first),
+            (".last", &self.last),
+            (".distinct", &self.distinct),
+            (".approx_distinct", &self.approx_distinct),
+        ];
+        for (field, value) in values {
+            if value.as_ref().is_some_and(Expr::is_always_null) {
+                problem(field, "it is always null, and null adds nothing", "write for example `.amount`");
+            }
+        }
         if self.emit == EmitConfig::Final && self.window.is_none() {
             problem(
                 ".emit",
@@ -233,6 +249,13 @@ impl AggregateConfig {
                 problem(".fields", "no field", "write for example `fields: { orders: count() }`");
             }
             for (name, field) in &fields.0 {
+                if name.is_empty() {
+                    problem(
+                        ".fields",
+                        "a field has no name",
+                        "write for example `fields: { orders: count() }`",
+                    );
+                }
                 if field.limit == Some(0) {
                     let field = format!(".fields.{name}");
                     problem(&field, "at most nothing", "write 1 or more, such as `top(.amount, 3)`");
@@ -253,6 +276,14 @@ impl AggregateConfig {
                 ".fold",
                 "sessions that grow together need a `merge`",
                 "add `merge: EXPRESSION`, which gives the result of `left` and `right`",
+            );
+        }
+        let may_be_session = self.window.is_some_and(|w| w.session.is_some());
+        if !may_be_session && self.fold.as_ref().is_some_and(|f| f.merge.is_some()) {
+            problem(
+                ".fold.merge",
+                "only sessions grow together, and these are none",
+                "remove it, or add `window: { session: 30m }`",
             );
         }
         problems
@@ -352,15 +383,20 @@ mod tests {
         check(json!({}), &["aggregate"]);
         check(json!({ "sum": ".a", "min": ".a" }), &["aggregate.min"]);
         check(json!({ "count": {}, "emit": "final" }), &["aggregate.emit"]);
+        check(json!({ "sum": "null" }), &["aggregate.sum"]);
         check(json!({ "count": {}, "window": { "grace": "1s" } }), &["aggregate.window.grace"]);
         check(json!({ "count": {}, "window": { "tumbling": "0s" } }), &["aggregate.window.tumbling"]);
         check(json!({ "collect": { "of": ".a", "max": 0 } }), &["aggregate.collect.max"]);
         check(json!({ "top": { "of": ".a", "n": 0 } }), &["aggregate.top.n"]);
         check(json!({ "fields": {} }), &["aggregate.fields"]);
         check(json!({ "fields": { "a": "top(.a, 0)" } }), &["aggregate.fields.a"]);
+        check(json!({ "fields": { "": "count()" } }), &["aggregate.fields"]);
         let fold = json!({ "init": 0, "step": ".a" });
         check(json!({ "fold": fold, "window": { "session": "1m" } }), &["aggregate.fold"]);
         check(json!({ "fold": fold, "window": { "tumbling": "1m" } }), &[]);
+        let merged = json!({ "init": 0, "step": ".a", "merge": ".b" });
+        check(json!({ "fold": merged }), &["aggregate.fold.merge"]);
+        check(json!({ "fold": merged, "window": { "tumbling": "1m" } }), &["aggregate.fold.merge"]);
         let fold = json!({ "init": 0, "step": ".a", "merge": ".b", "subtract": ".c" });
         let mut fold = check(json!({ "fold": fold, "window": { "session": "1m" } }), &[]);
         let vars: Vec<_> = fold.exprs_mut().into_iter().map(|(e, v)| (e.text().to_owned(), v)).collect();

@@ -118,18 +118,51 @@ impl EnrichConfig {
     }
 }
 
+/// HTTP clients of a node: each has a pool of connections of its own.
+const CONNECTIONS_MAX: usize = 1000;
+
+/// Can what begins like this be called? What begins with the record's own data, or with a `${VAR}` that is only filled in
+/// where something is connected, may be anything.
+fn may_be_url(text: &str) -> bool {
+    if text.starts_with("{{") || text.starts_with("${") {
+        return true;
+    }
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', '?', '#']))
+}
+
 impl EnrichConfig {
     /// What is wrong with the settings: field, message, help.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
         match self.http.checked() {
-            Ok(_) => Vec::new(),
+            Ok((method, url)) if !may_be_url(url.text()) => {
+                let field = format!("enrich.http.{}", method.to_lowercase());
+                let message = format!("`{}` is no address of a server", url.text());
+                problems.push((field, message, "write it like `http://host:8080/path/{{ key }}`".into()));
+            }
+            Ok(_) => {}
             Err(ConfigError(text)) => {
                 let (message, help) =
                     text.split_once(": ").unwrap_or((&text, "see the reference of `enrich`"));
-                vec![("enrich.http".into(), message.into(), help.into())]
+                problems.push(("enrich.http".into(), message.into(), help.into()));
             }
         }
+        if self.http.connections.get() > CONNECTIONS_MAX {
+            let message = format!("more than {CONNECTIONS_MAX} clients");
+            let help = "the default 1 is enough for most; HTTP/1.1 opens connections as needed".to_owned();
+            problems.push(("enrich.http.connections".into(), message, help));
+        }
+        if self.retry.base > self.retry.max {
+            let message = format!("the first retry would wait longer than `max`, {}", self.retry.max);
+            problems.push((
+                "enrich.retry.base".into(),
+                message,
+                "write a shorter time, or a longer `max`".into(),
+            ));
+        }
+        problems
     }
 
     /// For graphs: `GET /accounts/{{ key }}`.

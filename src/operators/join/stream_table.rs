@@ -187,7 +187,8 @@ impl Operator for StreamTable {
 
     fn deadline(&self) -> Option<Timestamp> {
         let room = self.room.as_ref()?;
-        room.first.map(|first| Timestamp(first.saturating_add(room.grace)))
+        // At the end of all time there is no clock that is so far past it: what waits there waits for ever.
+        room.first.and_then(|first| first.checked_add(room.grace)).map(Timestamp)
     }
 
     fn on_time(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {

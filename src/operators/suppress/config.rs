@@ -13,8 +13,8 @@ pub struct SuppressConfig {
     /// `window_closes`: one result per window, when it is closed. A time such as `30s`: the newest result of a key, so
     /// long after the first that was held.
     pub until: Until,
-    /// With `window_closes`: how long after the window's end its result is held. Default: what the aggregate above
-    /// allows for late records (its grace; for sessions grace and gap).
+    /// With `window_closes`: how long after the window's end its result is held. Default, and at least: what the
+    /// aggregate above allows for late records (its grace; for sessions grace and gap).
     #[serde(default)]
     pub grace: Option<Millis>,
     /// Results held at most. Default: no bound.
@@ -93,10 +93,10 @@ impl SuppressConfig {
         SuppressConfig { until: Until::Time(limit), ..SuppressConfig::until_window_closes() }
     }
 
-    /// Does it need the grace of an aggregate above?
+    /// Does it hold results until their windows are closed?
     #[must_use]
-    pub fn wants_grace(&self) -> bool {
-        self.until == Until::WindowCloses && self.grace.is_none()
+    pub fn waits_for_windows(&self) -> bool {
+        self.until == Until::WindowCloses
     }
 
     pub(super) fn policy(&self) -> OnFull {

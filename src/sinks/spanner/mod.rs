@@ -63,6 +63,14 @@ const LOGINS_REFUSED_MAX: u32 = 3;
 /// The most commits under way at a time.
 const COMMITS_MAX: usize = 100;
 
+/// Can a column have this name?
+fn is_column(name: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    name.len() <= 128
+        && name.chars().all(word)
+        && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+}
+
 /// gRPC channels, 100 sessions each.
 const CHANNELS: usize = 4;
 
@@ -163,6 +171,10 @@ impl SpannerConfig {
         }
         if self.columns.0.is_empty() {
             add("columns", "the sink has no columns", "write `columns: { Id: key, ... }`");
+        }
+        if let Some((name, _)) = self.columns.0.iter().find(|(name, _)| !is_column(name)) {
+            let message = format!("`{name}` is no name of a column");
+            add("columns", &message, "a column's name has letters, digits and `_`, and begins with no digit");
         }
         if !(1..=COMMITS_MAX).contains(&self.max_in_flight) {
             add("max_in_flight", "not from 1 to 100", "the default is 4");

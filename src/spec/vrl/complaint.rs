@@ -145,9 +145,24 @@ impl VrlCompiler {
                 None => "no function has a name like it: https://vector.dev/docs/reference/vrl/functions lists them".into(),
             });
         }
+        if complaint.message == "syntax error"
+            && let Some(instead) = named.and_then(|token| instead_of(token.trim()))
+        {
+            return Some(instead.into());
+        }
         if complaint.message == "call to undefined variable"
             && let Some(name) = named
         {
+            // `.order-id` is a difference.
+            let before =
+                complaint.labels.iter().find(|l| l.primary).and_then(|l| text.get(..l.span.range().start));
+            let word = |c: char| c.is_alphanumeric() || c == '_';
+            if let Some(first) = before.and_then(|before| before.strip_suffix('-')?.rsplit('.').next())
+                && !first.is_empty()
+                && first.chars().all(word)
+            {
+                return Some(format!("a name with `-` stands in quotes: `.\"{first}-{name}\"`"));
+            }
             let known: Vec<&str> = NAMES.iter().chain(vars).copied().collect();
             return Some(match near(name, &known) {
                 Some(near) => format!("did you mean `{near}`?"),
@@ -203,6 +218,21 @@ impl VrlCompiler {
         }
         span.clone()
     }
+}
+
+/// What to write instead of a word or sign of another language.
+fn instead_of(token: &str) -> Option<&'static str> {
+    Some(match token {
+        "'" => "text stands in double quotes: `.status == \"paid\"`",
+        "and" | "AND" => "write `&&`",
+        "or" | "OR" => "write `||`",
+        "not" | "NOT" => "write `!`",
+        "=>" | "->" => {
+            "write `if .a > 1 { \"x\" } else { \"y\" }`; only functions such as `for_each` have `->`"
+        }
+        "?" | ":" => "write `if .a > 1 { \"x\" } else { \"y\" }`",
+        _ => return None,
+    })
 }
 
 /// The first line, trimmed.

@@ -3,16 +3,16 @@
 //! An expression gives the same answer for the same record, on every machine and at every replay. So nothing here
 //! reads a clock, randomness, the network, files or the environment, and what makes data out of a number alone has a bound (`bounds`).
 
-use ::vrl::compiler::function::{ArgumentList, Compiled, Example, FunctionCompileContext};
 use ::vrl::compiler::value::kind;
 use ::vrl::compiler::{
     Context, Expression, Function, FunctionExpression, Parameter, Resolved, TypeDef, TypeState,
 };
-use ::vrl::value::Kind;
 use ::vrl::value::kind::Collection;
+use ::vrl::value::{Kind, Value};
 
 use super::memo::Remembering;
-use super::{bounds, operators};
+use super::own::Own;
+use super::{bounds, operators, replace};
 
 /// Functions that are left out, whether or not the crate's features bring them.
 pub const DENIED: &[&str] = &[
@@ -53,57 +53,34 @@ pub const DENIED: &[&str] = &[
 pub(super) fn functions() -> Vec<Box<dyn Function>> {
     let mut list: Vec<Box<dyn Function>> =
         ::vrl::stdlib::all().into_iter().filter(|f| !DENIED.contains(&f.identifier())).collect();
+    for function in &mut list {
+        if function.identifier() == replace::NAME {
+            *function = replace::function(function.parameters());
+        }
+    }
     list.extend(operators::functions());
     list.extend(bounds::functions());
-    list.extend(CHECKS.iter().map(|(name, kind)| Box::new(Check(name, *kind)) as Box<dyn Function>));
-    list.push(Box::new(Maybe));
+    list.extend(checks().chain(same()));
     list.into_iter().map(|function| Box::new(Remembering(function)) as Box<dyn Function>).collect()
 }
 
 /// Functions that refuse every type but their own: what VRL's own do, but with that type declared, so that a type which can
 /// never fit stays an error of the file.
-const CHECKS: [(&str, u16); 4] = [
-    ("$boolean", kind::BOOLEAN),
-    ("$object", kind::OBJECT),
-    ("$string", kind::BYTES),
-    ("$collection", kind::CONTAINER),
+const CHECKS: [(&str, u16, &[Parameter]); 4] = [
+    ("$boolean", kind::BOOLEAN, &[Parameter::required("value", kind::BOOLEAN, "a boolean")]),
+    ("$object", kind::OBJECT, &[Parameter::required("value", kind::OBJECT, "an object")]),
+    ("$string", kind::BYTES, &[Parameter::required("value", kind::BYTES, "text")]),
+    (
+        "$collection",
+        kind::CONTAINER,
+        &[Parameter::required("value", kind::CONTAINER, "an object or an array")],
+    ),
 ];
 
-#[derive(Debug)]
-struct Check(&'static str, u16);
-
-impl Function for Check {
-    fn identifier(&self) -> &'static str {
-        self.0
-    }
-    fn usage(&self) -> &'static str {
-        "its argument, which must be of one type"
-    }
-    fn category(&self) -> &'static str {
-        "Type"
-    }
-    fn return_kind(&self) -> u16 {
-        self.1
-    }
-    fn examples(&self) -> &'static [Example] {
-        &[]
-    }
-    fn parameters(&self) -> &'static [Parameter] {
-        const BOOLEAN: &[Parameter] = &[Parameter::required("value", kind::BOOLEAN, "a boolean")];
-        const OBJECT: &[Parameter] = &[Parameter::required("value", kind::OBJECT, "an object")];
-        const COLLECTION: &[Parameter] =
-            &[Parameter::required("value", kind::CONTAINER, "an object or an array")];
-        const STRING: &[Parameter] = &[Parameter::required("value", kind::BYTES, "text")];
-        match self.1 {
-            kind::BOOLEAN => BOOLEAN,
-            kind::OBJECT => OBJECT,
-            kind::CONTAINER => COLLECTION,
-            _ => STRING,
-        }
-    }
-    fn compile(&self, _: &TypeState, _: &mut FunctionCompileContext, arguments: ArgumentList) -> Compiled {
-        Ok(CheckCall(self.1, arguments.required("value")).as_expr())
-    }
+fn checks() -> impl Iterator<Item = Box<dyn Function>> {
+    CHECKS.iter().map(|(name, kind, parameters)| {
+        Own::boxed(name, parameters, move |_, _, all| Ok(CheckCall(*kind, all.required("value")).as_expr()))
+    })
 }
 
 #[derive(Clone, Debug)]
@@ -138,44 +115,37 @@ impl FunctionExpression for CheckCall {
 
 /// The name of the function that returns its argument but counts as one that may fail.
 pub(super) const MAYBE: &str = "$maybe";
+/// The name of the function that returns its argument. As of every function, its result has bounds (`memo`).
+pub(super) const KEPT: &str = "$kept";
 
-#[derive(Debug)]
-struct Maybe;
-
-impl Function for Maybe {
-    fn identifier(&self) -> &'static str {
-        MAYBE
-    }
-    fn usage(&self) -> &'static str {
-        "its argument, as something that may fail"
-    }
-    fn category(&self) -> &'static str {
-        "Type"
-    }
-    fn return_kind(&self) -> u16 {
-        kind::ANY
-    }
-    fn examples(&self) -> &'static [Example] {
-        &[]
-    }
-    fn parameters(&self) -> &'static [Parameter] {
-        const PARAMETERS: &[Parameter] = &[Parameter::required("value", kind::ANY, "any value")];
-        PARAMETERS
-    }
-    fn compile(&self, _: &TypeState, _: &mut FunctionCompileContext, arguments: ArgumentList) -> Compiled {
-        Ok(MaybeCall(arguments.required("value")).as_expr())
-    }
+fn same() -> impl Iterator<Item = Box<dyn Function>> {
+    const PARAMETERS: &[Parameter] = &[Parameter::required("value", kind::ANY, "any value")];
+    [(MAYBE, true), (KEPT, false)].into_iter().map(|(name, may_fail)| {
+        Own::boxed(name, PARAMETERS, move |state, _, all| {
+            let value = all.required("value");
+            let constant = value.resolve_constant(state);
+            Ok(SameCall { value, constant, may_fail }.as_expr())
+        })
+    })
 }
 
 #[derive(Clone, Debug)]
-struct MaybeCall(Box<dyn Expression>);
+struct SameCall {
+    value: Box<dyn Expression>,
+    constant: Option<Value>,
+    may_fail: bool,
+}
 
-impl FunctionExpression for MaybeCall {
+impl FunctionExpression for SameCall {
     fn resolve(&self, cx: &mut Context) -> Resolved {
-        self.0.resolve(cx)
+        self.value.resolve(cx)
     }
     fn type_def(&self, state: &TypeState) -> TypeDef {
-        self.0.type_def(state).fallible()
+        let same = self.value.type_def(state);
+        if self.may_fail { same.fallible() } else { same }
+    }
+    fn as_value(&self) -> Option<Value> {
+        self.constant.clone().filter(|_| !self.may_fail)
     }
 }
 
@@ -196,7 +166,7 @@ mod tests {
             assert!(known.contains(name) || more.contains(name), "{name}: pure?");
         }
         // An upgrade that adds a function stops here: look at it, then allow or deny it.
-        let own = operators::functions().count() + bounds::functions().len() + CHECKS.len() + 1;
+        let own = operators::functions().count() + bounds::functions().len() + CHECKS.len() + 2;
         assert_eq!(names.len() - own, 170, "{names:?}");
     }
 }

@@ -1,7 +1,9 @@
-//! Types that are computed once.
+//! Types that are computed once, and results that have bounds.
 //!
 //! VRL asks a call for its type more than once per level, and each answer asks all calls inside it again: the time doubles
 //! with every operand of a sum. Here every compiled call remembers what it answered for which state of the program.
+//!
+//! Here too, since every call goes through it: what a call gives is not larger than one record may ask for (`bounds`).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,6 +12,8 @@ use ::vrl::compiler::{
     Context, Expression, ExpressionError, Function, Parameter, Resolved, TypeInfo, TypeState,
 };
 use ::vrl::value::Value;
+
+use super::bounds::fits;
 
 /// So many states are remembered: before and after the call's arguments, and as the calls around it change it.
 const STATES_MAX: usize = 4;
@@ -76,7 +80,9 @@ struct Call {
 
 impl Expression for Call {
     fn resolve(&self, cx: &mut Context) -> Resolved {
-        self.call.resolve(cx)
+        let result = self.call.resolve(cx)?;
+        fits(&result)?;
+        Ok(result)
     }
     fn resolve_unused(&self, cx: &mut Context) -> Result<(), ExpressionError> {
         self.call.resolve_unused(cx)

@@ -1,10 +1,11 @@
 //! Operators as functions, whose failure is an error of the record.
 //!
 //! Put into a program by `rewrite`, compiled as VRL's own operators are. What they add: types that never work together are
-//! a problem of the file, and text is not repeated without end.
+//! a problem of the file, text is not made without end, and a whole number that does not fit 64 bits is a failure, where VRL
+//! would go on with another one.
 
 use ::vrl::compiler::expression::{Expr, Op};
-use ::vrl::compiler::function::{ArgumentList, Compiled, Example, FunctionCompileContext};
+use ::vrl::compiler::function::{ArgumentList, Compiled};
 use ::vrl::compiler::value::{VrlValueArithmetic, kind};
 use ::vrl::compiler::{
     Context, Expression, ExpressionError, Function, FunctionExpression, Parameter, Resolved, TypeDef,
@@ -14,15 +15,19 @@ use ::vrl::diagnostic::{DiagnosticMessage, Span};
 use ::vrl::parser::ast::{Node, Opcode};
 use ::vrl::value::{Kind, Value};
 
-use super::bounds::repeated;
+use super::bounds::{added, repeated};
 use super::kinds::types_of;
+use super::own::Own;
 use super::refused::Refused;
 use crate::model::Types;
 
 /// All of them, for the closed list.
 pub(super) fn functions() -> impl Iterator<Item = Box<dyn Function>> {
     OPERATORS.iter().flat_map(|(opcode, name, quiet)| {
-        let one = |name, quiet| Box::new(Operator { name, opcode: *opcode, quiet }) as Box<dyn Function>;
+        let one = |name, quiet| {
+            let opcode = *opcode;
+            Own::boxed(name, PARAMETERS, move |state, span, sides| call(opcode, quiet, state, span, sides))
+        };
         [one(*name, false), one(*quiet, true)]
     })
 }
@@ -58,66 +63,51 @@ pub(super) fn is_operator(function: &str) -> bool {
     OPERATORS.iter().any(|(_, name, quiet)| [*name, *quiet].contains(&function))
 }
 
-#[derive(Debug)]
-struct Operator {
-    name: &'static str,
-    opcode: Opcode,
-    quiet: bool,
+const PARAMETERS: &[Parameter] = &[
+    Parameter::required("left", kind::ANY, "left of the operator"),
+    Parameter::required("right", kind::ANY, "right of the operator"),
+];
+
+fn call(opcode: Opcode, quiet: bool, state: &TypeState, span: Span, arguments: &ArgumentList) -> Compiled {
+    let (left, right) = (arguments.required_expr("left"), arguments.required_expr("right"));
+    let kind = |side: &Expr| side.type_def(state).kind().clone();
+    if let Some(never) = Never::new(opcode, &kind(&left), &kind(&right)) {
+        return Err(Box::new(never.refused(span)));
+    }
+    let makes = matches!(opcode, Opcode::Add | Opcode::Sub | Opcode::Mul);
+    if makes
+        && let (Some(left), Some(right)) = (left.resolve_constant(state), right.resolve_constant(state))
+        && let Err(message) = bounded(opcode, &left, &right)
+    {
+        let help = "write a smaller number".to_owned();
+        return Err(Box::new(Refused { message, label: "too much".into(), help, span }));
+    }
+    let op = Op::new(
+        Node::new(span, left.clone()),
+        Node::new(span, opcode),
+        Node::new(span, right.clone()),
+        state,
+    )
+    .map_err(|e| Box::new(e) as Box<dyn DiagnosticMessage>)?;
+    let constant = op.resolve_constant(state);
+    let sides = makes.then(|| Box::new((opcode, left, right)));
+    Ok(OperatorCall { op, sides, constant, quiet }.as_expr())
 }
 
-impl Function for Operator {
-    fn identifier(&self) -> &'static str {
-        self.name
+/// What VRL would do without a word: make text without end, or a number that is another one because it has 64 bits.
+fn bounded(opcode: Opcode, left: &Value, right: &Value) -> Result<(), String> {
+    if let (Value::Integer(l), Value::Integer(r)) = (left, right) {
+        let whole = match opcode {
+            Opcode::Add => l.checked_add(*r),
+            Opcode::Sub => l.checked_sub(*r),
+            _ => l.checked_mul(*r),
+        };
+        return whole.map(|_| ()).ok_or_else(|| format!("{l} {opcode} {r} is no whole number of 64 bits"));
     }
-    fn usage(&self) -> &'static str {
-        "an operator whose failure is an error of the record"
-    }
-    fn category(&self) -> &'static str {
-        "Number"
-    }
-    fn return_kind(&self) -> u16 {
-        kind::ANY
-    }
-    fn examples(&self) -> &'static [Example] {
-        &[]
-    }
-    fn parameters(&self) -> &'static [Parameter] {
-        const PARAMETERS: &[Parameter] = &[
-            Parameter::required("left", kind::ANY, "left of the operator"),
-            Parameter::required("right", kind::ANY, "right of the operator"),
-        ];
-        PARAMETERS
-    }
-    fn compile(
-        &self,
-        state: &TypeState,
-        cx: &mut FunctionCompileContext,
-        arguments: ArgumentList,
-    ) -> Compiled {
-        let span: Span = cx.span();
-        let opcode = self.opcode;
-        let (left, right) = (arguments.required_expr("left"), arguments.required_expr("right"));
-        let kind = |side: &Expr| side.type_def(state).kind().clone();
-        if let Some(never) = Never::new(opcode, &kind(&left), &kind(&right)) {
-            return Err(Box::new(never.refused(span)));
-        }
-        if opcode == Opcode::Mul
-            && let (Some(left), Some(right)) = (left.resolve_constant(state), right.resolve_constant(state))
-            && let Err(message) = repeated(&left, &right)
-        {
-            let help = "write a smaller number".to_owned();
-            return Err(Box::new(Refused { message, label: "too much text".into(), help, span }));
-        }
-        let op = Op::new(
-            Node::new(span, left.clone()),
-            Node::new(span, opcode),
-            Node::new(span, right.clone()),
-            state,
-        )
-        .map_err(|e| Box::new(e) as Box<dyn DiagnosticMessage>)?;
-        let constant = op.resolve_constant(state);
-        let sides = (opcode == Opcode::Mul).then(|| Box::new((left, right)));
-        Ok(OperatorCall { op, sides, constant, quiet: self.quiet }.as_expr())
+    match opcode {
+        Opcode::Add => added(left, right),
+        Opcode::Sub => Ok(()),
+        _ => repeated(left, right),
     }
 }
 
@@ -193,18 +183,23 @@ impl Never {
 #[derive(Clone, Debug)]
 struct OperatorCall {
     op: Op,
-    /// Of `*`, which may make too much text.
-    sides: Option<Box<(Expr, Expr)>>,
+    /// Of `+`, `-` and `*`, which may make too much.
+    sides: Option<Box<(Opcode, Expr, Expr)>>,
     constant: Option<Value>,
     quiet: bool,
 }
 
 impl FunctionExpression for OperatorCall {
     fn resolve(&self, cx: &mut Context) -> Resolved {
-        if let Some((left, right)) = self.sides.as_deref() {
+        if let Some((opcode, left, right)) = self.sides.as_deref() {
             let (left, right) = (left.resolve(cx)?, right.resolve(cx)?);
-            repeated(&left, &right)?;
-            return left.try_mul(right).map_err(Into::into);
+            bounded(*opcode, &left, &right)?;
+            let result = match opcode {
+                Opcode::Add => left.try_add(right),
+                Opcode::Sub => left.try_sub(right),
+                _ => left.try_mul(right),
+            };
+            return result.map_err(Into::into);
         }
         self.op.resolve(cx).map_err(|error| match error {
             ExpressionError::Error { message, labels, notes } => ExpressionError::Error {
@@ -218,7 +213,9 @@ impl FunctionExpression for OperatorCall {
     }
     fn type_def(&self, state: &TypeState) -> TypeDef {
         let result = Expression::type_def(&self.op, state);
-        match (self.quiet, self.sides.is_some() && result.kind().contains_bytes()) {
+        // Text that `*` makes is a failure that may be handled. Where VRL has none, ours ends the expression.
+        let repeats = self.sides.as_deref().is_some_and(|(opcode, ..)| *opcode == Opcode::Mul);
+        match (self.quiet, repeats && result.kind().contains_bytes()) {
             (true, _) => result.infallible(),
             (false, true) => result.fallible(),
             (false, false) => result,

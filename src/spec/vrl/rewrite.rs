@@ -6,7 +6,7 @@
 //! type is checked to be a boolean. What the user handles with `??` or `ok, err =` stays handled. All other complaints
 //! (syntax, unknown functions, types that never fit) stay errors of the file.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 
 use ::vrl::diagnostic::{Diagnostic, DiagnosticList, Span};
@@ -17,7 +17,7 @@ use ::vrl::parser::ast::{
 };
 
 use super::bounds;
-use super::functions::MAYBE;
+use super::functions::{KEPT, MAYBE};
 use super::operators::{QUIET, is_operator, operator};
 
 /// What to change, by place in the expression's text.
@@ -37,6 +37,8 @@ pub(super) struct Fixes {
     complaints: HashMap<Span, Diagnostic>,
     /// An assignment to an index that is too far, and what is said of it.
     far: RefCell<Option<(Span, String)>>,
+    /// Inside a closure, which runs once for each element of something.
+    looping: Cell<bool>,
     /// Every `==` and `!=` looks at the types of its sides.
     comparing: bool,
 }
@@ -196,8 +198,9 @@ impl Fixes {
         // Around an operator that may fail most fail too: one that is quiet about it saves a round for each of them.
         let compares = self.comparing && matches!(opcode.inner(), Opcode::Eq | Opcode::Ne);
         let quiet = !force && (compares || is_answered(&left) || is_answered(&right));
-        // `*` may make text without end: it is always ours.
-        let ours = force || quiet || *opcode.inner() == Opcode::Mul;
+        // These may make text without end, and whole numbers that wrap around: they are always ours.
+        let makes = matches!(opcode.inner(), Opcode::Add | Opcode::Sub | Opcode::Mul);
+        let ours = force || quiet || makes;
         match operator(*opcode.inner(), quiet).filter(|_| ours) {
             Some(function) => {
                 let (_, expr) = wrapped(function, force, vec![left, right]).take();
@@ -235,9 +238,11 @@ impl Fixes {
                 })
                 .collect(),
             closure: call.closure.map(|node| {
-                node.map(|FunctionClosure { variables, block }| FunctionClosure {
-                    variables,
-                    block: self.block(block, force),
+                node.map(|FunctionClosure { variables, block }| {
+                    let around = self.looping.replace(true);
+                    let block = self.block(block, force);
+                    self.looping.set(around);
+                    FunctionClosure { variables, block }
                 })
             }),
             ident: call.ident,
@@ -257,15 +262,22 @@ impl Fixes {
                 let span = expr.span();
                 let merge = Op(Box::new(old), Node::new(span, Opcode::Merge), expr);
                 let expr = Node::new(span, self.op(Node::new(span, merge), force));
-                Assignment::Single { target, op: AssignmentOp::Assign, expr: Box::new(expr) }
+                Assignment::Single { target, op: AssignmentOp::Assign, expr: Box::new(self.kept(expr)) }
             }
             Assignment::Single { target, op, expr } => {
-                Assignment::Single { target, op, expr: Box::new(self.expr(*expr, force)) }
+                let expr = self.kept(self.expr(*expr, force));
+                Assignment::Single { target, op, expr: Box::new(expr) }
             }
             Assignment::Infallible { ok, err, op, expr } => {
                 Assignment::Infallible { ok, err, op, expr: Box::new(self.expr(*expr, false)) }
             }
         }
+    }
+
+    /// What an assignment keeps. In a loop it may be what the turn before kept, twice: there its size is looked at.
+    fn kept(&self, expr: Node<Expr>) -> Node<Expr> {
+        let plain = matches!(expr.inner(), Expr::Literal(_));
+        if self.looping.get() && !plain { wrapped(KEPT, false, vec![expr]) } else { expr }
     }
 
     fn container(&self, container: Container, force: bool) -> Container {

@@ -1,0 +1,246 @@
+//! What settings may not say, whatever the graph: names, the node's own settings, those of the topology.
+//!
+//! Called by the builder, which checks the graph itself.
+
+use super::builder::{problem, suggest};
+use super::{Changelog, GraphProblem, Guarantee, NodeKind, OnFailure, Settings, SourceConfig};
+use crate::kafka::KafkaConfig;
+use crate::model::Millis;
+use crate::operators::TableConfig;
+use crate::sinks::topic_problem;
+
+/// A node as it was given: name, kind, what it reads.
+type Draft = (String, NodeKind, Vec<String>);
+
+/// Names become topic names, file names and metric labels: letters, digits, `-`, `_`, at most 100.
+pub(super) fn check_name(name: &str, node: Option<&str>, problems: &mut Vec<GraphProblem>) {
+    let good = !name.is_empty()
+        && name.len() <= 100
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    if !good {
+        problems.push(GraphProblem {
+            code: "graph::name",
+            node: node.map(Into::into),
+            field: if node.is_none() { "name".into() } else { String::new() },
+            message: format!("`{name}` is no name"),
+            help: Some("names have 1 to 100 letters, digits, `-` or `_`".into()),
+        });
+    }
+}
+
+pub(super) fn check_settings(
+    name: &str,
+    kind: &NodeKind,
+    settings: &Settings,
+    problems: &mut Vec<GraphProblem>,
+) {
+    if let NodeKind::Source(source) = kind {
+        for (field, message, help) in source.check() {
+            problems.push(problem("graph::setting", name, &field, &message, Some(help)));
+        }
+    }
+    match kind {
+        NodeKind::Source(SourceConfig::Kafka(k)) => match (&k.topic, &k.topics) {
+            (Some(_), Some(_)) => problems.push(problem(
+                "graph::source",
+                name,
+                "kafka",
+                "both `topic` and `topics` are set",
+                Some("keep one of them".into()),
+            )),
+            (None, topics) if topics.as_ref().is_none_or(Vec::is_empty) => problems.push(problem(
+                "graph::source",
+                name,
+                "kafka",
+                "no topic",
+                Some("write `kafka: { topic: NAME }`".into()),
+            )),
+            _ => {}
+        },
+        NodeKind::Source(_) => {}
+        NodeKind::Operator(config) => {
+            for (field, message, help) in config.check() {
+                problems.push(problem("graph::setting", name, &field, &message, Some(help)));
+            }
+            if let Some(limit) = config.rate_limit()
+                && !settings.rate_limits.contains_key(limit)
+            {
+                let known: Vec<&str> = settings.rate_limits.keys().map(String::as_str).collect();
+                problems.push(problem(
+                    "graph::rate_limit",
+                    name,
+                    &format!("{}.rate_limit", config.kind_name()),
+                    &format!("there is no rate limit `{limit}`"),
+                    Some(if known.is_empty() {
+                        format!("add `rate_limits: {{ {limit}: {{ limit: 100/s }} }}`")
+                    } else {
+                        suggest(limit, &known)
+                    }),
+                ));
+            }
+        }
+        NodeKind::Sink(config) => {
+            for (field, message, help) in config.check() {
+                problems.push(problem("graph::setting", name, &field, &message, Some(help)));
+            }
+        }
+    }
+}
+
+/// Properties of librdkafka on which it depends that nothing is lost and that equal keys meet.
+const PROPERTIES_KEPT: [&str; 10] = [
+    "acks",
+    "auto.offset.reset",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "isolation.level",
+    "partitioner",
+    "transactional.id",
+];
+
+/// Settings of the topology itself that cannot be.
+pub(super) fn check_topology(settings: &Settings, problems: &mut Vec<GraphProblem>) {
+    let mut wrong = |field: &str, message: String, help: &str| {
+        let (field, help) = (field.into(), Some(help.into()));
+        problems.push(GraphProblem { code: "graph::setting", node: None, field, message, help });
+    };
+    if settings.state.checkpoint <= Millis::ZERO {
+        let help = "write how far apart checkpoints are, for example `checkpoint: 1s`";
+        wrong("state.checkpoint", "no time at all between two checkpoints".into(), help);
+    }
+    for (field, message, help) in settings.kafka.iter().flat_map(KafkaConfig::check) {
+        wrong(&format!("kafka.{field}"), message, help);
+    }
+    let kept = settings.kafka.iter().flat_map(|kafka| kafka.properties.keys());
+    for name in kept.filter(|name| PROPERTIES_KEPT.contains(&name.as_str())) {
+        let help = "remove it: what a checkpoint promises depends on it";
+        wrong("kafka.properties", format!("`{name}` is not to be set"), help);
+    }
+    if settings.state.replication.is_some_and(|replicas| !(1..=i32::from(i16::MAX)).contains(&replicas)) {
+        wrong(
+            "state.replication",
+            "no number of replicas".into(),
+            "write 1 or more, usually 3, or remove it",
+        );
+    }
+    let errors = &settings.errors;
+    if let Some((message, help)) = errors.dead_letter.as_ref().and_then(|d| topic_problem(&d.topic)) {
+        wrong("errors.dead_letter.topic", message, help);
+    }
+    match (errors.on_failure, &errors.dead_letter) {
+        (Some(OnFailure::DeadLetter), None) => wrong(
+            "errors.on_failure",
+            "nothing says where dead letters go".into(),
+            "add `dead_letter: { topic: NAME }` beside it",
+        ),
+        (Some(OnFailure::Stop | OnFailure::Skip), Some(_)) => wrong(
+            "errors.dead_letter",
+            "nothing goes there: `on_failure` says otherwise".into(),
+            "remove it, or remove `on_failure`",
+        ),
+        _ => {}
+    }
+}
+
+/// Topics and lines that are read twice, and dead letters that would come in again.
+pub(super) fn check_topics(settings: &Settings, nodes: &[Draft], problems: &mut Vec<GraphProblem>) {
+    let mut stdin: Option<&str> = None;
+    for (name, kind, _) in nodes {
+        let NodeKind::Source(source) = kind else { continue };
+        if let (Some(dead), SourceConfig::Kafka(_)) = (&settings.errors.dead_letter, source)
+            && source.topics().contains(&dead.topic.as_str())
+        {
+            problems.push(GraphProblem {
+                code: "graph::setting",
+                node: None,
+                field: "errors.dead_letter.topic".into(),
+                message: format!("`{name}` reads this topic: a dead letter would come in again, for ever"),
+                help: Some("write another topic, for example one that ends in `.dlq`".into()),
+            });
+        }
+        if matches!(source, SourceConfig::Stdin(_))
+            && let Some(first) = stdin.replace(name)
+        {
+            let message = format!("`{first}` reads standard input already, and a line comes once");
+            let help = format!("let what reads `{name}` read `{first}`");
+            problems.push(problem("graph::source", name, "stdin", &message, Some(help)));
+        }
+    }
+}
+
+/// Settings that promise more than the nodes can keep.
+pub(super) fn check_promises(settings: &Settings, nodes: &[Draft], problems: &mut Vec<GraphProblem>) {
+    if settings.guarantee == Guarantee::ExactlyOnce {
+        for (name, kind, _) in nodes {
+            let reads_from = |from: &Vec<String>| from.iter().any(|f| f == name);
+            if let NodeKind::Sink(sink) = kind
+                && sink.topic().is_some()
+                && nodes.iter().any(|(_, _, from)| reads_from(from))
+            {
+                problems.push(problem(
+                    "graph::exactly_once",
+                    name,
+                    "",
+                    "with `guarantee: exactly_once` a kafka sink cannot be read from: its records are there only when \
+                     the checkpoint is",
+                    Some("let the next node read what the sink reads, or the sink's topic".into()),
+                ));
+            }
+        }
+    }
+    if settings.state.changelog == Changelog::Off {
+        for (name, kind, _) in nodes {
+            if let NodeKind::Operator(config) = kind
+                && let Some(help) = config.unbounded()
+            {
+                problems.push(problem(
+                    "graph::changelog",
+                    name,
+                    config.kind_name(),
+                    "its state has no bounded life, and `state: { changelog: off }` rebuilds state by reading again",
+                    Some(help.into()),
+                ));
+            }
+        }
+    }
+}
+
+pub(super) fn check_table(
+    name: &str,
+    kind: &NodeKind,
+    table: Option<&TableConfig>,
+    settings: &Settings,
+    problems: &mut Vec<GraphProblem>,
+) {
+    let Some(table) = table else { return };
+    if matches!(kind, NodeKind::Source(_)) {
+        for (field, message, help) in table.check(false) {
+            problems.push(problem("graph::setting", name, &field, &message, Some(help)));
+        }
+    }
+    if table.global && matches!(kind, NodeKind::Source(source) if !matches!(source, SourceConfig::Kafka(_))) {
+        problems.push(problem(
+            "graph::setting",
+            name,
+            "table.global",
+            "a global table is read from Kafka",
+            Some("read it from a topic: `kafka: { topic: NAME }`; or remove `global`".into()),
+        ));
+    }
+    // A global table is read from its own topic, and needs no other.
+    if settings.state.changelog == Changelog::Off && !table.global {
+        problems.push(problem(
+            "graph::changelog",
+            name,
+            "table",
+            "a table needs the changelog, and `state: { changelog: off }` leaves it out",
+            Some(
+                "remove `changelog: off`: what a table holds cannot be found by reading a few records again"
+                    .into(),
+            ),
+        ));
+    }
+}
