@@ -1,0 +1,575 @@
+//! Random cases of several operators in a row: what one sends is what the next one reads, joins and groups.
+//!
+//! A chain is drawn node by node. Every value is an object with a whole number `v`, a group `g` and an `id`, and where an
+//! operator gives something else, a `map` behind it makes one again; so any node can read any other.
+//!
+//! What the rules list as known faults of single operators is left out here, since what they spoil spreads through a chain:
+//! final sessions, stream-stream joins in which a record can be late, unmatched results out of order, `suppress` that stops
+//! when it is full.
+
+use rand::Rng;
+use rand::rngs::SmallRng;
+use serde_json::{Map, Value as Json, json};
+
+use super::case::{Case, Feed, ms};
+use super::families::{any_table, case, one_of, window};
+
+/// A group for every record.
+const GROUP: &str = r#"string(.g) ?? "none""#;
+/// An object of any result, and of a row.
+const AS_ROW: &str = r#"if . == null { null } else { { "v": ., "g": key, "id": window.start } }"#;
+const SAME_ROW: &str = r#"if . == null { null } else { { "v": .v, "g": .g, "id": .id } }"#;
+/// A table's rows, some of them left out: `filter` and `mapValues` of a table.
+const SOME_ROWS: [&str; 2] = ["if . != null && .v != 3 { . } else { null }", SAME_ROW];
+/// A pair as an object.
+const PAIR: &str = r#"{ "v": (int(left.v) ?? 0) * 2 - (int(right.v) ?? 0), "g": left.g || right.g, "id": left.id || right.id }"#;
+/// Longer than any case lasts.
+const FOR_EVER: i64 = 100_000;
+
+/// An aggregation over a table.
+fn taking_back(rng: &mut SmallRng) -> (&'static str, Json) {
+    let subtract = one_of(rng, &["int!(acc) - int!(.v)", "if int!(acc) == int!(.v) { null } else { int!(acc) - int!(.v) }"]);
+    match rng.random_range(0..6) {
+        0 | 1 => ("count", json!({})),
+        2 => ("sum", json!(".v")),
+        3 => ("fold", json!({ "init": 0, "step": "int!(acc) + int!(.v)", "subtract": subtract })),
+        4 => ("fold", json!({ "init": 2, "step": "int!(.v) - int!(acc)", "subtract": subtract })),
+        _ => ("reduce", json!(r#"{ "v": int!(acc.v) + int!(.v), "g": .g, "id": .id }"#)),
+    }
+}
+
+/// The settings of an aggregate over a table.
+fn over_table(by: Option<&str>, rng: &mut SmallRng) -> Json {
+    let (name, settings) = taking_back(rng);
+    let mut config = json!({ name: settings });
+    if name == "reduce" {
+        config["subtract"] = Json::from(one_of(
+            rng,
+            &[
+                r#"{ "v": int!(.v) - int!(acc.v), "g": .g, "id": .id }"#,
+                r#"if acc.v == .v { null } else { { "v": int!(acc.v) - int!(.v), "g": acc.g, "id": .id } }"#,
+            ],
+        ));
+    }
+    if let Some(by) = by {
+        config["by"] = Json::from(by);
+    }
+    config
+}
+
+/// `aggregate` over a table, or over one that is made of another.
+pub fn table_aggregate(rng: &mut SmallRng) -> Case {
+    let mut marks = vec![5];
+    let table = any_table(rng, &mut marks);
+    let mut operators = Map::new();
+    let mut last = "in";
+    if rng.random_range(0..3) == 0 {
+        operators.insert("some".into(), json!({ "from": last, "map": one_of(rng, &SOME_ROWS) }));
+        operators.insert("rows".into(), json!({ "from": "some", "table": {} }));
+        last = "rows";
+    }
+    let by = one_of(rng, &[None, Some(".g"), Some(".g"), Some(GROUP)]);
+    operators.insert("agg".into(), json!({ "from": last, "aggregate": over_table(by, rng) }));
+    let nodes = json!({
+        "sources": { "in": { "kafka": { "topic": "in" }, "table": table } },
+        "operators": operators,
+        "sinks": { "out": { "from": "agg", "blackhole": {} } },
+    });
+    let null_values = if table.get("versions").is_some() { 12 } else { 4 };
+    let feed = Feed { topics: vec![("in", 1)], null_values, null_keys: 25, marks, most: 45, ordered: false };
+    case(nodes, &feed, rng)
+}
+
+/// What a node of a chain sends.
+#[derive(Clone, Copy, PartialEq)]
+enum Sends {
+    Stream,
+    Table,
+}
+
+#[derive(Clone)]
+struct Node {
+    name: String,
+    sends: Sends,
+    /// The windows of its keys: 0 for none, equal numbers for the same windows.
+    windows: usize,
+    /// The sources that its records come from, a bit each.
+    sources: u32,
+    /// The last topic in front of it that Kafka Streams alone needs, 0 for none.
+    hop: usize,
+    /// Values are not objects.
+    raw: bool,
+}
+
+impl Node {
+    /// May it be joined with that one? Not where records of one line come to the two by ways of different lengths there.
+    fn meets(&self, other: &Node) -> bool {
+        self.hop == other.hop || self.sources & other.sources == 0
+    }
+}
+
+/// A chain so far.
+struct Chain<'r> {
+    rng: &'r mut SmallRng,
+    operators: Map<String, Json>,
+    sinks: Map<String, Json>,
+    nodes: Vec<Node>,
+    marks: Vec<i64>,
+    /// Windows that were drawn, and the number they go by.
+    windows: Vec<(Json, usize)>,
+    /// Timestamps never go back.
+    ordered: bool,
+    /// The table `t` has versions.
+    versioned: bool,
+    /// Some join is of tables that change with the same records.
+    of_one: bool,
+    /// Some node takes back what a row was.
+    takes_back: bool,
+}
+
+/// What the next node of a chain may be.
+#[derive(Clone, Copy)]
+enum Step {
+    /// Aggregates a stream: in windows of that kind, `""` for none.
+    Aggregate(&'static str),
+    Suppress,
+    Streams,
+    StreamTable,
+    Tables,
+    OverTable,
+    SomeRows,
+    KeyBy,
+    Table,
+}
+
+impl Chain<'_> {
+    fn new<'a>(sources: &[(&str, Sends)], rng: &'a mut SmallRng) -> Chain<'a> {
+        let nodes = sources
+            .iter()
+            .enumerate()
+            .map(|(n, (name, sends))| Node { name: (*name).to_owned(), sends: *sends, windows: 0, sources: 1 << n, hop: 0, raw: false })
+            .collect();
+        let ordered = rng.random_bool(0.3);
+        Chain {
+            rng,
+            operators: Map::new(),
+            sinks: Map::new(),
+            nodes,
+            marks: vec![5, 20],
+            windows: Vec::new(),
+            ordered,
+            versioned: false,
+            of_one: false,
+            takes_back: false,
+        }
+    }
+
+    /// Adds a node behind that one; its place. What it sends is a stream, in the same windows.
+    fn behind(&mut self, at: usize, kind: &str, settings: Json) -> usize {
+        let above = self.nodes[at].clone();
+        let name = format!("n{}", self.operators.len());
+        self.operators.insert(name.clone(), json!({ "from": above.name, kind: settings }));
+        let raw = above.raw && kind != "map";
+        self.nodes.push(Node { name, sends: Sends::Stream, raw, ..above });
+        self.nodes.len() - 1
+    }
+
+    /// Kafka Streams needs a topic in front of that node, and we do not.
+    fn hop(&mut self, at: usize) {
+        self.nodes[at].hop = at;
+    }
+
+    /// A sink there, now and then.
+    fn watch(&mut self, at: usize, often: f64) {
+        let name = self.nodes[at].name.clone();
+        let sink = format!("out-{name}");
+        if self.rng.random_bool(often) {
+            self.sinks.insert(sink, json!({ "from": name, "blackhole": {} }));
+        }
+    }
+
+    /// That node's records as a table.
+    fn table(&mut self, at: usize) -> usize {
+        let last = self.behind(at, "table", json!({}));
+        self.nodes[last].sends = Sends::Table;
+        last
+    }
+
+    /// The nodes that send objects so.
+    fn sends(&self, sends: Sends) -> Vec<usize> {
+        let fits = |node: &Node| node.sends == sends && !node.raw;
+        (0..self.nodes.len()).filter(|n| fits(&self.nodes[*n])).collect()
+    }
+
+    /// A node, the newest ones first.
+    fn pick(&mut self, of: &[usize]) -> Option<usize> {
+        if of.is_empty() {
+            return None;
+        }
+        let back = if self.rng.random_bool(0.7) { 0 } else { self.rng.random_range(0..of.len()) };
+        Some(of[of.len() - 1 - back])
+    }
+
+    /// Windows of that kind, and their number: new ones, or those of another node.
+    fn window(&mut self, kind: &str) -> (Json, usize) {
+        if let Some(drawn) = self.windows.iter().find(|(window, _)| window.get(kind).is_some())
+            && self.rng.random_bool(0.6)
+        {
+            return drawn.clone();
+        }
+        let (mut window, marks) = window(kind, self.rng);
+        if kind == "hopping" {
+            // Not too many windows at once.
+            let size = super::case::to_ms(&window["hopping"]);
+            window["every"] = ms((size / 2).max(1));
+        }
+        self.marks.extend(marks);
+        self.windows.push((window.clone(), self.windows.len() + 1));
+        (window, self.windows.len())
+    }
+
+    /// Aggregates a stream, in windows or not.
+    fn aggregate(&mut self, at: usize, kind: &str) -> usize {
+        let drops_null = matches!(kind, "" | "sliding");
+        let most = if drops_null { 6 } else { 4 };
+        let (name, settings) = match self.rng.random_range(0..most) {
+            0 => ("count", json!({})),
+            1 => ("sum", json!(".v")),
+            2 => ("max", json!(".v")),
+            3 => ("last", json!(".v")),
+            4 => ("reduce", json!(r#"{ "v": int!(.v) - int!(acc.v), "g": .g, "id": .id }"#)),
+            _ => ("fold", json!({ "init": 1, "step": "int!(.v) - int!(acc)" })),
+        };
+        let mut config = json!({ name: settings });
+        if kind == "session" && name == "fold" {
+            config["fold"]["merge"] = Json::from("int!(left) * 5 + int!(right)");
+        }
+        if self.rng.random_range(0..3) == 0 {
+            config["by"] = Json::from(GROUP);
+        }
+        let mut windows = 0;
+        if !kind.is_empty() {
+            let (window, number) = self.window(kind);
+            config["window"] = window;
+            windows = number;
+            if kind != "session" && self.rng.random_range(0..3) == 0 {
+                config["emit"] = Json::from("final");
+            }
+        }
+        let hops = config.get("by").is_none() && self.nodes[at].windows > 0;
+        let mut last = self.behind(at, "aggregate", config);
+        (self.nodes[last].windows, self.nodes[last].raw) = (windows, name != "reduce");
+        if hops {
+            self.hop(last);
+        }
+        self.watch(last, 0.3);
+        if self.rng.random_range(0..4) == 0 {
+            last = self.suppress(last);
+        }
+        self.row(last)
+    }
+
+    fn suppress(&mut self, at: usize) -> usize {
+        let config = if self.nodes[at].windows > 0 && self.rng.random_bool(0.6) {
+            json!({ "until": "window_closes" })
+        } else {
+            let limit = self.rng.random_range(0..25);
+            self.marks.push(limit);
+            let mut config = json!({ "until": ms(limit) });
+            if self.rng.random_range(0..3) == 0 {
+                config["max_records"] = Json::from(self.rng.random_range(1..5));
+            }
+            config
+        };
+        let last = self.behind(at, "suppress", config);
+        self.watch(last, 0.5);
+        last
+    }
+
+    /// An object again; what is a row already may stay as it is.
+    fn row(&mut self, at: usize) -> usize {
+        match self.nodes[at].raw {
+            true => self.behind(at, "map", Json::from(AS_ROW)),
+            false if self.rng.random_bool(0.5) => at,
+            false => self.behind(at, "map", Json::from(SAME_ROW)),
+        }
+    }
+
+    /// Joins two nodes; `config` says how.
+    fn join(&mut self, left: usize, right: usize, mut config: Json) -> usize {
+        config["with"] = Json::from(self.nodes[right].name.clone());
+        config["value"] = Json::from(PAIR);
+        let last = self.behind(left, "join", config);
+        self.nodes[last].sources |= self.nodes[right].sources;
+        if self.nodes[left].windows > 0 && self.nodes[right].windows == 0 {
+            self.hop(last);
+        }
+        self.watch(last, 0.3);
+        last
+    }
+
+    fn stream_join(&mut self, left: usize, right: usize) -> usize {
+        let side = |rng: &mut SmallRng| rng.random_range(0..10);
+        let (before, after) = (side(self.rng), side(self.rng));
+        self.marks.extend([before, after]);
+        let within = json!({ "before": ms(before), "after": ms(after) });
+        self.join(left, right, json!({ "within": within, "grace": ms(FOR_EVER) }))
+    }
+
+    /// A table made of two, or of one.
+    fn tables_join(&mut self, left: usize, right: usize) -> usize {
+        let of_one = self.nodes[left].sources & self.nodes[right].sources != 0;
+        // Where one record changes both sides, the results of different keys come in no order.
+        let foreign = !of_one && self.nodes[left].windows == 0;
+        let config = if foreign && self.rng.random_range(0..3) == 0 {
+            json!({ "type": one_of(self.rng, &["inner", "left"]), "on": GROUP })
+        } else {
+            json!({ "type": one_of(self.rng, &["inner", "left", "outer"]) })
+        };
+        self.of_one |= of_one;
+        self.takes_back |= config.get("on").is_some();
+        let joined = self.join(left, right, config);
+        if self.rng.random_bool(0.7) { self.table(joined) } else { joined }
+    }
+
+    /// A table of some of its rows.
+    fn some_rows(&mut self, at: usize) -> usize {
+        let expression = one_of(self.rng, &SOME_ROWS);
+        let mapped = self.behind(at, "map", Json::from(expression));
+        let table = self.table(mapped);
+        self.watch(table, 0.3);
+        table
+    }
+
+    /// One more operator that keeps something; `None` where it does not fit.
+    fn step(&mut self, step: Step) -> Option<usize> {
+        let (streams, tables) = (self.sends(Sends::Stream), self.sends(Sends::Table));
+        let partners = |of: &Chain<'_>, left: usize, all: &[usize], plain_too: bool| -> Vec<usize> {
+            let left = &of.nodes[left];
+            let fits = |n: &usize| {
+                let right = &of.nodes[*n];
+                (right.windows == left.windows || plain_too && right.windows == 0) && left.meets(right)
+            };
+            all.iter().copied().filter(fits).collect()
+        };
+        match step {
+            Step::Aggregate(kind) => {
+                let at = self.pick(&streams)?;
+                Some(self.aggregate(at, kind))
+            }
+            Step::Suppress => {
+                let aggregates = |name: &String| self.operators.get(name).is_some_and(|o| o.get("aggregate").is_some());
+                let aggregates = (0..self.nodes.len()).filter(|n| aggregates(&self.nodes[*n].name));
+                // Kafka Streams holds back no table with versions.
+                let plain = tables.into_iter().filter(|n| !self.versioned || self.nodes[*n].name != "t");
+                let all: Vec<usize> = plain.chain(aggregates).collect();
+                let at = self.pick(&all)?;
+                let calm = self.suppress(at);
+                Some(self.row(calm))
+            }
+            Step::Streams => {
+                let left = self.pick(&streams)?;
+                let right = self.pick(&partners(self, left, &streams, false))?;
+                Some(self.stream_join(left, right))
+            }
+            Step::StreamTable => {
+                let left = self.pick(&streams)?;
+                let right = self.pick(&partners(self, left, &tables, true))?;
+                let config = json!({ "type": one_of(self.rng, &["inner", "left"]) });
+                Some(self.join(left, right, config))
+            }
+            Step::Tables => {
+                let left = self.pick(&tables)?;
+                let right = self.pick(&partners(self, left, &tables, false))?;
+                Some(self.tables_join(left, right))
+            }
+            Step::OverTable => {
+                let at = self.pick(&tables)?;
+                let by = one_of(self.rng, &[None, Some(GROUP), Some(GROUP)]);
+                let config = over_table(by, self.rng);
+                self.takes_back = true;
+                let is_row = config.get("reduce").is_some();
+                let last = self.behind(at, "aggregate", config);
+                (self.nodes[last].windows, self.nodes[last].raw) = (0, !is_row);
+                if by.is_none() {
+                    self.hop(last);
+                }
+                self.watch(last, 0.3);
+                Some(self.row(last))
+            }
+            Step::SomeRows => {
+                let at = self.pick(&tables)?;
+                Some(self.some_rows(at))
+            }
+            Step::KeyBy => {
+                let at = self.pick(&streams)?;
+                Some(self.behind(at, "key_by", Json::from(GROUP)))
+            }
+            Step::Table => {
+                let at = self.pick(&streams)?;
+                Some(self.table(at))
+            }
+        }
+    }
+
+    /// The whole case, with a sink at the end.
+    fn end(mut self, sources: Json, topics: Vec<(&'static str, u32)>) -> Case {
+        let last = self.nodes.len() - 1;
+        self.watch(last, 1.0);
+        let nodes = json!({ "sources": sources, "operators": self.operators, "sinks": self.sinks });
+        let feed = Feed {
+            topics,
+            null_values: 8,
+            null_keys: 25,
+            marks: self.marks,
+            most: 35,
+            ordered: self.ordered,
+        };
+        // A join of tables there names as its old result what it would have made of one side's old row: of two rows that
+        // have changed with the same record, that is a result that never was (KTableKTableInnerJoin.process).
+        let as_tables = self.rng.random_bool(0.5) && !(self.of_one && self.takes_back);
+        let tables = if as_tables { "as_tables" } else { "as_streams" };
+        Case { tables, ..case(nodes, &feed, self.rng) }
+    }
+}
+
+/// `most` nodes at most of these kinds; `weights`: of the topics of two streams and two tables.
+fn drawn(steps: &[Step], most: usize, weights: [u32; 4], rng: &mut SmallRng) -> Case {
+    let mut marks = Vec::new();
+    // With versions now and then alone: their stores are in RocksDB, which takes long to open.
+    let rows = if rng.random_range(0..4) == 0 { any_table(rng, &mut marks) } else { json!({}) };
+    let sources = json!({
+        "s": { "kafka": { "topic": "S" } },
+        "u": { "kafka": { "topic": "U" } },
+        "t": { "kafka": { "topic": "T" }, "table": rows },
+        "w": { "kafka": { "topic": "W" }, "table": {} },
+    });
+    let all = [("t", Sends::Table), ("w", Sends::Table), ("u", Sends::Stream), ("s", Sends::Stream)];
+    let mut chain = Chain::new(&all, rng);
+    chain.versioned = !marks.is_empty();
+    chain.marks.extend(marks);
+    let mut left = chain.rng.random_range(2..=most);
+    while left > 0 {
+        let step = one_of(chain.rng, steps);
+        left -= usize::from(chain.step(step).is_some());
+    }
+    let topics = ["S", "U", "T", "W"].into_iter().zip(weights).collect();
+    chain.end(sources, topics)
+}
+
+/// Operators of all kinds.
+pub fn chains(rng: &mut SmallRng) -> Case {
+    let steps = [
+        Step::Aggregate(""),
+        Step::Aggregate("tumbling"),
+        Step::Aggregate("session"),
+        Step::Suppress,
+        Step::Streams,
+        Step::StreamTable,
+        Step::StreamTable,
+        Step::Tables,
+        Step::OverTable,
+        Step::KeyBy,
+        Step::Table,
+    ];
+    drawn(&steps, 5, [3, 1, 1, 1], rng)
+}
+
+/// Tables made of tables.
+pub fn table_chains(rng: &mut SmallRng) -> Case {
+    let steps = [
+        Step::Tables,
+        Step::Tables,
+        Step::OverTable,
+        Step::SomeRows,
+        Step::Table,
+        Step::Suppress,
+        Step::StreamTable,
+        Step::Aggregate(""),
+    ];
+    drawn(&steps, 5, [1, 0, 3, 2], rng)
+}
+
+/// Windows' results, read by windows, tables and joins.
+pub fn window_chains(rng: &mut SmallRng) -> Case {
+    let steps = [
+        Step::Aggregate("tumbling"),
+        Step::Aggregate("hopping"),
+        Step::Aggregate("sliding"),
+        Step::Aggregate("session"),
+        Step::Suppress,
+        Step::Streams,
+        Step::StreamTable,
+        Step::Tables,
+        Step::OverTable,
+        Step::Table,
+    ];
+    drawn(&steps, 5, [4, 1, 1, 0], rng)
+}
+
+/// Several sources: of several topics, with times of their own, read together.
+pub fn sources(rng: &mut SmallRng) -> Case {
+    let kafka = |rng: &mut SmallRng, topics: Json| {
+        let mut kafka = match topics {
+            Json::Array(topics) => json!({ "topics": topics }),
+            topic => json!({ "topic": topic }),
+        };
+        if rng.random_bool(0.6) {
+            kafka["timestamp"] = Json::from(".t");
+        }
+        json!({ "kafka": kafka })
+    };
+    let mut sources = json!({
+        "two": kafka(rng, json!(["A", "B"])),
+        "one": kafka(rng, json!("C")),
+        "rows": kafka(rng, json!("R")),
+    });
+    let mut marks = vec![5, 20];
+    sources["rows"]["table"] = any_table(rng, &mut marks);
+    let mut operators = Map::new();
+    let mut all = "two";
+    if rng.random_range(0..3) > 0 {
+        all = "all";
+        let from = one_of(rng, &[json!(["two", "one"]), json!(["one", "two"])]);
+        operators.insert(all.into(), json!({ "from": from, "merge": {} }));
+    }
+    let last = match rng.random_range(0..4) {
+        0 => {
+            let (window, more) = window(one_of(rng, &["tumbling", "session", "sliding"]), rng);
+            marks.extend(more);
+            operators.insert("agg".into(), json!({ "from": all, "aggregate": { "window": window, "last": ".id" } }));
+            "agg"
+        }
+        1 => {
+            operators.insert("both".into(), json!({ "from": all, "join": { "with": "rows", "type": "left" } }));
+            "both"
+        }
+        2 => {
+            operators.insert("table".into(), json!({ "from": all, "table": {} }));
+            operators.insert("both".into(), json!({ "from": "table", "join": { "with": "rows", "type": "outer" } }));
+            "both"
+        }
+        _ => {
+            let within = json!({ "before": "7ms", "after": "7ms" });
+            let join = json!({ "with": "two", "within": within, "grace": ms(FOR_EVER) });
+            operators.insert("both".into(), json!({ "from": "one", "join": join }));
+            "both"
+        }
+    };
+    let nodes = json!({
+        "sources": sources,
+        "operators": operators,
+        "sinks": { "out": { "from": last, "blackhole": {} } },
+    });
+    let topics = vec![("A", 2), ("B", 1), ("C", 2), ("R", 2)];
+    let feed = Feed { topics, null_values: 8, null_keys: 15, marks, most: 35, ordered: false };
+    let mut case = case(nodes, &feed, rng);
+    for line in case.lines.iter_mut().filter(|l| !l.value.is_null()) {
+        match rng.random_range(0..12) {
+            0 => {}
+            1 => line.value["t"] = Json::from(-1),
+            _ => line.value["t"] = Json::from((line.ts + rng.random_range(-9..9)).max(0)),
+        }
+    }
+    case
+}
