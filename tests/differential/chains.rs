@@ -95,7 +95,8 @@ struct Node {
     windows: usize,
     /// The sources that its records come from, a bit each.
     sources: u32,
-    /// The last topic in front of it that Kafka Streams alone needs, 0 for none.
+    /// The last node above whose records come by way of a topic in one of the two alone, 0 for none: what is read by a
+    /// plain key that had a window, an aggregate over a table by its own key, a row deleted in a foreign-key join.
     hop: usize,
     /// Values are not objects.
     raw: bool,
@@ -117,13 +118,15 @@ struct Chain<'r> {
     marks: Vec<i64>,
     /// Windows that were drawn, and the number they go by.
     windows: Vec<(Json, usize)>,
+    /// Joins of streams so far: with each, records may become as many as their square.
+    joins: usize,
     /// Timestamps never go back.
     ordered: bool,
     /// The table `t` has versions.
     versioned: bool,
-    /// Some join is of tables that change with the same records.
+    /// Both sides of some join change with the same records.
     of_one: bool,
-    /// Some node takes back what a row was.
+    /// Some node asks what a row was.
     takes_back: bool,
 }
 
@@ -157,6 +160,7 @@ impl Chain<'_> {
             nodes,
             marks: vec![5, 20],
             windows: Vec::new(),
+            joins: 0,
             ordered,
             versioned: false,
             of_one: false,
@@ -174,7 +178,7 @@ impl Chain<'_> {
         self.nodes.len() - 1
     }
 
-    /// Kafka Streams needs a topic in front of that node, and we do not.
+    /// That node's records come by a topic in one of the two alone.
     fn hop(&mut self, at: usize) {
         self.nodes[at].hop = at;
     }
@@ -299,6 +303,7 @@ impl Chain<'_> {
     fn join(&mut self, left: usize, right: usize, mut config: Json) -> usize {
         config["with"] = Json::from(self.nodes[right].name.clone());
         config["value"] = Json::from(PAIR);
+        self.of_one |= self.nodes[left].sources & self.nodes[right].sources != 0;
         let last = self.behind(left, "join", config);
         self.nodes[last].sources |= self.nodes[right].sources;
         if self.nodes[left].windows > 0 && self.nodes[right].windows == 0 {
@@ -326,9 +331,12 @@ impl Chain<'_> {
         } else {
             json!({ "type": one_of(self.rng, &["inner", "left", "outer"]) })
         };
-        self.of_one |= of_one;
-        self.takes_back |= config.get("on").is_some();
+        self.takes_back |= config.get("on").is_some() || config["type"] != "inner";
+        let foreign = config.get("on").is_some();
         let joined = self.join(left, right, config);
+        if foreign {
+            self.hop(joined);
+        }
         if self.rng.random_bool(0.7) { self.table(joined) } else { joined }
     }
 
@@ -367,7 +375,9 @@ impl Chain<'_> {
                 let calm = self.suppress(at);
                 Some(self.row(calm))
             }
+            Step::Streams if self.joins > 1 => None,
             Step::Streams => {
+                self.joins += 1;
                 let left = self.pick(&streams)?;
                 let right = self.pick(&partners(self, left, &streams, false))?;
                 Some(self.stream_join(left, right))
@@ -426,8 +436,10 @@ impl Chain<'_> {
             ordered: self.ordered,
         };
         // A join of tables there names as its old result what it would have made of one side's old row: of two rows that
-        // have changed with the same record, that is a result that never was (KTableKTableInnerJoin.process).
-        let as_tables = self.rng.random_bool(0.5) && !(self.of_one && self.takes_back);
+        // have changed with the same record, that is a result that never was (KTableKTableInnerJoin.process). And a row that
+        // `suppress` sends is not in its table yet (InMemoryTimeOrderedKeyValueChangeBuffer.evictWhile).
+        let suppresses = self.operators.values().any(|o| o.get("suppress").is_some());
+        let as_tables = self.rng.random_bool(0.5) && !(self.of_one && (self.takes_back || suppresses));
         let tables = if as_tables { "as_tables" } else { "as_streams" };
         Case { tables, ..case(nodes, &feed, self.rng) }
     }

@@ -29,6 +29,7 @@ import org.apache.kafka.streams.kstream.KeyValueMapper;
 import org.apache.kafka.streams.kstream.Materialized;
 import org.apache.kafka.streams.kstream.Merger;
 import org.apache.kafka.streams.kstream.Reducer;
+import org.apache.kafka.streams.kstream.Repartitioned;
 import org.apache.kafka.streams.kstream.SessionWindowedKStream;
 import org.apache.kafka.streams.kstream.SessionWindows;
 import org.apache.kafka.streams.kstream.SlidingWindows;
@@ -176,7 +177,7 @@ final class Plan {
                 }
                 case "key_by" -> {
                     Expression by = Expression.of(config);
-                    yield stream(first).selectKey((key, value) -> Keys.like(key, by.text(key, value)));
+                    yield together(name, stream(first).selectKey((key, value) -> Keys.like(key, by.text(key, value))));
                 }
                 case "merge" -> {
                     KStream<Object, Object> all = stream(first);
@@ -200,7 +201,7 @@ final class Plan {
                 case "table" -> table(first, config);
                 case "aggregate" -> nodes.get(first).table() ? overTable(first, config) : aggregate(first, config);
                 case "suppress" -> rows(first).suppress(suppressed(config));
-                case "join" -> join(nodes.get(first), nodes.get(config.get("with").asText()), config, isTable(name));
+                case "join" -> join(name, nodes.get(first), nodes.get(config.get("with").asText()), config, isTable(name));
                 default -> throw new IllegalArgumentException("no such operator here: " + entry.getKey());
             };
             if (built != null) {
@@ -244,6 +245,24 @@ final class Plan {
     private boolean isOnlyAggregated(String name) {
         return readers(name)
             .allMatch(e -> e.getValue().has("table") && readers(e.getKey()).allMatch(r -> r.getValue().has("aggregate")));
+    }
+
+    /**
+     * A stream with new keys in a topic of its own, where several nodes need it: otherwise each would get a topic, and they
+     * would not see its records in one order.
+     */
+    private KStream together(String name, KStream<Object, Object> stream) {
+        return needingKeys(name) > 1 ? stream.repartition(Repartitioned.with(KEYS, VALUES)) : stream;
+    }
+
+    private long needingKeys(String name) {
+        return readers(name).mapToLong(e -> {
+            JsonNode node = e.getValue();
+            boolean needs = node.has("aggregate") || node.has("table") || node.has("join");
+            // Twice, if it stands on both sides.
+            boolean both = needs && node.path("join").path("with").asText().equals(node.path("from").asText());
+            return both ? 2 : needs ? 1 : needingKeys(e.getKey());
+        }).sum();
     }
 
     private Stream<Map.Entry<String, JsonNode>> readers(String name) {
@@ -383,7 +402,7 @@ final class Plan {
     }
 
     /** `isTable`: a join of tables that keeps its rows. */
-    private Object join(Node leftNode, Node rightNode, JsonNode config, boolean isTable) {
+    private Object join(String name, Node leftNode, Node rightNode, JsonNode config, boolean isTable) {
         String type = config.path("type").asText("inner");
         Expression value = config.has("value") ? Expression.of(config.get("value")) : null;
         ValueJoiner<Object, Object, Object> both = (l, r) -> {
@@ -423,7 +442,7 @@ final class Plan {
             }
             KTable table = (KTable) right;
             if (leftNode.windowed() && !rightNode.windowed()) {
-                return byPlainKey(stream, table, both, isLeft, how);
+                return together(name, byPlainKey(stream, table, both, isLeft, how));
             }
             return isLeft ? stream.leftJoin(table, both, how) : stream.join(table, both, how);
         }
