@@ -28,8 +28,6 @@ pub const FAMILIES: &[(&str, Draw)] = &[
     ("repartition", repartition),
     ("table_aggregate", chains::table_aggregate),
     ("chains", chains::chains),
-    ("table_chains", chains::table_chains),
-    ("window_chains", chains::window_chains),
     ("sources", chains::sources),
 ];
 

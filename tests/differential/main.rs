@@ -199,5 +199,5 @@ macro_rules! families {
 
 families! {
     aggregate tumbling hopping sliding session suppress stream_stream stream_table versioned_table table_table foreign_key
-    global_table stateless repartition table_aggregate chains table_chains window_chains sources
+    global_table stateless repartition table_aggregate chains sources
 }
