@@ -85,7 +85,11 @@ pub fn table_aggregate(rng: &mut SmallRng) -> Case {
 enum Sends {
     Stream,
     Table,
+    Nothing,
 }
+
+/// The place of the global table in a chain.
+const GLOBAL: usize = 0;
 
 #[derive(Clone)]
 struct Node {
@@ -124,8 +128,8 @@ struct Chain<'r> {
     unmatched: bool,
     /// Timestamps never go back.
     ordered: bool,
-    /// The table `t` has versions.
-    versioned: bool,
+    /// The tables with versions.
+    versioned: Vec<String>,
     /// Both sides of some join change with the same records.
     of_one: bool,
     /// Some node asks what a row was.
@@ -145,6 +149,10 @@ enum Step {
     SomeRows,
     KeyBy,
     Table,
+    /// A table with versions.
+    Versions,
+    /// A join with the global table.
+    Global,
 }
 
 impl Chain<'_> {
@@ -165,7 +173,7 @@ impl Chain<'_> {
             joins: 0,
             unmatched: false,
             ordered,
-            versioned: false,
+            versioned: Vec::new(),
             of_one: false,
             takes_back: false,
         }
@@ -383,7 +391,7 @@ impl Chain<'_> {
                 let aggregates = |name: &String| self.operators.get(name).is_some_and(|o| o.get("aggregate").is_some());
                 let aggregates = (0..self.nodes.len()).filter(|n| aggregates(&self.nodes[*n].name));
                 // Kafka Streams holds back no table with versions.
-                let plain = tables.into_iter().filter(|n| !self.versioned || self.nodes[*n].name != "t");
+                let plain = tables.into_iter().filter(|n| !self.versioned.contains(&self.nodes[*n].name));
                 let all: Vec<usize> = plain.chain(aggregates).collect();
                 let at = self.pick(&all)?;
                 let calm = self.suppress(at);
@@ -433,6 +441,22 @@ impl Chain<'_> {
                 let at = self.pick(&streams)?;
                 Some(self.table(at))
             }
+            Step::Versions => {
+                let at = self.pick(&streams)?;
+                // Versioned stores there lose tombstones, which a rule knows of sources alone.
+                let rows = self.behind(at, "filter", Json::from(". != null"));
+                let history = self.rng.random_range(1..40);
+                self.marks.push(history);
+                let table = self.behind(rows, "table", json!({ "versions": ms(history) }));
+                self.nodes[table].sends = Sends::Table;
+                self.versioned.push(self.nodes[table].name.clone());
+                Some(table)
+            }
+            Step::Global => {
+                let left = self.pick(&streams)?;
+                let config = json!({ "type": one_of(self.rng, &["inner", "left"]), "on": GROUP });
+                Some(self.join(left, GLOBAL, config))
+            }
         }
     }
 
@@ -470,17 +494,21 @@ fn drawn(steps: &[Step], weights: [u32; 4], rng: &mut SmallRng) -> Case {
         "u": { "kafka": { "topic": "U" } },
         "t": { "kafka": { "topic": "T" }, "table": rows },
         "w": { "kafka": { "topic": "W" }, "table": {} },
+        "g": { "kafka": { "topic": "G" }, "table": { "global": true } },
     });
-    let all = [("t", Sends::Table), ("w", Sends::Table), ("u", Sends::Stream), ("s", Sends::Stream)];
+    // In the order of [`GLOBAL`]; a global table cannot be read as other tables are.
+    let all = [("g", Sends::Nothing), ("t", Sends::Table), ("w", Sends::Table), ("u", Sends::Stream), ("s", Sends::Stream)];
     let mut chain = Chain::new(&all, rng);
-    chain.versioned = !marks.is_empty();
+    if !marks.is_empty() {
+        chain.versioned.push("t".into());
+    }
     chain.marks.extend(marks);
     let mut left = chain.rng.random_range(2..=5);
     while left > 0 {
         let step = one_of(chain.rng, steps);
         left -= usize::from(chain.step(step).is_some());
     }
-    let topics = ["S", "U", "T", "W"].into_iter().zip(weights).collect();
+    let topics = ["S", "U", "T", "W"].into_iter().zip(weights).chain([("G", 1)]).collect();
     chain.end(sources, topics)
 }
 
@@ -507,6 +535,8 @@ const ALL_KINDS: &[Step] = &[
     Step::OverTable,
     Step::KeyBy,
     Step::Table,
+    Step::Versions,
+    Step::Global,
 ];
 
 const OF_TABLES: &[Step] = &[

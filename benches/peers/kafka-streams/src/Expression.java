@@ -70,6 +70,7 @@ interface Expression {
         Map.entry(".list", s -> s.field("list")),
         Map.entry("string(.g) ?? \"none\"", s -> s.field("g") == null ? TextNode.valueOf("none") : s.field("g")),
         Map.entry("string(key) ?? \"none\"", s -> TextNode.valueOf(s.key() == null ? "none" : s.key())),
+        Map.entry(". != null", s -> BooleanNode.valueOf(s.value() != null)),
         Map.entry(".v == 3", s -> BooleanNode.valueOf(s.field("v") != null && s.number("v") == 3)),
         Map.entry("(int(.v) ?? 0) > 4", s -> BooleanNode.valueOf(s.field("v") != null && s.number("v") > 4)),
         Map.entry("if .v == 2 { null } else { . }", s -> s.field("v") != null && s.number("v") == 2 ? null : s.value()),
