@@ -43,7 +43,14 @@ pub(super) fn case(nodes: Json, feed: &Feed, rng: &mut SmallRng) -> Case {
 }
 
 fn feed(marks: &[i64]) -> Feed {
-    Feed { topics: vec![("in", 1)], null_values: 0, null_keys: 25, marks: marks.to_vec(), most: 45, ordered: false }
+    Feed {
+        topics: vec![("in", 1)],
+        null_values: 0,
+        null_keys: 25,
+        marks: marks.to_vec(),
+        most: 45,
+        ordered: false,
+    }
 }
 
 /// Source `in`, these operators, and a sink that reads `last`.

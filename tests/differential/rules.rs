@@ -82,7 +82,7 @@ pub const RULES: &[Rule] = &[
         name: "older rows of a group, uncounted",
         source: "KTableRepartitionMap.process: an out-of-order row of a versioned table is skipped in front of an aggregate \
                  without a count, where a join of tables counts it (KTableKTableInnerJoin)",
-        at_most: (0.35, 0.1),
+        at_most: (0.25, 0.05),
         apply: older_rows_uncounted,
     },
 ];
@@ -262,7 +262,10 @@ fn outer_join_leaves_late(case: &Case, ours: &mut Outcome, theirs: &mut Outcome)
             Some(place) if theirs.out[place].step <= mine.step => continue,
             found => found.map(|place| theirs.out.remove(place)),
         };
-        theirs.out.insert(at.min(theirs.out.len()), mine.clone());
+        // Behind what comes before it here, whatever else the two have made of earlier lines.
+        let is_before = |o: &Out| o.step < mine.step || o.step == mine.step && ours.out[..at].contains(o);
+        let place = theirs.out.iter().take_while(|o| is_before(o)).count();
+        theirs.out.insert(place, mine.clone());
         changed += 1;
     }
     // A record that finds only such is late, and dropped.
@@ -340,13 +343,15 @@ fn no_key_no_count(case: &Case, ours: &mut Outcome, _: &mut Outcome) -> usize {
 /// Our drops of rows that are older than the newest of their key, in front of aggregates over versioned tables: one for
 /// each such aggregate.
 fn older_rows_uncounted(case: &Case, ours: &mut Outcome, theirs: &mut Outcome) -> usize {
-    let versioned: BTreeMap<&str, usize> = topics_of(case, |source| source["table"].get("versions").is_some())
-        .into_iter()
-        .map(|(name, topic)| {
-            let grouped = case.operators().filter(|(_, o)| o["from"] == name && o.get("aggregate").is_some());
-            (topic, grouped.count())
-        })
-        .collect();
+    let versioned: BTreeMap<&str, usize> =
+        topics_of(case, |source| source["table"].get("versions").is_some())
+            .into_iter()
+            .map(|(name, topic)| {
+                let grouped =
+                    case.operators().filter(|(_, o)| o["from"] == name && o.get("aggregate").is_some());
+                (topic, grouped.count())
+            })
+            .collect();
     let mut newest: BTreeMap<(&str, &str), i64> = BTreeMap::new();
     let mut changed = 0;
     for (step, line) in (0_u64..).zip(&case.lines) {

@@ -6,7 +6,6 @@ import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.stream.Stream;
 import org.apache.kafka.common.serialization.Serde;
 import org.apache.kafka.common.serialization.Serdes;
 import org.apache.kafka.streams.KeyValue;
@@ -68,6 +67,7 @@ final class Plan {
     private final StreamsBuilder builder = new StreamsBuilder();
     private final Map<String, Node> nodes = new HashMap<>();
     private final JsonNode file;
+    private final Graph graph;
     private final Capture capture;
     private final boolean updates;
     private final boolean asTables;
@@ -76,6 +76,7 @@ final class Plan {
 
     private Plan(JsonNode one, Capture capture) {
         this.file = one.get("topology");
+        this.graph = new Graph(file);
         this.capture = capture;
         this.updates = one.path("updates").asBoolean();
         this.asTables = one.path("tables").asText().equals("as_tables");
@@ -226,25 +227,8 @@ final class Plan {
         return is ? built : stream(from).toTable(stored(config));
     }
 
-    /** Is a node without `table` one in Kafka Streams, because a node with `table` reads it? */
     private boolean isTable(String name) {
-        return asTables
-            && (!operators(name).has("suppress") || !asksForOldRows())
-            && anyOperator(o -> o.has("table") && !o.get("table").has("versions") && o.get("from").asText().equals(name));
-    }
-
-    /**
-     * Kafka Streams' `suppress` names as the old row the one before the last update, also where that was never sent
-     * (InMemoryTimeOrderedKeyValueChangeBuffer.evictWhile), so that an aggregate takes out what it never took in.
-     */
-    private boolean asksForOldRows() {
-        return anyOperator(o -> o.has("join") && o.get("join").has("on") || o.has("aggregate") && nodesWithTable(o.get("from")));
-    }
-
-    /** Do tables alone read it, and aggregates alone those? */
-    private boolean isOnlyAggregated(String name) {
-        return readers(name)
-            .allMatch(e -> e.getValue().has("table") && readers(e.getKey()).allMatch(r -> r.getValue().has("aggregate")));
+        return asTables && graph.isTable(name);
     }
 
     /**
@@ -252,36 +236,7 @@ final class Plan {
      * would not see its records in one order.
      */
     private KStream together(String name, KStream<Object, Object> stream) {
-        return needingKeys(name) > 1 ? stream.repartition(Repartitioned.with(KEYS, VALUES)) : stream;
-    }
-
-    private long needingKeys(String name) {
-        return readers(name).mapToLong(e -> {
-            JsonNode node = e.getValue();
-            boolean needs = node.has("aggregate") || node.has("table") || node.has("join");
-            // Twice, if it stands on both sides.
-            boolean both = needs && node.path("join").path("with").asText().equals(node.path("from").asText());
-            return both ? 2 : needs ? 1 : needingKeys(e.getKey());
-        }).sum();
-    }
-
-    private Stream<Map.Entry<String, JsonNode>> readers(String name) {
-        return Stream.of("operators", "sinks")
-            .flatMap(section -> file.get(section).properties().stream())
-            .filter(e -> e.getValue().get("from").asText().equals(name)
-                || e.getValue().path("join").path("with").asText().equals(name));
-    }
-
-    private boolean nodesWithTable(JsonNode name) {
-        return file.get("sources").path(name.asText()).has("table") || operators(name.asText()).has("table");
-    }
-
-    private JsonNode operators(String name) {
-        return file.get("operators").path(name);
-    }
-
-    private boolean anyOperator(java.util.function.Predicate<JsonNode> is) {
-        return file.get("operators").properties().stream().anyMatch(e -> is.test(e.getValue()));
+        return graph.needingKeys(name) > 1 ? stream.repartition(Repartitioned.with(KEYS, VALUES)) : stream;
     }
 
     /**
@@ -291,7 +246,7 @@ final class Plan {
     private KTable mapped(String table, String name, JsonNode config) {
         Expression map = Expression.of(config);
         Materialized stored = stored(Json.MAPPER.createObjectNode());
-        if (config.asText().startsWith("if . != null && ") && isOnlyAggregated(name)) {
+        if (config.asText().startsWith("if . != null && ") && graph.isOnlyAggregated(name)) {
             return rows(table).filter((key, value) -> map.eval(key, value) != null, stored);
         }
         ValueMapperWithKey<Object, Object, Object> to = (key, value) -> map.eval(key, value);
