@@ -27,6 +27,8 @@ pub struct Case {
     pub lines: Vec<Line>,
     /// Kafka Streams' stores: `memory` or `rocksdb`.
     pub store: &'static str,
+    /// What a node with `table` is there: `as_tables` or `as_streams`, see its Plan.
+    pub tables: &'static str,
     /// Our checkpoint interval in lines; 0: after every line, and the task is restarted from it.
     pub every: u64,
 }
@@ -46,9 +48,16 @@ impl Case {
         text
     }
 
-    /// The settings of the operator of that kind.
+    /// Name and node of each operator.
+    pub fn operators(&self) -> impl Iterator<Item = (&String, &Json)> {
+        self.nodes["operators"].as_object().into_iter().flatten()
+    }
+
+    /// The settings of the only operator of that kind; `None` where there are several: the rules that ask know one operator
+    /// between source and sink.
     pub fn settings(&self, kind: &str) -> Option<&Json> {
-        self.nodes["operators"].as_object()?.values().find_map(|node| node.get(kind))
+        let mut all = self.operators().filter_map(|(_, node)| node.get(kind));
+        all.next().filter(|_| all.next().is_none())
     }
 }
 
@@ -74,6 +83,8 @@ pub struct Feed {
     pub marks: Vec<i64>,
     /// Records at most.
     pub most: usize,
+    /// No record is older than the one before.
+    pub ordered: bool,
 }
 
 /// Keys, and groups by which records are rekeyed.
@@ -112,7 +123,7 @@ pub fn lines(feed: &Feed, rng: &mut SmallRng) -> Vec<Line> {
                 18 if jumps => now + 3 * longest + rng.random_range(0..10),
                 _ => now + rng.random_range(0..=longest),
             }
-            .max(0);
+            .max(if feed.ordered { now } else { 0 });
             now = now.max(ts);
             let key = (!rare(feed.null_keys, rng)).then(|| KEYS[rng.random_range(0..keys)].to_owned());
             let value = if rare(feed.null_values, rng) {

@@ -5,6 +5,7 @@ use rand::rngs::SmallRng;
 use serde_json::{Value as Json, json};
 
 use super::case::{Case, Feed, lines, ms};
+use super::chains;
 
 /// Draws one case.
 pub type Draw = fn(&mut SmallRng) -> Case;
@@ -25,21 +26,31 @@ pub const FAMILIES: &[(&str, Draw)] = &[
     ("global_table", global_table),
     ("stateless", stateless),
     ("repartition", repartition),
+    ("table_aggregate", chains::table_aggregate),
+    ("chains", chains::chains),
+    ("sources", chains::sources),
 ];
 
-fn one_of<T: Clone>(rng: &mut SmallRng, list: &[T]) -> T {
+pub(super) fn one_of<T: Clone>(rng: &mut SmallRng, list: &[T]) -> T {
     list[rng.random_range(0..list.len())].clone()
 }
 
-fn case(nodes: Json, feed: &Feed, rng: &mut SmallRng) -> Case {
+pub(super) fn case(nodes: Json, feed: &Feed, rng: &mut SmallRng) -> Case {
     let lines = lines(feed, rng);
     // RocksDB takes ten times as long to open.
     let store = if rng.random_range(0..50) == 0 { "rocksdb" } else { "memory" };
-    Case { nodes, lines, store, every: rng.random_range(0..5) }
+    Case { nodes, lines, store, tables: "as_tables", every: rng.random_range(0..5) }
 }
 
 fn feed(marks: &[i64]) -> Feed {
-    Feed { topics: vec![("in", 1)], null_values: 0, null_keys: 25, marks: marks.to_vec(), most: 45 }
+    Feed {
+        topics: vec![("in", 1)],
+        null_values: 0,
+        null_keys: 25,
+        marks: marks.to_vec(),
+        most: 45,
+        ordered: false,
+    }
 }
 
 /// Source `in`, these operators, and a sink that reads `last`.
@@ -107,7 +118,7 @@ fn emit(rng: &mut SmallRng) -> Option<&'static str> {
 }
 
 /// A window of that kind, and the distances at which its rules change.
-fn window(kind: &str, rng: &mut SmallRng) -> (Json, Vec<i64>) {
+pub(super) fn window(kind: &str, rng: &mut SmallRng) -> (Json, Vec<i64>) {
     let (size, grace) = (rng.random_range(1..20), grace(rng));
     let mut window = json!({ kind: ms(size) });
     let mut marks = vec![size, grace, size + grace, 2 * size + grace];
@@ -201,6 +212,7 @@ fn two(left: u32, right: u32, null_values: u32, marks: &[i64]) -> Feed {
         null_keys: 25,
         marks: marks.to_vec(),
         most: 40,
+        ordered: false,
     }
 }
 
@@ -237,7 +249,7 @@ fn versioned_table(rng: &mut SmallRng) -> Case {
 }
 
 /// A plain table, mostly; or one with versions.
-fn any_table(rng: &mut SmallRng, marks: &mut Vec<i64>) -> Json {
+pub(super) fn any_table(rng: &mut SmallRng, marks: &mut Vec<i64>) -> Json {
     if rng.random_range(0..3) > 0 {
         return json!({});
     }
@@ -311,6 +323,7 @@ fn stateless(rng: &mut SmallRng) -> Case {
         null_keys: 15,
         marks: vec![5],
         most: 30,
+        ordered: false,
     };
     case(nodes, &feed, rng)
 }

@@ -3,17 +3,19 @@
 //!
 //! Each case is one file of ours. The peer (`benches/peers/kafka-streams`, started once by `scripts/kafka-streams.sh`)
 //! reads the same file and runs it on Kafka Streams' `TopologyTestDriver`; here it runs through the code behind
-//! `slackwater simulate`, with a checkpoint every few lines or a restart after each. Compared are, in order: the input
-//! line that caused a record, sink, key, value, timestamp and window; how many records each line dropped; and where a
+//! `slackwater simulate`, with a checkpoint every few lines or a restart after each. Compared are, in each
+//! sink's order: the input line that caused a record, key, value, timestamp and window; how many records each line dropped; and where a
 //! task stopped. What may differ is listed in `rules.rs`.
 //!
 //! ```text
-//! cargo test --test differential                               1,000 cases of each operator
+//! cargo test --test differential                               1,000 cases of each operator, and of chains of them
 //! DIFFERENTIAL_CASES=100000 DIFFERENTIAL_SEED=7 cargo test --test differential session -- --nocapture
 //! DIFFERENTIAL_CASE=41 cargo test --test differential session  that case alone
 //! ```
 
 mod case;
+mod chain;
+mod chains;
 mod families;
 mod rules;
 mod run;
@@ -198,5 +200,5 @@ macro_rules! families {
 
 families! {
     aggregate tumbling hopping sliding session suppress stream_stream stream_table versioned_table table_table foreign_key
-    global_table stateless repartition
+    global_table stateless repartition table_aggregate chains sources
 }

@@ -41,8 +41,10 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// What the line at which the task stopped had given until then is not committed, and does not count.
+    /// What the line at which the task stopped had given until then is not committed, and does not count. Between sinks
+    /// a line's records have no order.
     fn ended(mut self) -> Outcome {
+        self.out.sort_by(|a, b| (a.step, &a.to).cmp(&(b.step, &b.to)));
         if let Some((at, _)) = self.stopped {
             self.out.retain(|o| o.step < at);
             self.drops.retain(|(step, _)| *step < at);
@@ -125,7 +127,8 @@ fn start() -> Mutex<Peer> {
 /// Runs a case on Kafka Streams. `updates`: as if `emit` were `update`.
 pub fn theirs(case: &Case, updates: bool) -> Outcome {
     let lines: Vec<Json> = case.lines.iter().map(super::case::Line::json).collect();
-    let line = json!({ "topology": case.nodes, "store": case.store, "updates": updates, "lines": lines });
+    let line = json!({ "topology": case.nodes, "store": case.store, "tables": case.tables,
+        "updates": updates, "lines": lines });
     let mut peer = PEER.get_or_init(start).lock().unwrap_or_else(PoisonError::into_inner);
     let gone =
         "the peer is gone: what it said stands above (scripts/kafka-streams.sh needs java, javac and mvn)";

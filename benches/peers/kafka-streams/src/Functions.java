@@ -6,22 +6,32 @@ import org.apache.kafka.streams.kstream.Initializer;
 import org.apache.kafka.streams.kstream.Merger;
 import org.apache.kafka.streams.kstream.Reducer;
 
-/** What an aggregate computes, for Kafka Streams' `aggregate`; `count` and `reduce` are its own. */
-record Functions(Initializer<JsonNode> init, Aggregator<String, JsonNode, JsonNode> add, Merger<String, JsonNode> merge) {
+/** What an aggregate computes, for Kafka Streams' `aggregate`; `count` and `reduce` are its own. `remove`: over a table. */
+record Functions(
+    Initializer<JsonNode> init, Aggregator<Object, Object, JsonNode> add, Merger<Object, JsonNode> merge,
+    Aggregator<Object, Object, JsonNode> remove) {
 
     static Functions of(JsonNode config) {
         if (config.has("fold")) {
             JsonNode fold = config.get("fold");
             Expression step = Expression.of(fold.get("step"));
             Expression merge = fold.has("merge") ? Expression.of(fold.get("merge")) : null;
+            Expression subtract = fold.has("subtract") ? Expression.of(fold.get("subtract")) : null;
             JsonNode init = Json.nothing(fold.get("init"));
             return new Functions(
                 () -> init,
-                (key, value, acc) -> step.eval(new Expression.Scope(key, value, acc == null ? init : acc, null)),
-                (key, a, b) -> merge.eval(new Expression.Scope(key, null, a == null ? init : a, b)));
+                (key, value, acc) -> step.eval(new Expression.Scope(key, Json.of(value), acc == null ? init : acc, null)),
+                (key, a, b) -> merge.eval(new Expression.Scope(key, null, a == null ? init : a, b)),
+                (key, value, acc) -> subtract.eval(new Expression.Scope(key, Json.of(value), acc, null)));
         }
         if (config.has("sum")) {
-            return simple(config.get("sum"), LongNode.valueOf(0), (a, b) -> LongNode.valueOf(a.asLong() + b.asLong()));
+            Functions sum = simple(
+                config.get("sum"), LongNode.valueOf(0), (a, b) -> LongNode.valueOf(a.asLong() + b.asLong()));
+            Expression of = Expression.of(config.get("sum"));
+            return new Functions(sum.init(), sum.add(), sum.merge(), (key, value, acc) -> {
+                JsonNode gone = of.eval(key, value);
+                return gone == null ? acc : LongNode.valueOf(acc.asLong() - gone.asLong());
+            });
         }
         if (config.has("min")) {
             return simple(config.get("min"), null, (a, b) -> b.asLong() < a.asLong() ? b : a);
@@ -47,7 +57,8 @@ record Functions(Initializer<JsonNode> init, Aggregator<String, JsonNode, JsonNo
                         out = append(out, item, max);
                     }
                     return out;
-                });
+                },
+                null);
         }
         throw new IllegalArgumentException("no such aggregation here: " + config);
     }
@@ -57,7 +68,7 @@ record Functions(Initializer<JsonNode> init, Aggregator<String, JsonNode, JsonNo
         Expression of = Expression.of(text);
         Reducer<JsonNode> join = (a, b) -> b == null ? a : a == null ? b : both.apply(a, b);
         return new Functions(
-            () -> init, (key, value, acc) -> join.apply(acc, of.eval(key, value)), (key, a, b) -> join.apply(a, b));
+            () -> init, (key, value, acc) -> join.apply(acc, of.eval(key, value)), (key, a, b) -> join.apply(a, b), null);
     }
 
     private static JsonNode append(JsonNode list, JsonNode item, int max) {

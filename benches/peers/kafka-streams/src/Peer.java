@@ -28,10 +28,11 @@ import org.apache.kafka.streams.kstream.Windowed;
  *
  * <pre>
  *   Peer cases    standard input: a case a line, {"topology": FILE, "store": "memory"|"rocksdb", "updates": BOOLEAN,
- *                 "lines": [LINE..]}, FILE a file of slackwater as JSON, LINE an input line of `slackwater simulate`;
- *                 standard output: the output lines of `simulate`, then {"end": true}. With `updates`, `emit: final`
- *                 counts as `emit: update`. Ends with its input. Stores of windows keep what their operators still take
- *                 (`withRetention`), which by default they do not.
+ *                 "tables": "as_tables"|"as_streams", "lines": [LINE..]}, FILE a file of slackwater as JSON, LINE an
+ *                 input line of `slackwater simulate`; standard output: the output lines of `simulate`, then
+ *                 {"end": true}. With `updates`, `emit: final` counts as `emit: update`. `tables`: see Plan. Ends with
+ *                 its input. Stores of windows keep what their operators still take (`withRetention`), which by default
+ *                 they do not.
  *   Peer bench    see Bench
  * </pre>
  *
@@ -58,7 +59,7 @@ public final class Peer {
         p.put(StreamsConfig.BOOTSTRAP_SERVERS_CONFIG, "none:1");
         p.put(StreamsConfig.STATE_DIR_CONFIG, state.toString());
         p.put(StreamsConfig.STATESTORE_CACHE_MAX_BYTES_CONFIG, cacheBytes);
-        p.put(StreamsConfig.DEFAULT_KEY_SERDE_CLASS_CONFIG, Serdes.StringSerde.class);
+        p.put(StreamsConfig.DEFAULT_KEY_SERDE_CLASS_CONFIG, Keys.KeySerde.class);
         p.put(StreamsConfig.DEFAULT_VALUE_SERDE_CLASS_CONFIG, Json.JsonSerde.class);
         if (store.equals("memory")) {
             p.put(
@@ -97,22 +98,20 @@ public final class Peer {
     private static void run(JsonNode one, Path state, PrintWriter out) {
         int[] step = {0};
         boolean[] open = {true};
-        var topology = Plan.build(one.get("topology"), (sink, key, value, ts) -> {
+        var topology = Plan.build(one, (sink, key, value, ts) -> {
             if (!open[0]) {
                 return;
             }
             ObjectNode line = Json.MAPPER.createObjectNode();
             line.put("step", step[0]).put("to", sink);
-            Object plain = key;
             if (key instanceof Windowed<?> windowed) {
-                plain = windowed.key();
                 line.putArray("window").add(windowed.window().start()).add(windowed.window().end());
             }
-            line.put("key", (String) plain);
+            line.put("key", Keys.text(key));
             line.set("value", value == null ? NullNode.instance : (JsonNode) value);
             line.put("ts", ts);
             out.println(line);
-        }, true, one.path("updates").asBoolean());
+        });
         Properties p = properties(state, one.get("store").asText(), 0);
         // By the driver's clock, which stands still: every record may send what is due.
         p.put("__emit.interval.ms.kstreams.windowed.aggregation__", 0L);
