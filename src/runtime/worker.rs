@@ -4,150 +4,41 @@
 //! `turn` is the loop's body: take what arrived, read, let time pass, seal, hand on what the tasks want. Nothing in it
 //! waits; when a turn did nothing the thread waits on its inbox for a few milliseconds.
 
+mod outside;
+mod slot;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
+pub use outside::{Calls, Order, Outside, TaskStatus, Ticket};
+use slot::Slot;
 use tokio_util::sync::CancellationToken;
 
 use super::ahead::Ahead;
 use super::assigned::{Assigned, Rewound};
-use super::calls::{self, CallDriver, Job};
+use super::calls::Job;
 use super::checkpoint::{Committer, Part};
-use super::deliver::{CHUNK, Parcel, SinkDriver};
+use super::deliver::{CHUNK, Parcel};
 use super::failpoint;
 use super::gate::CallGate;
-use super::held::{Gate, HeldReader};
-use super::horizon::{Horizons, Upstream};
 use super::inbox::{Handle, Inbox, Mail, Message, Restored};
 use super::metrics::WorkerMetrics;
 use super::read::TaskReader;
 use super::task::{Input, Step, Task, TaskError, TaskId};
-use crate::kafka::{Lease, PartitionReader};
-use crate::model::{Clock, Millis, Record, SystemClock, Timestamp};
-use crate::sinks::KafkaLane;
+use crate::kafka::PartitionReader;
+use crate::model::{Clock, Record, SystemClock, Timestamp};
 use crate::state::StateError;
 
-/// Records taken from one partition in one visit.
-const VISIT: usize = 256;
 /// Rows and calls that wait to be handed on; above it no input is taken.
 const BACKLOG_MAX: usize = 8192;
 /// Rows gathered for one transaction; the epoch is sealed early then, and at twice as many no input is taken.
 const GATHERED_MAX: usize = 20_000;
-/// How long a task that leaves waits for calls on the wire.
-const CALLS_GRACE: Duration = Duration::from_secs(3);
 /// How long an idle worker waits for a message before it polls again.
 const IDLE: Duration = Duration::from_millis(2);
 /// How often counters become metrics.
 const REPORT: Duration = Duration::from_millis(250);
-
-/// Where the answer to a call belongs: task, node, worker.
-pub struct Ticket {
-    /// The task.
-    pub handle: Handle,
-    /// Its node.
-    pub node: usize,
-    /// Its worker.
-    pub inbox: Inbox,
-    /// Whether it may still be sent.
-    pub gate: CallGate,
-}
-
-impl calls::Ticket for Ticket {
-    fn begin(&self) -> bool {
-        self.gate.begin()
-    }
-}
-
-/// Where calls of one node go.
-pub type Calls = CallDriver<Ticket>;
-
-/// What a worker needs of the rest of the process.
-pub struct Outside {
-    /// Sink drivers by node; the dead letter under [`super::DEAD_LETTER`].
-    pub sinks: BTreeMap<usize, SinkDriver>,
-    /// Call drivers by node.
-    pub calls: BTreeMap<usize, Calls>,
-    /// Starts restoring a task; the answer comes through the inbox.
-    pub restore: Box<dyn Fn(Order) + Send>,
-    /// Sinks whose records go into the checkpoint's transaction.
-    pub transactional: BTreeMap<usize, KafkaLane>,
-    /// Changelog topic of each sub-topology, where there is one.
-    pub changelogs: Vec<Option<Arc<str>>>,
-    /// What the records of a topic need before a task may have them, by sub-topology and topic.
-    pub gates: BTreeMap<(usize, usize), Gate>,
-    /// Time between checkpoints.
-    pub checkpoint: Duration,
-    /// How long a task with several inputs waits for one whose end was reached.
-    pub idle: Millis,
-    /// How far the wall clock stays behind for nodes that refuse what is late.
-    pub delay: Millis,
-    /// Topics of sub-topologies that are repartition topics, with their names.
-    pub repartitions: BTreeMap<(usize, usize), Arc<str>>,
-    /// What is known of them.
-    pub horizons: Arc<Horizons>,
-    /// Reported when a task stops for good.
-    pub failed: Box<dyn Fn(TaskId, String) + Send>,
-    /// Told which tasks run and which are restoring.
-    pub status: Box<dyn Fn(TaskId, TaskStatus) + Send>,
-}
-
-impl Outside {
-    fn held(&self, id: TaskId, topic: usize, reader: PartitionReader) -> TaskReader {
-        let place = (id.sub, topic);
-        let upstream = self.repartitions.get(&place);
-        let upstream = upstream.map(|name| Upstream::new(&self.horizons, name, id.partition));
-        TaskReader::Kafka(HeldReader::new(reader, self.gates.get(&place).cloned(), upstream))
-    }
-}
-
-/// What `/ready` and the logs say of a task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TaskStatus {
-    /// State is being read back.
-    Restoring,
-    /// Running.
-    Running,
-    /// Its sources have ended and nothing is left to do.
-    Ended,
-    /// Not here any more.
-    Gone,
-}
-
-/// A restore to be made.
-pub struct Order {
-    /// The task, under the handle that it will have.
-    pub handle: Handle,
-    /// Where the answer goes.
-    pub inbox: Inbox,
-    /// Cancelled when nobody waits for it any more: then state must not stay open.
-    pub unwanted: CancellationToken,
-    /// Calls of earlier assignments of the task: it may not make them again before they have ended.
-    pub gates: Vec<CallGate>,
-}
-
-struct Slot {
-    assigned: Assigned,
-    readers: Vec<(usize, TaskReader)>,
-    /// Read from several inputs, and not taken yet.
-    ahead: Ahead,
-    /// Of its readers; kept when those are dropped.
-    leases: Vec<Lease>,
-    /// Cancelled when the slot goes, or another restore begins.
-    unwanted: CancellationToken,
-    /// Topics whose offsets the group commits. Kept when the readers are dropped: the last checkpoint has offsets too.
-    commits: Vec<usize>,
-    sealed_at: Instant,
-    /// [`TaskStatus::Ended`] was told.
-    ended: bool,
-    /// Of this assignment's calls.
-    gate: CallGate,
-    /// Were no calls on the wire when this turn began?
-    answered: bool,
-    /// When it began to leave.
-    left_at: Option<Instant>,
-}
 
 /// Waiting for tasks to leave.
 struct Leave {
@@ -174,155 +65,6 @@ pub struct Worker {
     step: Step,
     records: Vec<Record>,
     reported: Instant,
-}
-
-impl Slot {
-    /// Reads, lets time pass, seals. True if anything happened.
-    fn turn(
-        &mut self,
-        room: bool,
-        checkpoint: Duration,
-        now: Timestamp,
-        records: &mut Vec<Record>,
-        step: &mut Step,
-    ) -> Result<bool, TaskError> {
-        let mut busy = match (room, self.readers.len() > 1) {
-            (false, _) => false,
-            (true, true) => self.read_ordered(now, records, step)?,
-            (true, false) => self.read(now, records, step)?,
-        };
-        let still = self.assigned.is_leaving() || !self.ahead.is_empty() || !room;
-        let until = self.readers.iter().try_fold(now, |until, (_, r)| Some(until.min(r.until(now)?)));
-        let until = until.filter(|_| !still);
-        let Some(task) = self.assigned.task_mut() else { return Ok(false) };
-        if until.is_some() || task.next_deadline(false).is_some_and(|at| at <= now) {
-            task.step(Input::Clock { until }, now, step)?;
-        }
-        let waits = self.left_at.is_some_and(|at| !self.answered && at.elapsed() < CALLS_GRACE);
-        if waits && !task.is_copying() {
-            return Ok(busy);
-        }
-        let full = task.gathered() >= GATHERED_MAX;
-        let due = (full || self.sealed_at.elapsed() >= checkpoint) && !self.assigned.is_checkpointing();
-        busy |= self.assigned.seal(due, now)?;
-        if due {
-            self.sealed_at = Instant::now();
-        }
-        Ok(busy)
-    }
-
-    /// Reads the only input and takes what comes. True if anything came.
-    fn read(
-        &mut self,
-        now: Timestamp,
-        records: &mut Vec<Record>,
-        step: &mut Step,
-    ) -> Result<bool, TaskError> {
-        let mut busy = false;
-        for (topic, reader) in &mut self.readers {
-            if !self.assigned.takes_input() {
-                break;
-            }
-            let Some(task) = self.assigned.task_mut() else { break };
-            if task.gathered() >= 2 * GATHERED_MAX {
-                break;
-            }
-            match reader.poll_batch(VISIT, now, records) {
-                Ok(0) => {
-                    if let Some(end) = reader.end() {
-                        task.skip_to(*topic, end);
-                    }
-                }
-                Ok(_) => {
-                    busy = true;
-                    for record in records.iter_mut() {
-                        record.origin.topic = u16::try_from(*topic).unwrap_or(u16::MAX);
-                    }
-                    let records = std::mem::take(records);
-                    task.step(Input::Records { topic: *topic, records }, now, step)?;
-                }
-                Err(e) => {
-                    records.clear();
-                    let task = self.assigned.handle().id;
-                    tracing::warn!(?task, error = e, "cannot read a partition");
-                }
-            }
-        }
-        Ok(busy)
-    }
-
-    /// Reads several inputs and takes their records by the lowest timestamp. True if anything was taken.
-    fn read_ordered(
-        &mut self,
-        now: Timestamp,
-        records: &mut Vec<Record>,
-        step: &mut Step,
-    ) -> Result<bool, TaskError> {
-        let mut taken = 0;
-        while taken < VISIT && self.assigned.takes_input() {
-            let Some(task) = self.assigned.task_mut() else { break };
-            if task.gathered() >= 2 * GATHERED_MAX {
-                break;
-            }
-            for (input, (topic, reader)) in self.readers.iter_mut().enumerate() {
-                if !self.ahead.wants(input) {
-                    continue;
-                }
-                match reader.poll_batch(VISIT, now, records) {
-                    Ok(0) => {
-                        if let Some(end) = reader.end() {
-                            task.skip_to(*topic, end);
-                        }
-                    }
-                    Ok(_) => {
-                        let number = u16::try_from(*topic).unwrap_or(u16::MAX);
-                        let timed = records.drain(..).map(|mut record| {
-                            record.origin.topic = number;
-                            (task.time_of(*topic, &record), record)
-                        });
-                        self.ahead.push(input, timed);
-                    }
-                    Err(e) => {
-                        records.clear();
-                        let task = task.id();
-                        tracing::warn!(?task, error = e, "cannot read a partition");
-                    }
-                }
-            }
-            let at_end: Vec<bool> = self.readers.iter().map(|(_, r)| r.lets_others_go_on()).collect();
-            let Some((input, records)) = self.ahead.take(&at_end, now) else { break };
-            taken += records.len();
-            let topic = self.readers[input].0;
-            task.step(Input::Records { topic, records }, now, step)?;
-        }
-        if let Some(input) = self.ahead.stalled()
-            && let Some(task) = self.assigned.task()
-        {
-            let topic = &*task.topics()[self.readers[input].0];
-            tracing::warn!(task = ?task.id(), topic, "records wait until more of this topic can be read");
-        }
-        Ok(taken > 0)
-    }
-
-    /// No more input, no more calls; it goes when it has committed.
-    fn leave(&mut self) {
-        self.assigned.leave();
-        self.gate.close();
-        // Looked at before the gate was closed: a call may have begun since.
-        self.answered = false;
-        self.left_at.get_or_insert_with(Instant::now);
-    }
-
-    /// Have all its sources ended, with nothing left to do?
-    fn has_ended(&self) -> bool {
-        let Some(task) = self.assigned.task() else { return false };
-        !self.readers.is_empty()
-            && self.readers.iter().all(|(_, r)| r.ended())
-            && self.ahead.is_empty()
-            && !task.has_work()
-            && task.pending_calls() == 0
-            && task.outstanding() == 0
-    }
 }
 
 impl Worker {

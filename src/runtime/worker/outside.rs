@@ -1,0 +1,104 @@
+//! What a worker needs of the rest of the process, and what it asks of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::kafka::PartitionReader;
+use crate::model::Millis;
+use crate::runtime::calls::{self, CallDriver};
+use crate::runtime::deliver::SinkDriver;
+use crate::runtime::gate::CallGate;
+use crate::runtime::held::{Gate, HeldReader};
+use crate::runtime::horizon::{Horizons, Upstream};
+use crate::runtime::inbox::{Handle, Inbox};
+use crate::runtime::read::TaskReader;
+use crate::runtime::task::TaskId;
+use crate::sinks::KafkaLane;
+
+/// Where the answer to a call belongs: task, node, worker.
+pub struct Ticket {
+    /// The task.
+    pub handle: Handle,
+    /// Its node.
+    pub node: usize,
+    /// Its worker.
+    pub inbox: Inbox,
+    /// Whether it may still be sent.
+    pub gate: CallGate,
+}
+
+impl calls::Ticket for Ticket {
+    fn begin(&self) -> bool {
+        self.gate.begin()
+    }
+}
+
+/// Where calls of one node go.
+pub type Calls = CallDriver<Ticket>;
+
+/// What a worker needs of the rest of the process.
+pub struct Outside {
+    /// Sink drivers by node; the dead letter under [`crate::runtime::DEAD_LETTER`].
+    pub sinks: BTreeMap<usize, SinkDriver>,
+    /// Call drivers by node.
+    pub calls: BTreeMap<usize, Calls>,
+    /// Starts restoring a task; the answer comes through the inbox.
+    pub restore: Box<dyn Fn(Order) + Send>,
+    /// Sinks whose records go into the checkpoint's transaction.
+    pub transactional: BTreeMap<usize, KafkaLane>,
+    /// Changelog topic of each sub-topology, where there is one.
+    pub changelogs: Vec<Option<Arc<str>>>,
+    /// What the records of a topic need before a task may have them, by sub-topology and topic.
+    pub gates: BTreeMap<(usize, usize), Gate>,
+    /// Time between checkpoints.
+    pub checkpoint: Duration,
+    /// How long a task with several inputs waits for one whose end was reached.
+    pub idle: Millis,
+    /// How far the wall clock stays behind for nodes that refuse what is late.
+    pub delay: Millis,
+    /// Topics of sub-topologies that are repartition topics, with their names.
+    pub repartitions: BTreeMap<(usize, usize), Arc<str>>,
+    /// What is known of them.
+    pub horizons: Arc<Horizons>,
+    /// Reported when a task stops for good.
+    pub failed: Box<dyn Fn(TaskId, String) + Send>,
+    /// Told which tasks run and which are restoring.
+    pub status: Box<dyn Fn(TaskId, TaskStatus) + Send>,
+}
+
+impl Outside {
+    pub(super) fn held(&self, id: TaskId, topic: usize, reader: PartitionReader) -> TaskReader {
+        let place = (id.sub, topic);
+        let upstream = self.repartitions.get(&place);
+        let upstream = upstream.map(|name| Upstream::new(&self.horizons, name, id.partition));
+        TaskReader::Kafka(HeldReader::new(reader, self.gates.get(&place).cloned(), upstream))
+    }
+}
+
+/// What `/ready` and the logs say of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskStatus {
+    /// State is being read back.
+    Restoring,
+    /// Running.
+    Running,
+    /// Its sources have ended and nothing is left to do.
+    Ended,
+    /// Not here any more.
+    Gone,
+}
+
+/// A restore to be made.
+pub struct Order {
+    /// The task, under the handle that it will have.
+    pub handle: Handle,
+    /// Where the answer goes.
+    pub inbox: Inbox,
+    /// Cancelled when nobody waits for it any more: then state must not stay open.
+    pub unwanted: CancellationToken,
+    /// Calls of earlier assignments of the task: it may not make them again before they have ended.
+    pub gates: Vec<CallGate>,
+}

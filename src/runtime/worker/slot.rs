@@ -1,0 +1,191 @@
+//! One task of a worker: its readers, and what a turn does with them.
+
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::GATHERED_MAX;
+use crate::kafka::Lease;
+use crate::model::{Record, Timestamp};
+use crate::runtime::ahead::Ahead;
+use crate::runtime::assigned::Assigned;
+use crate::runtime::gate::CallGate;
+use crate::runtime::read::TaskReader;
+use crate::runtime::task::{Input, Step, TaskError};
+
+/// Records taken from one partition in one visit.
+const VISIT: usize = 256;
+/// How long a task that leaves waits for calls on the wire.
+const CALLS_GRACE: Duration = Duration::from_secs(3);
+
+/// See the module.
+pub(super) struct Slot {
+    pub(super) assigned: Assigned,
+    pub(super) readers: Vec<(usize, TaskReader)>,
+    /// Read from several inputs, and not taken yet.
+    pub(super) ahead: Ahead,
+    /// Of its readers; kept when those are dropped.
+    pub(super) leases: Vec<Lease>,
+    /// Cancelled when the slot goes, or another restore begins.
+    pub(super) unwanted: CancellationToken,
+    /// Topics whose offsets the group commits. Kept when the readers are dropped: the last checkpoint has offsets too.
+    pub(super) commits: Vec<usize>,
+    pub(super) sealed_at: Instant,
+    /// [`TaskStatus::Ended`] was told.
+    pub(super) ended: bool,
+    /// Of this assignment's calls.
+    pub(super) gate: CallGate,
+    /// Were no calls on the wire when this turn began?
+    pub(super) answered: bool,
+    /// When it began to leave.
+    pub(super) left_at: Option<Instant>,
+}
+
+impl Slot {
+    /// Reads, lets time pass, seals. True if anything happened.
+    pub(super) fn turn(
+        &mut self,
+        room: bool,
+        checkpoint: Duration,
+        now: Timestamp,
+        records: &mut Vec<Record>,
+        step: &mut Step,
+    ) -> Result<bool, TaskError> {
+        let mut busy = match (room, self.readers.len() > 1) {
+            (false, _) => false,
+            (true, true) => self.read_ordered(now, records, step)?,
+            (true, false) => self.read(now, records, step)?,
+        };
+        let still = self.assigned.is_leaving() || !self.ahead.is_empty() || !room;
+        let until = self.readers.iter().try_fold(now, |until, (_, r)| Some(until.min(r.until(now)?)));
+        let until = until.filter(|_| !still);
+        let Some(task) = self.assigned.task_mut() else { return Ok(false) };
+        if until.is_some() || task.next_deadline(false).is_some_and(|at| at <= now) {
+            task.step(Input::Clock { until }, now, step)?;
+        }
+        let waits = self.left_at.is_some_and(|at| !self.answered && at.elapsed() < CALLS_GRACE);
+        if waits && !task.is_copying() {
+            return Ok(busy);
+        }
+        let full = task.gathered() >= GATHERED_MAX;
+        let due = (full || self.sealed_at.elapsed() >= checkpoint) && !self.assigned.is_checkpointing();
+        busy |= self.assigned.seal(due, now)?;
+        if due {
+            self.sealed_at = Instant::now();
+        }
+        Ok(busy)
+    }
+
+    /// Reads the only input and takes what comes. True if anything came.
+    fn read(
+        &mut self,
+        now: Timestamp,
+        records: &mut Vec<Record>,
+        step: &mut Step,
+    ) -> Result<bool, TaskError> {
+        let mut busy = false;
+        for (topic, reader) in &mut self.readers {
+            if !self.assigned.takes_input() {
+                break;
+            }
+            let Some(task) = self.assigned.task_mut() else { break };
+            if task.gathered() >= 2 * GATHERED_MAX {
+                break;
+            }
+            match reader.poll_batch(VISIT, now, records) {
+                Ok(0) => {
+                    if let Some(end) = reader.end() {
+                        task.skip_to(*topic, end);
+                    }
+                }
+                Ok(_) => {
+                    busy = true;
+                    for record in records.iter_mut() {
+                        record.origin.topic = u16::try_from(*topic).unwrap_or(u16::MAX);
+                    }
+                    let records = std::mem::take(records);
+                    task.step(Input::Records { topic: *topic, records }, now, step)?;
+                }
+                Err(e) => {
+                    records.clear();
+                    let task = self.assigned.handle().id;
+                    tracing::warn!(?task, error = e, "cannot read a partition");
+                }
+            }
+        }
+        Ok(busy)
+    }
+
+    /// Reads several inputs and takes their records by the lowest timestamp. True if anything was taken.
+    fn read_ordered(
+        &mut self,
+        now: Timestamp,
+        records: &mut Vec<Record>,
+        step: &mut Step,
+    ) -> Result<bool, TaskError> {
+        let mut taken = 0;
+        while taken < VISIT && self.assigned.takes_input() {
+            let Some(task) = self.assigned.task_mut() else { break };
+            if task.gathered() >= 2 * GATHERED_MAX {
+                break;
+            }
+            for (input, (topic, reader)) in self.readers.iter_mut().enumerate() {
+                if !self.ahead.wants(input) {
+                    continue;
+                }
+                match reader.poll_batch(VISIT, now, records) {
+                    Ok(0) => {
+                        if let Some(end) = reader.end() {
+                            task.skip_to(*topic, end);
+                        }
+                    }
+                    Ok(_) => {
+                        let number = u16::try_from(*topic).unwrap_or(u16::MAX);
+                        let timed = records.drain(..).map(|mut record| {
+                            record.origin.topic = number;
+                            (task.time_of(*topic, &record), record)
+                        });
+                        self.ahead.push(input, timed);
+                    }
+                    Err(e) => {
+                        records.clear();
+                        let task = task.id();
+                        tracing::warn!(?task, error = e, "cannot read a partition");
+                    }
+                }
+            }
+            let at_end: Vec<bool> = self.readers.iter().map(|(_, r)| r.lets_others_go_on()).collect();
+            let Some((input, records)) = self.ahead.take(&at_end, now) else { break };
+            taken += records.len();
+            let topic = self.readers[input].0;
+            task.step(Input::Records { topic, records }, now, step)?;
+        }
+        if let Some(input) = self.ahead.stalled()
+            && let Some(task) = self.assigned.task()
+        {
+            let topic = &*task.topics()[self.readers[input].0];
+            tracing::warn!(task = ?task.id(), topic, "records wait until more of this topic can be read");
+        }
+        Ok(taken > 0)
+    }
+
+    /// No more input, no more calls; it goes when it has committed.
+    pub(super) fn leave(&mut self) {
+        self.assigned.leave();
+        self.gate.close();
+        // Looked at before the gate was closed: a call may have begun since.
+        self.answered = false;
+        self.left_at.get_or_insert_with(Instant::now);
+    }
+
+    /// Have all its sources ended, with nothing left to do?
+    pub(super) fn has_ended(&self) -> bool {
+        let Some(task) = self.assigned.task() else { return false };
+        !self.readers.is_empty()
+            && self.readers.iter().all(|(_, r)| r.ended())
+            && self.ahead.is_empty()
+            && !task.has_work()
+            && task.pending_calls() == 0
+            && task.outstanding() == 0
+    }
+}
