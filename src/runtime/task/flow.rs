@@ -20,7 +20,7 @@ pub(super) struct Arrival {
 
 /// What is left to do.
 pub(super) enum Work {
-    Record { node: usize, input: u16, record: Record, stream: Timestamp, timed: bool },
+    Record(Arrival, Record),
     Time { node: usize },
     Watermark { node: usize, input: u16, stream: Timestamp },
     Pass { node: usize },
@@ -105,17 +105,9 @@ impl Task {
                             continue;
                         }
                         let record = if Some(at) == first { record.take() } else { record.clone() };
-                        if let Some(mut record) = record {
-                            if !self.nodes[child].takes_changes {
-                                record.change = None;
-                            }
-                            self.stack.push(Work::Record {
-                                node: child,
-                                input,
-                                record,
-                                stream,
-                                timed: false,
-                            });
+                        if let Some(record) = record {
+                            let (arrival, record) = self.sent(child, input, stream, record);
+                            self.stack.push(Work::Record(arrival, record));
                         }
                     }
                 }
@@ -153,7 +145,7 @@ impl Task {
                 *seen = stream.max(*seen);
                 node.clock = stream.max(node.clock);
                 if node.op.time_first() && self.due(n) {
-                    self.stack.push(Work::Record { node: n, input, record, stream, timed: true });
+                    self.stack.push(Work::Record(Arrival { timed: true, ..arrival }, record));
                     self.stack.push(Work::Time { node: n });
                     return Ok(());
                 }
@@ -185,19 +177,22 @@ impl Task {
             return None;
         }
         let (node, input) = (*child, *input);
-        let Some(Emit::Record { mut record, stream, .. }) = self.effects.emits.pop() else { return None };
+        let Some(Emit::Record { record, stream, .. }) = self.effects.emits.pop() else { return None };
+        Some(self.sent(node, input, stream, record))
+    }
+
+    /// A record that was sent to a node, as it gets there: with the change that it is only where that is asked for.
+    fn sent(&self, node: usize, input: u16, stream: Timestamp, mut record: Record) -> (Arrival, Record) {
         if !self.nodes[node].takes_changes {
             record.change = None;
         }
-        Some((Arrival { node, input, stream, timed: false }, record))
+        (Arrival { node, input, stream, timed: false }, record)
     }
 
     pub(super) fn drain(&mut self, now: Timestamp, step: &mut Step) -> Result<(), TaskError> {
         while let Some(work) = self.stack.pop() {
             match work {
-                Work::Record { node, input, record, stream, timed } => {
-                    self.process(Arrival { node, input, stream, timed }, record, now, step)?;
-                }
+                Work::Record(arrival, record) => self.process(arrival, record, now, step)?,
                 Work::Time { node: n } => {
                     let before = self.nodes[n].op.deadline();
                     let base = self.stack.len();

@@ -11,7 +11,7 @@ use crate::runtime::ahead::Ahead;
 use crate::runtime::assigned::Assigned;
 use crate::runtime::gate::CallGate;
 use crate::runtime::read::TaskReader;
-use crate::runtime::task::{Input, Step, TaskError};
+use crate::runtime::task::{Input, Step, Task, TaskError};
 
 /// Records taken from one partition in one visit.
 const VISIT: usize = 256;
@@ -92,25 +92,10 @@ impl Slot {
             if task.gathered() >= 2 * GATHERED_MAX {
                 break;
             }
-            match reader.poll_batch(VISIT, now, records) {
-                Ok(0) => {
-                    if let Some(end) = reader.end() {
-                        task.skip_to(*topic, end);
-                    }
-                }
-                Ok(_) => {
-                    busy = true;
-                    for record in records.iter_mut() {
-                        record.origin.topic = u16::try_from(*topic).unwrap_or(u16::MAX);
-                    }
-                    let records = std::mem::take(records);
-                    task.step(Input::Records { topic: *topic, records }, now, step)?;
-                }
-                Err(e) => {
-                    records.clear();
-                    let task = self.assigned.handle().id;
-                    tracing::warn!(?task, error = e, "cannot read a partition");
-                }
+            if poll(task, *topic, reader, now, records) {
+                busy = true;
+                let records = std::mem::take(records);
+                task.step(Input::Records { topic: *topic, records }, now, step)?;
             }
         }
         Ok(busy)
@@ -133,25 +118,9 @@ impl Slot {
                 if !self.ahead.wants(input) {
                     continue;
                 }
-                match reader.poll_batch(VISIT, now, records) {
-                    Ok(0) => {
-                        if let Some(end) = reader.end() {
-                            task.skip_to(*topic, end);
-                        }
-                    }
-                    Ok(_) => {
-                        let number = u16::try_from(*topic).unwrap_or(u16::MAX);
-                        let timed = records.drain(..).map(|mut record| {
-                            record.origin.topic = number;
-                            (task.time_of(*topic, &record), record)
-                        });
-                        self.ahead.push(input, timed);
-                    }
-                    Err(e) => {
-                        records.clear();
-                        let task = task.id();
-                        tracing::warn!(?task, error = e, "cannot read a partition");
-                    }
+                if poll(task, *topic, reader, now, records) {
+                    let timed = records.drain(..).map(|record| (task.time_of(*topic, &record), record));
+                    self.ahead.push(input, timed);
                 }
             }
             let at_end: Vec<bool> = self.readers.iter().map(|(_, r)| r.lets_others_go_on()).collect();
@@ -187,5 +156,34 @@ impl Slot {
             && !task.has_work()
             && task.pending_calls() == 0
             && task.outstanding() == 0
+    }
+}
+
+/// Reads what is there of one input, into `records`. False: nothing came.
+fn poll(
+    task: &mut Task,
+    topic: usize,
+    reader: &mut TaskReader,
+    now: Timestamp,
+    records: &mut Vec<Record>,
+) -> bool {
+    match reader.poll_batch(VISIT, now, records) {
+        Ok(0) => {
+            if let Some(end) = reader.end() {
+                task.skip_to(topic, end);
+            }
+            false
+        }
+        Ok(_) => {
+            for record in records.iter_mut() {
+                record.origin.topic = u16::try_from(topic).unwrap_or(u16::MAX);
+            }
+            true
+        }
+        Err(e) => {
+            records.clear();
+            tracing::warn!(task = ?task.id(), error = e, "cannot read a partition");
+            false
+        }
     }
 }
