@@ -39,8 +39,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use slackwater::kafka::{Admin, KafkaConfig, OutRecord, TopicPartition, TopicSpec, Writer};
 use slackwater::model::{Headers, Origin, Record, Timestamp, Value};
 use slackwater::runtime::{Input, Step, Task, TaskId};
-use slackwater::spec::{Mode, load};
 use slackwater::state::{Backend, RocksBackend, RocksEnv};
+use slackwater::yaml::{Mode, load};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

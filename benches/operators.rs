@@ -26,8 +26,8 @@ use bytes::Bytes;
 use cpu_time::{ProcessTime, ThreadTime};
 use slackwater::model::{Origin, Record, Timestamp, Value};
 use slackwater::runtime::{Input, Sealed, Step, Task, TaskId};
-use slackwater::spec::{Mode, load};
 use slackwater::state::{Backend, RocksBackend, RocksEnv};
+use slackwater::yaml::{Mode, load};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

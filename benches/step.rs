@@ -27,9 +27,9 @@ use cpu_time::ThreadTime;
 use slackwater::model::{Origin, Record, Timestamp, Value};
 use slackwater::operators::debounce::{Keep, PendingTable};
 use slackwater::runtime::{Input, Sealed, Step, Task, TaskId};
-use slackwater::spec::{Mode, load};
 use slackwater::state::{Backend, MemoryBackend, RocksBackend, RocksEnv};
 use slackwater::topology::Topology;
+use slackwater::yaml::{Mode, load};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

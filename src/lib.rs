@@ -32,22 +32,25 @@
 //!
 //! | floor | module | what is there |
 //! |---|---|---|
-//! | 0 | [`model`] | record, value, time, units (`30s`, `64MiB`, `1500/s`), expressions as a trait |
+//! | 0 | [`model`] | record, value, time, units (`30s`, `64MiB`, `1500/s`), expressions as a trait, rows, calls, problems |
+//! | 1 | [`expressions`] | VRL: compiled, bounded, typed |
+//! | 1 | [`clients`] | clients of servers that several parts of the program ask |
 //! | 1 | [`state`] | stores with an epoch overlay, the row codec, RocksDB and memory below them |
 //! | 1 | [`formats`] | bytes to JSON and back: text, numbers, Avro, Protobuf, the schema registry's client |
 //! | 1 | [`kafka`] | the only place that knows `rdkafka`: group reader, writers, admin, restore, embedded broker |
 //! | 2 | [`operators`] | the contract [`operators::Operator`], the registry [`operators::NodeConfig`], a file per operator |
 //! | 2 | [`sinks`] | the contract [`sinks::Sink`] (the only async one), the registry [`sinks::SinkConfig`], a file per sink |
 //! | 3 | [`topology`] | [`topology::TopologyBuilder`], every check of the graph, sub-topologies, the topology in pictures and words |
-//! | 4 | [`spec`] | YAML with places, variables, secrets, VRL, problems and reports, JSON schema, `tests:` |
+//! | 4 | [`yaml`] | YAML with places, variables, secrets, reports, JSON schema, `tests:` |
 //! | 4 | [`runtime`] | the task, the engine around it: workers, commits, restores, global tables, calls, limiter, sink lanes, metrics |
 //! | 5 | [`gateway`] | HTTP: the admin server |
-//! | 5 | [`testing`] | the test driver, `tests:` of a file, `simulate`, the stand-ins of `dev` |
-//! | - | [`cli`] | one file per command, exit codes, logs |
+//! | 6 | [`testing`] | the test driver, `tests:` of a file, `simulate`, the broker of the crash model |
+//! | 7 | [`dev`] | `slackwater dev`: the stand-ins of a topology's servers, the feed, the proof |
+//! | 8 | [`cli`] | one file per command, exit codes, logs |
 //!
 //! Where to begin: a new operator is a file in `operators/` and a variant of [`operators::NodeConfig`]; a new sink a
 //! file in `sinks/` and a variant of [`sinks::SinkConfig`]; the compiler lists the rest. Both need no change elsewhere.
-//! An operator of a user's own crate implements [`operators::custom`]'s traits and is named in a [`spec::Registry`].
+//! An operator of a user's own crate implements [`operators::custom`]'s traits and is named in a [`yaml::Registry`].
 //!
 //! # Invariants
 //!
@@ -66,7 +69,7 @@
 //! - **Order per key.** Rows of a key go through one lane, one batch at a time; a key's next call starts after the
 //!   answer to the one before. Keys do not wait for each other.
 //! - **Nothing passes unprocessed.** A record that a node cannot process goes to the dead letter, stops the task, or is
-//!   dropped and counted, as the topology says; the reasons are a closed list ([`operators::Reason`]).
+//!   dropped and counted, as the topology says; the reasons are a closed list ([`model::Reason`]).
 //! - **Never above the limit.** Every attempt takes a grant first; no window of one second holds more grants than the
 //!   limit, and the instances' shares never sum to more than one.
 //! - **Bounded.** Reading ahead, backlog of rows and calls, calls in flight and pending, batches: each has a number with
@@ -81,7 +84,7 @@
 //! - **A panic ends the process**, whichever thread it was; only one inside an expression is that record's error. A failed
 //!   write to state stops the task: nothing goes on on top of it.
 //! - **No clock ahead of what is under way.** The wall clock moves a task's clocks only as far as every record up to then has
-//!   been read; of a repartition topic, has been written there by whoever writes it (`runtime/horizon.rs`).
+//!   been read; of a repartition topic, has been written there by whoever writes it (`runtime/input/horizon.rs`).
 //!
 //! # Deliberately absent
 //!
@@ -94,6 +97,9 @@
 //!   or a format other than JSON, makes it look at every value.
 
 pub mod cli;
+pub mod clients;
+pub mod dev;
+pub mod expressions;
 pub mod formats;
 pub mod gateway;
 pub mod kafka;
@@ -101,7 +107,7 @@ pub mod model;
 pub mod operators;
 pub mod runtime;
 pub mod sinks;
-pub mod spec;
 pub mod state;
 pub mod testing;
 pub mod topology;
+pub mod yaml;

@@ -118,7 +118,7 @@ fn check_connect_says_which_server_is_away() {
 }
 
 #[test]
-fn the_tests_of_a_file_are_run() {
+fn the_run_test_are_run() {
     let ended = check(&["test", ACCOUNT_SYNC], 0, "");
     assert!(ended.out.contains("ok      a burst is one call and one row\n"), "{}", ended.out);
     assert!(ended.out.ends_with(" passed, 0 failed\n"), "{}", ended.out);

@@ -22,9 +22,9 @@ use serde_json::{Value as Json, json};
 use slackwater::model::{Clock, SystemClock};
 use slackwater::operators::NodeConfig;
 use slackwater::sinks::{BlackholeConfig, SinkConfig};
-use slackwater::spec::{Mode, load_with, schema_with};
 use slackwater::testing::{run_test, simulate};
 use slackwater::topology::{KafkaSource, SourceConfig, Topology, TopologyBuilder};
+use slackwater::yaml::{Mode, load_with, schema_with};
 
 const LONG: Duration = Duration::from_secs(60);
 const MACHINES: &str = include_str!("../docs/custom-operator/machines.yaml");
@@ -165,7 +165,7 @@ fn problems_of_its_settings_are_shown_in_their_place() {
     let report = load_with(&registry(), "t.yaml", &text, Mode::Lenient, &|_| None).expect_err("is wrong");
     assert!(report.render(false).contains("did you mean `silence`?"), "{}", report.render(false));
     let schema = schema_with(&registry()).to_string();
-    assert!(schema.contains("\"silence\"") && !slackwater::spec::schema().to_string().contains("silence"));
+    assert!(schema.contains("\"silence\"") && !slackwater::yaml::schema().to_string().contains("silence"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! After a change of words: `INSTA_UPDATE=always cargo test --test diagnostics`, then read the diff.
 
-use slackwater::spec::{Mode, load};
+use slackwater::yaml::{Mode, load};
 
 /// The variables of these tests; every other one is unset.
 fn variable(name: &str) -> Option<String> {

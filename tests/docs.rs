@@ -6,8 +6,8 @@ use std::path::Path;
 use assert_cmd::Command;
 use slackwater::operators::{DebounceConfig, NodeConfig};
 use slackwater::sinks::SinkConfig;
-use slackwater::spec::{Loaded, Mode, load};
 use slackwater::topology::{NodeKind, SourceConfig};
+use slackwater::yaml::{Loaded, Mode, load};
 
 const README: &str = include_str!("../README.md");
 

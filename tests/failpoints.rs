@@ -1,4 +1,4 @@
-//! The process dies between two steps of a checkpoint, at each of the points that `runtime/failpoint.rs` names, and
+//! The process dies between two steps of a checkpoint, at each of the points that `runtime/checkpoint/failpoint.rs` names, and
 //! starts again: what it left must be what a run without a crash leaves. (Debug builds only: a release has no
 //! failpoints.)
 #![cfg(debug_assertions)]

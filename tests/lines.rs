@@ -171,7 +171,7 @@ sinks:
 }
 
 #[test]
-fn the_tests_of_a_file_send_to_each_source_of_lines() {
+fn the_run_test_send_to_each_source_of_lines() {
     let lines = Lines::new();
     let text = "
 name: t

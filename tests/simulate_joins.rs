@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use serde_json::Value as Json;
-use slackwater::spec::{Mode, load};
 use slackwater::testing::simulate;
+use slackwater::yaml::{Mode, load};
 
 /// The file's nodes under a common head.
 fn file(nodes: &str) -> String {

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use slackwater::spec::{Mode, load};
 use slackwater::testing::{run_test, simulate};
 use slackwater::topology::Topology;
+use slackwater::yaml::{Mode, load};
 
 fn topology(text: &str) -> Topology {
     let loaded = load("t.yaml", text, Mode::Lenient, &|_| None);
@@ -189,7 +189,7 @@ fn internal_topics_cannot_be_written_and_are_no_nodes() {
 }
 
 #[test]
-fn the_tests_of_a_file_see_one_topology() {
+fn the_run_test_see_one_topology() {
     let text = format!(
         "{ONE}{}",
         r#"

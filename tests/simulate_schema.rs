@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
-use slackwater::spec::{Mode, load};
 use slackwater::testing::simulate;
+use slackwater::yaml::{Mode, load};
 
 const ERRORS: &str = "errors: { dead_letter: { topic: t.dlq } }";
 

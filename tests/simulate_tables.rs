@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
-use slackwater::spec::{Mode, load};
 use slackwater::testing::simulate;
 use slackwater::topology::Topology;
+use slackwater::yaml::{Mode, load};
 
 fn read(nodes: &str) -> Result<Topology, String> {
     let text = format!("name: t\nkafka: {{ brokers: \"b:1\" }}\ntime: {{ clock: stream }}\n{nodes}\n");

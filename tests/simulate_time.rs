@@ -6,10 +6,10 @@ use std::sync::Arc;
 use serde_json::{Value as Json, json};
 use slackwater::model::{Record, Timestamp, Value};
 use slackwater::runtime::{Input, Step, Task, TaskId};
-use slackwater::spec::{Mode, load};
 use slackwater::state::{Backend, MemoryBackend};
 use slackwater::testing::simulate;
 use slackwater::topology::Topology;
+use slackwater::yaml::{Mode, load};
 
 fn topology(yaml: &str) -> Arc<Topology> {
     let text = format!("name: t\nkafka: {{ brokers: none }}\n{yaml}");

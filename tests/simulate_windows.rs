@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use slackwater::spec::{Mode, load};
 use slackwater::testing::simulate;
+use slackwater::yaml::{Mode, load};
 
 fn topology(time: &str, operators: &str, last: &str) -> String {
     format!(

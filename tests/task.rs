@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use slackwater::model::{Origin, Record, Timestamp, Value};
 use slackwater::runtime::{DEAD_LETTER, Input, Step, Task, TaskId};
-use slackwater::spec::{Mode, load};
 use slackwater::state::{Backend, MemoryBackend};
 use slackwater::topology::Topology;
+use slackwater::yaml::{Mode, load};
 
 fn topology(column: &str) -> Topology {
     let text = format!(

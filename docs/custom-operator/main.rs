@@ -14,9 +14,10 @@ use serde::Deserialize;
 use serde_json::json;
 use slackwater::cli;
 use slackwater::model::{Expr, Millis, Record, Scope, Timestamp, Value};
+use slackwater::model::{Problem, Reason};
+use slackwater::operators::OperatorError;
 use slackwater::operators::custom::{CustomOperator, Processor, ProcessorCx, Punctuator};
-use slackwater::operators::{OperatorError, Problem, Reason};
-use slackwater::spec::Registry;
+use slackwater::yaml::Registry;
 
 fn main() -> ExitCode {
     cli::main_with(&registry())
@@ -60,7 +61,7 @@ impl CustomOperator for Silence {
         let times = [("after", Some(self.after)), ("summary", self.summary), ("alive", self.alive)];
         let wrong = times.into_iter().filter(|(_, time)| time.is_some_and(|time| time <= Millis::ZERO));
         let help = |field: &str| format!("write a time, for example `{field}: 30s`");
-        wrong.map(|(field, _)| (field.to_owned(), "no time at all".to_owned(), help(field))).collect()
+        wrong.map(|(field, _)| Problem::setting(field, "no time at all", help(field))).collect()
     }
 
     fn exprs_mut(&mut self) -> Vec<&mut Expr> {

@@ -10,8 +10,8 @@ use crate::formats::WriterError;
 use crate::kafka::{Admin, AdminError};
 use crate::operators::NodeConfig;
 use crate::sinks::{SinkConfig, SinkConnection, SinkError};
-use crate::spec::{Loaded, Mode, Registry, Report, load_with};
 use crate::topology::{NodeKind, Uneven, WrittenTopic};
+use crate::yaml::{Loaded, Mode, Registry, Report, load_with};
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]

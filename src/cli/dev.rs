@@ -1,28 +1,17 @@
-//! `dev`: a topology with nothing installed, fed for a while, and a proof at the end.
-//!
-//! The stand-ins are `testing/dev`; these files put them around the production engine, in the order in which things
-//! happen: start (`stage`), feed, settle (`run`), stop, prove (`verdict`). The first signal ends the feeding, the second
-//! everything.
-
-mod run;
-mod stage;
-mod state_dir;
-mod verdict;
+//! `dev`: a topology with nothing installed, fed for a while, and a proof at the end. What is around the engine stands in
+//! [`crate::dev`]. The first signal ends the feeding, the second everything.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::stage::Stage;
-use self::state_dir::StateDir;
-use super::run::on_signals;
-use super::{Exit, LogFormat, start_logs};
+use super::run::{exit, on_signals};
+use super::{Exit, FAILED, LogFormat, read_file, start_logs};
+use crate::dev::{DevError, DevOptions, View, play};
 use crate::model::Millis;
-use crate::spec::Registry;
-use crate::testing::dev::View;
+use crate::yaml::Registry;
 
 /// Arguments of `dev`.
 #[derive(Debug, Args)]
@@ -75,16 +64,23 @@ pub(super) fn dev(registry: &Registry, args: &DevArgs, format: LogFormat) -> Res
 }
 
 async fn perform(registry: &Registry, args: &DevArgs, view: &View) -> Result<(), Exit> {
-    let began = Instant::now();
     let stop = CancellationToken::new();
-    on_signals(&stop).map_err(failed)?;
-    let state = StateDir::new(args.state_dir.as_deref())?;
-    let stage = Stage::set(registry, args, view).await?;
-    let ended = Box::pin(stage.play(args, view, &state.path, began, &stop)).await;
-    stage.servers.cancel();
-    ended
-}
-
-fn failed(error: impl std::fmt::Display) -> Exit {
-    Exit::failed(error.to_string())
+    on_signals(&stop).map_err(|e| Exit::failed(e.to_string()))?;
+    let options = DevOptions {
+        file: args.topology.display().to_string(),
+        text: read_file(&args.topology)?,
+        speed: args.speed,
+        duration: args.duration,
+        events_per_second: args.events_per_second,
+        accounts: args.accounts,
+        state_dir: args.state_dir.clone(),
+        admin: args.admin.clone(),
+    };
+    Box::pin(play(registry, &options, view, &stop)).await.map_err(|e| match e {
+        DevError::Failed(message) => Exit::failed(message),
+        DevError::File(report) => Exit::bad_file(&report),
+        DevError::StateDir(message) => Exit { code: 2, message: Some(format!("error: {message}")) },
+        DevError::Engine(stopped) => exit(&stopped.0, stopped.1),
+        DevError::NotProved => Exit::quiet(FAILED),
+    })
 }

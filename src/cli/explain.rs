@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 
 use super::table::Table;
 use super::{Exit, load_file};
-use crate::spec::{Mode, Registry};
 use crate::topology::{Explanation, SubExplanation};
+use crate::yaml::{Mode, Registry};
 
 /// Arguments of `explain`.
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{Exit, load_file};
-use crate::spec::{Mode, Registry, schema_with};
+use crate::yaml::{Mode, Registry, schema_with};
 
 /// Arguments of `graph`.
 #[derive(Debug, Args)]

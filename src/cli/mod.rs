@@ -22,7 +22,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::spec::{Loaded, Mode, Problem, Registry, Report, load_with};
+use crate::model::Problem;
+use crate::yaml::{Loaded, Mode, Registry, Report, load_with};
 
 /// Exit code: failed while running.
 const FAILED: u8 = 1;

@@ -9,7 +9,7 @@ use super::table::Table;
 use super::{Exit, load_file};
 use crate::kafka::GroupOffset;
 use crate::model::Json;
-use crate::spec::{Mode, Registry};
+use crate::yaml::{Mode, Registry};
 
 /// Arguments of `offsets`.
 #[derive(Debug, Args)]

@@ -12,9 +12,9 @@ use clap::Args;
 use super::connect::{failed, open_admin, state_dir};
 use super::{Exit, load_file};
 use crate::kafka::{Admin, GroupOffset};
-use crate::spec::{Mode, Registry};
 use crate::state::{StateDir, TaskDir};
 use crate::topology::Topology;
+use crate::yaml::{Mode, Registry};
 
 /// How long deleted topics may stay visible.
 const GONE: Duration = Duration::from_secs(10);

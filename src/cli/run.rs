@@ -11,7 +11,7 @@ use super::{BAD_FILE, Exit, load_file};
 use crate::gateway::AdminServer;
 use crate::model::Millis;
 use crate::runtime::{Engine, EngineError, EngineOptions, Override};
-use crate::spec::{Loaded, Mode, Registry};
+use crate::yaml::{Loaded, Mode, Registry};
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]

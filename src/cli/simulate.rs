@@ -8,8 +8,8 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Exit, load_file};
-use crate::spec::{Mode, Registry};
 use crate::testing;
+use crate::yaml::{Mode, Registry};
 
 /// Arguments of `simulate`.
 #[derive(Debug, Args)]

@@ -13,11 +13,11 @@ use clap::{Args, Subcommand};
 use super::connect::state_dir;
 use super::{Exit, load_file};
 use crate::model::Json;
-use crate::operators::describe::Described;
-use crate::runtime::look::{Found, look};
-use crate::spec::{Mode, Registry};
+use crate::operators::shared::describe::Described;
+use crate::runtime::inspect::{Found, look};
 use crate::state::{RocksBackend, StateDir, TaskDir};
 use crate::topology::{NodeKind, Topology};
+use crate::yaml::{Mode, Registry};
 
 /// Arguments of `state`.
 #[derive(Debug, Args)]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Exit, FAILED, load_file};
-use crate::spec::{Mode, Registry};
 use crate::testing::run_test;
+use crate::yaml::{Mode, Registry};
 
 /// Arguments of `test`.
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::known::{Formats, Found, NodeFormats, Parsed};
+use super::schemas::{Formats, Found, NodeFormats, Parsed};
 use super::settings::Format;
 use super::{primitive, protobuf, wire};
 use crate::model::{Json, Shape, Value, check_json, key_text};

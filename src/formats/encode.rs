@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::known::{Formats, NodeFormats, Parsed, Slot, Writer};
+use super::schemas::{Formats, NodeFormats, Parsed, Slot, Writer};
 use super::settings::Format;
 use super::{primitive, protobuf, wire};
 use crate::model::{EvalError, Json, Value};
@@ -43,7 +43,7 @@ impl Encoder {
             Some(Parsed::Avro(schema)) if schema.is_text() => Json::String(text.into_owned()),
             _ => serde_json::from_str(&text).unwrap_or_else(|_| Json::String(text.into_owned())),
         };
-        self.bytes(self.key, &json, slot).map(Some).map_err(|e| EvalError(format!("the key: {e}")))
+        self.bytes(self.key, &json, slot).map(Some).map_err(|e| EvalError::Failed(format!("the key: {e}")))
     }
 
     /// The bytes of a value; a tombstone stays one.
@@ -54,11 +54,11 @@ impl Encoder {
         if value.is_null() || matches!(self.value, Format::Json | Format::Bytes) {
             return Ok(value.bytes());
         }
-        let json = value.json().map_err(|e| EvalError(e.to_string()))?;
+        let json = value.json()?;
         let bytes = self.bytes(self.value, &json, self.node.value.as_deref());
-        bytes
-            .map(Some)
-            .map_err(|e| EvalError(format!("the value cannot be written as {}: {e}", self.value.name())))
+        bytes.map(Some).map_err(|e| {
+            EvalError::Failed(format!("the value cannot be written as {}: {e}", self.value.name()))
+        })
     }
 
     fn bytes(&self, format: Format, json: &Json, slot: Option<&Slot>) -> Result<Bytes, String> {
@@ -118,7 +118,9 @@ mod tests {
             Ok(Some(Bytes::copy_from_slice(&42i64.to_be_bytes())))
         );
         assert_eq!(encoder.key(None), Ok(None));
-        assert!(encoder.key(Some(&Bytes::from("x"))).is_err_and(|e| e.0 == "the key: \"x\" is no long"));
+        assert!(
+            encoder.key(Some(&Bytes::from("x"))).is_err_and(|e| e.to_string() == "the key: \"x\" is no long")
+        );
         assert_eq!(encoder.value(&Value::from(json!("hi"))), Ok(Some(Bytes::from("hi"))));
         assert_eq!(encoder.value(&Value::Bytes(Bytes::from("\"hi\""))), Ok(Some(Bytes::from("hi"))));
         assert_eq!(encoder.value(&Value::Null), Ok(None));
@@ -143,6 +145,6 @@ mod tests {
             Ok(Some(Bytes::from_static(&[0, 0, 0, 0, 0, 14])))
         );
         let error = encoder.value(&Value::from(json!({"id": "x"}))).expect_err("does not fit");
-        assert_eq!(error.0, "the value cannot be written as avro: `id`: \"x\" is no long");
+        assert_eq!(error.to_string(), "the value cannot be written as avro: `id`: \"x\" is no long");
     }
 }

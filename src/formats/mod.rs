@@ -14,15 +14,15 @@
 mod avro;
 mod decode;
 mod encode;
-mod known;
 mod primitive;
 mod protobuf;
 mod registry;
+mod schemas;
 mod settings;
 mod wire;
 
 pub use decode::{Bad, Decoder};
 pub use encode::Encoder;
-pub use known::{Formats, NodeFormats, Parsed, SchemaProblem, WriterError, shape_of};
 pub use registry::{RegistryClient, RegistryError};
+pub use schemas::{Formats, NodeFormats, Parsed, SchemaProblem, WriterError, shape_of};
 pub use settings::{Format, ReaderSchema, RegistryConfig, WriterSchema};

@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::model::Millis;
+use crate::model::Problem;
 
 /// What the bytes of a key or a value are.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
@@ -95,35 +96,31 @@ impl RegistryConfig {
 
     /// What is wrong with the settings themselves: field, message, help.
     #[must_use]
-    pub fn check(&self) -> Vec<(&'static str, String, String)> {
+    pub fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let scheme = self.url.starts_with("http://") || self.url.starts_with("https://");
         if !scheme && !self.url.contains("${") {
-            problems.push((
+            problems.push(Problem::setting(
                 "url",
                 format!("`{}` is no address of a schema registry", self.url),
-                "write `url: \"http://host:8081\"`".to_owned(),
+                "write `url: \"http://host:8081\"`",
             ));
         }
         if self.token.is_some() && (self.username.is_some() || self.password.is_some()) {
-            problems.push((
-                "token",
-                "both a token and a user are set".to_owned(),
-                "keep one of them".to_owned(),
-            ));
+            problems.push(Problem::setting("token", "both a token and a user are set", "keep one of them"));
         }
         if self.password.is_some() && self.username.is_none() && self.token.is_none() {
-            problems.push((
+            problems.push(Problem::setting(
                 "password",
-                "there is no user whose password it is".to_owned(),
-                "add `username`, or write it as `token`".to_owned(),
+                "there is no user whose password it is",
+                "add `username`, or write it as `token`",
             ));
         }
         if self.timeout <= Millis::ZERO {
-            problems.push((
+            problems.push(Problem::setting(
                 "timeout",
-                "no time at all for an answer".to_owned(),
-                "write a time such as `5s`".to_owned(),
+                "no time at all for an answer",
+                "write a time such as `5s`",
             ));
         }
         problems

@@ -2,7 +2,7 @@
 //!
 //! `Expr` is the text of an expression in a topology together with its compiled form. Bare expressions (`key`,
 //! `timestamp`, `.user.id`, a JSON literal) are compiled here and cost no virtual machine; everything else is compiled
-//! by `spec/` with VRL. The Rust DSL makes an `Expr` from a closure with [`Expr::native`].
+//! by `expressions/` with VRL. The Rust DSL makes an `Expr` from a closure with [`Expr::native`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,6 +15,7 @@ use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
 use super::path::{Step, look_up, parse_path};
 use super::pick::pick;
+use super::reason::Reason;
 use super::record::{Headers, Record, Window};
 use super::time::Timestamp;
 use super::types::Types;
@@ -66,8 +67,34 @@ impl<'a> Scope<'a> {
 
 /// The expression failed on this record.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0}")]
-pub struct EvalError(pub String);
+pub enum EvalError {
+    /// It asks for a field of a value that is no JSON.
+    #[error(transparent)]
+    NotJson(#[from] NotJson),
+    /// Anything else, in words.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl EvalError {
+    /// The class that a dead letter and the metrics name.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            EvalError::NotJson(_) => Reason::NotJson,
+            EvalError::Failed(_) => Reason::Expression,
+        }
+    }
+
+    /// The same error, with more said of where it happened. A value that is no JSON is that wherever it is read.
+    #[must_use]
+    pub fn context(self, say: impl FnOnce(&str) -> String) -> EvalError {
+        match self {
+            EvalError::Failed(message) => EvalError::Failed(say(&message)),
+            not_json @ EvalError::NotJson(_) => not_json,
+        }
+    }
+}
 
 /// A compiled expression. Pure: no I/O, no clock, the same answer for the same scope.
 pub trait Function: Send + Sync {
@@ -278,7 +305,7 @@ impl Expr {
     pub fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError> {
         match &self.function {
             Some(f) => f.eval(scope),
-            None => Err(EvalError(format!("the expression `{}` was not compiled", self.text))),
+            None => Err(EvalError::Failed(format!("the expression `{}` was not compiled", self.text))),
         }
     }
 
@@ -295,7 +322,7 @@ impl Expr {
     pub fn test(&self, scope: &Scope<'_>) -> Result<bool, EvalError> {
         match self.eval(scope)? {
             Json::Bool(b) => Ok(b),
-            other => Err(EvalError(format!("`{}` gave {other}, not true or false", self.text))),
+            other => Err(EvalError::Failed(format!("`{}` gave {other}, not true or false", self.text))),
         }
     }
 }
@@ -312,7 +339,7 @@ impl PartialEq for Expr {
     }
 }
 
-/// The name under which an [`Expr`] asks its deserializer for `(start, end, text)`; `spec/` answers it.
+/// The name under which an [`Expr`] asks its deserializer for `(start, end, text)`; `yaml/` answers it.
 pub const EXPR_TOKEN: &str = "$slackwater::Expr";
 
 impl<'de> Deserialize<'de> for Expr {
@@ -372,7 +399,7 @@ fn bare(text: &str) -> Option<Arc<dyn Function>> {
         return Some(Arc::new(move |s: &Scope<'_>| {
             if let (Value::Bytes(bytes), [_]) = (s.value, first.as_slice())
                 && let Some(mut found) =
-                    pick::<Json>(bytes, &first).map_err(|e| EvalError(NotJson(e.to_string()).to_string()))?
+                    pick::<Json>(bytes, &first).map_err(|e| EvalError::NotJson(NotJson(e.to_string())))?
             {
                 let Some(field) = found.pop().flatten() else { return Ok(Json::Null) };
                 return Ok(match &path[1..] {
@@ -380,7 +407,7 @@ fn bare(text: &str) -> Option<Arc<dyn Function>> {
                     rest => look_up(&field, rest).cloned().unwrap_or(Json::Null),
                 });
             }
-            let json = s.value.json().map_err(|e| EvalError(e.to_string()))?;
+            let json = s.value.json()?;
             Ok(look_up(&json, &path).cloned().unwrap_or(Json::Null))
         }));
     }

@@ -2,10 +2,15 @@
 //!
 //! Called by every other floor; imports nothing of ours. Nothing here does I/O, spawns or blocks.
 
+mod backoff;
+mod call;
 pub mod expr;
 pub mod path;
 mod pick;
+mod problem;
+mod reason;
 pub mod record;
+mod row;
 mod scan;
 pub mod shape;
 mod template;
@@ -14,13 +19,20 @@ pub mod time;
 pub mod types;
 pub mod units;
 pub mod value;
+mod words;
 
+pub use backoff::Backoff;
+pub use call::{Call, CallRequest, HttpRequest, Reply};
 pub use expr::{EvalError, Expr, Function, Scope, Yields};
 pub use pick::{pick, pick_texts};
+pub use problem::Problem;
+pub use reason::Reason;
 pub use record::{CHANGE_HEADER, Change, Headers, KEY_HEADER, Origin, Record, WINDOW_HEADER, Window};
+pub use row::{Cell, Payload, SinkRow};
 pub use shape::{Field, Shape};
 pub use template::Template;
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
 pub use types::Types;
 pub use units::{Millis, Rate, Size};
 pub use value::{Json, NotJson, Value, check_json, key_text};
+pub use words::{did_you_mean, near};

@@ -74,7 +74,7 @@ pub fn set_at(json: &mut Json, path: &[Step], value: Json) -> Result<(), EvalErr
         (Step::Field(name), Json::Object(fields)) => {
             set_at(fields.entry(name.clone()).or_insert(Json::Null), rest, value)
         }
-        (step, other) => Err(EvalError(format!("cannot set {step:?} in {other}: it is no object"))),
+        (step, other) => Err(EvalError::Failed(format!("cannot set {step:?} in {other}: it is no object"))),
     }
 }
 

@@ -3,7 +3,7 @@
 //! `schema: { id: integer, name: string?, tags: [string], address: { city: string }, "*": any }`. An object may have more
 //! fields than its shape names; expressions may name those only if it says `"*": any`. An array or object that may be
 //! missing has the `?` behind its name: `address?: { city: string }`. Used by `topology/` (a source's
-//! `schema`), `formats/` (from an Avro schema), `spec/` (types of expressions) and `runtime/` (the check of a record).
+//! `schema`), `formats/` (from an Avro schema), `expressions/` (types) and `runtime/` (the check of a record).
 
 use std::borrow::Cow;
 use std::fmt;

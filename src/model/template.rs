@@ -34,9 +34,9 @@ impl Template {
         while let Some((before, after)) = rest.split_once("{{") {
             let (inside, tail) = after
                 .split_once("}}")
-                .ok_or_else(|| EvalError("`{{` has no `}}`: write `{{ key }}`".into()))?;
+                .ok_or_else(|| EvalError::Failed("`{{` has no `}}`: write `{{ key }}`".into()))?;
             if inside.trim().is_empty() {
-                return Err(EvalError(
+                return Err(EvalError::Failed(
                     "nothing between `{{` and `}}`: write `{{ key }}` or `{{ .id }}`".into(),
                 ));
             }
@@ -91,7 +91,10 @@ impl Template {
                     Json::Number(n) => escape(&n.to_string(), &mut out),
                     Json::Bool(b) => escape(&b.to_string(), &mut out),
                     other => {
-                        return Err(EvalError(format!("`{{{{ {} }}}}` gave {other}, no text", expr.text())));
+                        return Err(EvalError::Failed(format!(
+                            "`{{{{ {} }}}}` gave {other}, no text",
+                            expr.text()
+                        )));
                     }
                 },
             }

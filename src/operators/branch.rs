@@ -7,7 +7,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::filter::check_condition;
-use super::{Cx, Operator, OperatorError, Problem};
+use super::{Cx, Operator, OperatorError};
+use crate::model::Problem;
 use crate::model::{Expr, Record, Scope};
 
 /// Outputs in order, each with its condition: `{ large: .amount > 1000, small: true }`, read as `from: NODE.large`.
@@ -20,7 +21,7 @@ impl BranchConfig {
     pub fn check(&self) -> Vec<Problem> {
         if self.0.is_empty() {
             let help = "write `branch: { large: .amount > 1000, small: true }`";
-            return vec![("branch".into(), "no output".into(), help.into())];
+            return vec![Problem::setting("branch", "no output", help)];
         }
         let mut problems = Vec::new();
         let mut all_taken: Option<&str> = None;
@@ -28,11 +29,15 @@ impl BranchConfig {
             let field = format!("branch.{name}");
             if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {
                 let help = "names have letters, digits, `-` or `_`; it is read as `from: NODE.NAME`";
-                problems.push((field.clone(), format!("`{name}` is no name of an output"), help.into()));
+                problems.push(Problem::setting(
+                    field.clone(),
+                    format!("`{name}` is no name of an output"),
+                    help,
+                ));
             }
             if let Some(before) = all_taken {
                 let message = format!("no record gets here: `{before}` before it takes them all");
-                problems.push((field.clone(), message, format!("put `{before}: true` last")));
+                problems.push(Problem::setting(field.clone(), message, format!("put `{before}: true` last")));
             }
             if condition.text().trim() == "true" {
                 all_taken.get_or_insert(name);

@@ -7,7 +7,7 @@
 //! The store holds one row per id that passed, by segment: `[segment][id] -> [version][timestamp]`, where a segment is
 //! `within` long. So a record looks at three segments at most, and what has expired is deleted segment by segment, in
 //! bounded steps, without an index. Equal ids must be in the same task: where `by` is not the key, the topology puts a
-//! [`ById`](super::by_id) in front, which makes the id the key until here.
+//! [`ById`](super::inserted::by_id) in front, which makes the id the key until here.
 
 use std::ops::ControlFlow;
 
@@ -15,9 +15,11 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::inserted::by_id;
 use super::key_by::check_key;
-use super::{Cx, Operator, OperatorError, Problem, Reason, by_id};
+use super::{Cx, Operator, OperatorError};
 use crate::model::{Expr, Millis, Record, Scope, Timestamp, key_text};
+use crate::model::{Problem, Reason};
 use crate::state::StateError;
 use crate::state::codec::{ordered_i64, read_ordered_i64};
 
@@ -45,7 +47,7 @@ impl DedupeConfig {
         let mut problems: Vec<Problem> = self.by.iter().flat_map(|by| check_key("dedupe.by", by)).collect();
         if self.within <= Millis::ZERO {
             let help = "write how long an id is remembered, for example `within: 10m`";
-            problems.push(("dedupe.within".into(), "no time at all".into(), help.into()));
+            problems.push(Problem::setting("dedupe.within", "no time at all", help));
         }
         problems
     }
@@ -343,6 +345,6 @@ mod tests {
     #[test]
     fn no_time_is_refused() {
         let config: DedupeConfig = serde_json::from_value(json!({ "within": "0s" })).expect("settings");
-        assert_eq!(config.check()[0].0, "dedupe.within");
+        assert_eq!(config.check()[0].field, "dedupe.within");
     }
 }

@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Cx, Operator, OperatorError, Problem};
+use super::{Cx, Operator, OperatorError};
+use crate::model::Problem;
 use crate::model::{Expr, Record, Scope, Yields};
 
 /// The condition: an expression that gives true or false.
@@ -27,7 +28,7 @@ pub(super) fn check_condition(field: &str, condition: &Expr) -> Vec<Problem> {
         return Vec::new();
     }
     let message = format!("a condition is true or false, and this is always {yields}");
-    vec![(field.into(), message, "compare it with something, for example `.amount > 10`".into())]
+    vec![Problem::setting(field, message, "compare it with something, for example `.amount > 10`")]
 }
 
 /// See the module.

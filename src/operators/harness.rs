@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Cx, Effects, Emit, Operator, OperatorError, Reason, Tally};
+use super::{Cx, Effects, Emit, Operator, OperatorError, Tally};
+use crate::model::Reason;
 use crate::model::{Json, Record, Timestamp};
 use crate::state::{Backend, MemoryBackend, Store};
 

@@ -8,7 +8,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Cx, Operator, OperatorError, Problem};
+use super::{Cx, Operator, OperatorError};
+use crate::model::Problem;
 use crate::model::{Expr, Record, Scope, key_text};
 
 /// The expression of the new key: text is taken as it is, anything else as JSON. A record for which it gives null goes on
@@ -32,7 +33,7 @@ pub(super) fn check_key(field: &str, key: &Expr) -> Vec<Problem> {
         return Vec::new();
     }
     let help = "write what the key is made of, for example `.customer`, or `{ \"a\": .a, \"b\": .b }`";
-    vec![(field.into(), "an expression that yields nothing for a key".into(), help.into())]
+    vec![Problem::setting(field, "an expression that yields nothing for a key", help)]
 }
 
 /// See the module.
@@ -63,8 +64,9 @@ impl Operator for KeyBy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Reason;
     use crate::model::{Headers, Origin, Timestamp, Value, Window};
-    use crate::operators::{Effects, Emit, Reason, Tally};
+    use crate::operators::{Effects, Emit, Tally};
     use serde_json::json;
 
     fn run(key: &str, record: Record) -> Result<Record, (Reason, String)> {

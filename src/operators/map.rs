@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Cx, Operator, OperatorError, Problem};
+use super::{Cx, Operator, OperatorError};
+use crate::model::Problem;
 use crate::model::{EvalError, Expr, Json, Record, Scope, Value, Yields};
 
 /// The expression of the new value (`map`), or of a list of new values (`flat_map`).
@@ -20,7 +21,7 @@ impl MapConfig {
             return Vec::new();
         }
         let help = "write the new value, for example `.amount`, or `null` where a tombstone is meant";
-        vec![("map".into(), "the expression is empty".into(), help.into())]
+        vec![Problem::setting("map", "the expression is empty", help)]
     }
 
     /// What is wrong with the settings of a `flat_map`.
@@ -31,10 +32,10 @@ impl MapConfig {
             return Vec::new();
         }
         let message = format!("a flat map makes records of a list, and this is always {yields}");
-        vec![(
-            "flat_map".into(),
+        vec![Problem::setting(
+            "flat_map",
             message,
-            "write a list, for example `.lines` or `[.a, .b]`, or use `map`".into(),
+            "write a list, for example `.lines` or `[.a, .b]`, or use `map`",
         )]
     }
 }
@@ -82,7 +83,7 @@ impl Operator for FlatMap {
         let items = match self.values.eval(&Scope::of(&record)) {
             Ok(Json::Array(items)) => items,
             Ok(other) => {
-                let e = EvalError(format!("`{}` gave {other}, not a list", self.values.text()));
+                let e = EvalError::Failed(format!("`{}` gave {other}, not a list", self.values.text()));
                 return Err(OperatorError::expression(record, &e));
             }
             Err(e) => return Err(OperatorError::expression(record, &e)),

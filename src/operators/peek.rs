@@ -8,7 +8,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Cx, Operator, OperatorError, Problem};
+use super::{Cx, Operator, OperatorError};
+use crate::model::Problem;
 use crate::model::{Rate, Record, Timestamp};
 
 /// Shows records in the log. `peek: {}` shows them with `SLACKWATER_LOG=slackwater=trace`.
@@ -47,7 +48,7 @@ impl PeekConfig {
         if self.rate.per_second > 0.0 {
             return Vec::new();
         }
-        vec![("peek.rate".into(), "no line at all".into(), "write a rate such as `10/s`".into())]
+        vec![Problem::setting("peek.rate", "no line at all", "write a rate such as `10/s`")]
     }
 }
 

@@ -5,25 +5,26 @@ use std::ops::RangeInclusive;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::Operator;
 use super::aggregate::{Aggregate, AggregateConfig, EmitConfig};
 use super::branch::{Branch, BranchConfig};
-use super::by_id::{ById, ByIdConfig};
 use super::custom::{self, CustomConfig};
 use super::debounce::{Debounce, DebounceConfig};
 use super::dedupe::{Dedupe, DedupeConfig};
-use super::describe::Described;
 use super::enrich::{self, Enrich, EnrichConfig};
 use super::filter::{Filter, FilterConfig};
+use super::inserted::by_id::{ById, ByIdConfig};
+use super::inserted::regroup::{Regroup, RegroupConfig};
 use super::join::{self, JoinConfig, JoinKind, JoinType, RightHalf, RightHalfConfig};
 use super::key_by::{KeyBy, KeyByConfig};
 use super::map::{FlatMap, Map, MapConfig};
 use super::merge::{Merge, MergeConfig};
 use super::peek::{Peek, PeekConfig};
-use super::regroup::{Regroup, RegroupConfig};
+use super::shared::describe::Described;
 use super::suppress::{Suppress, SuppressConfig};
 use super::table::{Table, TableConfig};
-use super::{Operator, Problem};
 use crate::model::Expr;
+use crate::model::Problem;
 
 /// An operator's settings; its kind is the key that holds them in YAML.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::task::{Step, Task, TaskId};
 use crate::kafka::PartitionReader;
 use crate::model::Record;
-use crate::operators::Reply;
+use crate::model::Reply;
 use crate::state::Backend;
 
 /// A task of one assignment. What comes back for an earlier generation of the same task is ignored.

@@ -15,7 +15,7 @@ use prometheus::{
 };
 
 use super::calls::CallCounters;
-use super::limiter::Limiter;
+use super::calls::limiter::Limiter;
 use super::task::{Task, TaskId};
 use crate::formats::Formats;
 use crate::model::{Clock, SystemClock};

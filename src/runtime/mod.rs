@@ -1,37 +1,34 @@
 //! Floor 4: what runs a topology. The task is sans-I/O; the drivers around it do the waiting.
+//!
+//! | room | what is there |
+//! |---|---|
+//! | `task/` | the state machine: one sub-topology on one partition |
+//! | `input/` | where a task's records come from, in which order, and how far the wall clock may move its nodes |
+//! | `worker/` | a thread that owns tasks: reads, steps, seals, commits |
+//! | `checkpoint/` | the commit thread, and what brings a task's state up to date before it runs |
+//! | `calls/` | API calls: permits, limits, the circuit breaker |
+//! | `delivery` | sink lanes: rows become batches, batches become answers |
+//! | `globals/` | tables that each instance holds whole |
+//! | `engine/` | starts all of these for a topology, and stops them in order |
+//! | `inbox`, `metrics` | what is sent to a worker; what is scraped |
 
-mod ahead;
-mod assigned;
-pub mod breaker;
-pub mod calls;
+mod calls;
 mod checkpoint;
-mod choose;
-mod deliver;
+mod delivery;
 mod engine;
-mod failpoint;
-mod gate;
-mod global;
-mod global_reader;
-mod held;
-mod horizon;
-pub mod http;
+mod globals;
 mod inbox;
-pub mod limiter;
-pub mod look;
+mod input;
 pub mod metrics;
-mod nodes;
-pub mod pacer;
-mod purge;
-mod read;
-mod restore;
-mod shares;
 mod task;
 mod worker;
 
-pub use assigned::{Assigned, Rewound};
+pub use calls::{breaker, limiter, pacer};
 pub use engine::{Engine, EngineError, EngineOptions, MissingTopics, Override, Shared, Status};
-pub use global::GlobalTable;
+pub use globals::GlobalTable;
 pub use inbox::Handle;
 pub use task::{
-    DEAD_LETTER, Delivery, Globals, Input, Sealed, Step, Task, TaskError, TaskId, applied_positions, is_empty,
+    DEAD_LETTER, Delivery, Globals, Input, Sealed, Step, Task, TaskError, TaskId, applied_positions, inspect,
+    is_empty,
 };
+pub use worker::{Assigned, Rewound};

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Sink, SinkError};
-use crate::operators::SinkRow;
+use crate::model::SinkRow;
 
 /// Takes records and forgets them.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]

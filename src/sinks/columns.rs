@@ -6,8 +6,8 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
+use crate::model::Cell;
 use crate::model::{EvalError, Expr, Scope};
-use crate::operators::Cell;
 
 /// What a column gets.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,12 +38,9 @@ impl Columns {
             .iter()
             .map(|(name, column)| match column {
                 Column::CommitTimestamp => Ok(Cell::CommitTimestamp),
-                Column::Expr(expr) => expr.eval(scope).map(Cell::Json).map_err(|e| {
-                    match e.0.starts_with("the value is not JSON") {
-                        true => e,
-                        false => EvalError(format!("column {name}: {e}")),
-                    }
-                }),
+                Column::Expr(expr) => {
+                    expr.eval(scope).map(Cell::Json).map_err(|e| e.context(|e| format!("column {name}: {e}")))
+                }
             })
             .collect()
     }

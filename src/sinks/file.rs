@@ -15,8 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::Mutex;
 
 use super::{Batch, Sink, SinkError};
+use crate::model::SinkRow;
 use crate::model::{Json, Record, Scope};
-use crate::operators::SinkRow;
 
 /// Writes records to standard output, one JSON object a line.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
@@ -143,8 +143,8 @@ async fn print(text: String) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Payload;
     use crate::model::{Headers, Timestamp, Value, Window};
-    use crate::operators::Payload;
 
     #[test]
     fn a_line_holds_what_the_record_has() {

@@ -8,10 +8,10 @@ use serde::Deserialize;
 
 use super::Batch;
 use crate::formats::{Encoder, Format, WriterSchema};
+use crate::model::Payload;
 use crate::model::{
     CHANGE_HEADER, EvalError, Expr, Headers, Json, Millis, Record, Scope, Value, WINDOW_HEADER, key_text,
 };
-use crate::operators::Payload;
 
 /// Writes records to a Kafka topic. A record that is a window's result has the window in the header `window`, as text:
 /// `START,END` in milliseconds, as `window.start` and `window.end` are in expressions.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{KafkaSinkConfig, Sink, SinkError};
 use crate::kafka::{OutRecord, WriteClass, Writer};
-use crate::operators::SinkRow;
+use crate::model::SinkRow;
 
 /// Writes to one topic. Cheap to clone: the producer is shared.
 #[derive(Clone)]

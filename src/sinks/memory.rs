@@ -10,8 +10,8 @@ use serde_json::Map;
 
 use super::spanner::{Operation, SpannerConfig};
 use super::{Sink, SinkError};
+use crate::model::{Cell, Payload, SinkRow};
 use crate::model::{Clock, Json};
-use crate::operators::{Cell, Payload, SinkRow};
 
 /// A local table. Cheap to clone.
 #[derive(Clone)]

@@ -1,6 +1,6 @@
 //! Floor 2: sinks. The only async contract, the registry of kinds, one file per sink.
 //!
-//! A sink node evaluates a record to a [`SinkRow`] inside the task (pure, `runtime/nodes.rs`); the driver batches rows
+//! A sink node evaluates a record to a [`SinkRow`] inside the task (pure, `runtime/task/nodes.rs`); the driver batches rows
 //! per lane (same key, same lane), keeps one batch of a lane in flight, and calls [`Sink::deliver`]. When a batch is
 //! refused the driver splits it until the one bad row is found; when it should be retried it waits and calls again
 //! with the same batch. A sink may be called again with rows that it already wrote: writes are idempotent by key.
@@ -28,8 +28,8 @@ pub use memory::TableSink;
 pub use registry::{SinkConfig, SinkConnection, SinkLane};
 pub use spanner::SpannerConfig;
 
+use crate::model::SinkRow;
 use crate::model::{Millis, Size};
-use crate::operators::SinkRow;
 
 /// Why a batch was not written.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]

@@ -14,8 +14,8 @@ use super::memory::TableSink;
 use super::spanner::{Spanner, SpannerConfig, SpannerLane};
 use super::{Batch, Sink, SinkError};
 use crate::kafka::Writer;
+use crate::model::{Cell, Payload, Problem, SinkRow};
 use crate::model::{EvalError, Expr, Json, Millis, Record, Scope, Timestamp, Value};
-use crate::operators::{Cell, Payload, Problem, SinkRow};
 
 /// A sink's settings; its kind is the key that holds them in YAML.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -107,11 +107,11 @@ impl SinkConfig {
         let mut problems: Vec<Problem> = match self {
             SinkConfig::Spanner(c) => c.check(),
             SinkConfig::Kafka(c) => topic_problem(&c.topic)
-                .map(|(message, help)| ("topic".into(), message, help.into()))
+                .map(|(message, help)| Problem::setting("topic", message, help))
                 .into_iter()
                 .collect(),
             SinkConfig::File(c) if c.path.as_os_str().is_empty() => {
-                vec![("path".into(), "the file has no name".into(), "write `path: records.jsonl`".into())]
+                vec![Problem::setting("path", "the file has no name", "write `path: records.jsonl`")]
             }
             _ => Vec::new(),
         };
@@ -119,7 +119,7 @@ impl SinkConfig {
             && c.headers.contains_key("")
         {
             let help = "write `headers: { name: EXPRESSION }`";
-            problems.push(("headers".into(), "a header has no name".into(), help.into()));
+            problems.push(Problem::setting("headers", "a header has no name", help));
         }
         let reads = |(_, column): &(String, Column)| {
             let text = match column {
@@ -134,13 +134,13 @@ impl SinkConfig {
             let message =
                 "the sink has no key: no column comes from the record, so every record is the same row";
             let help = "give the primary key's column the record's key: `Id: key`";
-            problems.push(("columns".into(), message.into(), help.into()));
+            problems.push(Problem::setting("columns", message, help));
         }
         if self.batch().max_rows == 0 {
             let help = "write a number from 1 on; the default is 500";
-            problems.push(("batch.max_rows".into(), "a batch of no rows writes nothing".into(), help.into()));
+            problems.push(Problem::setting("batch.max_rows", "a batch of no rows writes nothing", help));
         }
-        for (field, ..) in &mut problems {
+        for Problem { field, .. } in &mut problems {
             *field = format!("{}.{field}", self.kind_name());
         }
         problems
@@ -324,7 +324,7 @@ mod tests {
         let SinkConfig::Spanner(config) = &mut sink else { panic!("is spanner") };
         (config.max_in_flight, config.max_cells, config.batch.max_rows) = (0, 0, 0);
         config.columns.0.clear();
-        let fields: Vec<_> = sink.check().into_iter().map(|(field, ..)| field).collect();
+        let fields: Vec<_> = sink.check().into_iter().map(|p| p.field).collect();
         assert_eq!(
             fields,
             ["columns", "max_in_flight", "max_cells", "batch.max_rows"].map(|f| format!("spanner.{f}"))
@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn settings_are_read_by_kind() {
         let read = |json: Json| serde_json::from_value::<SinkConfig>(json);
-        // As `spec/` hands them over: start, end, text.
+        // As `yaml/` hands them over: start, end, text.
         let key = json!([0, 3, "key"]);
         let columns = json!({"Id": key});
         let database = "projects/p/instances/i/databases/d";

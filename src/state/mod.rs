@@ -12,7 +12,7 @@ pub mod codec;
 mod dir;
 mod memory;
 mod order;
-mod reads;
+mod read_cache;
 mod record;
 mod rocks;
 mod run;

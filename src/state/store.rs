@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::reads::Reads;
+use super::read_cache::Reads;
 use super::run::{self, Run, RunBuilder};
 use super::{Backend, LateRows, Row, StateError, Visit, after_prefix};
 

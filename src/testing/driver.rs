@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::model::{Call, Reason, Reply, SinkRow};
 use crate::model::{Json, Millis, Origin, Record, Timestamp, Value};
-use crate::operators::{Call, Reason, Reply, SinkRow};
 use crate::runtime::{DEAD_LETTER, Delivery, GlobalTable, Globals, Input, Step, Task, TaskError, TaskId};
 use crate::sinks::SinkConfig;
 use crate::state::{Backend, MemoryBackend};

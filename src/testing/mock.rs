@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::model::Reply;
 use crate::model::{Json, Millis};
-use crate::operators::Reply;
 
 /// One scripted answer.
 #[derive(Clone, Debug, PartialEq)]

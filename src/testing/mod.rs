@@ -1,17 +1,16 @@
-//! Floor 5: the stand-ins for `test`, `simulate`, `dev` and the crash model. They drive the production [`Task`]; none of
+//! Floor 6: what drives a topology without servers: `test`, `simulate` and the crash model. They drive the production [`Task`]; none of
 //! our own logic is mocked.
 //!
 //! [`Task`]: crate::runtime::Task
 
 mod broker;
-pub mod dev;
 mod driver;
 mod mock;
-mod run_test;
 mod simulate;
+mod tests_of_a_file;
 
 pub use broker::{BrokerError, CommittedOffset, Dice, Faults, MemoryBroker};
 pub use driver::{DriverError, Output, TopologyTestDriver};
 pub use mock::{Answer, Mock};
-pub use run_test::{TestFailure, run_test};
 pub use simulate::{SimulateError, simulate};
+pub use tests_of_a_file::{TestFailure, run_test};

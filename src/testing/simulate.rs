@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use super::{Answer, DriverError, Output, TopologyTestDriver};
 use crate::model::{Json, Millis, Record, Timestamp, Value, key_text};
-use crate::spec::is_status;
 use crate::topology::Topology;
+use crate::yaml::is_status;
 
 /// Why a simulation ended early.
 #[derive(Debug, thiserror::Error)]

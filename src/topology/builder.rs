@@ -7,25 +7,9 @@ use super::{
     Input, Node, NodeKind, Settings, SourceConfig, Topology, foreign, formats, joins, limits, repartition,
     sub, tables,
 };
-use crate::model::Shape;
+use crate::model::{Problem, Shape, did_you_mean};
 use crate::operators::{NodeConfig, TableConfig};
 use crate::sinks::SinkConfig;
-
-/// Something wrong with a graph.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}{message}{}", self.node.as_ref().map(|n| format!("{n}: ")).unwrap_or_default(), self.help.as_ref().map(|h| format!(" ({h})")).unwrap_or_default())]
-pub struct GraphProblem {
-    /// Stable code, `graph::...`.
-    pub code: &'static str,
-    /// The node it is about; `None` for the topology itself.
-    pub node: Option<String>,
-    /// The field of the node, as a path such as `from` or `debounce.quiet`; empty for the node itself.
-    pub field: String,
-    /// What is wrong.
-    pub message: String,
-    /// What to write instead.
-    pub help: Option<String>,
-}
 
 /// Builds a [`Topology`] from Rust.
 ///
@@ -38,7 +22,7 @@ pub struct GraphProblem {
 /// let topology = TopologyBuilder::new("clicks")
 ///     .source("clicks", SourceConfig::Kafka(KafkaSource { topic: Some("clicks".into()), ..Default::default() }))
 ///     .operator("real", ["clicks"], NodeConfig::Filter(FilterConfig(Expr::native("not a bot", |scope| {
-///         let value = scope.value.json().map_err(|e| slackwater::model::EvalError(e.to_string()))?;
+///         let value = scope.value.json()?;
 ///         Ok((value["bot"] != true).into())
 ///     }))))
 ///     .operator("settled", ["real"], NodeConfig::Debounce(DebounceConfig::quiet(Millis::secs(30))))
@@ -129,7 +113,7 @@ impl TopologyBuilder {
     ///
     /// # Errors
     /// Every problem found, in the order of the nodes.
-    pub fn build(self) -> Result<Topology, Vec<GraphProblem>> {
+    pub fn build(self) -> Result<Topology, Vec<Problem>> {
         let mut problems = Vec::new();
         check_name(&self.name, None, &mut problems);
         for (n, (name, kind, _)) in self.nodes.iter().enumerate() {
@@ -148,15 +132,10 @@ impl TopologyBuilder {
         check_promises(&self.settings, &self.nodes, &mut problems);
         let formats = formats::load(&self.settings, &self.nodes, &self.schemas, &mut problems);
         if !self.nodes.iter().any(|(_, kind, _)| matches!(kind, NodeKind::Source(_))) {
-            problems.push(GraphProblem {
-                code: "graph::no_source",
-                node: None,
-                field: "sources".into(),
-                message: "the topology has no source".into(),
-                help: Some(
-                    "add one under `sources`, for example `orders: { kafka: { topic: orders } }`".into(),
-                ),
-            });
+            let help = "add one under `sources`, for example `orders: { kafka: { topic: orders } }`";
+            problems.push(
+                Problem::new("graph::no_source", "the topology has no source").field("sources").help(help),
+            );
         }
         let mut inputs: Vec<(Vec<Input>, Option<Input>)> = Vec::new();
         for (name, kind, from) in &self.nodes {
@@ -197,8 +176,8 @@ pub(super) fn problem(
     field: &str,
     message: &str,
     help: Option<String>,
-) -> GraphProblem {
-    GraphProblem { code, node: Some(node.into()), field: field.into(), message: message.into(), help }
+) -> Problem {
+    Problem { help, ..Problem::new(code, message).of(node).field(field) }
 }
 
 fn table_of<'a>(
@@ -213,29 +192,13 @@ fn table_of<'a>(
     }
 }
 
-/// "did you mean", or the list of what there is.
-pub(super) fn suggest(name: &str, known: &[&str]) -> String {
-    let near = known
-        .iter()
-        .map(|k| (strsim::damerau_levenshtein(name, k), *k))
-        .filter(|(d, k)| *d <= 1 + k.len() / 3)
-        .min();
-    match near {
-        Some((_, k)) => format!("did you mean `{k}`?"),
-        None if known.is_empty() => "there is nothing else to read from".into(),
-        None => {
-            format!("known here: {}", known.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", "))
-        }
-    }
-}
-
 /// The nodes that a node reads (`from`), and the one that it joins them with.
 fn resolve(
     name: &str,
     kind: &NodeKind,
     from: &[String],
     nodes: &[(String, NodeKind, Vec<String>)],
-    problems: &mut Vec<GraphProblem>,
+    problems: &mut Vec<Problem>,
 ) -> (Vec<Input>, Option<Input>) {
     if matches!(kind, NodeKind::Source(_)) {
         return (Vec::new(), None);
@@ -279,7 +242,7 @@ fn resolve(
 
 /// Tells each `suppress: { until: window_closes }` the grace of the windows above it. One of its own that is shorter would
 /// let several results of a window go.
-fn set_grace(nodes: &mut [Node], problems: &mut Vec<GraphProblem>) {
+fn set_grace(nodes: &mut [Node], problems: &mut Vec<Problem>) {
     for n in 0..nodes.len() {
         let NodeKind::Operator(config) = &nodes[n].kind else { continue };
         let own = match &**config {
@@ -352,7 +315,11 @@ fn find(
     };
     let Some((node, port)) = found else {
         let known: Vec<&str> = nodes.iter().map(|(n, _, _)| n.as_str()).filter(|n| *n != reader).collect();
-        return Err((format!("there is no node `{text}`"), suggest(text, &known)));
+        let help = match known.is_empty() {
+            true => "there is nothing else to read from".into(),
+            false => did_you_mean(text, &known),
+        };
+        return Err((format!("there is no node `{text}`"), help));
     };
     let ports = match &nodes[node].1 {
         NodeKind::Operator(config) => config.ports(),
@@ -375,11 +342,11 @@ fn find(
         let all: Vec<String> = known.iter().map(|k| format!("`{k}`")).collect();
         Err((format!("`{base}` has several outputs"), format!("name one: {}", all.join(", "))))
     } else {
-        Err((format!("`{base}` has no output `{text}`"), suggest(text, &known)))
+        Err((format!("`{base}` has no output `{text}`"), did_you_mean(text, &known)))
     }
 }
 
-fn check_cycles(nodes: &[Node], problems: &mut Vec<GraphProblem>) {
+fn check_cycles(nodes: &[Node], problems: &mut Vec<Problem>) {
     let read = |n: usize| {
         let node: &Node = &nodes[n];
         node.inputs.iter().map(|i| i.node).chain(node.lookups.iter().copied())

@@ -2,10 +2,10 @@
 //!
 //! Called by the builder, which checks the graph itself.
 
-use super::builder::{problem, suggest};
-use super::{Changelog, GraphProblem, Guarantee, NodeKind, OnFailure, Settings, SourceConfig};
+use super::builder::problem;
+use super::{Changelog, Guarantee, NodeKind, OnFailure, Settings, SourceConfig};
 use crate::kafka::KafkaConfig;
-use crate::model::Millis;
+use crate::model::{Millis, Problem, did_you_mean};
 use crate::operators::TableConfig;
 use crate::sinks::topic_problem;
 
@@ -13,31 +13,25 @@ use crate::sinks::topic_problem;
 type Draft = (String, NodeKind, Vec<String>);
 
 /// Names become topic names, file names and metric labels: letters, digits, `-`, `_`, at most 100.
-pub(super) fn check_name(name: &str, node: Option<&str>, problems: &mut Vec<GraphProblem>) {
+pub(super) fn check_name(name: &str, node: Option<&str>, problems: &mut Vec<Problem>) {
     let good = !name.is_empty()
         && name.len() <= 100
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
     if !good {
-        problems.push(GraphProblem {
+        problems.push(Problem {
             code: "graph::name",
             node: node.map(Into::into),
             field: if node.is_none() { "name".into() } else { String::new() },
             message: format!("`{name}` is no name"),
             help: Some("names have 1 to 100 letters, digits, `-` or `_`".into()),
+            ..Problem::default()
         });
     }
 }
 
-pub(super) fn check_settings(
-    name: &str,
-    kind: &NodeKind,
-    settings: &Settings,
-    problems: &mut Vec<GraphProblem>,
-) {
+pub(super) fn check_settings(name: &str, kind: &NodeKind, settings: &Settings, problems: &mut Vec<Problem>) {
     if let NodeKind::Source(source) = kind {
-        for (field, message, help) in source.check() {
-            problems.push(problem("graph::setting", name, &field, &message, Some(help)));
-        }
+        problems.extend(source.check().into_iter().map(|p| p.of(name)));
     }
     match kind {
         NodeKind::Source(SourceConfig::Kafka(k)) => match (&k.topic, &k.topics) {
@@ -59,9 +53,7 @@ pub(super) fn check_settings(
         },
         NodeKind::Source(_) => {}
         NodeKind::Operator(config) => {
-            for (field, message, help) in config.check() {
-                problems.push(problem("graph::setting", name, &field, &message, Some(help)));
-            }
+            problems.extend(config.check().into_iter().map(|p| p.of(name)));
             if let Some(limit) = config.rate_limit()
                 && !settings.rate_limits.contains_key(limit)
             {
@@ -74,15 +66,13 @@ pub(super) fn check_settings(
                     Some(if known.is_empty() {
                         format!("add `rate_limits: {{ {limit}: {{ limit: 100/s }} }}`")
                     } else {
-                        suggest(limit, &known)
+                        did_you_mean(limit, &known)
                     }),
                 ));
             }
         }
         NodeKind::Sink(config) => {
-            for (field, message, help) in config.check() {
-                problems.push(problem("graph::setting", name, &field, &message, Some(help)));
-            }
+            problems.extend(config.check().into_iter().map(|p| p.of(name)));
         }
     }
 }
@@ -102,10 +92,17 @@ const PROPERTIES_KEPT: [&str; 10] = [
 ];
 
 /// Settings of the topology itself that cannot be.
-pub(super) fn check_topology(settings: &Settings, problems: &mut Vec<GraphProblem>) {
+pub(super) fn check_topology(settings: &Settings, problems: &mut Vec<Problem>) {
     let mut wrong = |field: &str, message: String, help: &str| {
         let (field, help) = (field.into(), Some(help.into()));
-        problems.push(GraphProblem { code: "graph::setting", node: None, field, message, help });
+        problems.push(Problem {
+            code: "graph::setting",
+            node: None,
+            field,
+            message,
+            help,
+            ..Problem::default()
+        });
     };
     if settings.state.checkpoint <= Millis::ZERO {
         let help = "write how far apart checkpoints are, for example `checkpoint: 1s`";
@@ -146,19 +143,20 @@ pub(super) fn check_topology(settings: &Settings, problems: &mut Vec<GraphProble
 }
 
 /// Topics and lines that are read twice, and dead letters that would come in again.
-pub(super) fn check_topics(settings: &Settings, nodes: &[Draft], problems: &mut Vec<GraphProblem>) {
+pub(super) fn check_topics(settings: &Settings, nodes: &[Draft], problems: &mut Vec<Problem>) {
     let mut stdin: Option<&str> = None;
     for (name, kind, _) in nodes {
         let NodeKind::Source(source) = kind else { continue };
         if let (Some(dead), SourceConfig::Kafka(_)) = (&settings.errors.dead_letter, source)
             && source.topics().contains(&dead.topic.as_str())
         {
-            problems.push(GraphProblem {
+            problems.push(Problem {
                 code: "graph::setting",
                 node: None,
                 field: "errors.dead_letter.topic".into(),
                 message: format!("`{name}` reads this topic: a dead letter would come in again, for ever"),
                 help: Some("write another topic, for example one that ends in `.dlq`".into()),
+                ..Problem::default()
             });
         }
         if matches!(source, SourceConfig::Stdin(_))
@@ -172,7 +170,7 @@ pub(super) fn check_topics(settings: &Settings, nodes: &[Draft], problems: &mut 
 }
 
 /// Settings that promise more than the nodes can keep.
-pub(super) fn check_promises(settings: &Settings, nodes: &[Draft], problems: &mut Vec<GraphProblem>) {
+pub(super) fn check_promises(settings: &Settings, nodes: &[Draft], problems: &mut Vec<Problem>) {
     if settings.guarantee == Guarantee::ExactlyOnce {
         for (name, kind, _) in nodes {
             let reads_from = |from: &Vec<String>| from.iter().any(|f| f == name);
@@ -213,13 +211,11 @@ pub(super) fn check_table(
     kind: &NodeKind,
     table: Option<&TableConfig>,
     settings: &Settings,
-    problems: &mut Vec<GraphProblem>,
+    problems: &mut Vec<Problem>,
 ) {
     let Some(table) = table else { return };
     if matches!(kind, NodeKind::Source(_)) {
-        for (field, message, help) in table.check(false) {
-            problems.push(problem("graph::setting", name, &field, &message, Some(help)));
-        }
+        problems.extend(table.check(false).into_iter().map(|p| p.of(name)));
     }
     if table.global && matches!(kind, NodeKind::Source(source) if !matches!(source, SourceConfig::Kafka(_))) {
         problems.push(problem(

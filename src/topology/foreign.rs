@@ -4,9 +4,10 @@
 //! Called by the builder after the repartition topics are in. Both topics are repartition topics like any other: made,
 //! sized after what they are read together with, written in checkpoints' transactions and purged as those are.
 
-use super::builder::{GraphProblem, problem};
+use super::builder::problem;
 use super::repartition::{add, reads_a_topic, uses_topic};
 use super::{Input, KafkaSource, Node, NodeKind, SourceConfig};
+use crate::model::Problem;
 use crate::operators::{JoinKind, NodeConfig, RightHalfConfig};
 use crate::sinks::{KafkaSinkConfig, SinkConfig};
 
@@ -14,7 +15,7 @@ use crate::sinks::{KafkaSinkConfig, SinkConfig};
 ///
 /// # Errors
 /// A name or topic that the cut needs is taken.
-pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<GraphProblem>> {
+pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<Problem>> {
     let mut problems = Vec::new();
     for n in 0..nodes.len() {
         if !reads_a_topic(nodes, n) {
@@ -51,7 +52,7 @@ fn topic(
     from: Input,
     owner: usize,
     nodes: &mut Vec<Node>,
-    problems: &mut Vec<GraphProblem>,
+    problems: &mut Vec<Problem>,
 ) -> usize {
     let topic = format!("{topology}-{join}-{what}-repartition");
     if let Some(taken) = nodes.iter().find(|node| uses_topic(node, &topic)) {

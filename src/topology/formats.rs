@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::builder::problem;
-use super::{GraphProblem, Node, NodeKind, Settings, SourceConfig, SubTopology};
+use super::{Node, NodeKind, Settings, SourceConfig, SubTopology};
 use crate::formats::{Format, Formats, SchemaProblem, WriterSchema};
+use crate::model::Problem;
 use crate::model::Shape;
 use crate::sinks::{KafkaSinkConfig, SinkConfig};
 
@@ -17,16 +18,13 @@ pub(super) fn load(
     settings: &Settings,
     nodes: &[(String, NodeKind, Vec<String>)],
     shapes: &BTreeMap<String, Shape>,
-    problems: &mut Vec<GraphProblem>,
+    problems: &mut Vec<Problem>,
 ) -> Arc<Formats> {
     let mut formats = Formats::new(settings.schema_registry.clone());
     if let Some(registry) = &settings.schema_registry {
-        problems.extend(registry.check().into_iter().map(|(field, message, help)| GraphProblem {
-            code: "graph::setting",
-            node: None,
-            field: format!("schema_registry.{field}"),
-            message,
-            help: Some(help),
+        problems.extend(registry.check().into_iter().map(|p| {
+            let field = format!("schema_registry.{}", p.field);
+            p.field(field)
         }));
     }
     for (name, kind, _) in nodes {
@@ -83,7 +81,7 @@ fn load_sink(
     settings: &Settings,
     name: &str,
     sink: &KafkaSinkConfig,
-    problems: &mut Vec<GraphProblem>,
+    problems: &mut Vec<Problem>,
 ) {
     let default = WriterSchema::default();
     let parts = [
@@ -109,13 +107,7 @@ fn load_sink(
     }
 }
 
-fn needs_registry(
-    settings: &Settings,
-    node: &str,
-    field: &str,
-    format: Format,
-    problems: &mut Vec<GraphProblem>,
-) {
+fn needs_registry(settings: &Settings, node: &str, field: &str, format: Format, problems: &mut Vec<Problem>) {
     if format.has_schema() && settings.schema_registry.is_none() {
         problems.push(problem(
             "graph::registry",
@@ -131,7 +123,7 @@ fn needs_registry(
 }
 
 /// Topics that are read together must have the same bytes for the same key: they were partitioned by them.
-pub(super) fn check_keys(nodes: &[Node], subs: &[SubTopology]) -> Result<(), Vec<GraphProblem>> {
+pub(super) fn check_keys(nodes: &[Node], subs: &[SubTopology]) -> Result<(), Vec<Problem>> {
     let mut problems = Vec::new();
     for sub in subs.iter().filter(|sub| sub.stateful && sub.topics.len() > 1) {
         let sources: Vec<(&Node, Format)> = sub

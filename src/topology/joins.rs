@@ -1,13 +1,14 @@
 //! Joins in the graph: what stands on each side, and who reads whose rows.
 
-use super::builder::{GraphProblem, problem};
+use super::builder::problem;
 use super::windowed::{self, Windowed};
 use super::{Input, Node, NodeKind};
+use crate::model::Problem;
 use crate::operators::{JoinKind, JoinPlan, NodeConfig};
 
 /// Plans every join. A right side whose records trigger becomes the join's second input; the tables that a join looks
 /// rows up in are noted in `lookups`. `withs`: the right side of each join, where it was found.
-pub(super) fn settle(nodes: &mut [Node], withs: &[Option<Input>], problems: &mut Vec<GraphProblem>) {
+pub(super) fn settle(nodes: &mut [Node], withs: &[Option<Input>], problems: &mut Vec<Problem>) {
     let windows = windowed::of_nodes(nodes, withs);
     for n in 0..nodes.len() {
         let NodeKind::Operator(config) = &nodes[n].kind else { continue };
@@ -19,9 +20,7 @@ pub(super) fn settle(nodes: &mut [Node], withs: &[Option<Input>], problems: &mut
             Ok(plan) => plan,
             Err(found) => {
                 let name = &nodes[n].name;
-                problems.extend(found.into_iter().map(|(field, message, help)| {
-                    problem("graph::join", name, &field, &message, Some(help))
-                }));
+                problems.extend(found.into_iter().map(|p| Problem { code: "graph::join", ..p.of(name) }));
                 continue;
             }
         };

@@ -1,7 +1,8 @@
 //! Which sub-topologies use a named rate limit, and what a company-wide one (`scope: cluster`) cannot be shared by.
 
-use super::builder::{GraphProblem, problem};
+use super::builder::problem;
 use super::{Node, NodeKind, Settings, SubTopology, Topology};
+use crate::model::Problem;
 use crate::operators::RateScope;
 
 impl Topology {
@@ -24,11 +25,7 @@ fn user<'a>(nodes: &'a [Node], sub: &SubTopology, limit: &str) -> Option<&'a Nod
 ///
 /// # Errors
 /// One problem for each such limit, at a node behind lines.
-pub(super) fn check(
-    settings: &Settings,
-    nodes: &[Node],
-    subs: &[SubTopology],
-) -> Result<(), Vec<GraphProblem>> {
+pub(super) fn check(settings: &Settings, nodes: &[Node], subs: &[SubTopology]) -> Result<(), Vec<Problem>> {
     let cluster = settings.rate_limits.iter().filter(|(_, config)| config.scope == RateScope::Cluster);
     let mut problems = Vec::new();
     for (limit, _) in cluster {

@@ -20,7 +20,7 @@ mod tables;
 mod windowed;
 mod written;
 
-pub use builder::{GraphProblem, TopologyBuilder};
+pub use builder::TopologyBuilder;
 pub use explain::{Explanation, NodeExplanation, RepartitionExplanation, SubExplanation};
 pub use repartition::{Repartition, Uneven};
 pub use settings::{Changelog, ClockMode, DeadLetter, Errors, Guarantee, OnFailure, State, Time};
@@ -32,7 +32,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::formats::{Formats, RegistryConfig};
-use crate::model::Shape;
+use crate::model::{Problem, Shape};
 use crate::operators::{NodeConfig, RateLimitConfig, TableConfig};
 use crate::sinks::SinkConfig;
 
@@ -151,16 +151,17 @@ impl Topology {
     /// What needs Kafka in a topology that does not say where it is. Not a check of [`TopologyBuilder::build`]: where
     /// nothing is connected (tests, simulations) it does not matter.
     #[must_use]
-    pub fn missing_kafka(&self) -> Vec<GraphProblem> {
+    pub fn missing_kafka(&self) -> Vec<Problem> {
         if self.settings.kafka.is_some() {
             return Vec::new();
         }
-        let problem = |node: Option<&str>, field: &str, what: &str| GraphProblem {
+        let problem = |node: Option<&str>, field: &str, what: &str| Problem {
             code: "graph::kafka",
             node: node.map(Into::into),
             field: field.into(),
             message: format!("{what} needs Kafka, and the topology does not say where it is"),
             help: Some("add `kafka: { brokers: \"localhost:9092\" }`".into()),
+            ..Problem::default()
         };
         let declared = self.nodes.iter().filter(|n| n.made_for.is_none());
         let nodes = declared.filter_map(|node| match &node.kind {

@@ -14,9 +14,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::builder::GraphProblem;
 use super::{Input, KafkaSource, Node, NodeKind, SourceConfig, Topology};
 use crate::model::Expr;
+use crate::model::Problem;
 use crate::operators::{ByIdConfig, KeyByConfig, NodeConfig, RegroupConfig};
 use crate::sinks::{KafkaSinkConfig, SinkConfig};
 
@@ -51,7 +51,7 @@ pub struct Uneven {
 ///
 /// # Errors
 /// A name or topic that the cut needs is taken.
-pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<GraphProblem>> {
+pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<Problem>> {
     let mut problems = Vec::new();
     split_regrouping(nodes, &mut problems);
     let leads = leading(nodes);
@@ -75,7 +75,7 @@ pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<Gr
         };
         let topic = format!("{topology}-{base}-repartition");
         if let Some(taken) = nodes.iter().find(|node| uses_topic(node, &topic)) {
-            problems.push(GraphProblem {
+            problems.push(Problem {
                 code: "graph::repartition",
                 node: Some(taken.name.clone()),
                 field: "kafka.topic".into(),
@@ -83,6 +83,7 @@ pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<Gr
                     "the topic `{topic}` is the topology's own, between `{base}` and what it feeds"
                 ),
                 help: Some("give the topic another name".into()),
+                ..Problem::default()
             });
         }
         let sink = SinkConfig::Kafka(KafkaSinkConfig::internal(topic.clone()));
@@ -105,7 +106,7 @@ pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<Gr
 }
 
 /// Puts a `key_by` in front of nodes that group by an expression of their own, and leaves them to group by the key.
-fn split_regrouping(nodes: &mut Vec<Node>, problems: &mut Vec<GraphProblem>) {
+fn split_regrouping(nodes: &mut Vec<Node>, problems: &mut Vec<Problem>) {
     for n in 0..nodes.len() {
         let inputs = nodes[n].inputs.clone();
         let NodeKind::Operator(config) = &mut nodes[n].kind else { continue };
@@ -139,16 +140,17 @@ pub(super) fn add(
     kind: NodeKind,
     inputs: Vec<Input>,
     owner: usize,
-    problems: &mut Vec<GraphProblem>,
+    problems: &mut Vec<Problem>,
 ) -> usize {
     if nodes.iter().any(|n| n.name == name) {
         let base = &nodes[owner].name;
-        problems.push(GraphProblem {
+        problems.push(Problem {
             code: "graph::repartition",
             node: Some(name.to_owned()),
             field: String::new(),
             message: format!("the topology itself names what it puts around `{base}` like this"),
             help: Some("give this node another name".into()),
+            ..Problem::default()
         });
     }
     nodes.push(Node {
@@ -334,7 +336,7 @@ mod tests {
     use crate::topology::{Generate, TopologyBuilder};
 
     /// `NAME FROM[,FROM] KIND` lines; `source` reads the topic of its name.
-    fn build(lines: &[&str]) -> Result<Topology, Vec<GraphProblem>> {
+    fn build(lines: &[&str]) -> Result<Topology, Vec<Problem>> {
         let mut builder = TopologyBuilder::new("t");
         for line in lines {
             let words: Vec<&str> = line.split(' ').collect();

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::formats::{Format, ReaderSchema};
+use crate::model::Problem;
 use crate::model::{Expr, Rate, Yields};
-use crate::operators::Problem;
 use crate::sinks::topic_problem;
 
 /// A source's settings; its kind is the key that holds them in YAML.
@@ -204,28 +204,28 @@ impl SourceConfig {
             if let Some((message, help)) = topic_problem(name) {
                 let several = matches!(self, SourceConfig::Kafka(k) if k.topic.is_none());
                 let field = if several { "topics" } else { "topic" };
-                problems.push((format!("kafka.{field}"), message, help.into()));
+                problems.push(Problem::setting(format!("kafka.{field}"), message, help));
             }
         }
         let mut topics = self.topics();
         topics.sort_unstable();
         if let Some(twice) = topics.windows(2).find(|two| two[0] == two[1]) {
             let message = format!("`{}` stands here twice", twice[0]);
-            problems.push(("kafka.topics".into(), message, "name each topic once".into()));
+            problems.push(Problem::setting("kafka.topics", message, "name each topic once"));
         }
         match self {
             SourceConfig::File(f) if f.path.is_empty() => {
-                problems.push((
-                    "file.path".into(),
-                    "the file has no name".into(),
-                    "write `path: records.jsonl`".into(),
+                problems.push(Problem::setting(
+                    "file.path",
+                    "the file has no name",
+                    "write `path: records.jsonl`",
                 ));
             }
             SourceConfig::Generate(g) if g.keys == 0 => {
-                problems.push((
-                    "generate.keys".into(),
-                    "records of no keys".into(),
-                    "write 1 or more; the default is 100".into(),
+                problems.push(Problem::setting(
+                    "generate.keys",
+                    "records of no keys",
+                    "write 1 or more; the default is 100",
                 ));
             }
             _ => {}
@@ -236,12 +236,12 @@ impl SourceConfig {
             let message =
                 format!("a timestamp is a number or text, and this is always {}", timestamp.yields());
             let help = "write where it stands, for example `.created_at`: milliseconds, or RFC 3339 text";
-            problems.push((format!("{kind}.timestamp"), message, help.into()));
+            problems.push(Problem::setting(format!("{kind}.timestamp"), message, help));
         }
         if self.key().is_some_and(Expr::is_always_null) {
             let message = "an expression that yields nothing for a key";
             let help = "write what the key is made of, for example `.customer`, or leave it out";
-            problems.push((format!("{kind}.key"), message.into(), help.into()));
+            problems.push(Problem::setting(format!("{kind}.key"), message, help));
         }
         problems
     }

@@ -1,7 +1,8 @@
 //! Sub-topologies: what one task runs.
 
-use super::builder::{GraphProblem, problem};
+use super::builder::problem;
 use super::{Node, NodeKind, Topology};
+use crate::model::Problem;
 
 /// A set of nodes that are connected without a topic between them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +100,7 @@ pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
 ///
 /// # Errors
 /// One problem for each source of lines, at the node where it meets a topic.
-pub(super) fn check_lines(nodes: &[Node], subs: &[SubTopology]) -> Result<(), Vec<GraphProblem>> {
+pub(super) fn check_lines(nodes: &[Node], subs: &[SubTopology]) -> Result<(), Vec<Problem>> {
     let mut problems = Vec::new();
     for sub in subs.iter().filter(|sub| !sub.topics.is_empty()) {
         for &line in &sub.lines {

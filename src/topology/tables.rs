@@ -1,11 +1,12 @@
 //! Aggregates over tables in the graph: which aggregates read rows, whose changes they add and subtract.
 
-use super::builder::{GraphProblem, problem};
+use super::builder::problem;
 use super::{Node, NodeKind};
+use crate::model::Problem;
 use crate::operators::NodeConfig;
 
 /// Tells each aggregate that reads a table. A table is a node with `table`, everything else is a stream.
-pub(super) fn settle(nodes: &mut [Node], problems: &mut Vec<GraphProblem>) {
+pub(super) fn settle(nodes: &mut [Node], problems: &mut Vec<Problem>) {
     for n in 0..nodes.len() {
         let (tables, streams): (Vec<usize>, Vec<usize>) =
             nodes[n].inputs.iter().map(|i| i.node).partition(|i| nodes[*i].table.is_some());
@@ -50,8 +51,7 @@ pub(super) fn settle(nodes: &mut [Node], problems: &mut Vec<GraphProblem>) {
         aggregate.over_table = true;
         aggregate.groups =
             aggregate.by.as_ref().map_or_else(|| "key".to_owned(), |by| by.text().trim().to_owned());
-        for (field, message, help) in aggregate.check_over_table() {
-            problems.push(problem("graph::aggregate", &name, &field, &message, Some(help)));
-        }
+        let found = aggregate.check_over_table().into_iter();
+        problems.extend(found.map(|p| Problem { code: "graph::aggregate", ..p.of(&name) }));
     }
 }

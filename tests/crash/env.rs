@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use bytes::Bytes;
+use slackwater::model::{Call, CallRequest, Cell, Payload, Reply, SinkRow};
 use slackwater::model::{Json, Timestamp};
-use slackwater::operators::{Call, CallRequest, Cell, Payload, Reply, SinkRow};
 use slackwater::testing::{Dice, Faults, MemoryBroker};
 
 use super::ledger::{Input, Ledger};

@@ -12,7 +12,7 @@ mod worker;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use slackwater::operators::{Call, SinkRow};
+use slackwater::model::{Call, SinkRow};
 use slackwater::runtime::{Assigned, Handle, Step};
 
 use self::commit::{Commit, Part};

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use slackwater::model::SinkRow;
 use slackwater::model::{Record, Timestamp};
-use slackwater::operators::SinkRow;
 use slackwater::runtime::{Input, Step, Task};
 use slackwater::state::{Backend, MemoryBackend, Row};
 

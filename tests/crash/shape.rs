@@ -2,19 +2,19 @@
 
 use std::sync::LazyLock;
 
-use slackwater::model::{EvalError, Expr, Json, Millis, Record, Template, Value};
+use slackwater::model::{Expr, Json, Millis, Record, Template, Value};
 use slackwater::operators::debounce::{HEADER_COUNT, KeepConfig, Row as DebounceRow, pending_headers};
 use slackwater::operators::enrich::{EnrichConfig, HttpConfig, pending_record};
 use slackwater::operators::{DebounceConfig, FilterConfig, MapConfig, MergeConfig, NodeConfig};
 use slackwater::runtime::{DEAD_LETTER, TaskId};
 use slackwater::sinks::columns::Columns;
 use slackwater::sinks::{KafkaSinkConfig, SinkConfig, SpannerConfig};
-use slackwater::spec::{Mode, load};
 use slackwater::state::decode_record;
 use slackwater::topology::{
     Changelog, DeadLetter, Errors, Guarantee, KafkaSource, NodeKind, Settings, SourceConfig, Topology,
     TopologyBuilder,
 };
+use slackwater::yaml::{Mode, load};
 
 /// The header that names an event.
 pub const EVENT: &str = "e";
@@ -155,7 +155,7 @@ fn enrich() -> NodeConfig {
     http.get = None;
     http.post = Some(url);
     http.body = Some(Expr::native("the last n", |scope| {
-        let json = scope.value.json().map_err(|e| EvalError(e.to_string()))?;
+        let json = scope.value.json()?;
         Ok(json.get("n").cloned().unwrap_or(Json::Null))
     }));
     let mut config = EnrichConfig::new(http, ".account".parse().expect("a path"));
@@ -304,7 +304,7 @@ pub static SHAPES: LazyLock<Vec<Shape>> = LazyLock::new(|| {
                     "wrapped",
                     ["gathered"],
                     NodeConfig::Map(MapConfig(Expr::native("{ items: . }", |scope| {
-                        let json = scope.value.json().map_err(|e| EvalError(e.to_string()))?;
+                        let json = scope.value.json()?;
                         Ok(serde_json::json!({ "items": *json }))
                     }))),
                 )

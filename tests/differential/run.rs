@@ -5,8 +5,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde_json::{Value as Json, json};
-use slackwater::spec::{Mode, load};
 use slackwater::testing::simulate;
+use slackwater::yaml::{Mode, load};
 
 use super::case::Case;
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Value as Json, json};
+use slackwater::model::{CallRequest, Reply};
 use slackwater::model::{Headers, Origin, Record, Timestamp, Value};
-use slackwater::operators::{CallRequest, Reply};
 use slackwater::runtime::{DEAD_LETTER, Input, Step, Task, TaskError, TaskId, applied_positions};
-use slackwater::spec::{Mode, load};
 use slackwater::state::{Backend, Row};
 use slackwater::topology::{NodeKind, Topology};
+use slackwater::yaml::{Mode, load};
 
 use super::fixture::from_hex;
 

@@ -11,8 +11,8 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value as Json, json};
 use slackwater::kafka::{GroupOffset, KafkaConfig, OutRecord, TopicPartition, Writer};
 use slackwater::model::{Clock, SystemClock, Timestamp};
-use slackwater::spec::{Mode, load};
 use slackwater::testing::simulate;
+use slackwater::yaml::{Mode, load};
 
 use super::compare::{Guarantee, How, Rows, difference};
 use crate::common::fleet::{FENCED, tail};
@@ -88,7 +88,7 @@ const BAD: [Bad; 7] = [
     Bad::CheckpointsFail,
 ];
 
-/// See `runtime/failpoint.rs`: there are none in a release build.
+/// See `runtime/checkpoint/failpoint.rs`: there are none in a release build.
 const POINTS: [&str; 6] = ["sealed", "settled", "produced", "offsets", "committed", "applied"];
 
 /// See the module.

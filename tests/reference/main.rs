@@ -218,7 +218,7 @@ fn tests_page(schema: &Schema) -> String {
 
 /// File name and text of every page.
 fn pages() -> Vec<(String, String)> {
-    let schema = Schema { root: slackwater::spec::schema() };
+    let schema = Schema { root: slackwater::yaml::schema() };
     let mut pages = Vec::new();
     let mut index = format!("{NOTE}# Reference\n\nOperators:\n\n");
     for (kind, of) in schema.kinds("operators") {

@@ -4,10 +4,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::fields::FieldsConfig;
+use crate::model::Problem;
 use crate::model::{Expr, Json, Millis};
-use crate::operators::Problem;
 use crate::operators::key_by::check_key;
-use crate::operators::window::{WindowConfig, WindowKind};
+use crate::operators::shared::window::{WindowConfig, WindowKind};
 
 /// One result per key, or per key and window, from all its records. Give exactly one aggregation. An expression that
 /// gives `null` adds nothing; `count`, `reduce` and `fold` see every record.
@@ -201,7 +201,7 @@ impl AggregateConfig {
         let mut problems = self.window.map_or_else(Vec::new, |w| w.check("aggregate.window"));
         problems.extend(self.by.iter().flat_map(|by| check_key("aggregate.by", by)));
         let mut problem = |field: &str, message: &str, help: &str| {
-            problems.push((format!("aggregate{field}"), message.to_owned(), help.to_owned()));
+            problems.push(Problem::setting(format!("aggregate{field}"), message, help));
         };
         match self.chosen().as_slice() {
             [] => problem(
@@ -366,12 +366,12 @@ impl AggregateConfig {
 mod tests {
     use serde_json::json;
 
-    use super::super::rig;
+    use super::super::tests::rig;
     use super::*;
 
     fn check(json: serde_json::Value, want: &[&str]) -> AggregateConfig {
         let config = rig::config(json).unwrap();
-        let got: Vec<_> = config.check().into_iter().map(|(field, ..)| field).collect();
+        let got: Vec<_> = config.check().into_iter().map(|p| p.field).collect();
         assert_eq!(got, want, "{config:?}");
         config
     }

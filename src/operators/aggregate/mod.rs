@@ -18,38 +18,35 @@
 //!
 //! The store's rows are written when the epoch ends: who reads a node's results reads the records it sends.
 
+mod accumulator;
 mod config;
 mod fields;
+mod functions;
 mod over_table;
-mod part;
-mod plain;
-mod plan;
-#[cfg(test)]
-mod properties;
-#[cfg(test)]
-pub(super) mod rig;
 mod rows;
 mod session;
 mod sketch;
 mod sliding;
 #[cfg(test)]
-mod tests;
-mod time;
+pub(super) mod tests;
+mod time_windows;
+mod unwindowed;
 
 use bytes::Bytes;
 
 pub use config::{AggregateConfig, CollectConfig, CountConfig, EmitConfig, FoldConfig, TopConfig};
 pub use fields::{FieldConfig, FieldFunction, FieldsConfig};
+use functions::Plan;
 use over_table::OverTable;
-use plain::Plain;
-use plan::Plan;
 use rows::{Fail, Incoming, Rows};
 use session::Sessions;
 use sliding::Sliding;
-use time::TimeWindows;
+use time_windows::TimeWindows;
+use unwindowed::Plain;
 
-use super::window::WindowKind;
-use super::{Cx, Load, Operator, OperatorError, Reason, Stores};
+use super::shared::window::WindowKind;
+use super::{Cx, Load, Operator, OperatorError, Stores};
+use crate::model::Reason;
 use crate::model::{Json, Record, Timestamp};
 use crate::state::StateError;
 

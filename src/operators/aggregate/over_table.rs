@@ -1,7 +1,7 @@
 //! An aggregate over a table: one row per group, of the table's rows as they are now.
 //!
 //! A change of a row takes its old value out of the result and puts the new one in, in this order, and sends the result
-//! once; where the two belong to different groups, each group gets its half (`operators/regroup.rs`). The rules are those
+//! once; where the two belong to different groups, each group gets its half (`operators/inserted/regroup.rs`). The rules are those
 //! of Kafka Streams' KTableAggregate and KTableReduce: a group that has lost its last row keeps its result (a count of 0);
 //! the result's timestamp is the highest of the rows taken in or out, so it does not go back; a row that comes out of a
 //! group without a result sends a tombstone. Only functions that can take back are allowed.
@@ -13,14 +13,15 @@
 
 use std::sync::Arc;
 
+use super::accumulator::{Acc, Number, PART_BYTES_MAX, Part, Row, size};
 use super::config::AggregateConfig;
 use super::fields::FieldFunction;
-use super::part::{Acc, Number, PART_BYTES_MAX, Part, Row, size};
-use super::plain::Plain;
-use super::plan::{Function, Plan, Unfit, full};
+use super::functions::{Function, Plan, Unfit, full};
 use super::rows::Incoming;
+use super::unwindowed::Plain;
 use crate::model::{Change, EvalError, Expr, Json, Record, Scope, Value};
-use crate::operators::{Cx, OperatorError, Problem, Reason};
+use crate::model::{Problem, Reason};
+use crate::operators::{Cx, OperatorError};
 
 /// See the module.
 pub(super) struct OverTable {
@@ -170,7 +171,7 @@ impl AggregateConfig {
     pub fn check_over_table(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = Vec::new();
         let mut problem = |field: &str, message: String, help: &str| {
-            problems.push((format!("aggregate{field}"), message, help.to_owned()));
+            problems.push(Problem::setting(format!("aggregate{field}"), message, help));
         };
         if self.window.is_some() {
             problem(
@@ -267,7 +268,8 @@ fn around(expr: &Expr) -> Option<&'static str> {
 mod tests {
     use serde_json::json;
 
-    use super::super::rig::{self, Rig};
+    use super::super::tests::rig;
+    use super::super::tests::rig::Rig;
     use super::super::{Aggregate, AggregateConfig};
     use super::*;
     use crate::model::Timestamp;
@@ -349,8 +351,8 @@ mod tests {
                 _ => continue,
             };
             *expr = Expr::native(expr.text().to_owned(), move |scope| {
-                let number = |json: &Json| json.as_i64().ok_or_else(|| EvalError(format!("{json}")));
-                let value = scope.value.json().map_err(|e| EvalError(e.to_string()))?;
+                let number = |json: &Json| json.as_i64().ok_or_else(|| EvalError::Failed(format!("{json}")));
+                let value = scope.value.json()?;
                 let acc = scope.vars.iter().find(|(name, _)| *name == "acc").expect("acc").1;
                 let sum = number(acc)? + sign * number(&value)?;
                 Ok(if sum == 0 { Json::Null } else { json!(sum) })
@@ -405,7 +407,7 @@ mod tests {
     fn what_cannot_be_taken_back_is_named() {
         let check = |settings: Json, want: &[&str]| {
             let config = config(settings);
-            let got: Vec<_> = config.check_over_table().into_iter().map(|(field, ..)| field).collect();
+            let got: Vec<_> = config.check_over_table().into_iter().map(|p| p.field).collect();
             assert_eq!(got, want, "{config:?}");
         };
         check(json!({ "count": {}, "by": ".a" }), &[]);

@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 
-use super::part::Row;
-use super::plan::{Plan, Unfit};
+use super::accumulator::Row;
+use super::functions::{Plan, Unfit};
 use crate::model::{Json, Record, Timestamp, Value, Window};
 use crate::state::codec::{ordered_i64, read_ordered_i64};
 use crate::state::{Cells, StateError, Store};

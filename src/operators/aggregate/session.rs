@@ -16,11 +16,12 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::FINALS_MAX;
-use super::part::{Row, row_ts};
-use super::plan::Plan;
+use super::accumulator::{Row, row_ts};
+use super::functions::Plan;
 use super::rows::{Fail, Incoming, Rows, final_result, read_row_key, row_key};
+use crate::model::Reason;
 use crate::model::{Record, Timestamp, Value};
-use crate::operators::{Cx, Reason};
+use crate::operators::Cx;
 use crate::state::StateError;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

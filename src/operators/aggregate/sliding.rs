@@ -18,11 +18,12 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 
 use super::FINALS_MAX;
-use super::part::{Acc, Row};
-use super::plan::Plan;
+use super::accumulator::{Acc, Row};
+use super::functions::Plan;
 use super::rows::{Fail, Incoming, Rows, final_result, read_row_key, row_key};
+use crate::model::Reason;
 use crate::model::{Json, Timestamp};
-use crate::operators::{Cx, Reason};
+use crate::operators::Cx;
 use crate::state::{StateError, Store};
 
 /// What a record does to one window.

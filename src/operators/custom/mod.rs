@@ -2,7 +2,7 @@
 //!
 //! A [`CustomOperator`] is what stands in the topology: the settings, under a kind of its own. It makes a [`Processor`]
 //! for each task, which does the work: records come in, punctuations and timers fire, state is in named stores. YAML
-//! learns of the kind through [`crate::spec::Registry`], the Rust DSL through [`NodeConfig::custom`]. From there on it
+//! learns of the kind through [`crate::yaml::Registry`], the Rust DSL through [`NodeConfig::custom`]. From there on it
 //! is a node like any other: its stores, timers and schedules are in the checkpoint and in the changelog, it is
 //! restored, simulated and looked into as the built-in ones are.
 //!
@@ -15,8 +15,9 @@ mod schedule;
 
 use std::fmt;
 
-use super::{NodeConfig, Operator, Problem};
+use super::{NodeConfig, Operator};
 use crate::model::Expr;
+use crate::model::Problem;
 
 pub use processor::{NamedStore, Processor, ProcessorCx};
 pub use schedule::{Clock, Punctuator};
@@ -113,7 +114,7 @@ impl CustomConfig {
     /// What is wrong, with fields as seen from the node.
     pub(super) fn check(&self) -> Vec<Problem> {
         let mut problems = self.0.check();
-        for (field, _, _) in &mut problems {
+        for Problem { field, .. } in &mut problems {
             *field = if field.is_empty() { self.kind().into() } else { format!("{}.{field}", self.kind()) };
         }
         problems

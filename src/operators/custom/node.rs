@@ -15,9 +15,11 @@ use bytes::Bytes;
 
 use super::processor::{Processor, ProcessorCx};
 use super::schedule::{Clock, Punctuator};
+use crate::model::Record;
 use crate::model::{Json, Timestamp};
-use crate::operators::describe::{self, Described};
-use crate::operators::{Cx, Operator, OperatorError, Record};
+use crate::operators::shared::describe;
+use crate::operators::shared::describe::Described;
+use crate::operators::{Cx, Operator, OperatorError};
 use crate::state::codec::{ordered_i64, read_ordered_i64};
 use crate::state::{StateError, Store};
 

@@ -8,8 +8,9 @@ use serde::de::DeserializeOwned;
 
 use super::node::{Timers, store_prefix};
 use super::schedule::Punctuator;
+use crate::model::Reason;
 use crate::model::{Record, Timestamp};
-use crate::operators::{Cx, OperatorError, Reason};
+use crate::operators::{Cx, OperatorError};
 use crate::state::{StateError, Store, Visit, after_prefix};
 
 /// The work of one node of one task. Called by one thread; never awaits, never reads a clock, and keeps in its fields

@@ -4,9 +4,10 @@ use serde_json::json;
 
 use super::super::schedule::Punctuator;
 use super::*;
+use crate::model::Reason;
 use crate::model::{Millis, Value};
+use crate::operators::Reject;
 use crate::operators::harness::{Harness, Out, out};
-use crate::operators::{Reason, Reject};
 
 /// Does what its records say: `set AT`, `cancel`, `put N`, `refuse`. Everything that fires goes out.
 #[derive(Clone, Default)]

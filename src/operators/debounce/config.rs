@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::table::Rule;
+use crate::model::Problem;
 use crate::model::{Expr, Millis};
-use crate::operators::Problem;
 
 /// Gathers the events of each key and sends one record when the key has gone quiet. Give `quiet` or `settle`.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -86,7 +86,7 @@ impl DebounceConfig {
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut problem = |field: &str, message: &str, help: &str| {
-            problems.push((format!("debounce{field}"), message.to_owned(), help.to_owned()));
+            problems.push(Problem::setting(format!("debounce{field}"), message, help));
         };
         match (self.quiet, self.settle) {
             (None, None) => {
@@ -178,7 +178,7 @@ mod tests {
 
     fn check(json: serde_json::Value, want: &[&str]) -> DebounceConfig {
         let config: DebounceConfig = serde_json::from_value(json).unwrap();
-        let got: Vec<_> = config.check().into_iter().map(|(field, ..)| field).collect();
+        let got: Vec<_> = config.check().into_iter().map(|p| p.field).collect();
         assert_eq!(got, want, "{config:?}");
         config
     }

@@ -3,7 +3,8 @@
 use super::row::Row;
 use super::{DebounceConfig, KeepConfig, headers};
 use crate::model::{Headers, Json};
-use crate::operators::describe::{self, Described};
+use crate::operators::shared::describe;
+use crate::operators::shared::describe::Described;
 
 impl DebounceConfig {
     /// What a key waits with: its events, and when they are due at the latest. `None` where the bytes are no such row.

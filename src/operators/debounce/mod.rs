@@ -41,7 +41,8 @@ pub use row::{Row, RowError};
 pub use table::{Fired, Keep, Pending, PendingTable, Reason as FireReason, Rule, Upserted};
 
 use self::origins::Origins;
-use super::{Cx, Load, Operator, OperatorError, Reason, Stores};
+use super::{Cx, Load, Operator, OperatorError, Stores};
+use crate::model::Reason;
 use crate::model::{EvalError, Headers, Json, Record, Scope, Timestamp, Value, check_json};
 use crate::state::StateError;
 

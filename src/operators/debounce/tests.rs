@@ -280,10 +280,10 @@ fn a_merge_sees_the_value_so_far_and_the_event() {
     let mut node = Node::new(json!({ "quiet": "1s" }));
     node.op.keep = KeepConfig::Merge(Expr::native("acc + .", |scope| {
         let acc = scope.vars.iter().find(|(name, _)| *name == "acc").and_then(|(_, acc)| acc.as_i64());
-        let own = scope.value.json().map_err(|e| EvalError(e.to_string()))?.as_i64();
+        let own = scope.value.json()?.as_i64();
         match (acc, own) {
             (Some(acc), Some(own)) => Ok(Json::from(acc + own)),
-            _ => Err(EvalError("no number".into())),
+            _ => Err(EvalError::Failed("no number".into())),
         }
     }));
     for n in 1..=4 {

@@ -11,8 +11,8 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::model::path::{Step, parse_path};
 use crate::model::{EvalError, Expr, Millis, Scope, Size, Template};
-use crate::operators::retry::RetryConfig;
-use crate::operators::{HttpRequest, Problem};
+use crate::model::{HttpRequest, Problem};
+use crate::operators::shared::retry::RetryConfig;
 
 /// Calls an HTTP API for each record and puts the answer into the record's value. Calls of different keys run in
 /// parallel, those of one key in order; a call under way at a crash is made again.
@@ -140,26 +140,30 @@ impl EnrichConfig {
             Ok((method, url)) if !may_be_url(url.text()) => {
                 let field = format!("enrich.http.{}", method.to_lowercase());
                 let message = format!("`{}` is no address of a server", url.text());
-                problems.push((field, message, "write it like `http://host:8080/path/{{ key }}`".into()));
+                problems.push(Problem::setting(
+                    field,
+                    message,
+                    "write it like `http://host:8080/path/{{ key }}`",
+                ));
             }
             Ok(_) => {}
             Err(ConfigError(text)) => {
                 let (message, help) =
                     text.split_once(": ").unwrap_or((&text, "see the reference of `enrich`"));
-                problems.push(("enrich.http".into(), message.into(), help.into()));
+                problems.push(Problem::setting("enrich.http", message, help));
             }
         }
         if self.http.connections.get() > CONNECTIONS_MAX {
             let message = format!("more than {CONNECTIONS_MAX} clients");
             let help = "the default 1 is enough for most; HTTP/1.1 opens connections as needed".to_owned();
-            problems.push(("enrich.http.connections".into(), message, help));
+            problems.push(Problem::setting("enrich.http.connections", message, help));
         }
         if self.retry.base > self.retry.max {
             let message = format!("the first retry would wait longer than `max`, {}", self.retry.max);
-            problems.push((
-                "enrich.retry.base".into(),
+            problems.push(Problem::setting(
+                "enrich.retry.base",
                 message,
-                "write a shorter time, or a longer `max`".into(),
+                "write a shorter time, or a longer `max`",
             ));
         }
         problems
@@ -258,7 +262,7 @@ impl HttpConfig {
     /// An expression fails, a URL part is empty or a dot segment (it would call another path), or a header's value
     /// has a line break.
     pub fn request(&self, scope: &Scope<'_>) -> Result<HttpRequest, EvalError> {
-        let (method, url) = self.checked().map_err(|e| EvalError(e.0))?;
+        let (method, url) = self.checked().map_err(|e| EvalError::Failed(e.0))?;
         let empty = Cell::new(false);
         let url = url.render(scope, |part, out| {
             if part.is_empty() && !out.contains('?') {
@@ -268,7 +272,7 @@ impl HttpConfig {
         })?;
         let path = url.split(['?', '#']).next().unwrap_or_default();
         if empty.get() || path.split('/').any(|s| s == "." || s == "..") {
-            return Err(EvalError(format!(
+            return Err(EvalError::Failed(format!(
                 "`{url}` would call another path: a part of it is empty, `.` or `..`"
             )));
         }
@@ -276,7 +280,7 @@ impl HttpConfig {
         for (name, value) in &self.headers {
             let value = value.render(scope, |part, out| out.push_str(part))?;
             if value.chars().any(|c| c.is_control() && c != '\t') {
-                return Err(EvalError(format!(
+                return Err(EvalError::Failed(format!(
                     "header `{name}` has a line break or another control character"
                 )));
             }
@@ -365,7 +369,7 @@ impl JsonSchema for FieldPath {
     }
 }
 
-/// The `http` settings of a test: expressions reach serde as `spec/` hands them over, `[start, end, text]`.
+/// The `http` settings of a test: expressions reach serde as `yaml/` hands them over, `[start, end, text]`.
 #[cfg(test)]
 pub(super) fn spelled(mut http: crate::model::Json) -> crate::model::Json {
     use crate::model::Json;

@@ -27,8 +27,9 @@ pub use config::{ConfigError, EnrichConfig, FieldPath, HttpConfig};
 use row::Arrival;
 pub use row::describe_row;
 
-use super::{Call, CallRequest, Cx, HttpRequest, Load, Operator, OperatorError, Reason, Reject, Reply};
+use super::{Cx, Load, Operator, OperatorError, Reject};
 use crate::model::path::{Step, set_at};
+use crate::model::{Call, CallRequest, HttpRequest, Reason, Reply};
 use crate::model::{Json, Millis, Record, Scope, Timestamp, Value};
 use crate::state::StateError;
 
@@ -126,11 +127,7 @@ impl Enrich {
             Value::Json(json)
         };
         let scope = Scope { value: &value, ..Scope::of(record) };
-        self.config.http.request(&scope).map_err(|e| {
-            let reason =
-                if e.0.starts_with("the value is not JSON") { Reason::NotJson } else { Reason::Expression };
-            Refusal { reason, detail: e.0 }
-        })
+        self.config.http.request(&scope).map_err(|e| Refusal { reason: e.reason(), detail: e.to_string() })
     }
 
     /// Takes a call into memory, behind those of its key.
@@ -403,7 +400,7 @@ fn set_answer(value: &Value, path: &[Step], answer: Json) -> Result<Value, Strin
         return Ok(Value::from(answer));
     }
     let mut json = Arc::unwrap_or_clone(value.json().map_err(|e| e.to_string())?);
-    set_at(&mut json, path, answer).map_err(|e| e.0)?;
+    set_at(&mut json, path, answer).map_err(|e| e.to_string())?;
     Ok(Value::from(json))
 }
 

@@ -4,7 +4,8 @@ use bincode::{Decode, Encode};
 use bytes::Bytes;
 
 use crate::model::{Headers, Origin, Record, Timestamp, Value, Window};
-use crate::operators::describe::{self, Described};
+use crate::operators::shared::describe;
+use crate::operators::shared::describe::Described;
 use crate::state::{StateError, codec};
 
 /// Format of the row. A change adds a number and a fixture; this one stays readable.

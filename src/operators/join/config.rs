@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::plan::JoinPlan;
+use crate::model::Problem;
 use crate::model::{Expr, Millis};
-use crate::operators::Problem;
 use crate::operators::key_by::check_key;
 
 /// Joins a node's records (left) with those of another node (right), by key.

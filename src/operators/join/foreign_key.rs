@@ -19,9 +19,10 @@ use super::config::{JoinConfig, JoinType};
 use super::plan::JoinPlan;
 use super::result::{Around, Maker, refuse};
 use super::{LEFT, OWN, RIGHT, Side};
+use crate::model::Reason;
 use crate::model::{Change, EvalError, Expr, Record, Scope, Timestamp, Value, Window, key_text};
 use crate::operators::table::{TableRow, TableView, row_id};
-use crate::operators::{Cx, Operator, OperatorError, Reason};
+use crate::operators::{Cx, Operator, OperatorError};
 use crate::state::{StateError, after_prefix};
 
 /// See the module.

@@ -31,9 +31,10 @@ use super::foreign_key::{read_window, subscription, window_bytes};
 use super::plan::JoinPlan;
 use super::result::{Around, Maker, refuse};
 use super::{LEFT, OWN, RIGHT_ONLY, Side};
+use crate::model::Reason;
 use crate::model::{Change, EvalError, Expr, Record, Scope, Value, Window, key_text};
 use crate::operators::table::{TableView, row_id};
-use crate::operators::{Cx, Operator, OperatorError, Reason};
+use crate::operators::{Cx, Operator, OperatorError};
 use crate::state::{StateError, after_prefix};
 
 /// The left half's output for subscriptions; results leave through port 0.

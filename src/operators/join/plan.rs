@@ -1,7 +1,7 @@
 //! What a join is, by what stands on each side; and what cannot be joined, with what to write instead.
 
 use super::config::{JoinConfig, JoinType};
-use crate::operators::Problem;
+use crate::model::Problem;
 use crate::operators::table::{TableConfig, TableView};
 
 /// See the table in `join/mod.rs`.
@@ -72,7 +72,7 @@ impl JoinPlan {
     ) -> Result<JoinPlan, Vec<Problem>> {
         let mut problems = Vec::new();
         let mut problem = |field: &str, message: String, help: String| {
-            problems.push((format!("join{field}"), message, help));
+            problems.push(Problem::setting(format!("join{field}"), message, help));
         };
         let kind = match (left.1, right.1) {
             (None, None) => JoinKind::StreamStream,

@@ -44,17 +44,16 @@ impl Maker {
             return text.map(Value::Bytes);
         }
         let side = |value: &Value, name: &str| {
-            let refused = |e: String| EvalError(format!("{e} (the {name} side)"));
+            let refused = |e: String| NotJson(format!("{e} (the {name} side)"));
             // `.` is the left value too, of which nothing is known here.
             if let (Value::Bytes(bytes), Some(expr)) = (value, &self.value)
                 && let Some(fields) = expr.fields_of(name).filter(|_| name != "left" || !expr.reads_value())
-                && let Some(found) =
-                    pick::<Json>(bytes, fields).map_err(|e| refused(NotJson(e.to_string()).to_string()))?
+                && let Some(found) = pick::<Json>(bytes, fields).map_err(|e| refused(e.to_string()))?
             {
                 let named = fields.iter().zip(found).filter_map(|(name, value)| Some((name.clone(), value?)));
                 return Ok(Arc::new(Json::Object(named.collect())));
             }
-            value.json().map_err(|e| refused(e.to_string()))
+            value.json().map_err(|NotJson(e)| refused(e))
         };
         let left_json = side(left, "left")?;
         let right_json = side(right, "right")?;

@@ -7,9 +7,10 @@ use super::RIGHT_ONLY;
 use super::config::{JoinConfig, JoinType};
 use super::plan::JoinPlan;
 use super::result::{Around, Maker};
+use crate::model::Reason;
 use crate::model::{Expr, Record, Scope, Value, key_text};
 use crate::operators::table::TableView;
-use crate::operators::{Cx, Operator, OperatorError, Reason};
+use crate::operators::{Cx, Operator, OperatorError};
 
 /// See the module.
 pub(super) struct StreamGlobal {

@@ -21,9 +21,10 @@ use super::config::{JoinConfig, JoinType, Within};
 use super::result::{Around, Maker, refuse};
 use super::window_rows::{self as rows, Counters, Kept, Place, Waiting};
 use super::{OWN, Side};
+use crate::model::Reason;
 use crate::model::{EvalError, Record, Timestamp, Value};
 use crate::operators::table::row_id;
-use crate::operators::{Cx, Operator, OperatorError, Reason};
+use crate::operators::{Cx, Operator, OperatorError};
 use crate::state::StateError;
 
 /// Unmatched results sent by one call of `on_time`.
@@ -217,7 +218,7 @@ impl Operator for StreamStream {
         // Whatever is kept can be joined; parsed once for all partners.
         let json = match record.value.json() {
             Ok(json) => json,
-            Err(e) => return Err(OperatorError::expression(record, &EvalError(e.to_string()))),
+            Err(e) => return Err(OperatorError::expression(record, &e.into())),
         };
         let mut kept = Kept::of(&record);
         let written = std::mem::replace(&mut record.value, Value::Json(json));

@@ -5,9 +5,10 @@ use serde_json::json;
 
 use super::config::{JoinConfig, JoinType, Within};
 use super::stream_stream::StreamStream;
+use crate::model::Reason;
 use crate::model::{Expr, Json, Millis, Record, Timestamp, Value, Window};
+use crate::operators::Operator;
 use crate::operators::harness::{Harness, Out};
-use crate::operators::{Operator, Reason};
 
 fn config(kind: JoinType, before: i64, after: i64, grace: i64) -> JoinConfig {
     let mut config = JoinConfig::new("right");
@@ -229,9 +230,9 @@ fn the_expression_sees_both_sides_and_its_failure_refuses_the_record() {
         let var = |name: &str| scope.vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).clone());
         let (left, right) = (var("left").unwrap_or_default(), var("right").unwrap_or_default());
         if left == "bad" {
-            return Err(crate::model::EvalError("it is bad".into()));
+            return Err(crate::model::EvalError::Failed("it is bad".into()));
         }
-        let own = scope.value.json().map_err(|e| crate::model::EvalError(e.to_string()))?;
+        let own = scope.value.json()?;
         assert_eq!(*own, left, "`.` is the left value");
         Ok(json!({ "left": left, "right": right, "key": scope.key_json(), "ts": scope.ts.0 }))
     }));

@@ -19,9 +19,10 @@ use super::config::{JoinConfig, JoinType};
 use super::plan::JoinPlan;
 use super::result::{Around, Maker, refuse};
 use super::{OWN, RIGHT_ONLY};
+use crate::model::Reason;
 use crate::model::{EvalError, Record, Timestamp, Value};
 use crate::operators::table::{TableRow, TableView, row_id};
-use crate::operators::{Cx, Operator, OperatorError, Reason, Stores};
+use crate::operators::{Cx, Operator, OperatorError, Stores};
 use crate::state::codec::{ordered_i64, read_ordered_i64};
 use crate::state::{StateError, Store, decode_record, encode_record};
 

@@ -9,9 +9,10 @@ use super::config::{JoinConfig, JoinType};
 use super::plan::JoinPlan;
 use super::result::{Around, Maker};
 use super::{LEFT, RIGHT, Side};
+use crate::model::Reason;
 use crate::model::{Change, EvalError, Record, Value};
 use crate::operators::table::{TableView, row_id};
-use crate::operators::{Cx, Operator, OperatorError, Reason};
+use crate::operators::{Cx, Operator, OperatorError};
 
 /// See the module.
 pub(super) struct TableTable {

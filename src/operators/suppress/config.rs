@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
+use crate::model::Problem;
 use crate::model::{Millis, Size};
-use crate::operators::Problem;
 
 /// Holds results back until their window is closed, or for a time.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -109,7 +109,7 @@ impl SuppressConfig {
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut problem = |field: &str, message: &str, help: &str| {
-            problems.push((format!("suppress{field}"), message.to_owned(), help.to_owned()));
+            problems.push(Problem::setting(format!("suppress{field}"), message, help));
         };
         if let Until::Time(limit) = self.until {
             if limit < Millis::ZERO {

@@ -21,7 +21,8 @@ use bytes::Bytes;
 pub use config::{OnFull, SuppressConfig, Until};
 use order::{Bounds, Order, Spot};
 
-use super::{Cx, Load, Operator, OperatorError, Reason};
+use super::{Cx, Load, Operator, OperatorError};
+use crate::model::Reason;
 use crate::model::{Record, Timestamp, Value, Window};
 use crate::state::codec::ordered_i64;
 use crate::state::{Cell, Cells, StateError, codec, decode_record, encode_record_into};
@@ -306,7 +307,7 @@ impl Operator for Suppress {
 mod tests {
     use serde_json::json;
 
-    use super::super::aggregate::rig::{Out, Rig, out};
+    use super::super::aggregate::tests::rig::{Out, Rig, out};
     use super::*;
     use crate::model::Json;
 
@@ -320,7 +321,7 @@ mod tests {
         let window = Window { start: Timestamp(window.0), end: Timestamp(window.1) };
         let record =
             Record { window: Some(window), ..Record::new(key.to_owned(), Value::from(value), Timestamp(ts)) };
-        super::super::aggregate::rig::show(&n.record(record).unwrap())
+        super::super::aggregate::tests::rig::show(&n.record(record).unwrap())
     }
 
     fn plain(key: &str, value: Json, ts: i64) -> Out {
@@ -421,7 +422,7 @@ mod tests {
     fn settings_that_contradict_each_other_are_named() {
         let check = |json: Json, want: &[&str]| {
             let config: SuppressConfig = serde_json::from_value(json).unwrap();
-            let got: Vec<_> = config.check().into_iter().map(|(field, ..)| field).collect();
+            let got: Vec<_> = config.check().into_iter().map(|p| p.field).collect();
             assert_eq!(got, want);
         };
         check(json!({ "until": "window_closes", "max_records": 5, "on_full": "stop" }), &[]);

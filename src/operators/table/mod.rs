@@ -20,8 +20,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::versions::{Put, Versions};
-use super::{Cx, Operator, OperatorError, Problem, Reason};
+use super::{Cx, Operator, OperatorError};
 use crate::model::{Change, Millis, Record, Timestamp, Value, Window};
+use crate::model::{Problem, Reason};
 use crate::state::codec::ordered_i64;
 use crate::state::{StateError, Store};
 
@@ -45,7 +46,7 @@ impl TableConfig {
     pub fn check(&self, operator: bool) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut problem = |field: &str, message: &str, help: &str| {
-            problems.push((format!("table.{field}"), message.to_owned(), help.to_owned()));
+            problems.push(Problem::setting(format!("table.{field}"), message, help));
         };
         if self.versions.is_some_and(|history| history <= Millis::ZERO) {
             problem(

@@ -11,10 +11,10 @@ use super::*;
 
 impl Ticket for &'static str {}
 
+use crate::model::HttpRequest;
 use crate::model::{Expr, Millis, Size, SystemClock, Template};
-use crate::operators::HttpRequest;
 use crate::operators::enrich::HttpConfig;
-use crate::operators::rate_limit::{RateLimitConfig, RateScope};
+use crate::operators::shared::rate_limit::{RateLimitConfig, RateScope};
 
 struct Bench {
     base: String,
@@ -58,7 +58,13 @@ async fn bench(routes: Router, setup: Setup) -> Bench {
     let parts = CallParts {
         node: "account".into(),
         limiter,
-        caller: HttpCaller::new(&config, setup.in_flight_max, Arc::new(SystemClock)).expect("a client"),
+        caller: HttpCaller::new(
+            config.connections,
+            config.max_body,
+            setup.in_flight_max,
+            Arc::new(SystemClock),
+        )
+        .expect("a client"),
         in_flight_max: setup.in_flight_max,
         counters: Arc::clone(&counters),
         cancel: cancel.clone(),
@@ -147,7 +153,7 @@ async fn a_full_queue_gives_the_job_back_and_cancelling_drops_what_is_under_way(
     let job = b.job("too many", "/never");
     assert_eq!(b.driver.try_submit(job).expect_err("comes back").ticket, "too many");
     b.cancel.cancel();
-    b.driver.join().await.expect("does not panic");
+    drop(b.driver);
     assert!(b.replies.recv().await.is_none(), "no reply");
     assert_eq!(b.counters.in_flight.load(Ordering::Relaxed), 0);
 }

@@ -11,7 +11,7 @@ use super::plan::Plan;
 use super::wait::unless_stopped;
 use super::{EngineError, Shared};
 use crate::kafka::{Admin, KafkaConfig};
-use crate::runtime::global_reader::{GlobalReaders, Reading};
+use crate::runtime::globals::reader::{GlobalReaders, Reading};
 use crate::state::RocksEnv;
 use crate::topology::Topology;
 

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::plan::Plan;
 use super::{EngineError, Shared};
 use crate::kafka::{ErrorKind, GroupEvent, PartitionReader};
+use crate::runtime::calls::shares::Shares;
 use crate::runtime::inbox::{Inbox, Message};
-use crate::runtime::shares::Shares;
 use crate::runtime::task::TaskId;
 
 /// Routes the group's events to the workers. Runs on the poller's thread.

@@ -14,7 +14,7 @@ use super::wait::{blocking, pause, unless_stopped};
 use super::{EngineError, Override, Shared};
 use crate::formats::WriterError;
 use crate::kafka::{Admin, MESSAGE_BYTES_MAX, Writer};
-use crate::runtime::deliver::{Fatal, SinkDriver};
+use crate::runtime::delivery::{Fatal, SinkDriver};
 use crate::runtime::task::DEAD_LETTER;
 use crate::sinks::{Batch, KafkaLane, KafkaSinkConfig, SinkConfig, SinkConnection, SinkError};
 use crate::topology::{Guarantee, NodeKind, Topology};

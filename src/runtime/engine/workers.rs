@@ -15,20 +15,21 @@ use super::router::Router;
 use super::sinks::Transactional;
 use super::status::set_status;
 use super::{Engine, EngineError, Shared};
+use crate::clients::http::HttpCaller;
 use crate::kafka::{Admin, Assignment, GroupOptions, GroupReader, KafkaConfig, TxnError, TxnWriter};
+use crate::model::Reply;
 use crate::model::{Clock, SystemClock};
-use crate::operators::{NodeConfig, Reply};
+use crate::operators::NodeConfig;
+use crate::runtime::calls::limiter::Limiter;
+use crate::runtime::calls::shares::Shares;
 use crate::runtime::calls::{CallCounters, CallDriver, CallParts};
+use crate::runtime::checkpoint::restore::Restorer;
 use crate::runtime::checkpoint::{CommitMode, Committer};
-use crate::runtime::deliver::SinkDriver;
-use crate::runtime::held::Gate;
-use crate::runtime::horizon::Horizon;
-use crate::runtime::http::HttpCaller;
+use crate::runtime::delivery::SinkDriver;
 use crate::runtime::inbox::{Message, inbox};
-use crate::runtime::limiter::Limiter;
-use crate::runtime::read::TaskReader;
-use crate::runtime::restore::Restorer;
-use crate::runtime::shares::Shares;
+use crate::runtime::input::TaskReader;
+use crate::runtime::input::hold::Gate;
+use crate::runtime::input::horizon::Horizon;
 use crate::runtime::task::TaskId;
 use crate::runtime::worker::{Calls, Outside, Ticket, Worker};
 use crate::state::RocksEnv;
@@ -213,8 +214,13 @@ impl Engine {
             let counters = Arc::new(CallCounters::default());
             self.shared.metrics.watch_calls(&node.name, Arc::clone(&counters));
             let in_flight_max = enrich.calls_in_flight_max.get();
-            let caller = HttpCaller::new(&enrich.http, in_flight_max, Arc::new(SystemClock))
-                .map_err(|e| EngineError::Failed(e.to_string()))?;
+            let caller = HttpCaller::new(
+                enrich.http.connections,
+                enrich.http.max_body,
+                in_flight_max,
+                Arc::new(SystemClock),
+            )
+            .map_err(|e| EngineError::Failed(e.to_string()))?;
             let parts = CallParts {
                 node: node.name.clone(),
                 limiter: enrich.rate_limit.as_ref().and_then(|l| limiters.get(l)).map(Arc::clone),

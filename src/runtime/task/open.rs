@@ -9,7 +9,7 @@ use super::graph::{reached, set_delays, shape};
 use super::{DEAD_LETTER, FORMAT, Globals, Node, SEAL_ROWS, Step, Task, TaskError, TaskId};
 use crate::model::{Millis, Timestamp};
 use crate::operators::{Effects, Operator, OperatorError, Tally};
-use crate::runtime::nodes::{SinkNode, SourceNode};
+use crate::runtime::task::nodes::{SinkNode, SourceNode};
 use crate::state::{Backend, META_CLOCKS, META_FORMAT, META_SHAPE, StateError, Store, codec};
 use crate::topology::{Changelog, ClockMode, NodeKind, Topology};
 

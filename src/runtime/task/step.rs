@@ -1,7 +1,7 @@
 //! What goes into a task and what comes out: names, inputs, effects, a sealed epoch.
 
+use crate::model::{Call, Reason, Reply, SinkRow};
 use crate::model::{Record, Timestamp};
-use crate::operators::{Call, Reason, Reply, SinkRow};
 use crate::state::{Late, Row, StateError};
 
 /// Which task: sub-topology and partition.

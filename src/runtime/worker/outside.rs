@@ -8,13 +8,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kafka::PartitionReader;
 use crate::model::Millis;
+use crate::runtime::calls::permit::CallGate;
 use crate::runtime::calls::{self, CallDriver};
-use crate::runtime::deliver::SinkDriver;
-use crate::runtime::gate::CallGate;
-use crate::runtime::held::{Gate, HeldReader};
-use crate::runtime::horizon::{Horizons, Upstream};
+use crate::runtime::delivery::SinkDriver;
 use crate::runtime::inbox::{Handle, Inbox};
-use crate::runtime::read::TaskReader;
+use crate::runtime::input::TaskReader;
+use crate::runtime::input::hold::{Gate, HeldReader};
+use crate::runtime::input::horizon::{Horizons, Upstream};
 use crate::runtime::task::TaskId;
 use crate::sinks::KafkaLane;
 

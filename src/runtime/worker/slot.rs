@@ -7,11 +7,11 @@ use tokio_util::sync::CancellationToken;
 use super::GATHERED_MAX;
 use crate::kafka::Lease;
 use crate::model::{Record, Timestamp};
-use crate::runtime::ahead::Ahead;
-use crate::runtime::assigned::Assigned;
-use crate::runtime::gate::CallGate;
-use crate::runtime::read::TaskReader;
+use crate::runtime::calls::permit::CallGate;
+use crate::runtime::input::TaskReader;
+use crate::runtime::input::lookahead::Ahead;
 use crate::runtime::task::{Input, Step, Task, TaskError};
+use crate::runtime::worker::assigned::Assigned;
 
 /// Records taken from one partition in one visit.
 const VISIT: usize = 256;

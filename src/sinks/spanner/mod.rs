@@ -41,7 +41,8 @@ use self::failure::{Failure, judge};
 use self::schema::Plan;
 use super::columns::Columns;
 use super::{Batch, Sink, SinkError};
-use crate::operators::SinkRow;
+use crate::model::Problem;
+use crate::model::SinkRow;
 
 /// The variable that every Spanner client reads.
 const EMULATOR_HOST: &str = "SPANNER_EMULATOR_HOST";
@@ -161,10 +162,10 @@ impl SpannerConfig {
     /// Settings that cannot work: field, message, help. The database's name is looked at when connecting: where nothing
     /// is connected, it may be unset.
     #[must_use]
-    pub fn check(&self) -> Vec<(String, String, String)> {
+    pub fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut add = |field: &str, message: &str, help: &str| {
-            problems.push((field.to_owned(), message.to_owned(), help.to_owned()));
+            problems.push(Problem::setting(field, message, help));
         };
         if self.table.is_empty() {
             add("table", "the table has no name", "write `table: Name`");
@@ -224,7 +225,8 @@ impl Spanner {
     ) -> Result<Spanner, SinkError> {
         let emulator = config.emulator(env);
         let max_in_flight = if emulator.is_some() { 1 } else { config.max_in_flight };
-        if let Some((field, message, help)) = config.check().into_iter().next() {
+        if let Some(Problem { field, message, help, .. }) = config.check().into_iter().next() {
+            let help = help.unwrap_or_default();
             return Err(SinkError::Config { message: format!("`{field}`: {message}: {help}"), column: None });
         }
         if emulator.is_some() && config.max_in_flight > 1 {

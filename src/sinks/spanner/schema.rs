@@ -14,8 +14,8 @@ use prost_types::{ListValue, Value};
 
 use super::encode::{ColumnType, commit_timestamp, key_bytes};
 use super::{Operation, SpannerConfig};
+use crate::model::{Cell, Payload, SinkRow};
 use crate::model::{Json, Types};
-use crate::operators::{Cell, Payload, SinkRow};
 use crate::sinks::SinkError;
 use crate::sinks::columns::Column;
 

@@ -1,6 +1,6 @@
 //! The sinks' and the API's side of a process: rows are written, acknowledged and refused, calls are answered.
 
-use slackwater::operators::Reply;
+use slackwater::model::Reply;
 use slackwater::runtime::DEAD_LETTER;
 use slackwater::runtime::Input as TaskInput;
 

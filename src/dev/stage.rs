@@ -1,0 +1,286 @@
+//! Everything around the engine of `dev`: the embedded broker and its topics, the API, tables in memory, the topology
+//! with its times divided; and a run on it from start to end.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::run::Run;
+use super::{DevError, DevOptions, failed};
+use crate::dev::{
+    Accounts, Api, Feed, FeedOptions, View, Watch, api, calls_elsewhere, count, divide_times, feed,
+    stand_in_tables, tables,
+};
+use crate::gateway::AdminServer;
+use crate::kafka::{KafkaConfig, MockBroker, TopicPartition, Writer};
+use crate::model::Millis;
+use crate::operators::NodeConfig;
+use crate::runtime::{Engine, EngineError, EngineOptions, Override, Shared};
+use crate::sinks::{SinkConnection, TableSink};
+use crate::topology::{Node, NodeKind, Topology};
+use crate::yaml::{Loaded, Mode, Registry, load_with};
+
+/// How long a change takes to settle in the API, before `--speed`.
+const SETTLE: Duration = Duration::from_secs(20);
+/// Same feed and same faults in every run.
+const SEED: u64 = 1;
+/// Worker threads, at most: the partitions of a source.
+const WORKERS_MAX: usize = 4;
+
+/// Everything around the engine.
+pub(super) struct Stage {
+    loaded: Loaded,
+    pub(super) topology: Arc<Topology>,
+    /// Lives as long as the run.
+    _broker: MockBroker,
+    kafka: KafkaConfig,
+    /// The feed, the API, the watch and the proof, for moments.
+    pub(super) accounts: Arc<Mutex<Accounts>>,
+    pub(super) api: Api,
+    pub(super) tables: BTreeMap<usize, TableSink>,
+    /// Ends the stand-ins' servers and the admin server.
+    pub(super) servers: CancellationToken,
+    /// What is printed at the start, in the order of the output.
+    said: Vec<(&'static str, String)>,
+}
+
+impl Stage {
+    pub(super) async fn set(registry: &Registry, args: &DevOptions, view: &View) -> Result<Stage, DevError> {
+        let settle = Millis::from(SETTLE.div_f64(args.speed));
+        let accounts = Arc::new(Mutex::new(Accounts::new(settle)));
+        let servers = CancellationToken::new();
+        let api = Api::start(Arc::clone(&accounts), SEED, servers.clone()).await.map_err(failed)?;
+        let broker = MockBroker::start().map_err(failed)?;
+        let kafka = broker.config();
+        let variable = |name: &str| match name {
+            "KAFKA_BROKERS" => Some(broker.brokers().to_owned()),
+            "ACCOUNTS_API" => Some(api.base()),
+            "SPANNER_DATABASE" => Some("projects/dev/instances/dev/databases/dev".into()),
+            _ => std::env::var(name).ok(),
+        };
+        let loaded =
+            load_with(registry, &args.file, &args.text, Mode::Lenient, &variable).map_err(DevError::File)?;
+        let mut topology = loaded.topology.clone();
+        if topology.settings.kafka.is_some() {
+            topology.settings.kafka = Some(kafka.clone());
+        }
+        let real = calls_elsewhere(&mut topology, &api.base());
+        if !real.is_empty() {
+            return Err(DevError::Failed(format!(
+                "`{}` takes the host that it calls from the record, and `dev` calls nothing outside this process: \
+                 begin its URL with a host or a variable, `${{ACCOUNTS_API}}/...`",
+                real.join("`, `")
+            )));
+        }
+        let times = divide_times(&mut topology, args.speed);
+        let topics = make_topics(&broker, &topology)?;
+        let tables = stand_in_tables(&topology);
+        let mut said = vec![
+            (
+                "broker",
+                format!(
+                    "{}, librdkafka's mock inside this process: it keeps about 5 MiB of each",
+                    broker.brokers()
+                ),
+            ),
+            (
+                "",
+                "partition, compacts nothing and has no real transactions, so there is no changelog here"
+                    .into(),
+            ),
+            ("", "and offsets are committed by the consumer alone".into()),
+            ("topics", join_or(&topics, "none")),
+        ];
+        if calls(&topology) {
+            let (from, to) = (api::LATENCY_MS.start(), api::LATENCY_MS.end());
+            said.push((
+                "API",
+                format!(
+                    "{}, {from} to {to} ms, 1 % 429, 1 % 503; a change settles after {settle}",
+                    api.base()
+                ),
+            ));
+        }
+        said.push(("speed", format!("{} times: {}", args.speed, join_or(&times, "no time to divide"))));
+        let names: BTreeMap<String, TableSink> =
+            tables.iter().map(|(n, table)| (topology.nodes[*n].name.clone(), table.clone())).collect();
+        if !names.is_empty() {
+            let links: Vec<String> = names.keys().cloned().collect();
+            let address = tables::start(names, servers.clone()).await.map_err(failed)?;
+            let links: Vec<String> = links.iter().map(|name| format!("http://{address}/{name}")).collect();
+            said.push(("rows", format!("a table in memory in place of the database: {}", links.join(", "))));
+        }
+        view.say(&format!("{}: nothing outside this process is used", topology.name));
+        let topology = Arc::new(topology);
+        Ok(Stage { loaded, topology, _broker: broker, kafka, accounts, api, tables, servers, said })
+    }
+
+    /// Runs the engine from its start to its end, and proves.
+    pub(super) async fn play(
+        &self,
+        args: &DevOptions,
+        view: &View,
+        state_dir: &Path,
+        began: Instant,
+        stop: &CancellationToken,
+    ) -> Result<(), DevError> {
+        let exit = |e: EngineError| DevError::Engine(Box::new((self.loaded.clone(), e)));
+        let shared = Engine::shared(&self.topology).map_err(exit)?;
+        let admin = AdminServer::start(
+            &args.admin,
+            Arc::clone(&self.topology),
+            Arc::clone(&shared),
+            self.servers.clone(),
+        )
+        .await
+        .map_err(failed)?;
+        let feed = self.feed(args)?;
+        for (what, text) in &self.said {
+            view.say(&format!("  {what:<8}{text}"));
+        }
+        if let Some((_, options)) = &feed {
+            view.say(&format!("  {:<8}{}", "feed", said_of(options, args.duration)));
+        }
+        view.say(&format!("  {:<8}http://{}/ (metrics, ready, graph)", "admin", admin.address));
+        view.say("Ctrl-C ends the feed; then everything settles and is proved. A second one ends at once.\n");
+        let options = EngineOptions {
+            state_dir: state_dir.to_owned(),
+            workers: std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX),
+            instance_id: None,
+            stop_deadline: Duration::from_secs(30),
+        };
+        let stand_ins = Override {
+            sinks: self.tables.iter().map(|(n, t)| (*n, SinkConnection::Table(t.clone()))).collect(),
+            plain_commits: true,
+        };
+        let topology = Arc::clone(&self.topology);
+        let engine = match Engine::start(topology, options, stand_ins, Arc::clone(&shared), stop).await {
+            Ok(engine) => engine,
+            Err(EngineError::Stopped) => return Ok(()),
+            Err(e) => return Err(exit(e)),
+        };
+        let watch = self.watch(&shared)?;
+        let mut run = Run {
+            stage: self,
+            view,
+            shared: &shared,
+            duration: args.duration.duration(),
+            feeding_since: Instant::now(),
+            began,
+            settling: false,
+            said_saved: false,
+        };
+        let written = feed.as_ref().map(|(feed, _)| feed.written());
+        // Where something has failed all of these end at once, and `Engine::stop` says what it was.
+        Box::pin(run.feed(&engine, feed.map(|(feed, _)| feed), stop)).await;
+        let left = match self.goes_on() {
+            true => None,
+            false => Box::pin(run.settle(&watch, stop)).await,
+        };
+        engine.stop().await.map_err(exit)?;
+        view.end();
+        let proved = self.prove(view, left.as_ref());
+        let dead_letters = watch.dead_letters().await.map_err(failed)?;
+        self.summary(view, written.as_deref(), &run.snapshot(), dead_letters, proved);
+        if proved { Ok(()) } else { Err(DevError::NotProved) }
+    }
+
+    fn feed(&self, args: &DevOptions) -> Result<Option<(Feed, FeedOptions)>, DevError> {
+        let topics = self.topology.external_topics();
+        if topics.is_empty() {
+            return Ok(None);
+        }
+        let options = FeedOptions {
+            topics: topics.iter().map(|t| t.as_str().into()).collect(),
+            accounts: usize::try_from(args.accounts).unwrap_or(usize::MAX),
+            per_second: f64::from(args.events_per_second),
+            speed: args.speed,
+            seed: SEED,
+        };
+        let writer = Writer::open(&self.kafka).map_err(failed)?;
+        Ok(Some((Feed::new(options.clone(), writer, Arc::clone(&self.accounts)), options)))
+    }
+
+    fn watch(&self, shared: &Arc<Shared>) -> Result<Watch, DevError> {
+        let topics = self.topology.source_topics();
+        let inputs = topics
+            .iter()
+            .flat_map(|t| (0..feed::PARTITIONS).map(|p| TopicPartition::new(t.as_str(), p)))
+            .collect();
+        let dead_letter = self.topology.settings.errors.dead_letter.as_ref();
+        Watch::new(
+            &self.kafka,
+            &self.topology.name,
+            inputs,
+            dead_letter.map(|d| TopicPartition::new(d.topic.as_str(), 0)),
+            Arc::clone(shared),
+            calls(&self.topology).then(|| Arc::clone(&self.accounts)),
+        )
+        .map_err(failed)
+    }
+
+    /// Has it sources of its own, that nobody here can stop?
+    fn goes_on(&self) -> bool {
+        let own = |n: &Node| matches!(&n.kind, NodeKind::Source(source) if source.topics().is_empty());
+        self.topology.nodes.iter().any(own)
+    }
+
+    /// Calls a second that the topology allows itself.
+    pub(super) fn limit(&self) -> Option<f64> {
+        let settings = &self.topology.settings;
+        self.topology.nodes.iter().find_map(|node| match &node.kind {
+            NodeKind::Operator(config) => {
+                Some(settings.rate_limits.get(config.rate_limit()?)?.limit.per_second)
+            }
+            NodeKind::Source(_) | NodeKind::Sink(_) => None,
+        })
+    }
+}
+
+fn said_of(options: &FeedOptions, duration: Millis) -> String {
+    let minutes = options.lasts().as_secs() / 60;
+    format!(
+        "{} accounts, about {} events a second for {duration}; ends at {} MiB in a partition (about {} here)",
+        count(options.accounts as u64),
+        options.per_second,
+        feed::PARTITION_BYTES_MAX >> 20,
+        if minutes > 0 { format!("{minutes} min") } else { format!("{} s", options.lasts().as_secs()) },
+    )
+}
+
+fn join_or(parts: &[String], none: &str) -> String {
+    if parts.is_empty() { none.to_owned() } else { parts.join(", ") }
+}
+
+/// Does it call an API?
+pub(super) fn calls(topology: &Topology) -> bool {
+    topology
+        .nodes
+        .iter()
+        .any(|n| matches!(&n.kind, NodeKind::Operator(c) if matches!(**c, NodeConfig::Enrich(_))))
+}
+
+/// Makes every topic that the topology names, and says which.
+fn make_topics(broker: &MockBroker, topology: &Topology) -> Result<Vec<String>, DevError> {
+    let mut topics: Vec<(String, i32)> = Vec::new();
+    let sinks = topology.nodes.iter().filter_map(|n| match &n.kind {
+        NodeKind::Sink(sink) => sink.topic().map(str::to_owned),
+        NodeKind::Source(_) | NodeKind::Operator(_) => None,
+    });
+    let dead_letter = topology.settings.errors.dead_letter.as_ref().map(|d| (d.topic.clone(), 1));
+    let sources = topology.source_topics().into_iter().chain(topology.global_topics());
+    let named = sources.chain(sinks).map(|t| (t, feed::PARTITIONS));
+    for (topic, partitions) in named.chain(dead_letter) {
+        if !topics.iter().any(|(t, _)| *t == topic) {
+            topics.push((topic, partitions));
+        }
+    }
+    for (topic, partitions) in &topics {
+        broker.create_topic(topic, *partitions).map_err(failed)?;
+    }
+    Ok(topics.into_iter().map(|(topic, n)| format!("{topic} ({n})")).collect())
+}

@@ -1,0 +1,259 @@
+//! Floor 1: expressions that need a language: compiled with VRL when the file is loaded, run once per record.
+//!
+//! Called by `yaml/` for every expression that is not bare. The one home of the crate `vrl`. In an expression `.` is the
+//! record's value, of any type; `key`, `timestamp`, `headers`, `window` and the node's own names are variables; the
+//! result is the value of the last line. Which functions there are: `functions`. Syntax errors, unknown functions and
+//! types that can never fit are problems of the file; anything that fails at run time is an
+//! [`EvalError`](crate::model::EvalError) of its record (`rewrite` says how). Dates without a zone are UTC.
+
+mod bounds;
+mod compiled;
+mod complaint;
+mod functions;
+mod guard;
+mod kinds;
+mod measure;
+mod memo;
+mod names;
+mod object;
+mod operators;
+mod own;
+mod refused;
+mod replace;
+mod rewrite;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use ::vrl::compiler::{CompileConfig, Compiler, Program};
+use ::vrl::diagnostic::DiagnosticList;
+use ::vrl::parser;
+pub use ::vrl::value::Kind;
+
+use self::compiled::{Compiled, from_json};
+pub use self::functions::DENIED;
+use self::guard::deep;
+pub use self::kinds::{element, kind_of, object, types_of, with_field};
+use self::measure::measure;
+use self::names::{NAMES, mentions, shielded, state, with_names};
+use self::object::ObjectOf;
+use self::refused::is_refused;
+use self::rewrite::Fixes;
+use crate::model::Problem;
+use crate::model::path::parse_path;
+use crate::model::{Expr, Function, Json, Types};
+
+/// Every fix answers complaints one level further out; deeper than this is no expression.
+const ROUNDS_MAX: usize = 64;
+
+/// Compiles expressions. Holds the closed list of functions and the file's text, which places in an expression are
+/// mapped to.
+pub struct VrlCompiler {
+    functions: Vec<Box<dyn ::vrl::compiler::Function>>,
+    source: String,
+}
+
+impl VrlCompiler {
+    /// A compiler for the expressions of a file with this text (empty: places are those of whole expressions).
+    #[must_use]
+    pub fn new(source: impl Into<String>) -> VrlCompiler {
+        VrlCompiler { functions: functions::functions(), source: source.into() }
+    }
+
+    /// Compiles an expression that stands at `span` of the file and may read `vars` besides the names that all have.
+    ///
+    /// # Errors
+    /// The text is no expression, calls an unknown function, or has types that can never fit.
+    pub fn compile(
+        &self,
+        text: &str,
+        span: Option<Range<usize>>,
+        vars: &[&str],
+    ) -> Result<Arc<dyn Function>, Problem> {
+        self.compile_typed(text, span, vars, &Kind::any()).map(|(function, _)| function)
+    }
+
+    /// [`VrlCompiler::compile`] for values of this kind; also the kind of the result.
+    ///
+    /// # Errors
+    /// The same, and a field is named that the values do not have.
+    pub fn compile_typed(
+        &self,
+        text: &str,
+        span: Option<Range<usize>>,
+        vars: &[&str],
+        value: &Kind,
+    ) -> Result<(Arc<dyn Function>, Kind), Problem> {
+        self.compile_scoped(text, span, &untyped(vars), value)
+    }
+
+    /// [`VrlCompiler::compile_typed`], with names whose kinds are known too.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn compile_scoped(
+        &self,
+        text: &str,
+        span: Option<Range<usize>>,
+        vars: &[(&str, Kind)],
+        value: &Kind,
+    ) -> Result<(Arc<dyn Function>, Kind), Problem> {
+        let names: Vec<&str> = vars.iter().map(|(name, _)| *name).collect();
+        if !value.is_any() || vars.iter().any(|(_, kind)| !kind.is_any()) {
+            // A field that is not there first: what follows from that says less.
+            let (program, _) = self.program(text, span.as_ref(), &untyped(&names), &Kind::any())?;
+            let of_names = || vars.iter().find_map(|(name, kind)| kinds::missing_of(text, name, kind));
+            if let Some(missing) = kinds::missing_in(&program, value).or_else(of_names) {
+                return Err(self.missing(text, span.as_ref(), missing));
+            }
+        }
+        let (program, used) = self.program(text, span.as_ref(), vars, value)?;
+        // What the last line gives, and every `return` before it.
+        let result = program.final_type_info().result;
+        let result = result.kind().union(result.returns().clone());
+        let function: Arc<dyn Function> =
+            match ObjectOf::of(Compiled::new(program, text, &used), text, &names) {
+                Ok(object) => Arc::new(object),
+                Err(program) => Arc::new(program),
+            };
+        Ok((function, result))
+    }
+
+    /// The program, and which of the names it uses.
+    fn program<'v>(
+        &self,
+        text: &str,
+        span: Option<&Range<usize>>,
+        vars: &[(&'v str, Kind)],
+        value: &Kind,
+    ) -> Result<(Program, Vec<&'v str>), Problem> {
+        measure(text).map_err(|large| self.too_large(text, span, &large))?;
+        let compiled = deep(|| self.program_of(text, span, vars, value));
+        compiled.map_err(|panic| self.panicked(text, span, &panic))?
+    }
+
+    fn program_of<'v>(
+        &self,
+        text: &str,
+        span: Option<&Range<usize>>,
+        vars: &[(&'v str, Kind)],
+        value: &Kind,
+    ) -> Result<(Program, Vec<&'v str>), Problem> {
+        let names: Vec<&'v str> = vars.iter().map(|(name, _)| *name).collect();
+        let used: Vec<&str> =
+            NAMES.iter().copied().chain(names.iter().copied()).filter(|name| mentions(text, name)).collect();
+        let refused = |list: &DiagnosticList, fixes: &Fixes| self.problem(text, span, &names, list, fixes);
+        let program = parser::parse(shielded(text)).map_err(|error| {
+            let error: Box<dyn ::vrl::diagnostic::DiagnosticMessage> = Box::new(error);
+            refused(&DiagnosticList::from(vec![error]), &Fixes::default())
+        })?;
+        let mut fixes = Fixes::default();
+        let mut program_text = with_names(fixes.apply(program.clone()), &used);
+        if let Some((at, message)) = fixes.far() {
+            return Err(self.too_far(text, span, at, message));
+        }
+        let compile = |program| {
+            let state = state(&used, vars, value);
+            Compiler::compile(&self.functions, program, &state, CompileConfig::default())
+        };
+        for round in 0..ROUNDS_MAX {
+            match compile(program_text) {
+                Ok(compiled) => {
+                    // VRL itself says nothing of `1 == "a"`.
+                    let compared = with_names(fixes.comparing().apply(program), &used);
+                    if let Err(list) = compile(compared)
+                        && let Some(never) = list.iter().find(|complaint| is_refused(complaint))
+                    {
+                        return Err(self.problem_of(text, span, &names, never));
+                    }
+                    return Ok((compiled.program, used));
+                }
+                Err(list) if fixes.learn(&list, round == 0) => {
+                    program_text = with_names(fixes.apply(program.clone()), &used);
+                }
+                Err(list) => return Err(refused(&list, &fixes)),
+            }
+        }
+        Err(refused(&DiagnosticList::default(), &fixes))
+    }
+
+    /// The kind of a bare expression, which needs no compiler.
+    ///
+    /// # Errors
+    /// A field is named that the values do not have.
+    fn bare_kind(&self, text: &str, span: Option<&Range<usize>>, value: &Kind) -> Result<Kind, Problem> {
+        match text.trim() {
+            "key" => return Ok(Kind::bytes().or_null()),
+            "timestamp" => return Ok(Kind::integer()),
+            _ => {}
+        }
+        if let Some(path) = parse_path(text) {
+            return kinds::at(value, &path).map_err(|missing| self.missing(text, span, missing));
+        }
+        let literal = serde_json::from_str::<Json>(text).ok().and_then(|json| from_json(&json).ok());
+        Ok(literal.map_or_else(Kind::any, Kind::from))
+    }
+}
+
+/// Names of which nothing is known.
+fn untyped<'v>(names: &[&'v str]) -> Vec<(&'v str, Kind)> {
+    names.iter().map(|name| (*name, Kind::any())).collect()
+}
+
+/// Compiles the expression in place for values of this kind, and remembers what its result may be; the kind of that.
+/// A bare expression is compiled already, but may name a field that is not there.
+pub fn compile_typed(
+    expr: &mut Expr,
+    compiler: &VrlCompiler,
+    vars: &[&str],
+    value: &Kind,
+    problems: &mut Vec<Problem>,
+) -> Kind {
+    compile_scoped(expr, compiler, &untyped(vars), value, problems)
+}
+
+/// [`compile_typed`], with names whose kinds are known too.
+pub fn compile_scoped(
+    expr: &mut Expr,
+    compiler: &VrlCompiler,
+    vars: &[(&str, Kind)],
+    value: &Kind,
+    problems: &mut Vec<Problem>,
+) -> Kind {
+    let result = if expr.is_compiled() {
+        compiler.bare_kind(expr.text(), expr.span().as_ref(), value)
+    } else {
+        compiler.compile_scoped(expr.text(), expr.span(), vars, value).map(|(function, kind)| {
+            expr.compile_with(function);
+            kind
+        })
+    };
+    match result {
+        Ok(kind) => {
+            // Of a program that never ends well VRL says that it may give anything.
+            expr.set_types(if kind.is_never() { Types::NEVER } else { types_of(&kind) });
+            kind
+        }
+        Err(problem) => {
+            problems.push(problem);
+            Kind::any()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_expression_is_left_alone() {
+        let (compiler, mut problems) = (VrlCompiler::new(""), Vec::new());
+        let mut compiled = |text: &str| {
+            let mut expr = Expr::new(text, None);
+            compile_typed(&mut expr, &compiler, &[], &Kind::any(), &mut problems);
+            expr.is_compiled()
+        };
+        assert!(compiled(".a.b") && compiled(".a > 1") && !compiled("nope("));
+        assert_eq!(problems.len(), 1);
+    }
+}

@@ -1,0 +1,36 @@
+//! Names that somebody probably meant.
+
+/// The known name that is nearest, where one is near enough to have been meant.
+#[must_use]
+pub fn near<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    // What was begun and not ended: `int` of `integer`, `strin` of `string`.
+    let begun = |k: &&&str| name.len() >= 3 && k.starts_with(&name.to_lowercase());
+    if let Some(only) = known.iter().find(begun).filter(|_| known.iter().filter(begun).count() == 1) {
+        return Some(only);
+    }
+    known
+        .iter()
+        .map(|k| (strsim::damerau_levenshtein(&name.to_lowercase(), k), *k))
+        .min()
+        // One slip in three letters, and never all of a short name.
+        .filter(|(distance, k)| {
+            *distance <= (k.len().min(name.len()) / 3).max(1) && *distance < name.len().min(k.len())
+        })
+        .map(|(_, near)| near)
+}
+
+/// `did you mean ...?` where a known name is near, else all of them.
+#[must_use]
+pub fn did_you_mean(name: &str, known: &[&str]) -> String {
+    // `{ map: mod(.a, .b) }`
+    if name.ends_with([')', ']', '"']) {
+        return "between `{ }` a comma ends a value: put an expression that has one in single quotes".into();
+    }
+    match near(name, known) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if known.is_empty() => "nothing is expected here".into(),
+        None => {
+            format!("known here: {}", known.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", "))
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The call driver of one node: performs the calls that its tasks ask for.
+//!
+//! A worker hands in a job without waiting ([`CallDriver::try_submit`]; a full queue gives it back). Each job, once a
+//! slot is free, waits for the circuit breaker and for the limiter's grant, then makes one attempt; its answer goes
+//! back with the job's ticket. Retries are the operator's: they come as new jobs. `Retry-After` on 429 and 503 pauses
+//! the limiter, so it slows every caller of that API.
+//!
+//! Order: jobs of one key never overlap, because the operator sends a key's next call after the answer to the one
+//! before. Shutdown: calls under way are dropped; they are pending in the checkpoint and will be made again.
+//!
+//! Not here: what an answer means for the record.
+
+pub mod breaker;
+pub mod limiter;
+pub mod pacer;
+pub(super) mod permit;
+pub(super) mod shares;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::breaker::{Admission, Breaker, Pass};
+use self::limiter::Limiter;
+use crate::clients::http::HttpCaller;
+use crate::model::{Call, CallRequest, Reply};
+
+/// The longest pause that one answer's `Retry-After` puts on the limiter.
+const PAUSE_MAX: Duration = Duration::from_secs(300);
+
+/// One attempt to make. The ticket says where its answer belongs; the driver only carries it.
+#[derive(Debug)]
+pub struct Job<T> {
+    /// Goes back with the answer.
+    pub ticket: T,
+    /// The call.
+    pub call: Call,
+}
+
+/// What a node's calls came to. Read by the metrics at any time.
+#[derive(Debug, Default)]
+pub struct CallCounters {
+    /// Answers by class of status: index 1 is 1xx ... 5 is 5xx; 0 is any other.
+    pub by_class: [AtomicU64; 6],
+    /// Answers with status 429.
+    pub throttled: AtomicU64,
+    /// Attempts without an answer: timeouts, connection errors.
+    pub failed: AtomicU64,
+    /// Attempts that could not be sent, or whose answer was too large.
+    pub refused: AtomicU64,
+    /// Requests on the wire now.
+    pub in_flight: AtomicUsize,
+    /// Time jobs waited for the limiter, microseconds, summed.
+    pub limiter_wait_micros: AtomicU64,
+    /// Time on the wire, microseconds, summed.
+    pub call_micros: AtomicU64,
+    /// How often the circuit opened.
+    pub breaker_opened: AtomicU64,
+}
+
+impl CallCounters {
+    /// Answers by the `status` label of `slackwater_calls_total`.
+    #[must_use]
+    pub fn by_status(&self) -> [(&'static str, u64); 9] {
+        let class = |n: usize| self.by_class[n].load(Ordering::Relaxed);
+        [
+            ("1xx", class(1)),
+            ("2xx", class(2)),
+            ("3xx", class(3)),
+            ("4xx", class(4).saturating_sub(self.throttled.load(Ordering::Relaxed))),
+            ("429", self.throttled.load(Ordering::Relaxed)),
+            ("5xx", class(5)),
+            ("other", class(0)),
+            ("failed", self.failed.load(Ordering::Relaxed)),
+            ("refused", self.refused.load(Ordering::Relaxed)),
+        ]
+    }
+}
+
+impl CallCounters {
+    fn count(&self, reply: &Reply, took: Duration) {
+        let counter = match reply {
+            Reply::Http { status, .. } => {
+                if *status == 429 {
+                    self.throttled.fetch_add(1, Ordering::Relaxed);
+                }
+                let class = usize::from(status / 100);
+                &self.by_class[if class < self.by_class.len() { class } else { 0 }]
+            }
+            Reply::Failed { .. } => &self.failed,
+            Reply::Refused { .. } | Reply::Delivered => &self.refused,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.call_micros.fetch_add(micros(took), Ordering::Relaxed);
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What a driver works with.
+pub struct CallParts {
+    /// The node, for logs.
+    pub node: String,
+    /// Paces the attempts; without one they are only paused by `Retry-After`.
+    pub limiter: Option<Arc<Limiter>>,
+    /// Makes the requests.
+    pub caller: HttpCaller,
+    /// Jobs that may wait for the limiter or be on the wire at a time; as many again may be queued.
+    pub in_flight_max: usize,
+    /// Where the calls are counted.
+    pub counters: Arc<CallCounters>,
+    /// Ends the driver.
+    pub cancel: CancellationToken,
+}
+
+/// A running driver. Dropped, it takes no more jobs and ends once the calls under way are answered.
+pub struct CallDriver<T> {
+    jobs: mpsc::Sender<Job<T>>,
+}
+
+/// What a job carries to its reply.
+pub trait Ticket: Send + Sync + 'static {
+    /// The call is about to be sent: false if nobody waits for it any more; then the job ends without a reply.
+    fn begin(&self) -> bool {
+        true
+    }
+}
+
+impl<T: Ticket> CallDriver<T> {
+    /// Starts a driver. `reply_to(ticket, call id, reply)` is called on the runtime for each answer; it must not block.
+    pub fn spawn<F>(handle: &Handle, parts: CallParts, reply_to: F) -> CallDriver<T>
+    where
+        F: Fn(T, u64, Reply) + Send + Sync + 'static,
+    {
+        let slots = parts.in_flight_max.clamp(1, Semaphore::MAX_PERMITS);
+        let (jobs, queue) = mpsc::channel(slots);
+        let shared = Shared {
+            limiter: parts.limiter.unwrap_or_else(|| Arc::new(Limiter::unlimited())),
+            caller: parts.caller,
+            counters: parts.counters,
+            start: Instant::now(),
+            breaker: Mutex::new(Breaker::default()),
+            turned: Notify::new(),
+            node: parts.node,
+            reply_to,
+        };
+        drop(handle.spawn(drive(Arc::new(shared), queue, slots, parts.cancel)));
+        CallDriver { jobs }
+    }
+
+    /// Hands in a job, without waiting.
+    ///
+    /// # Errors
+    /// The queue is full, or the driver has ended: the job comes back.
+    pub fn try_submit(&self, job: Job<T>) -> Result<(), Job<T>> {
+        self.jobs.try_send(job).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(job) | mpsc::error::TrySendError::Closed(job) => job,
+        })
+    }
+}
+
+struct Shared<F> {
+    limiter: Arc<Limiter>,
+    caller: HttpCaller,
+    counters: Arc<CallCounters>,
+    start: Instant,
+    /// Shared by the calls under way; never held across an await.
+    breaker: Mutex<Breaker>,
+    /// The circuit turned.
+    turned: Notify,
+    node: String,
+    reply_to: F,
+}
+
+async fn drive<T, F>(
+    shared: Arc<Shared<F>>,
+    mut queue: mpsc::Receiver<Job<T>>,
+    slots: usize,
+    cancel: CancellationToken,
+) where
+    T: Ticket,
+    F: Fn(T, u64, Reply) + Send + Sync + 'static,
+{
+    enum Event<T> {
+        Cancelled,
+        Ended(Result<(), JoinError>),
+        Job(Option<Job<T>>),
+    }
+    let mut calls = JoinSet::new();
+    let mut open = true;
+    while open || !calls.is_empty() {
+        // Every arm is cancel safe (documented by tokio for all three); biased, so that the end is seen first and
+        // finished calls are reaped before new ones start.
+        let event = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Event::Cancelled,
+            Some(ended) = calls.join_next() => Event::Ended(ended),
+            job = queue.recv(), if open && calls.len() < slots => Event::Job(job),
+        };
+        match event {
+            Event::Cancelled => break,
+            Event::Ended(Ok(())) => {}
+            Event::Ended(Err(e)) => match e.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(e) => tracing::error!(node = shared.node, error = %e, "call was cancelled"),
+            },
+            Event::Job(None) => open = false,
+            Event::Job(Some(job)) => {
+                let shared = Arc::clone(&shared);
+                calls.spawn(async move { shared.perform(job).await });
+            }
+        }
+    }
+    calls.shutdown().await;
+}
+
+impl<F> Shared<F> {
+    async fn perform<T: Ticket>(&self, job: Job<T>)
+    where
+        F: Fn(T, u64, Reply),
+    {
+        let Some(pass) = self.pass(|| job.ticket.begin()).await else { return };
+        let CallRequest::Http(request) = &job.call.request;
+        let began = Instant::now();
+        let flying = Flying::new(&self.counters.in_flight);
+        let reply = self.caller.call(request).await;
+        drop(flying);
+        self.counters.count(&reply, began.elapsed());
+        self.settle(pass, &reply);
+        (self.reply_to)(job.ticket, job.call.id, reply);
+    }
+
+    /// Waits until the circuit is closed (or needs a probe) and the limiter grants the attempt. A grant that meets a
+    /// circuit opened meanwhile is given up: fewer calls than allowed, never more.
+    ///
+    /// `begin` is asked last; on false there is no pass.
+    async fn pass(&self, begin: impl Fn() -> bool) -> Option<Pass> {
+        loop {
+            self.circuit().await;
+            let came = Instant::now();
+            self.limiter.acquire().await;
+            self.counters.limiter_wait_micros.fetch_add(micros(came.elapsed()), Ordering::Relaxed);
+            let mut breaker = self.breaker();
+            if !matches!(breaker.look(self.start.elapsed()), Admission::Go(_)) {
+                continue;
+            }
+            if !begin() {
+                return None;
+            }
+            if let Admission::Go(pass) = breaker.admit(self.start.elapsed()) {
+                return Some(pass);
+            }
+        }
+    }
+
+    async fn circuit(&self) {
+        loop {
+            // Before the look, so that a turn between the two is not missed.
+            let turned = self.turned.notified();
+            let look = self.breaker().look(self.start.elapsed());
+            match look {
+                Admission::Go(_) => return,
+                Admission::Wait(until) => tokio::time::sleep_until(self.start + until).await,
+                Admission::Probing => turned.await,
+            }
+        }
+    }
+
+    /// Tells breaker and limiter what the answer says about the API.
+    fn settle(&self, pass: Pass, reply: &Reply) {
+        if let Reply::Http { status: 429 | 503, retry_after: Some(after), .. } = reply {
+            self.limiter.pause_for(after.duration().min(PAUSE_MAX));
+        }
+        let alive = match reply {
+            Reply::Failed { .. } => false,
+            Reply::Http { status, .. } => *status < 500,
+            Reply::Delivered | Reply::Refused { .. } => true,
+        };
+        let (turned, open, opened) = {
+            let mut breaker = self.breaker();
+            let turned = breaker.done(self.start.elapsed(), pass, alive);
+            (turned, breaker.is_open(), breaker.opened())
+        };
+        if turned {
+            self.counters.breaker_opened.store(opened, Ordering::Relaxed);
+            if open {
+                tracing::warn!(node = self.node, opened, "the API fails: calls wait");
+            } else {
+                tracing::info!(node = self.node, opened, "the API answers again");
+            }
+            self.turned.notify_waiters();
+        }
+    }
+
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts a request for as long as it is on the wire, also when it is dropped.
+struct Flying<'a>(&'a AtomicUsize);
+
+impl<'a> Flying<'a> {
+    fn new(count: &'a AtomicUsize) -> Flying<'a> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Flying(count)
+    }
+}
+
+impl Drop for Flying<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

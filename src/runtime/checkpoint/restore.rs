@@ -1,0 +1,401 @@
+//! Restoring a task: its local rows, the gap to the end of its changelog, then the task itself.
+//!
+//! Runs on the blocking threads of tokio, a few at a time; the worker goes on with its other tasks meanwhile.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle as TokioHandle;
+use tokio::sync::Semaphore;
+
+use super::super::inbox::{Message, Restored};
+use super::super::metrics::Metrics;
+use super::super::task::{Globals, Step, Task, TaskId, applied_positions};
+use super::super::worker::Order;
+use super::failpoint;
+use crate::kafka::{Admin, GroupOffset, KafkaConfig, RestoreError, TopicPartition, restore};
+use crate::model::{Clock, SystemClock, Timestamp};
+use crate::state::{Backend, MemoryBackend, RocksBackend, RocksEnv, Row, StateDir, StateError, changelog};
+use crate::topology::{Changelog, Topology};
+
+/// Tasks restored at a time.
+const AT_ONCE: usize = 4;
+/// Local rows are caught up only with what was written in this time: half of the changelogs' `delete.retention.ms`.
+pub(in crate::runtime) const OUTDATED_MS: i64 = 12 * 3_600_000;
+/// How long a store that nobody in this process has may refuse to open: its last owner is closing it.
+const CLOSING: Duration = Duration::from_secs(10);
+/// How long something is waited for before, and between, words about it.
+const SAY: Duration = Duration::from_secs(10);
+
+/// What restoring needs; shared by the workers.
+#[derive(Clone)]
+pub struct Restorer(Arc<Parts>);
+
+struct Parts {
+    topology: Arc<Topology>,
+    kafka: Option<KafkaConfig>,
+    admin: Option<Arc<Admin>>,
+    /// Sees offsets behind open transactions.
+    ends: Option<Arc<Admin>>,
+    changelogs: Arc<Vec<Option<Arc<str>>>>,
+    transactional: Vec<(usize, usize)>,
+    globals: Globals,
+    dir: PathBuf,
+    env: RocksEnv,
+    metrics: Metrics,
+    tokio: TokioHandle,
+    room: Arc<Semaphore>,
+    /// The stores that tasks of this process have, or had. Held by restores, for moments.
+    stores: Mutex<BTreeMap<TaskId, Weak<RocksBackend>>>,
+}
+
+impl Restorer {
+    #[expect(clippy::too_many_arguments, reason = "one call, in the engine's start")]
+    pub(in crate::runtime) fn new(
+        topology: Arc<Topology>,
+        kafka: Option<KafkaConfig>,
+        admin: Option<Arc<Admin>>,
+        changelogs: Arc<Vec<Option<Arc<str>>>>,
+        transactional: Vec<(usize, usize)>,
+        globals: Globals,
+        dir: PathBuf,
+        env: RocksEnv,
+        metrics: Metrics,
+        tokio: TokioHandle,
+    ) -> Restorer {
+        let ends = kafka.as_ref().filter(|_| admin.is_some()).and_then(|config| {
+            let mut config = config.clone();
+            config.properties.insert("isolation.level".into(), "read_uncommitted".into());
+            Admin::open(&config, Duration::from_secs(5)).ok().map(Arc::new)
+        });
+        let room = Arc::new(Semaphore::new(AT_ONCE));
+        Restorer(Arc::new(Parts {
+            topology,
+            kafka,
+            admin,
+            ends,
+            changelogs,
+            transactional,
+            globals,
+            dir,
+            env,
+            metrics,
+            tokio,
+            room,
+            stores: Mutex::default(),
+        }))
+    }
+
+    /// For a worker: starts a restore whose result comes as a message.
+    pub(in crate::runtime) fn handle(&self) -> Box<dyn Fn(Order) + Send> {
+        let this = Arc::clone(&self.0);
+        Box::new(move |order| {
+            let parts = Arc::clone(&this);
+            let tokio = parts.tokio.clone();
+            let runner = tokio.clone();
+            tokio.spawn(async move {
+                // The semaphore is never closed.
+                let _room = Arc::clone(&parts.room).acquire_owned().await;
+                let (handle, inbox) = (order.handle, order.inbox.clone());
+                let result = runner
+                    .spawn_blocking(move || parts.restore(&order))
+                    .await
+                    .unwrap_or_else(|e| Err(format!("restore panicked: {e}")));
+                inbox.send(Message::Restored { handle, result: Box::new(result) });
+            });
+        })
+    }
+}
+
+impl Parts {
+    fn restore(&self, order: &Order) -> Result<Restored, String> {
+        let started = Instant::now();
+        let id = order.handle.id;
+        let sub = &self.topology.subs[id.sub];
+        let dir = StateDir::task(&self.dir, &sub.name, id.partition);
+        let mut rows = 0;
+        let (backend, offsets): (Arc<dyn Backend>, _) =
+            if self.topology.settings.state.changelog == Changelog::Off {
+                // State is what the replay from the low watermark makes of it: old rows would be counted twice.
+                (Arc::new(MemoryBackend::default()), self.offsets(order, &sub.topics)?)
+            } else {
+                let backend = self.open(order, &dir)?;
+                match &self.changelogs[id.sub] {
+                    Some(topic) => {
+                        let changelog = TopicPartition::new(Arc::clone(topic), id.partition);
+                        let backend = self.drop_outdated(order, backend, &dir, &changelog)?;
+                        let offsets = self.agree(order, &backend, &changelog, &sub.topics, &mut rows)?;
+                        (backend, offsets)
+                    }
+                    None => (backend, self.offsets(order, &sub.topics)?),
+                }
+            };
+        let mut step = Step::default();
+        let mut task =
+            Task::open_with(&self.topology, id, &backend, &self.globals, SystemClock.now(), &mut step)
+                .map_err(|e| e.to_string())?;
+        task.set_transactional(self.transactional.clone(), &mut step).map_err(|e| e.to_string())?;
+        let mut said = Instant::now();
+        while order.gates.iter().any(|gate| !gate.is_idle()) {
+            order.say(&mut said, &"calls of an earlier assignment are still under way");
+            order.wait(Duration::from_millis(5))?;
+        }
+        let firsts = self.firsts(order, &sub.topics, &offsets)?;
+        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(task = format!("{}-{}", sub.name, id.partition), rows, ms, "restored");
+        Ok(Restored { task, backend, step, offsets, firsts })
+    }
+
+    /// Removes local rows that are so far behind that tombstones may be missing from the gap: compaction drops one when
+    /// it is older than the changelog's `delete.retention.ms`, and the row that it deleted would stay for ever.
+    fn drop_outdated(
+        &self,
+        order: &Order,
+        backend: Arc<RocksBackend>,
+        dir: &Path,
+        changelog: &TopicPartition,
+    ) -> Result<Arc<RocksBackend>, String> {
+        let Some(admin) = &self.admin else { return Ok(backend) };
+        let from = changelog::position(&*backend).map_err(|e| e.to_string())?;
+        if from == 0 {
+            return Ok(backend);
+        }
+        let since = Timestamp(SystemClock.now().0 - OUTDATED_MS);
+        let fresh = order.patiently(|| admin.offsets_since(std::slice::from_ref(changelog), since))?;
+        let fresh = match fresh.first().copied().flatten() {
+            Some(offset) => offset,
+            // Everything is older.
+            None => {
+                let ends = self.ends.as_deref().unwrap_or(admin);
+                let end = order.patiently(|| ends.end_offsets(std::slice::from_ref(changelog)))?;
+                end.first().copied().unwrap_or(0)
+            }
+        };
+        if !misses_old_rows(from, fresh) {
+            return Ok(backend);
+        }
+        tracing::info!(%changelog, from, fresh, "local state is too old to be caught up; it is made anew");
+        drop(backend);
+        std::fs::remove_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        self.open(order, dir)
+    }
+
+    /// Opens the task's store. While an earlier assignment in this process has it, say in a commit that waits for a
+    /// broker, it is waited for.
+    fn open(&self, order: &Order, dir: &Path) -> Result<Arc<RocksBackend>, String> {
+        std::fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        let ours = || self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut deadline, mut said) = (Instant::now() + CLOSING, Instant::now());
+        loop {
+            order.say(&mut said, &"an earlier assignment in this process still has the store");
+            if ours().get(&order.handle.id).is_some_and(|store| store.strong_count() > 0) {
+                deadline = Instant::now() + CLOSING;
+            } else {
+                match RocksBackend::open(dir, &self.env) {
+                    Ok(backend) => {
+                        let backend = Arc::new(backend);
+                        ours().insert(order.handle.id, Arc::downgrade(&backend));
+                        return Ok(backend);
+                    }
+                    Err(e) if Instant::now() > deadline => return Err(e.to_string()),
+                    Err(_) => {}
+                }
+            }
+            order.wait(Duration::from_millis(10))?;
+        }
+    }
+
+    /// Brings local rows up to the end of the changelog and finds the offsets that belong to them.
+    ///
+    /// One transaction made both, but its markers reach the partitions one after the other. So the offsets are asked when
+    /// no transaction has them, then rows are read up to the high watermark, which waits for what is still open there;
+    /// offsets that are the same after that as before belong to these rows.
+    fn agree(
+        &self,
+        order: &Order,
+        backend: &Arc<RocksBackend>,
+        partition: &TopicPartition,
+        topics: &[String],
+        rows: &mut u64,
+    ) -> Result<Vec<(usize, i64)>, String> {
+        let mut offsets = self.offsets(order, topics)?;
+        loop {
+            self.catch_up(order, backend, partition, rows)?;
+            let again = self.offsets(order, topics)?;
+            if again == offsets {
+                break;
+            }
+            offsets = again;
+        }
+        let reached = applied_positions(&**backend).map_err(|e| e.to_string())?;
+        let at = |topic: usize| reached.iter().find(|(t, _)| *t == topics[topic]).map(|(_, next)| *next);
+        for (topic, next) in &offsets {
+            let state = at(*topic);
+            if state.is_some_and(|state| state != *next) || state.is_none() && reached.is_empty() && *next > 0
+            {
+                let topic = &topics[*topic];
+                tracing::warn!(
+                    %partition, topic, committed = next, state,
+                    "the group's offset is not the one of the state: somebody has moved it; going on from there"
+                );
+            }
+        }
+        // Where the group has no offset (any more), state knows how far it is.
+        let missing = (0..topics.len()).filter(|t| offsets.iter().all(|(topic, _)| topic != t));
+        let known: Vec<(usize, i64)> = missing.filter_map(|t| Some((t, at(t)?))).collect();
+        Ok([offsets, known].concat())
+    }
+
+    /// Brings local rows up to the end of the changelog.
+    fn catch_up(
+        &self,
+        order: &Order,
+        backend: &Arc<RocksBackend>,
+        partition: &TopicPartition,
+        total: &mut u64,
+    ) -> Result<(), String> {
+        let (Some(admin), Some(kafka)) = (&self.admin, &self.kafka) else { return Ok(()) };
+        let id = order.handle.id;
+        let from = changelog::position(&**backend).map_err(|e| e.to_string())?;
+        let group = format!("{}-restore", self.topology.name);
+        // The high watermark, not the last stable offset: markers are written after a commit is answered, and what an
+        // earlier owner has committed must be read. A reader below it waits for transactions that are still open.
+        let ends = self.ends.as_deref().unwrap_or(admin);
+        let one = std::slice::from_ref(partition);
+        let end = order.patiently(|| ends.end_offsets(one))?.first().copied().unwrap_or(0);
+        let first = order.patiently(|| admin.start_offsets(one))?.first().copied().unwrap_or(0);
+        let mut failure: Option<StateError> = None;
+        let mut logged = Instant::now();
+        let mut on_rows = |rows: &[Row], next: i64, progress: crate::kafka::Progress| {
+            self.metrics.restoring(id, progress.end - next);
+            if logged.elapsed() > Duration::from_secs(2) {
+                logged = Instant::now();
+                tracing::info!(%partition, next, end = progress.end, "restoring");
+            }
+            if order.unwanted.is_cancelled() {
+                return ControlFlow::Break(());
+            }
+            match changelog::batch(rows, next).and_then(|rows| backend.write(&rows)) {
+                Ok(()) => {
+                    failpoint::hit(failpoint::RESTORING);
+                    *total += rows.len() as u64;
+                    ControlFlow::Continue(())
+                }
+                Err(e) => {
+                    failure = Some(e);
+                    ControlFlow::Break(())
+                }
+            }
+        };
+        let result = restore(kafka, &group, partition, from.max(first), end, &mut on_rows);
+        self.metrics.restoring(id, 0);
+        match (result, failure) {
+            (_, Some(e)) => Err(e.to_string()),
+            (Err(e @ RestoreError::Ahead { .. }), None) => Err(format!(
+                "{e}: the changelog was made anew, or the state directory is another topology's. Remove the local state \
+                 with `slackwater reset --local`"
+            )),
+            (Err(e), None) => Err(e.to_string()),
+            (Ok(next), None) => {
+                changelog::batch(&[], next).and_then(|rows| backend.write(&rows)).map_err(|e| e.to_string())
+            }
+        }
+    }
+
+    /// Where the group has committed to, by index of the topic, once no transaction holds an offset of the partition.
+    fn offsets(&self, order: &Order, topics: &[String]) -> Result<Vec<(usize, i64)>, String> {
+        let Some(admin) = &self.admin else { return Ok(Vec::new()) };
+        let partition = order.handle.id.partition;
+        let asked: Vec<TopicPartition> =
+            topics.iter().map(|t| TopicPartition::new(t.as_str(), partition)).collect();
+        let found = order.patiently(|| {
+            let found = admin.committed(&self.topology.name, &asked).map_err(|e| e.to_string())?;
+            let pending = found.contains(&GroupOffset::Pending);
+            if pending { Err("a transaction is open".to_owned()) } else { Ok(found) }
+        })?;
+        let known = found.into_iter().enumerate().filter_map(|(topic, offset)| match offset {
+            GroupOffset::At(next) => Some((topic, next)),
+            GroupOffset::None | GroupOffset::Pending => None,
+        });
+        Ok(known.collect())
+    }
+
+    /// Where reading begins without a commit.
+    fn firsts(
+        &self,
+        order: &Order,
+        topics: &[String],
+        known: &[(usize, i64)],
+    ) -> Result<Vec<(usize, i64)>, String> {
+        let Some(admin) = &self.admin else { return Ok(Vec::new()) };
+        let (at, asked): (Vec<usize>, Vec<TopicPartition>) = topics
+            .iter()
+            .enumerate()
+            .filter(|(t, _)| known.iter().all(|(topic, _)| topic != t))
+            .map(|(t, name)| (t, TopicPartition::new(name.as_str(), order.handle.id.partition)))
+            .unzip();
+        let found = order.patiently(|| admin.start_offsets(&asked))?;
+        Ok(at.into_iter().zip(found).collect())
+    }
+}
+
+/// May there be rows between the local position and the first row that is young enough? The position that a checkpoint
+/// leaves stands in front of its transaction's marker, so one offset is that marker and no row: without that rule a
+/// partition that had nothing to do for half a day would be made anew at its next start. A transaction of somebody else
+/// takes two offsets at least.
+fn misses_old_rows(from: i64, fresh: i64) -> bool {
+    fresh - from > 1
+}
+
+impl Order {
+    /// Says now and then what is waited for.
+    fn say(&self, said: &mut Instant, what: &dyn std::fmt::Display) {
+        if said.elapsed() > SAY {
+            *said = Instant::now();
+            tracing::warn!(task = ?self.handle.id, %what, "the restore waits");
+        }
+    }
+
+    /// Waits a little.
+    fn wait(&self, time: Duration) -> Result<(), String> {
+        if self.unwanted.is_cancelled() {
+            return Err("nobody wants it any more".to_owned());
+        }
+        std::thread::park_timeout(time);
+        Ok(())
+    }
+
+    /// Tries until it works, however long a broker is away, while the task is wanted.
+    fn patiently<T, E: std::fmt::Display>(&self, mut f: impl FnMut() -> Result<T, E>) -> Result<T, String> {
+        let mut said = Instant::now();
+        loop {
+            match f() {
+                Ok(value) => return Ok(value),
+                Err(error) => {
+                    tracing::debug!(%error, "again");
+                    self.say(&mut said, &error);
+                }
+            }
+            self.wait(Duration::from_millis(50))?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_gap_with_rows_makes_local_state_outdated() {
+        // Ahead of the changelog, which is another error's business; at its end; in front of its own marker.
+        for (from, fresh) in [(9, 3), (7, 7), (7, 8)] {
+            assert!(!misses_old_rows(from, fresh), "{from} {fresh}");
+        }
+        for (from, fresh) in [(7, 9), (1, 1000)] {
+            assert!(misses_old_rows(from, fresh), "{from} {fresh}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Purging repartition topics: what their readers have committed is deleted, so that they do not grow for ever.
+//!
+//! Called by the engine, one loop per process. Each instance purges the partitions that it owns, at a gentle pace, and
+//! only up to what the group has committed on the broker: a crash at any moment finds every record that it needs. A
+//! failure is no more than a late purge.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::super::task::TaskId;
+use crate::kafka::{Admin, AdminError, GroupOffset, TopicPartition};
+
+/// Checkpoints between two purges.
+const CHECKPOINTS: u32 = 10;
+/// The shortest time between two purges.
+const EVERY_MIN: Duration = Duration::from_secs(1);
+
+/// The pace that goes with a time between checkpoints.
+pub(in crate::runtime) fn purge_every(checkpoint: Duration) -> Duration {
+    checkpoint.saturating_mul(CHECKPOINTS).max(EVERY_MIN)
+}
+
+/// See the module.
+pub(in crate::runtime) struct Purge {
+    /// Asked and told; its calls block.
+    pub admin: Arc<Admin>,
+    /// The consumer group.
+    pub group: String,
+    /// Repartition topics, each with the sub-topology that reads it.
+    pub topics: Vec<(usize, Arc<str>)>,
+    /// The tasks that are ours now.
+    pub ours: Box<dyn Fn() -> BTreeSet<TaskId> + Send + Sync>,
+    /// Time between two purges.
+    pub every: Duration,
+}
+
+impl Purge {
+    /// Runs until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut done: BTreeMap<TopicPartition, i64> = BTreeMap::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(self.every) => {}
+            }
+            let partitions = self.partitions();
+            done.retain(|p, _| partitions.contains(p));
+            let (admin, group, before) = (Arc::clone(&self.admin), self.group.clone(), done.clone());
+            let call = tokio::task::spawn_blocking(move || once(&admin, &group, &partitions, &before));
+            let result = tokio::select! {
+                () = stop.cancelled() => return,
+                result = call => result,
+            };
+            match result {
+                Ok(Ok(purged)) => done.extend(purged),
+                Ok(Err(error)) => tracing::debug!(%error, "repartition topics are purged later"),
+                Err(error) => tracing::debug!(%error, "repartition topics are purged later"),
+            }
+        }
+    }
+
+    fn partitions(&self) -> Vec<TopicPartition> {
+        let ours = (self.ours)();
+        let of = |topic: &Arc<str>, id: &TaskId| TopicPartition::new(Arc::clone(topic), id.partition);
+        self.topics
+            .iter()
+            .flat_map(|(sub, topic)| ours.iter().filter(|id| id.sub == *sub).map(|id| of(topic, id)))
+            .collect()
+    }
+}
+
+/// Deletes what was committed since the last time; says up to where.
+fn once(
+    admin: &Admin,
+    group: &str,
+    partitions: &[TopicPartition],
+    before: &BTreeMap<TopicPartition, i64>,
+) -> Result<Vec<(TopicPartition, i64)>, AdminError> {
+    let committed = admin.committed(group, partitions)?;
+    let due = due(partitions, &committed, before);
+    if !due.is_empty() {
+        admin.delete_records(&due)?;
+    }
+    Ok(due)
+}
+
+fn due(
+    partitions: &[TopicPartition],
+    committed: &[GroupOffset],
+    before: &BTreeMap<TopicPartition, i64>,
+) -> Vec<(TopicPartition, i64)> {
+    partitions
+        .iter()
+        .zip(committed)
+        .filter_map(|(p, offset)| match offset {
+            GroupOffset::At(next) if *next > before.get(p).copied().unwrap_or(0) => Some((p.clone(), *next)),
+            GroupOffset::At(_) | GroupOffset::None | GroupOffset::Pending => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_committed_and_not_purged_yet_is_due() {
+        let p: Vec<_> = (0..5).map(|n| TopicPartition::new("t", n)).collect();
+        let committed = [
+            GroupOffset::At(0),
+            GroupOffset::At(7),
+            GroupOffset::None,
+            GroupOffset::Pending,
+            GroupOffset::At(9),
+        ];
+        let before = BTreeMap::from([(p[1].clone(), 6), (p[4].clone(), 9)]);
+        assert_eq!(due(&p, &committed, &before), [(p[1].clone(), 7)]);
+        assert_eq!(purge_every(Duration::from_millis(20)), EVERY_MIN);
+        assert_eq!(purge_every(Duration::from_secs(1)), Duration::from_secs(10));
+    }
+}

@@ -1,0 +1,6 @@
+//! Global tables: each instance reads their topics whole, and its tasks only look rows up.
+
+pub(super) mod reader;
+mod table;
+
+pub use table::GlobalTable;

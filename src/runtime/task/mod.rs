@@ -1,0 +1,469 @@
+//! One task: a sub-topology on one partition. Sans-I/O: inputs go in, effects come out; it never awaits and never reads
+//! a clock.
+//!
+//! Records move through the graph by an explicit work stack, depth first in declared order, so the order of a step's
+//! effects is a fact. Writes go to the open epoch; [`Task::seal`] ends it and processing goes on in the next one. A
+//! delivery belongs to the epoch in which it was made; an epoch may be committed when none of its deliveries is
+//! outstanding. Calls and deliveries that somebody reads from are state, so no epoch waits for them.
+//!
+//! `step` is what goes in and comes out, `flow` how records move through the nodes, `open` how a task begins, `seal` the end
+//! of an epoch, `graph` what follows from the topology.
+
+mod flow;
+mod graph;
+pub mod inspect;
+pub(super) mod nodes;
+mod open;
+mod seal;
+mod step;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use flow::{Arrival, Work};
+pub use step::{Delivery, Input, Sealed, Step, TaskError, TaskId};
+
+use self::nodes::{dead_letter, event_time};
+use crate::model::{Expr, Millis, Origin, Record, Timestamp};
+use crate::model::{Payload, Reason, SinkRow};
+use crate::operators::{Effects, Load, Operator, Reject, Stores, Tally};
+use crate::state::{Backend, META_POSITIONS, Spent, StateError, Store, codec};
+use crate::topology::OnFailure;
+
+struct Node {
+    name: Arc<str>,
+    /// What people call it: the declared node that it was put in for, else its name.
+    shown: Arc<str>,
+    op: Box<dyn Operator>,
+    own: Vec<usize>,
+    clock: Timestamp,
+    /// Stream time by input.
+    seen: Vec<Timestamp>,
+    /// Output port, child, the child's input.
+    children: Vec<(u16, usize, u16)>,
+    /// Asks for the changes of tables.
+    takes_changes: bool,
+    /// By input: the wall clock comes through it, and has to stay behind for this node.
+    delays: Vec<bool>,
+    tally: Tally,
+}
+
+/// See the module.
+pub struct Task {
+    id: TaskId,
+    topics: Vec<Arc<str>>,
+    nodes: Vec<Node>,
+    /// Index in `nodes` by the topology's node index.
+    by_global: BTreeMap<usize, usize>,
+    global: Vec<usize>,
+    /// Sources by topic.
+    sources: Vec<Vec<usize>>,
+    /// The expression of a record's time, by topic.
+    times: Vec<Option<Expr>>,
+    /// Nodes by topic that its records reach in the step that reads them.
+    reached: Vec<Vec<usize>>,
+    stores: Vec<Store>,
+    positions: Vec<Option<i64>>,
+    committed: Vec<Option<i64>>,
+    sealed_positions: Vec<Option<i64>>,
+    moved: bool,
+    epoch: u64,
+    outstanding: u64,
+    sealed: Option<(u64, u64)>,
+    /// Operators still hold rows of the sealed epoch.
+    copying: bool,
+    /// Of the last epoch, until somebody takes it.
+    spent: Vec<Spent>,
+    /// How many rows an operator copies in one step of a seal.
+    seal_rows: usize,
+    policy: OnFailure,
+    hybrid: bool,
+    delay: Millis,
+    /// Without a changelog: positions are held back to what has no durable effect yet.
+    low_watermark: bool,
+    /// Rows of these nodes go into the checkpoint's transaction instead of to a driver; with the largest message of
+    /// each in bytes.
+    transactional: Vec<(usize, usize)>,
+    outputs: Vec<(usize, SinkRow)>,
+    /// What came to the sealed epoch after its seal: dead letters of rows that a sink refused.
+    late_outputs: Vec<(usize, SinkRow)>,
+    dead_letter: Option<usize>,
+    stack: Vec<Work>,
+    effects: Effects,
+    clocks_saved: Vec<(String, i64)>,
+    format_saved: bool,
+    shape: String,
+}
+
+/// Format of a task's rows as a whole: how keys are built, what rows there are. What a row holds has a version of its
+/// own, its first byte. State without the row is of format 1.
+const FORMAT: u32 = 1;
+/// Rows that an operator copies before it lets records through again: some milliseconds.
+const SEAL_ROWS: usize = 2048;
+
+/// Records that nodes are told of before they come: as many as the nearest caches hold.
+const WARM_GROUP: usize = 64;
+
+/// The node index that stands for the topology's dead-letter topic.
+pub const DEAD_LETTER: usize = usize::MAX;
+
+/// The rows of global tables, by node: tasks read them, whoever keeps them up to date writes.
+pub type Globals = BTreeMap<usize, Arc<dyn Backend>>;
+
+impl Task {
+    /// Which task it is.
+    #[must_use]
+    pub fn id(&self) -> TaskId {
+        self.id
+    }
+
+    /// Its input topics, by index; a source of lines has its node's name.
+    #[must_use]
+    pub fn topics(&self) -> &[Arc<str>] {
+        &self.topics
+    }
+
+    /// The next offset of a topic to read; 0 where nothing was read and no start was set.
+    #[must_use]
+    pub fn position(&self, topic: usize) -> i64 {
+        self.positions[topic].unwrap_or(0)
+    }
+
+    /// Records of a topic that were read and are not committed yet.
+    #[must_use]
+    pub fn uncommitted(&self, topic: usize) -> i64 {
+        let (read, committed) = (self.positions[topic], self.committed[topic]);
+        read.zip(committed).map_or(0, |(r, c)| (r - c).max(0))
+    }
+
+    /// The time that a record of a topic will have here: by it, what is read of several topics is put in order.
+    #[must_use]
+    pub fn time_of(&self, topic: usize, record: &Record) -> Timestamp {
+        let time = self.times[topic].as_ref().and_then(|expr| event_time(expr, record));
+        time.unwrap_or(record.ts)
+    }
+
+    /// Sets the next offset of a topic: where reading starts.
+    pub fn start_at(&mut self, topic: usize, offset: i64) {
+        self.positions[topic] = Some(offset);
+        self.committed[topic] = Some(offset);
+    }
+
+    /// Everything in front of `next` was read, and no record lies between: only the marks of transactions, which no
+    /// reader ever sees.
+    pub fn skip_to(&mut self, topic: usize, next: i64) {
+        if let Some(read) = &mut self.positions[topic]
+            && *read < next
+        {
+            *read = next;
+            self.moved = true;
+        }
+    }
+
+    /// Feeds one input. Effects are appended to `step`.
+    ///
+    /// # Errors
+    /// The task must stop: its state failed, or a record was refused and the policy is `stop`.
+    pub fn step(&mut self, input: Input, now: Timestamp, step: &mut Step) -> Result<(), TaskError> {
+        match input {
+            Input::Records { topic, records } => {
+                let mut records = records.into_iter();
+                while !records.as_slice().is_empty() {
+                    let group = records.as_slice();
+                    let group = &group[..group.len().min(WARM_GROUP)];
+                    for node in self.reached[topic].iter().map(|n| &self.nodes[*n]) {
+                        node.op.warm(group, &Stores::new(&self.stores, &node.own));
+                    }
+                    for record in records.by_ref().take(WARM_GROUP) {
+                        if record.origin.offset >= 0 {
+                            self.positions[topic] = Some(record.origin.offset + 1);
+                        }
+                        self.moved = true;
+                        self.feed(topic, record, now, step)?;
+                    }
+                }
+                Ok(())
+            }
+            Input::Reply { node, call, reply } => {
+                let Some(&n) = self.by_global.get(&node) else { return Ok(()) };
+                self.with_op(n, 0, now, |op, cx| op.on_reply(call, reply, cx), step)?;
+                self.drain(now, step)
+            }
+            Input::Acked { epoch, rows } => {
+                self.acked(epoch, u64::from(rows));
+                Ok(())
+            }
+            Input::Refused { epoch, node, record, message } => {
+                let reject = Reject { reason: Reason::SinkRefused, detail: message, record, attempts: 1 };
+                let name = self
+                    .by_global
+                    .get(&node)
+                    .map_or_else(|| "dead_letter".into(), |n| Arc::clone(&self.nodes[*n].shown));
+                let policy = if node == DEAD_LETTER { OnFailure::Stop } else { self.policy };
+                self.reject(reject, &name, node, epoch, policy, step)?;
+                self.acked(epoch, 1);
+                Ok(())
+            }
+            Input::Clock { until } => self.tick(until, now, step),
+        }
+    }
+
+    fn feed(
+        &mut self,
+        topic: usize,
+        record: Record,
+        now: Timestamp,
+        step: &mut Step,
+    ) -> Result<(), TaskError> {
+        let sources = self.sources[topic].len();
+        let mut record = Some(record);
+        for n in 0..sources {
+            let record = if n + 1 == sources { record.take() } else { record.clone() };
+            if let Some(record) = record {
+                let node = self.sources[topic][n];
+                let arrival = Arrival { node, input: 0, stream: Timestamp::MIN, timed: true };
+                self.process(arrival, record, now, step)?;
+                self.drain(now, step)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How far the wall clock stays behind for nodes that refuse what is late; nothing unless it is said.
+    pub fn set_delay(&mut self, delay: Millis) {
+        self.delay = delay;
+    }
+
+    fn tick(&mut self, until: Option<Timestamp>, now: Timestamp, step: &mut Step) -> Result<(), TaskError> {
+        for n in 0..self.nodes.len() {
+            if self.nodes[n].op.wall_deadline().is_some_and(|at| at <= now) {
+                self.with_op(n, 0, now, |op, cx| op.on_wall(cx), step)?;
+                self.drain(now, step)?;
+            }
+        }
+        if let Some(until) = until.filter(|_| self.hybrid && self.wants_input()) {
+            for n in 0..self.nodes.len() {
+                if self.sources.iter().any(|s| s.contains(&n)) {
+                    self.stack.push(Work::Watermark { node: n, input: 0, stream: until.min(now) });
+                    self.drain(now, step)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes input? A node that is full stops it: the driver leaves the records in Kafka.
+    #[must_use]
+    pub fn wants_input(&self) -> bool {
+        !self.nodes.iter().any(|n| n.op.load().full)
+    }
+
+    /// The next wall clock time at which [`Input::Clock`] has something to do: retries, and, where the wall clock moves
+    /// the nodes' clocks, their timers. May be early, never late.
+    #[must_use]
+    pub fn next_deadline(&self, caught_up: bool) -> Option<Timestamp> {
+        let wall = self.nodes.iter().filter_map(|n| n.op.wall_deadline()).min();
+        let stream = if caught_up && self.hybrid && self.wants_input() {
+            self.nodes.iter().filter_map(|n| n.op.deadline()).min()
+        } else {
+            None
+        };
+        wall.into_iter().chain(stream).min()
+    }
+
+    /// Is something left to do later because of records that were read? Punctuation for ever is not.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.next_deadline(true).is_some() && self.nodes.iter().any(|n| n.op.has_work())
+    }
+
+    /// Deliveries not yet acknowledged.
+    #[must_use]
+    pub fn outstanding(&self) -> u64 {
+        self.outstanding + self.sealed.map_or(0, |(_, n)| n)
+    }
+
+    /// Calls and deliveries that wait for a reply.
+    #[must_use]
+    pub fn pending_calls(&self) -> usize {
+        self.nodes.iter().map(|n| n.op.load().calls).sum()
+    }
+
+    /// What each node holds, with its index in the topology.
+    pub fn loads(&self) -> impl Iterator<Item = (usize, Load)> + '_ {
+        self.nodes.iter().zip(&self.global).map(|(n, g)| (*g, n.op.load()))
+    }
+
+    /// Takes what each node counted since the last time, with its index in the topology.
+    pub fn take_tallies(&mut self) -> impl Iterator<Item = (usize, Tally)> + '_ {
+        self.nodes.iter_mut().zip(&self.global).map(|(n, g)| (*g, std::mem::take(&mut n.tally)))
+    }
+
+    /// From now on, rows of these sinks are part of the sealed epoch ([`Sealed::outputs`]): for exactly-once delivery
+    /// to Kafka, in the transaction that commits the epoch. Those in `step`, made while the task opened, are taken out of it.
+    ///
+    /// With the largest message that the node's topic takes, in bytes: a transaction with a larger one would fail, and
+    /// fail again each time it is made, so such a row is refused before.
+    ///
+    /// # Errors
+    /// A row in `step` is refused, and the policy is `stop`.
+    pub fn set_transactional(
+        &mut self,
+        nodes: Vec<(usize, usize)>,
+        step: &mut Step,
+    ) -> Result<(), TaskError> {
+        self.transactional = nodes;
+        for Delivery { node, epoch, row } in std::mem::take(&mut step.deliveries) {
+            let Some(bytes_max) = self.message_bytes_max(node).filter(|_| row.reply_to.is_none()) else {
+                step.deliveries.push(Delivery { node, epoch, row });
+                continue;
+            };
+            self.outstanding -= 1;
+            if row.exceeds(bytes_max) {
+                let name = self.by_global.get(&node).map(|n| Arc::clone(&self.nodes[*n].shown));
+                let policy = if node == DEAD_LETTER { OnFailure::Stop } else { self.policy };
+                let name = name.unwrap_or_else(|| "dead_letter".into());
+                self.reject(too_large(row, bytes_max), &name, node, epoch, policy, step)?;
+            } else {
+                self.outputs.push((node, row));
+            }
+        }
+        Ok(())
+    }
+
+    /// What has come to the sealed epoch's [`Sealed::outputs`] since it was sealed; all of it is there when the epoch is
+    /// settled.
+    pub fn take_late_outputs(&mut self) -> Vec<(usize, SinkRow)> {
+        std::mem::take(&mut self.late_outputs)
+    }
+
+    fn message_bytes_max(&self, node: usize) -> Option<usize> {
+        self.transactional.iter().find(|(n, _)| *n == node).map(|(_, bytes_max)| *bytes_max)
+    }
+
+    /// Rows gathered for the open epoch's transaction: a bound for the driver.
+    #[must_use]
+    pub fn gathered(&self) -> usize {
+        self.outputs.len()
+    }
+    fn acked(&mut self, epoch: u64, rows: u64) {
+        if epoch == self.epoch {
+            debug_assert!(self.outstanding >= rows, "more acks than deliveries");
+            self.outstanding -= rows;
+        } else if let Some((sealed, left)) = &mut self.sealed
+            && *sealed == epoch
+        {
+            debug_assert!(*left >= rows, "more acks than deliveries");
+            *left -= rows;
+        }
+    }
+
+    /// The offset of a topic that may be committed now.
+    fn committable(&self, topic: usize) -> Option<i64> {
+        let read = self.positions[topic]?;
+        if !self.low_watermark {
+            return Some(read);
+        }
+        let index = u16::try_from(topic).unwrap_or(u16::MAX);
+        let oldest = self.nodes.iter().filter_map(|n| n.op.oldest(index)).min();
+        let held = oldest.map_or(read, |o| o.min(read));
+        Some(self.committed[topic].map_or(held, |c| held.max(c)))
+    }
+
+    /// Without a changelog: have effects become durable that held offsets back?
+    fn may_advance(&self) -> bool {
+        self.low_watermark && (0..self.positions.len()).any(|t| self.committable(t) > self.committed[t])
+    }
+
+    fn clocks(&self) -> Vec<(String, i64)> {
+        self.nodes
+            .iter()
+            .filter(|n| n.clock > Timestamp::MIN)
+            .map(|n| (n.name.to_string(), n.clock.0))
+            .collect()
+    }
+
+    fn reject(
+        &mut self,
+        reject: Reject,
+        name: &str,
+        node: usize,
+        epoch: u64,
+        policy: OnFailure,
+        step: &mut Step,
+    ) -> Result<(), TaskError> {
+        let topic = self.topics.get(usize::from(reject.record.origin.topic)).map(|t| &**t);
+        match (policy, self.dead_letter) {
+            (OnFailure::Skip, _) => {
+                step.drops.push((node, reject.reason));
+                Ok(())
+            }
+            (OnFailure::DeadLetter, Some(sink)) => {
+                let record = dead_letter(&reject, name, topic);
+                let row = SinkRow { reply_to: None, record, payload: Payload::Record };
+                if let Some(bytes_max) = self.message_bytes_max(sink) {
+                    if row.exceeds(bytes_max) {
+                        return self.reject(reject, name, node, epoch, OnFailure::Stop, step);
+                    }
+                    let outputs =
+                        if epoch == self.epoch { &mut self.outputs } else { &mut self.late_outputs };
+                    outputs.push((sink, row));
+                    return Ok(());
+                }
+                if epoch == self.epoch {
+                    self.outstanding += 1;
+                } else if let Some((_, left)) = &mut self.sealed {
+                    *left += 1;
+                }
+                step.deliveries.push(Delivery { node: sink, epoch, row });
+                Ok(())
+            }
+            (OnFailure::Stop | OnFailure::DeadLetter, _) => {
+                let Origin { partition, offset, .. } = reject.record.origin;
+                let place = match topic {
+                    Some(topic) if offset >= 0 => {
+                        format!(" (topic {topic}, partition {partition}, offset {offset})")
+                    }
+                    _ => String::new(),
+                };
+                Err(TaskError::Rejected {
+                    node: name.into(),
+                    reason: reject.reason.name(),
+                    detail: reject.detail,
+                    place,
+                })
+            }
+        }
+    }
+}
+
+/// A transaction with this row would fail.
+fn too_large(row: SinkRow, bytes_max: usize) -> Reject {
+    let detail = format!("the topic takes messages up to {bytes_max} bytes");
+    Reject { reason: Reason::SinkRefused, detail, record: row.record, attempts: 1 }
+}
+
+/// Positions that a backend's last applied checkpoint had reached, by topic.
+///
+/// # Errors
+/// The row cannot be read.
+pub fn applied_positions(backend: &dyn Backend) -> Result<Vec<(String, i64)>, StateError> {
+    match backend.get(META_POSITIONS)? {
+        Some(bytes) => codec::decode(1, &bytes),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Is there any state at all?
+///
+/// # Errors
+/// The backend failed.
+pub fn is_empty(backend: &dyn Backend) -> Result<bool, StateError> {
+    let mut empty = true;
+    backend.scan(b"", &[0xff; 32], &mut |_, _| {
+        empty = false;
+        ControlFlow::Break(())
+    })?;
+    Ok(empty)
+}

@@ -1,0 +1,313 @@
+//! The two ends of a task's graph as operators: what decodes a record that was read, and what makes a sink's row.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::formats::{Bad, Decoder, Encoder};
+use crate::model::{
+    CHANGE_HEADER, Change, EvalError, Expr, Json, Millis, Record, Scope, Timestamp, WINDOW_HEADER, Window,
+    key_text,
+};
+use crate::model::{Reason, Reply, SinkRow};
+use crate::operators::shared::describe;
+use crate::operators::shared::describe::Described;
+use crate::operators::table::{Table, TableConfig};
+use crate::operators::{Cx, Load, Operator, OperatorError, Reject};
+use crate::sinks::SinkConfig;
+use crate::state::{StateError, decode_record, encode_record};
+use crate::topology::{ClockMode, SourceConfig, Topology};
+
+/// Decodes: makes JSON of values by their format, or checks that they are, takes key and timestamp from expressions, and keeps one wrong producer clock
+/// from moving everybody's. A source that is read as a table keeps it in its store.
+pub(in crate::runtime) struct SourceNode {
+    decoder: Decoder,
+    timestamp: Option<Expr>,
+    key: Option<Expr>,
+    skew: Option<Millis>,
+    table: Option<Table>,
+    internal: bool,
+}
+
+impl SourceNode {
+    pub(in crate::runtime) fn new(
+        topology: &Topology,
+        name: &str,
+        config: &SourceConfig,
+        table: Option<&TableConfig>,
+    ) -> SourceNode {
+        let (shape, formats) = (topology.schemas.get(name).cloned(), Arc::clone(&topology.formats));
+        let time = &topology.settings.time;
+        SourceNode {
+            decoder: Decoder::new(config.key_format(), config.format(), formats, name, shape),
+            timestamp: config.timestamp().cloned(),
+            key: config.key().cloned(),
+            skew: (time.clock == ClockMode::Hybrid).then_some(time.max_skew),
+            table: table.map(Table::new),
+            internal: matches!(config, SourceConfig::Kafka(k) if k.internal),
+        }
+    }
+}
+
+impl Operator for SourceNode {
+    fn refuses_late(&self) -> bool {
+        self.table.as_ref().is_some_and(Operator::refuses_late)
+    }
+
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        if self.table.is_some() {
+            Table::open(cx);
+        }
+        Ok(())
+    }
+
+    fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        // Both, before anything of the record changes: what is refused keeps its bytes.
+        let key = record.key.as_ref().map_or(Ok(None), |key| self.decoder.key(key));
+        match (key, self.decoder.value(&record.value)) {
+            (Ok(key), Ok(value)) => {
+                record.key = key;
+                record.value = value.unwrap_or(record.value);
+            }
+            (Err(bad), _) | (_, Err(bad)) => {
+                let reason = match bad {
+                    Bad::NotJson(_) => Reason::NotJson,
+                    Bad::Format(_) => Reason::BadFormat,
+                    Bad::Schema(_) => Reason::Schema,
+                };
+                return Err(OperatorError::reject(record, reason, bad.to_string()));
+            }
+        }
+        if self.internal && !record.headers.is_empty() {
+            record.window = record.headers.get(WINDOW_HEADER).and_then(|bytes| Window::from_bytes(bytes));
+            record.headers = record.headers.without(WINDOW_HEADER);
+            if let Some(bytes) = record.headers.get(CHANGE_HEADER) {
+                let Some(change) = Change::from_bytes(bytes) else {
+                    let detail = "a repartition topic's record was written by another version".to_owned();
+                    return Err(OperatorError::Fatal(StateError(detail)));
+                };
+                record.change = Some(Box::new(change));
+                record.headers = record.headers.without(CHANGE_HEADER);
+            }
+        }
+        if let Some(expr) = &self.key {
+            match expr.eval(&Scope::of(&record)) {
+                Ok(key) => record.key = key_text(&key),
+                Err(e) => return Err(OperatorError::expression(record, &e)),
+            }
+        }
+        if let Some(expr) = &self.timestamp {
+            match time_from(expr, &record) {
+                Ok(ts) => record.ts = ts,
+                Err(e) => return Err(OperatorError::reject(record, Reason::BadTimestamp, e.to_string())),
+            }
+        }
+        if record.ts.0 < 0 {
+            let detail = format!("the timestamp {} is before 1970", record.ts);
+            return Err(OperatorError::reject(record, Reason::BadTimestamp, detail));
+        }
+        let mut stream = record.ts;
+        if let Some(skew) = self.skew {
+            let latest = cx.now.plus(skew);
+            if stream > latest {
+                cx.tally.skewed += 1;
+                stream = latest;
+            }
+        }
+        let record = match &mut self.table {
+            Some(table) => table.update(record, cx)?,
+            None => Some(record),
+        };
+        if let Some(record) = record {
+            cx.forward_held(record, stream);
+        }
+        Ok(())
+    }
+}
+
+/// The time that a record has in the task, where the source has an expression for it; `None` where the expression fails,
+/// and the record will be refused.
+pub(in crate::runtime) fn event_time(expr: &Expr, record: &Record) -> Option<Timestamp> {
+    time_from(expr, record).ok()
+}
+
+/// A tombstone has no field to take a time from: where the expression gives it none, it keeps its own.
+fn time_from(expr: &Expr, record: &Record) -> Result<Timestamp, EvalError> {
+    match expr.eval(&Scope::of(record)).and_then(|t| milliseconds(&t, expr)) {
+        Err(_) if record.value.is_null() => Ok(record.ts),
+        result => result,
+    }
+}
+
+/// A timestamp from an expression: a number of milliseconds, or RFC 3339 text.
+fn milliseconds(json: &Json, expr: &Expr) -> Result<Timestamp, EvalError> {
+    let parsed = match json {
+        Json::Number(n) => n.as_i64(),
+        Json::String(s) => s.parse().ok().or_else(|| {
+            let format = &time::format_description::well_known::Rfc3339;
+            let at = time::OffsetDateTime::parse(s, format).ok()?;
+            i64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok()
+        }),
+        _ => None,
+    };
+    parsed.map(Timestamp).ok_or_else(|| {
+        EvalError::Failed(format!("`{}` gave {json}, neither milliseconds nor RFC 3339 text", expr.text()))
+    })
+}
+
+/// Makes rows. A sink that nothing reads is done with a record when the epoch's deliveries are; one that is read from
+/// keeps the record as a pending delivery in its store until the row is durable, then sends it on.
+pub(in crate::runtime) struct SinkNode {
+    config: SinkConfig,
+    encoder: Option<Encoder>,
+    read_from: bool,
+    next: u64,
+    pending: HashMap<u64, Record>,
+    full_at: usize,
+}
+
+impl SinkNode {
+    pub(in crate::runtime) fn new(
+        topology: &Topology,
+        name: &str,
+        config: &SinkConfig,
+        read_from: bool,
+    ) -> SinkNode {
+        let encoder = match config {
+            SinkConfig::Kafka(k) => Encoder::new(k.key_format, k.format, &topology.formats, name),
+            _ => None,
+        };
+        let config = config.clone();
+        SinkNode { config, encoder, read_from, next: 0, pending: HashMap::new(), full_at: 10_000 }
+    }
+
+    fn row(&self, record: Record, reply_to: Option<u64>) -> Result<SinkRow, OperatorError> {
+        let payload = match (self.config.payload(&record), &self.config, &self.encoder) {
+            (Ok(payload), SinkConfig::Kafka(config), Some(encoder)) => {
+                match config.encoded(&record, payload, encoder) {
+                    Ok(payload) => Ok(payload),
+                    Err(e) => return Err(OperatorError::reject(record, Reason::BadFormat, e.to_string())),
+                }
+            }
+            (payload, _, _) => payload,
+        };
+        match payload {
+            Ok(payload) => Ok(SinkRow { reply_to, record, payload }),
+            Err(e) => Err(OperatorError::expression(record, &e)),
+        }
+    }
+}
+
+impl Operator for SinkNode {
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        if !self.read_from {
+            return Ok(());
+        }
+        let mut found: Vec<(u64, Record)> = Vec::new();
+        let mut bad = None;
+        cx.store(0).scan(b"", None, &mut |key, value| {
+            let id = <[u8; 8]>::try_from(key).map(u64::from_be_bytes);
+            match (id, decode_record(value)) {
+                (Ok(id), Ok(record)) => found.push((id, record)),
+                (_, Err(e)) => bad = Some(e),
+                (Err(_), _) => {
+                    bad = Some(StateError("a pending delivery has a key of the wrong length".into()))
+                }
+            }
+            if bad.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        if let Some(e) = bad {
+            return Err(e);
+        }
+        for (id, record) in found {
+            self.next = self.next.max(id + 1);
+            match self.row(record.clone(), Some(id)) {
+                Ok(row) => cx.deliver(row),
+                Err(OperatorError::Reject(reject)) => {
+                    cx.store(0).delete(&id.to_be_bytes());
+                    cx.reject(*reject);
+                    continue;
+                }
+                Err(OperatorError::Fatal(e)) => return Err(e),
+            }
+            self.pending.insert(id, record);
+        }
+        Ok(())
+    }
+
+    fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        if !self.read_from {
+            let row = self.row(record, None)?;
+            cx.deliver(row);
+            return Ok(());
+        }
+        let id = self.next;
+        let row = self.row(record.clone(), Some(id))?;
+        self.next += 1;
+        cx.store(0).put_new(&id.to_be_bytes(), encode_record(&record)?);
+        self.pending.insert(id, record);
+        cx.deliver(row);
+        Ok(())
+    }
+
+    fn on_reply(&mut self, call: u64, reply: Reply, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        let Some(record) = self.pending.remove(&call) else { return Ok(()) };
+        cx.store(0).delete(&call.to_be_bytes());
+        match reply {
+            Reply::Refused { message } => {
+                return Err(OperatorError::reject(record, Reason::SinkRefused, message));
+            }
+            Reply::Delivered | Reply::Http { .. } | Reply::Failed { .. } => cx.forward(record),
+        }
+        if self.pending.is_empty() {
+            cx.watermark(cx.clock);
+        }
+        Ok(())
+    }
+
+    fn on_watermark(&mut self, cx: &mut Cx<'_>) {
+        if self.pending.is_empty() {
+            cx.watermark(cx.clock);
+        }
+    }
+
+    fn oldest(&self, topic: u16) -> Option<i64> {
+        let origins = self.pending.values().map(|r| r.origin);
+        origins.filter(|o| o.topic == topic && o.offset >= 0).map(|o| o.offset).min()
+    }
+
+    fn load(&self) -> Load {
+        Load { calls: self.pending.len(), full: self.pending.len() >= self.full_at, ..Load::default() }
+    }
+}
+
+/// A delivery that a sink which is read from waits for, for people; `None` where the bytes are no such row.
+pub(in crate::runtime) fn describe_delivery(key: &[u8], value: &[u8]) -> Option<Described> {
+    let id = u64::from_be_bytes(key.try_into().ok()?);
+    let mut delivery = describe::record(&decode_record(value).ok()?);
+    let key = delivery.get_mut("key").map(Json::take).unwrap_or_default();
+    Some(Described { key, at: serde_json::Map::new(), value: delivery }.at("delivery", id))
+}
+
+/// The record that a dead letter carries: the original, with what happened in its headers.
+pub(in crate::runtime) fn dead_letter(reject: &Reject, node: &str, topic: Option<&str>) -> Record {
+    let record = &reject.record;
+    let text = |s: &str| Bytes::from(s.to_owned());
+    let mut headers = record
+        .headers
+        .with("slackwater-error", text(&reject.detail))
+        .with("slackwater-reason", text(reject.reason.name()))
+        .with("slackwater-node", text(node))
+        .with("slackwater-attempts", text(&reject.attempts.to_string()));
+    if record.origin.offset >= 0 {
+        if let Some(topic) = topic {
+            headers = headers.with("slackwater-topic", text(topic));
+        }
+        headers = headers
+            .with("slackwater-partition", text(&record.origin.partition.to_string()))
+            .with("slackwater-offset", text(&record.origin.offset.to_string()));
+    }
+    Record { headers, ..record.clone() }
+}

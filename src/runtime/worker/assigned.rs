@@ -1,0 +1,223 @@
+//! One task of one assignment, from its restore to its release: what may be done with it, and when.
+//!
+//! Called by the worker, which reads, waits and writes, and by the crash model, which does so on a broker in memory;
+//! the rules are here, once:
+//!
+//! - what comes back for another assignment of the same partition is ignored: every answer carries its [`Handle`];
+//! - one epoch at a time is between its seal and the moment its rows are in the backend; a large one is copied in
+//!   pieces, with input in between, and is committed when it is whole;
+//! - a task that leaves takes no input; it goes after an epoch that was sealed since has been applied;
+//! - a checkpoint that was not committed takes the task back to the last one that was, and its readers with it.
+
+use std::sync::Arc;
+
+use super::super::inbox::Handle;
+use super::super::task::{Input, Sealed, Step, Task, TaskError};
+use crate::model::Timestamp;
+use crate::state::Backend;
+
+enum Phase {
+    Restoring,
+    Running(Box<Running>),
+}
+
+struct Running {
+    task: Task,
+    backend: Arc<dyn Backend>,
+    sealed: Option<Sealed>,
+    committing: bool,
+}
+
+/// What became of a task whose checkpoint was not committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rewound {
+    /// That was another assignment's.
+    Stale,
+    /// It was leaving: drop it, its next owner reads on from the last checkpoint.
+    Gone,
+    /// It waits for its restore under its new handle.
+    Restoring,
+}
+
+/// See the module.
+pub struct Assigned {
+    handle: Handle,
+    phase: Phase,
+    /// No more input; committed once more, then released.
+    leaving: bool,
+    /// Sealed for the last time.
+    last: bool,
+    /// Its readers are ahead of the checkpoint that it is restored to.
+    ahead: bool,
+}
+
+impl Assigned {
+    /// A task that waits for its restore. `ahead`: its readers have read already.
+    #[must_use]
+    pub fn new(handle: Handle, ahead: bool) -> Assigned {
+        Assigned { handle, phase: Phase::Restoring, leaving: false, last: false, ahead }
+    }
+
+    /// Whose answers count.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        self.handle
+    }
+
+    /// Does it leave?
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// The task, once it is restored.
+    #[must_use]
+    pub fn task(&self) -> Option<&Task> {
+        match &self.phase {
+            Phase::Restoring => None,
+            Phase::Running(running) => Some(&running.task),
+        }
+    }
+
+    /// The task, once it is restored.
+    pub fn task_mut(&mut self) -> Option<&mut Task> {
+        match &mut self.phase {
+            Phase::Restoring => None,
+            Phase::Running(running) => Some(&mut running.task),
+        }
+    }
+
+    /// May records be read for it now?
+    #[must_use]
+    pub fn takes_input(&self) -> bool {
+        !self.leaving && self.task().is_some_and(Task::wants_input)
+    }
+
+    /// The restore is done. True if the readers must go back to where it starts.
+    #[must_use]
+    pub fn restored(&mut self, task: Task, backend: Arc<dyn Backend>) -> bool {
+        self.phase = Phase::Running(Box::new(Running { task, backend, sealed: None, committing: false }));
+        std::mem::take(&mut self.ahead)
+    }
+
+    /// Feeds what came back from outside; what belongs to another assignment is ignored.
+    ///
+    /// # Errors
+    /// The task must stop.
+    pub fn answer(
+        &mut self,
+        handle: Handle,
+        input: Input,
+        now: Timestamp,
+        step: &mut Step,
+    ) -> Result<(), TaskError> {
+        match &mut self.phase {
+            Phase::Running(running) if self.handle == handle => running.task.step(input, now, step),
+            Phase::Running(_) | Phase::Restoring => Ok(()),
+        }
+    }
+
+    /// Is an epoch between its seal and the backend? Another one cannot be sealed now.
+    #[must_use]
+    pub fn is_checkpointing(&self) -> bool {
+        match &self.phase {
+            Phase::Restoring => false,
+            Phase::Running(running) => running.sealed.is_some() || running.committing,
+        }
+    }
+
+    /// Is a sealed epoch not whole yet? [`Assigned::seal`] goes on with it.
+    #[must_use]
+    pub fn is_copying(&self) -> bool {
+        self.task().is_some_and(Task::is_copying)
+    }
+
+    /// Ends the open epoch, if it is time (`due`, or it leaves) and the one before is done with, or goes on with what
+    /// that began. True if there was something to do.
+    ///
+    /// # Errors
+    /// The task must stop.
+    pub fn seal(&mut self, due: bool, now: Timestamp) -> Result<bool, TaskError> {
+        if let Phase::Running(running) = &mut self.phase
+            && running.task.is_copying()
+        {
+            let Running { task, sealed, .. } = &mut **running;
+            if let Some(sealed) = sealed {
+                task.seal_more(sealed, now)?;
+            }
+            return Ok(true);
+        }
+        if self.is_checkpointing() || !(due || self.leaving && !self.last) {
+            return Ok(false);
+        }
+        let Phase::Running(running) = &mut self.phase else { return Ok(false) };
+        running.sealed = running.task.seal_begin(now)?;
+        self.last = self.leaving;
+        Ok(running.sealed.is_some())
+    }
+
+    /// The sealed epoch, once all its deliveries are durable, to be committed. [`Assigned::put_back`],
+    /// [`Assigned::applied`] or [`Assigned::rewind`] must follow.
+    pub fn take_settled(&mut self) -> Option<(Sealed, Arc<dyn Backend>)> {
+        let Phase::Running(running) = &mut self.phase else { return None };
+        if running.committing || !running.task.is_settled() {
+            return None;
+        }
+        let mut sealed = running.sealed.take()?;
+        sealed.outputs.append(&mut running.task.take_late_outputs());
+        running.committing = true;
+        Some((sealed, Arc::clone(&running.backend)))
+    }
+
+    /// Takes back what [`Assigned::take_settled`] gave and nobody could commit yet.
+    pub fn put_back(&mut self, sealed: Sealed) {
+        if let Phase::Running(running) = &mut self.phase {
+            running.sealed = Some(sealed);
+            running.committing = false;
+        }
+    }
+
+    /// The epoch is committed and its rows are in the backend. True if it was this assignment's.
+    pub fn applied(&mut self, handle: Handle) -> bool {
+        match &mut self.phase {
+            Phase::Running(running) if self.handle == handle => {
+                running.committing = false;
+                running.task.applied();
+                true
+            }
+            Phase::Running(_) | Phase::Restoring => false,
+        }
+    }
+
+    /// It takes no more input, and leaves when it is committed.
+    pub fn leave(&mut self) {
+        self.leaving = true;
+    }
+
+    /// May it be dropped? It leaves, and nothing of it is under way that would be done again elsewhere.
+    #[must_use]
+    pub fn may_go(&self) -> bool {
+        self.leaving
+            && match &self.phase {
+                Phase::Restoring => true,
+                Phase::Running(running) => {
+                    self.last
+                        && running.sealed.is_none()
+                        && !running.committing
+                        && running.task.outstanding() == 0
+                }
+            }
+    }
+
+    /// The checkpoint under `handle` was not committed: back to the last one, under a new handle.
+    pub fn rewind(&mut self, handle: Handle, next: Handle) -> Rewound {
+        if self.handle != handle {
+            return Rewound::Stale;
+        }
+        if self.leaving {
+            return Rewound::Gone;
+        }
+        *self = Assigned::new(next, true);
+        Rewound::Restoring
+    }
+}

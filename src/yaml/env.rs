@@ -1,0 +1,197 @@
+//! Variables: `${VAR}` and `${VAR:-default}` in the values of the tree. `$${` is a plain `${`.
+//!
+//! Called by `yaml/` after `tree`, before `decode`. Works on parsed scalars only, never on the file's text: a value can
+//! not become YAML. Keys stay as they are. A default is used where the variable is unset or empty, as in a shell.
+
+use std::ops::Range;
+
+use super::secret::Secrets;
+use super::tree::{Kind, Node};
+use crate::model::Problem;
+
+/// What an unset variable without a default means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// A problem: `run`, `check`.
+    Required,
+    /// The text `${VAR}` stays as it is: `test`, `simulate`, `graph`, where nothing is connected.
+    Lenient,
+}
+
+/// Puts variables into every value of the tree; remembers which of their values are secret.
+pub fn substitute(
+    node: &mut Node,
+    mode: Mode,
+    variable: &dyn Fn(&str) -> Option<String>,
+    secrets: &mut Secrets,
+    problems: &mut Vec<Problem>,
+) {
+    let span = node.span.clone();
+    match &mut node.kind {
+        Kind::Text(text) => {
+            if let Some((new, changed)) = replace(text, &span, mode, variable, secrets, problems) {
+                *text = new;
+                node.substituted |= changed;
+            }
+        }
+        Kind::List(items) => {
+            for item in items {
+                substitute(item, mode, variable, secrets, problems);
+            }
+        }
+        Kind::Map(entries) => {
+            for (_, value) in entries {
+                substitute(value, mode, variable, secrets, problems);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The text with its variables put in, and whether there was one; `None` where there is nothing to do.
+fn replace(
+    text: &str,
+    span: &Range<usize>,
+    mode: Mode,
+    variable: &dyn Fn(&str) -> Option<String>,
+    secrets: &mut Secrets,
+    problems: &mut Vec<Problem>,
+) -> Option<(String, bool)> {
+    if !text.contains("${") {
+        return None;
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut changed = false;
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        if rest[..at].ends_with('$') {
+            out.push_str(&rest[..at]);
+            out.push('{');
+            rest = &rest[at + 2..];
+            continue;
+        }
+        out.push_str(&rest[..at]);
+        let Some(end) = rest[at..].find('}').map(|end| at + end) else {
+            problems.push(
+                Problem::new("variable", "`${` has no `}`")
+                    .at(span.clone(), "not closed")
+                    .help("write `${NAME}` or `${NAME:-default}`; for a plain `${`, write `$${`"),
+            );
+            rest = &rest[at..];
+            break;
+        };
+        let inside = &rest[at + 2..end];
+        let (name, default) = match inside.split_once(":-") {
+            Some((name, default)) => (name, Some(default)),
+            None => (inside, None),
+        };
+        if !is_name(name) {
+            problems.push(
+                Problem::new("variable", format!("`{name}` is no name of a variable"))
+                    .at(span.clone(), "in `${...}`")
+                    .help("write `${NAME}` or `${NAME:-default}`; for a plain `${`, write `$${`"),
+            );
+        } else {
+            let value = variable(name).filter(|v| !v.is_empty() || default.is_none());
+            match (value, default) {
+                (Some(value), _) => {
+                    secrets.learn(name, &value);
+                    out.push_str(&value);
+                    changed = true;
+                }
+                (None, Some(default)) => {
+                    secrets.learn(name, default);
+                    out.push_str(default);
+                    changed = true;
+                }
+                (None, None) if mode == Mode::Lenient => out.push_str(&rest[at..=end]),
+                (None, None) => problems.push(
+                    Problem::new("unset-variable", format!("the environment variable `{name}` is not set"))
+                        .at(span.clone(), "needed here")
+                        .help(format!("set it, or write a default: `${{{name}:-...}}`")),
+                ),
+            }
+        }
+        rest = &rest[end + 1..];
+    }
+    out.push_str(rest);
+    Some((out, changed))
+}
+
+fn is_name(name: &str) -> bool {
+    let mut chars = name.chars();
+    chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::parse;
+    use super::*;
+
+    fn put(text: &str, mode: Mode) -> (Node, Secrets, Vec<Problem>) {
+        let mut node = parse(text).expect("is YAML");
+        let (mut secrets, mut problems) = (Secrets::default(), Vec::new());
+        let variable = |name: &str| match name {
+            "HOST" => Some("h1".to_owned()),
+            "N" => Some("12".to_owned()),
+            "EMPTY" => Some(String::new()),
+            "DB_PASSWORD" => Some("hunter2".to_owned()),
+            "EVIL" => Some("a: [b".to_owned()),
+            _ => None,
+        };
+        substitute(&mut node, mode, &variable, &mut secrets, &mut problems);
+        (node, secrets, problems)
+    }
+
+    fn check(value: &str, expected: &str, substituted: bool) {
+        let (node, _, problems) = put(&format!("x: \"{value}\"\n"), Mode::Lenient);
+        let x = node.get("x").expect("is there");
+        assert_eq!((x.text(), x.substituted), (Some(expected), substituted), "{value}");
+        assert_eq!(problems, [], "{value}");
+    }
+
+    #[test]
+    fn variables_are_put_into_values() {
+        check("${HOST}:9092", "h1:9092", true);
+        check("${HOST:-other}", "h1", true);
+        check("${NONE:-localhost:9092}", "localhost:9092", true);
+        check("${EMPTY:-d}", "d", true);
+        check("${EMPTY}", "", true);
+        check("${NONE:-}", "", true);
+        check("a ${HOST} b ${N}", "a h1 b 12", true);
+        check("$${HOST}", "${HOST}", false);
+        check("${NONE}", "${NONE}", false);
+        check("${EVIL}", "a: [b", true);
+        check("{{ key }} $5 {x}", "{{ key }} $5 {x}", false);
+    }
+
+    #[test]
+    fn keys_stay_and_lists_are_walked() {
+        let (node, _, problems) = put("${HOST}: [{a: \"${N}\"}]\n", Mode::Required);
+        assert_eq!(node.json(), serde_json::json!({"${HOST}": [{"a": "12"}]}));
+        assert_eq!(problems, []);
+    }
+
+    fn refused(value: &str, part: &str) {
+        let text = format!("x: \"{value}\"\n");
+        let (_, _, problems) = put(&text, Mode::Required);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].message.contains(part), "{problems:?}");
+        assert_eq!(problems[0].span.clone().map(|s| &text[s]), Some(&*format!("\"{value}\"")));
+        assert!(problems[0].help.is_some());
+    }
+
+    #[test]
+    fn a_variable_that_is_missing_or_broken_is_a_problem() {
+        refused("${NONE}", "`NONE` is not set");
+        refused("${HOST", "has no `}`");
+        refused("${a b}", "no name");
+    }
+
+    #[test]
+    fn secret_values_are_remembered() {
+        let (_, secrets, _) = put("x: \"${DB_PASSWORD}\"\n", Mode::Required);
+        assert_eq!(super::super::secret::redact("pw hunter2", &secrets), "pw ***");
+    }
+}

@@ -1,0 +1,431 @@
+//! From the text of a topology file to a [`Topology`] and its tests, or to a report of everything wrong with it.
+//!
+//! The file's sections are read one node at a time, so that a problem in one hides none in another; then the nodes go
+//! through the [`TopologyBuilder`], where the checks of the graph are, and its problems are given their places.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+use super::decode::decode;
+use super::env::{Mode, substitute};
+use super::problem::Report;
+use super::registry::Registry;
+use super::secret::Secrets;
+use super::test_case::TestCase;
+use super::test_names;
+use super::tree;
+use super::tree::{Key, Kind, Node};
+use super::types;
+use super::types::Draft;
+use crate::expressions::{Kind as TypeKind, VrlCompiler, compile_typed, kind_of};
+use crate::model::{Field, Types};
+use crate::model::{Problem, did_you_mean};
+use crate::operators::{NodeConfig, TableConfig};
+use crate::sinks::SinkConfig;
+use crate::topology::{Settings, SourceConfig, Topology, TopologyBuilder};
+
+/// Sections of a topology file.
+pub const SECTIONS: &[&str] = &[
+    "name",
+    "kafka",
+    "schema_registry",
+    "rate_limits",
+    "sources",
+    "operators",
+    "sinks",
+    "errors",
+    "time",
+    "state",
+    "guarantee",
+    "tests",
+];
+
+/// A file that was read without a problem.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The topology.
+    pub topology: Topology,
+    /// Its tests.
+    pub tests: Vec<TestCase>,
+    /// Values not to print.
+    pub secrets: Secrets,
+    /// The tree, for places of later problems.
+    places: Places,
+}
+
+/// Where things stand in a file.
+#[derive(Clone, Debug)]
+pub struct Places {
+    file: String,
+    text: String,
+    root: Node,
+}
+
+impl Places {
+    /// The place of a node's field (`from`, `spanner.columns.State`), as deep as the path leads.
+    #[must_use]
+    pub fn of(&self, node: Option<&str>, field: &str) -> Range<usize> {
+        let mut at = &self.root;
+        let mut span = at.span.start..at.span.start;
+        if let Some(name) = node {
+            let mut nodes = self.nodes();
+            if let Some((key, node)) = nodes.find(|(key, _)| key.name == name) {
+                (at, span) = (node, key.span.clone());
+            }
+        }
+        for part in field.split('.').filter(|p| !p.is_empty()) {
+            let Some((_, below)) = at.entries().iter().find(|(key, _)| key.name == part) else { break };
+            at = below;
+            span = below.span.clone();
+        }
+        span
+    }
+
+    /// Every node with its key, in the file's order of sections.
+    fn nodes(&self) -> impl DoubleEndedIterator<Item = &(Key, Node)> {
+        let sections = ["sources", "operators", "sinks"];
+        sections.into_iter().filter_map(|s| self.root.get(s)).flat_map(Node::entries)
+    }
+
+    /// A report with one problem at a node's field: for what shows only when something is connected.
+    #[must_use]
+    pub fn report(
+        &self,
+        code: &'static str,
+        node: Option<&str>,
+        field: &str,
+        message: &str,
+        help: Option<&str>,
+    ) -> Report {
+        let mut problem = Problem::new(code, message).at(self.of(node, field), "here");
+        problem.help = help.map(Into::into);
+        self.reports(vec![problem])
+    }
+
+    /// A report of several problems.
+    #[must_use]
+    pub fn reports(&self, problems: Vec<Problem>) -> Report {
+        Report::new(self.file.clone(), self.text.clone(), problems)
+    }
+
+    /// Line of a byte offset, from 1.
+    #[must_use]
+    pub fn line(&self, offset: usize) -> usize {
+        self.text.bytes().take(offset).filter(|b| *b == b'\n').count() + 1
+    }
+
+    /// The file's name.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+}
+
+impl Loaded {
+    /// Where things stand in the file.
+    #[must_use]
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+}
+
+/// Reads a topology file of built-in operators.
+///
+/// # Errors
+/// Every problem found, each at its place.
+pub fn load(
+    file: &str,
+    text: &str,
+    mode: Mode,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Box<Report>> {
+    load_with(&Registry::default(), file, text, mode, variable)
+}
+
+/// Reads a topology file that may use the operators of a registry.
+///
+/// # Errors
+/// Every problem found, each at its place.
+pub fn load_with(
+    registry: &Registry,
+    file: &str,
+    text: &str,
+    mode: Mode,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Box<Report>> {
+    let mut secrets = Secrets::default();
+    let mut problems = Vec::new();
+    let mut root = match tree::parse(text) {
+        Ok(root) => root,
+        Err(problem) => return Err(Box::new(Report::new(file, text, vec![problem]))),
+    };
+    substitute(&mut root, mode, variable, &mut secrets, &mut problems);
+    let places = Places { file: file.into(), text: text.into(), root };
+    let root = &places.root;
+    for (key, _) in root.entries() {
+        if !SECTIONS.contains(&key.name.as_str()) {
+            problems.push(
+                Problem::new("unknown-field", format!("unknown section `{}`", key.name))
+                    .at(key.span.clone(), "not known here")
+                    .help(did_you_mean(&key.name, SECTIONS)),
+            );
+        }
+    }
+    let name = name_of(root, &mut problems);
+    let settings = Settings {
+        kafka: section(root, "kafka", &mut problems),
+        schema_registry: section(root, "schema_registry", &mut problems),
+        errors: section(root, "errors", &mut problems).unwrap_or_default(),
+        time: section(root, "time", &mut problems).unwrap_or_default(),
+        state: section(root, "state", &mut problems).unwrap_or_default(),
+        guarantee: section(root, "guarantee", &mut problems).unwrap_or_default(),
+        rate_limits: section::<BTreeMap<_, _>>(root, "rate_limits", &mut problems).unwrap_or_default(),
+    };
+    let compiler = VrlCompiler::new(text);
+    let mut builder = TopologyBuilder::new(name).settings(settings);
+    // What is known of the values of sources, and the nodes that read them.
+    let mut kinds: BTreeMap<String, TypeKind> = BTreeMap::new();
+    let mut drafts: Vec<(String, Vec<String>, Draft)> = Vec::new();
+    // Nodes that were read, but not all of them.
+    let mut misread: BTreeSet<&str> = BTreeSet::new();
+    for (key, node) in entries(root, "sources", &mut problems) {
+        let source_kinds = ["kafka", "generate", "file", "stdin"];
+        let Some(config) = one_kind(key, node, &source_kinds, &["table", "schema"], &mut problems) else {
+            continue;
+        };
+        let before = problems.len();
+        let table = node.get("table").map(|table| decode::<TableConfig>(table, &mut problems));
+        let shape = node.get("schema").and_then(|schema| decode::<Field>(schema, &mut problems));
+        let Some(mut config) = decode::<SourceConfig>(&config, &mut problems) else { continue };
+        if problems.len() > before {
+            misread.insert(key.name.as_str());
+        }
+        for path in config.files_mut() {
+            beside(file, path);
+        }
+        let read = || config.reader_schema().and_then(crate::formats::shape_of);
+        let kind = shape.as_ref().map(|field| field.shape.clone()).or_else(read);
+        let kind = kind.map_or_else(TypeKind::any, |shape| kind_of(&shape));
+        for expr in config.exprs_mut() {
+            compile_typed(expr, &compiler, &[], &kind, &mut problems);
+        }
+        if let (Some(expr), false) = (config.timestamp(), kind.is_any()) {
+            types::demand(expr, Types::INTEGER.or(Types::STRING), "a timestamp", &mut problems);
+        }
+        if let Some(field) = shape {
+            builder = builder.schema(&key.name, field.shape);
+        }
+        kinds.insert(key.name.clone(), kind);
+        builder = match table {
+            Some(Some(table)) => builder.table(&key.name, config, table),
+            Some(None) => continue,
+            None => builder.source(&key.name, config),
+        };
+    }
+    let known: Vec<&str> = NodeConfig::KINDS.iter().copied().chain(registry.kinds()).collect();
+    for (key, node) in entries(root, "operators", &mut problems) {
+        let from = from_of(node, &mut problems);
+        let Some(config) = one_kind(key, node, &known, &["from"], &mut problems) else { continue };
+        let before = problems.len();
+        let Some(config) = registry.read(&config, &mut problems) else { continue };
+        if problems.len() > before {
+            misread.insert(key.name.as_str());
+        }
+        drafts.push((key.name.clone(), from, Draft::Operator(config)));
+    }
+    for (key, node) in entries(root, "sinks", &mut problems) {
+        let from = from_of(node, &mut problems);
+        let Some(config) = one_kind(key, node, SinkConfig::KINDS, &["from"], &mut problems) else { continue };
+        let before = problems.len();
+        let Some(mut config) = decode::<SinkConfig>(&config, &mut problems) else { continue };
+        if problems.len() > before {
+            misread.insert(key.name.as_str());
+        }
+        for path in config.files_mut() {
+            beside(file, path);
+        }
+        drafts.push((key.name.clone(), from, Draft::Sink(config)));
+    }
+    types::compile(&mut drafts, kinds, &compiler, &mut problems);
+    for (name, from, draft) in drafts {
+        builder = match draft {
+            Draft::Operator(config) => builder.operator(name, from, config),
+            Draft::Sink(config) => builder.sink(name, from, config),
+        };
+    }
+    let tests = TestCase::all(root, &mut problems);
+    let broken = !problems.is_empty();
+    // What a variable without a value would be is not known.
+    let unset = |problem: &Problem| {
+        let written = text.get(places.of(problem.node.as_deref(), &problem.field));
+        problem.code == "graph::setting" && written.is_some_and(|written| written.contains("${"))
+    };
+    let topology = match builder.build() {
+        Ok(topology) => Some(topology),
+        Err(found) => {
+            problems.extend(
+                found
+                    .into_iter()
+                    .filter(|p| !(broken && (follows(p, root, &misread) || unset(p))))
+                    .map(|p| place(&places, p)),
+            );
+            None
+        }
+    };
+    if let (Some(topology), Mode::Required) = (&topology, mode)
+        && root.get("kafka").is_none()
+    {
+        problems.extend(topology.missing_kafka().into_iter().map(|p| place(&places, p)));
+    }
+    if let Some(topology) = &topology {
+        test_names::check(root, topology, &mut problems);
+    }
+    match topology {
+        Some(topology) if problems.is_empty() => Ok(Loaded { topology, tests, secrets, places }),
+        _ => Err(Box::new(places.reports(problems).redacted(&secrets))),
+    }
+}
+
+/// A problem of the graph that only follows from what could not be read: the node or its setting is in the file after
+/// all, or in a section whose name is wrong.
+fn follows(problem: &Problem, root: &Node, misread: &BTreeSet<&str>) -> bool {
+    let unknown_section = || root.entries().iter().any(|(key, _)| !SECTIONS.contains(&key.name.as_str()));
+    match problem.code {
+        "graph::setting" | "graph::source" => problem.node.as_deref().is_some_and(|n| misread.contains(n)),
+        "graph::no_source" => {
+            !root.get("sources").is_none_or(|s| s.entries().is_empty()) || unknown_section()
+        }
+        "graph::from" => {
+            let named = problem.message.split('`').nth(1).unwrap_or_default();
+            let base = named.split('.').next().unwrap_or_default();
+            root.entries().iter().any(|(_, section)| section.get(base).is_some())
+        }
+        "graph::rate_limit" => root.get("rate_limits").is_some(),
+        _ => false,
+    }
+}
+
+fn place(places: &Places, problem: Problem) -> Problem {
+    let mut span = places.of(problem.node.as_deref(), &problem.field);
+    if problem.code == "graph::duplicate"
+        && let Some((key, _)) = places.nodes().rev().find(|(key, _)| Some(&key.name) == problem.node.as_ref())
+    {
+        // The first of that name is innocent.
+        span = key.span.clone();
+    }
+    let message = match &problem.node {
+        Some(node) => format!("{node}: {}", problem.message),
+        None => problem.message,
+    };
+    Problem { message, span: Some(span), label: "here".into(), ..problem }
+}
+
+fn name_of(root: &Node, problems: &mut Vec<Problem>) -> String {
+    match root.get("name") {
+        Some(node) => decode::<String>(node, problems).unwrap_or_else(|| "unnamed".into()),
+        None => {
+            let start = root.span.start;
+            problems.push(
+                Problem::new("missing-field", "the topology has no `name`")
+                    .at(start..start, "missing here")
+                    .help("write `name: my-topology` first: it is the consumer group and the prefix of internal topics"),
+            );
+            "unnamed".into()
+        }
+    }
+}
+
+/// A path in a topology file is relative to that file.
+fn beside(file: &str, path: &mut PathBuf) {
+    if let Some(folder) = Path::new(file).parent() {
+        *path = folder.join(&*path);
+    }
+}
+
+fn section<T: DeserializeOwned>(root: &Node, name: &str, problems: &mut Vec<Problem>) -> Option<T> {
+    root.get(name).and_then(|node| decode(node, problems))
+}
+
+fn entries<'a>(root: &'a Node, section: &str, problems: &mut Vec<Problem>) -> &'a [(Key, Node)] {
+    let Some(node) = root.get(section) else { return &[] };
+    if !matches!(node.kind, Kind::Map(_) | Kind::Null) {
+        problems.push(
+            Problem::new("wrong-type", format!("`{section}` is {node}, not a map of nodes"))
+                .at(node.span.clone(), "here")
+                .help(format!("write `{section}:` and under it one line per node, with its name first")),
+        );
+    }
+    node.entries()
+}
+
+fn from_of(node: &Node, problems: &mut Vec<Problem>) -> Vec<String> {
+    match node.get("from") {
+        None => Vec::new(),
+        Some(node @ Node { kind: Kind::List(_), .. }) => decode(node, problems).unwrap_or_default(),
+        Some(node) => decode::<String>(node, problems).into_iter().collect(),
+    }
+}
+
+/// The one key of a node that says what it is, with its settings, as a map of one entry.
+fn one_kind(
+    key: &Key,
+    node: &Node,
+    kinds: &[&str],
+    others: &[&str],
+    problems: &mut Vec<Problem>,
+) -> Option<Node> {
+    let example = format!(
+        "write `{}: {{ {}{}: ... }}`",
+        key.name,
+        if others.contains(&"from") { "from: NODE, " } else { "" },
+        kinds[0]
+    );
+    if !matches!(node.kind, Kind::Map(_)) {
+        problems.push(
+            Problem::new("wrong-type", format!("`{}` is {node}, not a node", key.name))
+                .at(node.span.clone(), "here")
+                .help(example),
+        );
+        return None;
+    }
+    let mut found: Vec<&(Key, Node)> = Vec::new();
+    let known: Vec<&str> = kinds.iter().chain(others).copied().collect();
+    let mut unknown = false;
+    for entry in node.entries() {
+        let name = entry.0.name.as_str();
+        if kinds.contains(&name) {
+            found.push(entry);
+        } else if !others.contains(&name) {
+            unknown = true;
+            problems.push(
+                Problem::new("unknown-field", format!("`{}` has an unknown field `{name}`", key.name))
+                    .at(entry.0.span.clone(), "not known here")
+                    .help(did_you_mean(name, &known)),
+            );
+        }
+    }
+    match found.as_slice() {
+        [one] => Some(Node::new(node.span.clone(), Kind::Map(vec![(*one).clone()]))),
+        [] => {
+            if !unknown {
+                problems.push(
+                    Problem::new("missing-field", format!("`{}` does not say what it is", key.name))
+                        .at(key.span.clone(), "no kind")
+                        .help(format!("give it one of: {}", kinds.join(", "))),
+                );
+            }
+            None
+        }
+        [_, second, ..] => {
+            problems.push(
+                Problem::new("two-kinds", format!("`{}` is two things at once", key.name))
+                    .at(second.0.span.clone(), "second kind")
+                    .help("make two nodes of it, the second with `from` the first"),
+            );
+            None
+        }
+    }
+}

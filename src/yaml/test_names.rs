@@ -1,0 +1,160 @@
+//! The names in the `tests:` of a file: what is sent to, what is expected of, what calls.
+//!
+//! Called when the topology is sound, so that what `check` takes is not refused by `test` for a name.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use super::test_case::is_status;
+use super::tree::{Kind, Node};
+use crate::model::Reason;
+use crate::model::{Problem, did_you_mean};
+use crate::topology::{NodeKind, Topology};
+
+/// What may be expected of a node, beside a list of records.
+pub const COUNTS: &[&str] = &["calls", "records", "dropped"];
+
+/// What a test may expect something of: nodes, the topics of Kafka sinks, the dead-letter topic.
+#[must_use]
+pub fn expectable(topology: &Topology) -> BTreeSet<&str> {
+    let declared = || topology.nodes.iter().filter(|n| n.made_for.is_none());
+    let sinks = declared().filter_map(|n| match &n.kind {
+        NodeKind::Sink(s) => s.topic(),
+        _ => None,
+    });
+    declared()
+        .map(|n| n.name.as_str())
+        .chain(sinks)
+        .chain(topology.settings.errors.dead_letter.iter().map(|d| d.topic.as_str()))
+        .collect()
+}
+
+/// Sources, and the topics that they read.
+fn sendable(topology: &Topology) -> BTreeSet<&str> {
+    let declared = topology.nodes.iter().filter(|n| n.made_for.is_none());
+    let sources = declared.filter_map(|n| match &n.kind {
+        NodeKind::Source(source) => Some((n.name.as_str(), source.topics())),
+        _ => None,
+    });
+    sources.flat_map(|(name, topics)| std::iter::once(name).chain(topics)).collect()
+}
+
+/// Nodes that call an API.
+fn calling(topology: &Topology) -> BTreeSet<&str> {
+    let calls = |kind: &NodeKind| matches!(kind, NodeKind::Operator(c) if c.makes_calls());
+    topology.nodes.iter().filter(|n| calls(&n.kind)).map(|n| n.name.as_str()).collect()
+}
+
+/// Reports every name in the tests that is not there.
+pub(super) fn check(root: &Node, topology: &Topology, problems: &mut Vec<Problem>) {
+    let (sendable, calling, expectable) = (sendable(topology), calling(topology), expectable(topology));
+    let unknown = |what: &str, name: &str, at: &Range<usize>, known: &BTreeSet<&str>| {
+        let known: Vec<&str> = known.iter().copied().collect();
+        let help = if known.is_empty() { "the topology has none".into() } else { did_you_mean(name, &known) };
+        Problem::new("test-name", format!("there is no {what} `{name}`")).at(at.clone(), "here").help(help)
+    };
+    let mut names: Vec<&str> = Vec::new();
+    for name in list(root.get("tests")).iter().filter_map(|test| test.get("name")) {
+        let Kind::Text(text) = &name.kind else { continue };
+        let message = match text.trim() {
+            "" => "the test has no name",
+            text if names.contains(&text) => "another test has this name already",
+            text => {
+                names.push(text);
+                continue;
+            }
+        };
+        let problem = Problem::new("test-name", message).at(name.span.clone(), "here");
+        problems.push(problem.help("write what it shows, for example `name: late orders are dropped`"));
+    }
+    let steps = list(root.get("tests")).iter().flat_map(|test| list(test.get("steps")));
+    for step in steps {
+        if let Some(to @ Node { kind: Kind::Text(name), .. }) =
+            step.get("send").and_then(|send| send.get("to"))
+            && !sendable.contains(name.as_str())
+        {
+            problems.push(unknown("source, or topic that one reads,", name, &to.span, &sendable));
+        }
+        if let Some(send) = step.get("send") {
+            sent(send, problems);
+        }
+        for (key, answers) in step.get("on_call").map_or(&[][..], Node::entries) {
+            list(Some(answers)).iter().for_each(|answer| answered(answer, problems));
+            if !calling.contains(key.name.as_str()) {
+                problems.push(unknown("node with calls", &key.name, &key.span, &calling));
+            }
+        }
+        for (key, what) in step.get("expect").map_or(&[][..], Node::entries) {
+            if !expectable.contains(key.name.as_str()) {
+                problems.push(unknown("node or topic", &key.name, &key.span, &expectable));
+            }
+            expectation(&key.name, what, problems);
+        }
+    }
+}
+
+/// A list of records, or a map of counts.
+fn expectation(name: &str, what: &Node, problems: &mut Vec<Problem>) {
+    match &what.kind {
+        Kind::List(_) => {}
+        Kind::Map(entries) => {
+            for (_, reasons) in entries.iter().filter(|(key, _)| key.name == "dropped") {
+                let known: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+                for (key, _) in reasons.entries().iter().filter(|(key, _)| !known.contains(&key.name.as_str())) {
+                    problems.push(
+                        Problem::new("test-name", format!("no record is dropped for the reason `{}`", key.name))
+                            .at(key.span.clone(), "here")
+                            .help(did_you_mean(&key.name, &known)),
+                    );
+                }
+            }
+            for (key, _) in entries.iter().filter(|(key, _)| !COUNTS.contains(&key.name.as_str())) {
+                problems.push(
+                    Problem::new("test-name", format!("`{}` of `{name}` cannot be expected", key.name))
+                        .at(key.span.clone(), "here")
+                        .help(did_you_mean(&key.name, COUNTS)),
+                );
+            }
+        }
+        _ => problems.push(
+            Problem::new("test-name", format!("of `{name}` a list of records is expected, or a map of counts"))
+                .at(what.span.clone(), "here")
+                .help("write `[ { key: a, value: 1 } ]`, `{ calls: 1 }`, `{ records: 2 }` or `{ dropped: { late: 1 } }`"),
+        ),
+    }
+}
+
+/// A record to send: one value, and a time that can be.
+fn sent(send: &Node, problems: &mut Vec<Problem>) {
+    if let (Some(_), Some(raw)) = (send.get("value"), send.get("raw")) {
+        let problem =
+            Problem::new("test-value", "both `value` and `raw` are set").at(raw.span.clone(), "here");
+        problems.push(problem.help("keep `value` for JSON, `raw` for what is none"));
+    }
+    if let Some(ts @ Node { kind: Kind::Int(..=-1), .. }) = send.get("ts") {
+        let problem = Problem::new("test-value", "a time before 1970").at(ts.span.clone(), "here");
+        problems.push(problem.help("write milliseconds since 1970, 0 or more; virtual time begins at 0"));
+    }
+}
+
+/// An answer to a call: a status that there is, and some calls.
+fn answered(answer: &Node, problems: &mut Vec<Problem>) {
+    if let Some(status @ Node { kind: Kind::Int(n), .. }) = answer.get("status")
+        && u16::try_from(*n).is_ok_and(|n| !is_status(n))
+    {
+        let problem = Problem::new("test-value", format!("{n} is no status of HTTP"));
+        let help = "write 100 to 599, or 0 for no answer at all";
+        problems.push(problem.at(status.span.clone(), "here").help(help));
+    }
+    if let Some(times @ Node { kind: Kind::Int(0), .. }) = answer.get("times") {
+        let problem = Problem::new("test-value", "no call is answered so").at(times.span.clone(), "here");
+        problems.push(problem.help("write 1 or more, or remove the answer"));
+    }
+}
+
+fn list(node: Option<&Node>) -> &[Node] {
+    match node {
+        Some(Node { kind: Kind::List(items), .. }) => items,
+        _ => &[],
+    }
+}
