@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
@@ -12,7 +13,8 @@ use slackwater::kafka::{
     KafkaConfig, OffsetReset, OutRecord, PartitionReader, ReadError, RestoreError, TopicPartition, TopicSpec,
     TxnError, TxnWriter, WriteClass, WriteError, Writer, restore,
 };
-use slackwater::model::{Clock, Headers, Millis, Record, SystemClock, Value};
+use slackwater::model::{Clock, Headers, Millis, Record, SinkRow, SystemClock, Timestamp, Value};
+use slackwater::sinks::{Answer, Answers, KafkaLane, KafkaSinkConfig, Sink, SinkConfig};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -502,7 +504,7 @@ fn a_writer_says_which_record_failed_and_what_to_do() {
     };
     check(&[ok("a"), big.clone(), ok("b")], 1, WriteClass::Refused);
     check(std::slice::from_ref(&big), 0, WriteClass::Refused);
-    check(&[ok("c"), ok("d"), huge, ok("never sent")], 2, WriteClass::Refused);
+    check(&[ok("c"), ok("d"), huge, ok("behind")], 2, WriteClass::Refused);
     check(&[ok("e"), missing], 1, WriteClass::UnknownTopic);
     check(&[OutRecord { partition: Some(7), ..ok("f") }], 0, WriteClass::UnknownTopic);
     let mut nowhere = config();
@@ -517,9 +519,67 @@ fn a_writer_says_which_record_failed_and_what_to_do() {
     for written in ["a", "c", "d", "e"] {
         assert!(keys.iter().any(|k| k == written), "{written} stands before the failed record: {keys:?}");
     }
-    for refused in ["big", "huge", "never sent"] {
+    assert!(keys.iter().any(|k| k == "behind"), "a refused record holds nothing up");
+    for refused in ["big", "huge"] {
         assert!(!keys.iter().any(|k| k == refused), "{refused}");
     }
+}
+
+/// Rows to a topic through the sink: key and size of each, `!` behind those that are refused.
+fn deliver(name: &str, rows: &str) {
+    let config_of = KafkaSinkConfig::new(name);
+    let sink = SinkConfig::Kafka(config_of.clone());
+    let lane_rows: Vec<SinkRow> = rows
+        .split(' ')
+        .enumerate()
+        .map(|(n, row)| {
+            let (key, bytes) = row.trim_end_matches('!').split_once(':').expect("key:bytes");
+            let mut value = format!("{n} ").into_bytes();
+            value.extend_from_slice(&noise(bytes.parse().expect("bytes")));
+            let record = Record::new(key.to_owned(), Value::Bytes(value.into()), Timestamp(1));
+            SinkRow { reply_to: None, payload: sink.payload(&record).expect("a payload"), record }
+        })
+        .collect();
+    let mut lane = KafkaLane::new(Arc::new(Writer::open(&config()).expect("a writer")), &config_of);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let mut answers = Answers::new(lane_rows.len());
+    runtime.block_on(lane.deliver(&lane_rows, &mut answers)).expect("is not in doubt");
+    let answers = answers.into_vec();
+    for (n, (row, answer)) in rows.split(' ').zip(&answers).enumerate() {
+        match row.ends_with('!') {
+            true => {
+                assert!(matches!(answer, Some(Answer::Refused(why)) if why.contains(name)), "{n}: {answer:?}")
+            }
+            false => assert_eq!(*answer, Some(Answer::Written), "{n}"),
+        }
+    }
+}
+
+/// The numbers that [`deliver`] gave the rows in the topic, as they stand there.
+fn delivered(name: &str) -> String {
+    let number = |value: Option<Bytes>| {
+        let value = value.expect("a value");
+        let end = value.iter().position(|b| *b == b' ').expect("a number");
+        String::from_utf8_lossy(&value[..end]).into_owned()
+    };
+    rows(name, 0).into_iter().map(|(_, value)| number(value)).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_refused_row_makes_no_other_row_be_written_twice() {
+    let check = |rows: &str, expected: &str| {
+        let name = unique("refused");
+        admin().create_topics(&[TopicSpec::new(&name, 1).with("max.message.bytes", "100000")]).unwrap();
+        deliver(&name, rows);
+        assert_eq!(delivered(&name), expected, "{rows}");
+    };
+    // The broker refuses what is larger than its topic takes, librdkafka itself what is larger than a request may be.
+    check("a:100 a:200000! a:100 b:100", "0 2 3");
+    check("a:100 b:9000000! a:100 b:100", "0 2 3");
+    check("a:200000! b:100 c:200000! b:100 a:9000000! d:100", "1 3 5");
+    check("a:200000!", "");
+    // Each of these fits, and a request of all of them does not.
+    check("a:60000 b:60000 c:60000 d:60000", "0 1 2 3");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use slackwater::model::{Cell, Payload, SinkRow};
 use slackwater::model::{Clock, Expr, Record, SystemClock, Timestamp, Value};
 use slackwater::sinks::columns::Columns;
 use slackwater::sinks::spanner::{Operation, Spanner, SpannerConfig, create_database, statements};
-use slackwater::sinks::{Sink, SinkError};
+use slackwater::sinks::{Answers, Sink, SinkError};
 
 const ACCOUNTS: &str = include_str!("../topology/account-sync.sql");
 const ACCOUNT_COLUMNS: [(&str, &str); 3] =
@@ -93,6 +93,18 @@ async fn query(database: &str, sql: &str) -> Vec<String> {
     out
 }
 
+/// Writes rows; this sink answers for batches only.
+trait Put: Sink {
+    async fn put(&mut self, rows: &[SinkRow]) -> Result<(), SinkError> {
+        let mut answers = Answers::new(rows.len());
+        let result = self.deliver(rows, &mut answers).await;
+        assert!(answers.into_vec().iter().all(Option::is_none));
+        result
+    }
+}
+
+impl<S: Sink> Put for S {}
+
 async fn accounts(database: &str) -> Vec<String> {
     query(database, "SELECT CONCAT(AccountId, '=', TO_JSON_STRING(State)) FROM Accounts ORDER BY AccountId")
         .await
@@ -105,7 +117,7 @@ async fn rows_are_upserted_and_the_last_of_a_key_wins() {
     assert_eq!(spanner.lanes(), 1, "the emulator runs one transaction at a time");
     let mut lane = spanner.lane();
     let state = json!({"id": 18_446_744_073_709_551_615_u64, "tags": ["ä", null], "deep": {"x": 1.5}});
-    lane.deliver(&[account("a", json!(1)), account("b", json!(2)), account("a", state)]).await.unwrap();
+    lane.put(&[account("a", json!(1)), account("b", json!(2)), account("a", state)]).await.unwrap();
     let stored = r#"a={"deep":{"x":1.5},"id":18446744073709551615,"tags":["ä",null]}"#;
     assert_eq!(accounts(&database).await, [stored, "b=2"]);
 
@@ -116,11 +128,11 @@ async fn rows_are_upserted_and_the_last_of_a_key_wins() {
     assert_eq!(first.len(), 2, "both rows have the time of their commit");
     assert_eq!(first[0], first[1], "one batch is one commit");
 
-    lane.deliver(&[account("a", Json::Null)]).await.unwrap();
+    lane.put(&[account("a", Json::Null)]).await.unwrap();
     let nulls = "SELECT AccountId FROM Accounts WHERE State IS NULL";
     assert_eq!(query(&database, nulls).await, ["a"]);
     assert_ne!(query(&database, stamps).await[0], first[0]);
-    lane.deliver(&[]).await.unwrap();
+    lane.put(&[]).await.unwrap();
 }
 
 #[tokio::test]
@@ -169,7 +181,7 @@ async fn every_column_type_is_written() {
         cells[at] = json;
         row("8", cells, false)
     };
-    lane.deliver(&[row("7", full, false), blank(0, json!(8))]).await.unwrap();
+    lane.put(&[row("7", full, false), blank(0, json!(8))]).await.unwrap();
     for (name, _, sql, expected) in &cells {
         let got = query(&database, &format!("SELECT {sql} FROM Wide WHERE Id = 7")).await;
         assert_eq!(got, [*expected], "{name}");
@@ -187,7 +199,7 @@ async fn every_column_type_is_written() {
         (10, json!([1, "x"]), "column `A` of table `Wide`: \"x\" is no INT64"),
         (7, json!("2025-02-31"), "2025-02-31"),
     ] {
-        let refused = lane.deliver(&[blank(at, bad)]).await;
+        let refused = lane.put(&[blank(at, bad)]).await;
         let Err(SinkError::Refused { message }) = refused else { panic!("{refused:?}") };
         assert!(message.contains(part), "{message}");
     }
@@ -204,7 +216,7 @@ async fn one_bad_row_is_the_only_one_refused() {
     let mut refused = Vec::new();
     let mut parts = vec![batch];
     while let Some(mut part) = parts.pop() {
-        match lane.deliver(&part).await {
+        match lane.put(&part).await {
             Ok(()) => {}
             Err(SinkError::Refused { .. }) if part.len() > 1 => {
                 let rest = part.split_off(part.len() / 2);
@@ -228,16 +240,16 @@ async fn operations_do_what_they_say() {
     };
     let refused = |result| matches!(result, Err(SinkError::Refused { .. }));
     let mut insert = lane(Operation::Insert).await;
-    insert.deliver(&[account("a", json!(1))]).await.unwrap();
-    assert!(refused(insert.deliver(&[account("a", json!(2))]).await));
+    insert.put(&[account("a", json!(1))]).await.unwrap();
+    assert!(refused(insert.put(&[account("a", json!(2))]).await));
     let mut update = lane(Operation::Update).await;
-    assert!(refused(update.deliver(&[account("b", json!(2))]).await));
-    update.deliver(&[account("a", json!(3))]).await.unwrap();
+    assert!(refused(update.put(&[account("b", json!(2))]).await));
+    update.put(&[account("a", json!(3))]).await.unwrap();
     assert_eq!(accounts(&database).await, ["a=3"]);
     // Replace forgets the columns that are not written.
     let base = config(&emulator(), &database, "Accounts", &[("AccountId", "key")]);
     let mut replace = connect(&SpannerConfig { operation: Operation::Replace, ..base }).await.lane();
-    replace.deliver(&[row("a", vec![json!("a")], false)]).await.unwrap();
+    replace.put(&[row("a", vec![json!("a")], false)]).await.unwrap();
     let nulls = "SELECT AccountId FROM Accounts WHERE State IS NULL AND UpdatedAt IS NULL";
     assert_eq!(query(&database, nulls).await, ["a"]);
 }
@@ -248,7 +260,7 @@ async fn a_large_batch_becomes_several_commits() {
     let base = config(&emulator(), &database, "Accounts", &ACCOUNT_COLUMNS);
     let mut lane = connect(&SpannerConfig { max_cells: 30, ..base }).await.lane();
     let batch: Vec<_> = (0..95).map(|n| account(&format!("k{n}"), json!(n))).collect();
-    lane.deliver(&batch).await.unwrap();
+    lane.put(&batch).await.unwrap();
     let count = "SELECT CONCAT(CAST(COUNT(*) AS STRING), ' ', CAST(COUNT(DISTINCT UpdatedAt) AS STRING))
                  FROM Accounts";
     assert_eq!(query(&database, count).await, ["95 10"]);
@@ -263,7 +275,7 @@ async fn lanes_share_the_emulator_without_conflicts() {
             let mut sink = spanner.lane();
             tokio::spawn(async move {
                 for n in 0..20 {
-                    sink.deliver(&[account(&format!("{lane}-{n}"), json!(n))]).await.unwrap();
+                    sink.put(&[account(&format!("{lane}-{n}"), json!(n))]).await.unwrap();
                 }
             })
         })
@@ -322,13 +334,13 @@ async fn what_can_never_be_written_stops_the_start_and_names_the_column() {
 async fn a_column_that_goes_away_stops_a_running_sink_and_is_named() {
     let database = fresh(ACCOUNTS).await;
     let mut lane = connect(&config(&emulator(), &database, "Accounts", &ACCOUNT_COLUMNS)).await.lane();
-    lane.deliver(&[account("a", json!(1))]).await.unwrap();
+    lane.put(&[account("a", json!(1))]).await.unwrap();
     for (ddl, column, part) in [
         ("ALTER TABLE Accounts DROP COLUMN State", Some("State"), "Column not found"),
         ("DROP TABLE Accounts", None, "Table not found"),
     ] {
         create_database(&database, Some(&emulator()), &[ddl.to_owned()]).await.expect("the DDL runs");
-        let stopped = lane.deliver(&[account("a", json!(2))]).await;
+        let stopped = lane.put(&[account("a", json!(2))]).await;
         let Err(SinkError::Config { message, column: named }) = stopped else { panic!("{stopped:?}") };
         assert_eq!(named.as_deref(), column, "{message}");
         assert!(message.contains(part), "{message}");
@@ -406,17 +418,17 @@ async fn a_server_that_is_away_is_a_retry() {
     assert!(matches!(away, Err(SinkError::Retry { .. })), "{away:?}");
     relay.mend();
     let mut lane = connect(&config).await.lane();
-    lane.deliver(&[account("a", json!(1))]).await.unwrap();
+    lane.put(&[account("a", json!(1))]).await.unwrap();
     relay.cut();
     for _ in 0..3 {
         let start = Instant::now();
-        let away = lane.deliver(&[account("a", json!(2))]).await;
+        let away = lane.put(&[account("a", json!(2))]).await;
         assert!(matches!(away, Err(SinkError::Retry { .. })), "{away:?}");
         let took = start.elapsed();
         assert!(took < Duration::from_secs(5), "the driver waits, not the client: {took:?}");
     }
     relay.mend();
-    lane.deliver(&[account("a", json!(2))]).await.expect("works again at once");
+    lane.put(&[account("a", json!(2))]).await.expect("works again at once");
     assert_eq!(accounts(&database).await, ["a=2"]);
 }
 
@@ -472,14 +484,14 @@ async fn a_server_that_lost_its_memory_is_used_again_once_the_table_is_back() {
     create().await.expect("is made");
     create().await.expect("what exists is fine");
     let mut lane = connect(&config).await.lane();
-    lane.deliver(&[account("a", json!(1))]).await.unwrap();
+    lane.put(&[account("a", json!(1))]).await.unwrap();
 
     drop(server);
-    let away = lane.deliver(&[account("a", json!(2))]).await;
+    let away = lane.put(&[account("a", json!(2))]).await;
     assert!(matches!(away, Err(SinkError::Retry { .. })), "{away:?}");
 
     // It comes back with nothing: every session is lost, and the first write goes through all the same.
     let _server = Emulator::start(port);
     create().await.expect("is made again");
-    lane.deliver(&[account("a", json!(3))]).await.expect("all sessions were lost, and that is no failure");
+    lane.put(&[account("a", json!(3))]).await.expect("all sessions were lost, and that is no failure");
 }

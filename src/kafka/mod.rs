@@ -36,7 +36,9 @@ pub use reader::{
     PartitionReader, Polled, ReadError,
 };
 pub use restore::{Progress, RestoreError, restore};
-pub use writer::{Committed, OutRecord, TxnError, TxnWriter, WriteClass, WriteError, Writer};
+pub use writer::{
+    Committed, OutRecord, Outcome, TxnError, TxnWriter, WriteClass, WriteError, WriteReport, Writer,
+};
 
 /// A partition of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

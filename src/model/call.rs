@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::units::Millis;
+use super::value::Json;
 
 /// A call an operator wants made. The same id may be called again (a retry); the reply names it.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,8 +57,8 @@ pub enum Reply {
         /// What happened.
         message: String,
     },
-    /// A sink has the row durably.
-    Delivered,
+    /// A sink has the row durably; what stands there now, where the sink was asked for it.
+    Delivered(Option<Json>),
     /// A sink refused the row for good.
     Refused {
         /// What it said.

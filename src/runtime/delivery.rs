@@ -1,8 +1,9 @@
 //! The drivers of sinks: rows become batches, batches become acknowledgements.
 //!
 //! A sink node has lanes. Rows of one key go to one lane in order, and a lane has one batch in flight, so rows of a key
-//! are written in order. A batch that should be retried is retried for ever, slower and slower: nothing is dropped, the
-//! input waits. A batch that is refused is split until the one bad row is found, which goes back to its task.
+//! are written in order. What a sink answers for single rows goes back at once. Rows without an answer follow the
+//! batch: to be retried, they are retried for ever, slower and slower, so nothing is dropped and the input waits; refused,
+//! they are split until the one bad row is found, which goes back to its task.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -15,9 +16,9 @@ use tokio_util::task::TaskTracker;
 
 use super::inbox::{Handle, Inbox, Message};
 use super::metrics::SinkMetrics;
-use crate::model::{Clock, SystemClock};
+use crate::model::{Clock, Json, SystemClock};
 use crate::model::{Reply, SinkRow};
-use crate::sinks::{Batch, Sink, SinkError, SinkLane};
+use crate::sinks::{Answer, Answers, Batch, Sink, SinkError, SinkLane};
 
 /// Batches of rows on their way to one lane.
 const LANE_QUEUE: usize = 8;
@@ -49,9 +50,9 @@ pub struct SinkDriver {
 pub type Fatal = Arc<dyn Fn(usize, SinkError) + Send + Sync>;
 
 impl SinkDriver {
-    /// Starts the lanes of node `node`.
+    /// Starts the lanes of a node, given by its number and name.
     pub fn start(
-        node: usize,
+        (node, name): (usize, &str),
         lanes: Vec<SinkLane>,
         batch: &Batch,
         metrics: &SinkMetrics,
@@ -65,6 +66,7 @@ impl SinkDriver {
                 let (send, receive) = channel(LANE_QUEUE);
                 let lane = Lane {
                     node,
+                    name: name.into(),
                     sink,
                     batch: batch.clone(),
                     metrics: metrics.clone(),
@@ -108,6 +110,8 @@ impl SinkDriver {
 
 struct Lane {
     node: usize,
+    /// The node's, for the log.
+    name: Arc<str>,
     sink: SinkLane,
     batch: Batch,
     metrics: SinkMetrics,
@@ -176,31 +180,29 @@ impl Lane {
         while let Some(part) = parts.pop() {
             let rows: Vec<SinkRow> = part.iter().map(|p| p.row.clone()).collect();
             let started = Instant::now();
+            let mut answers = Answers::new(rows.len());
             // Not cancelled half way: a write that has begun is let end, some clients cannot be dropped in the middle.
-            let result = self.sink.deliver(&rows).await;
+            let result = self.sink.deliver(&rows, &mut answers).await;
             self.metrics.batch(rows.len(), started.elapsed(), result.is_ok());
+            let mut left = self.answer(part, answers, result.is_ok());
             match result {
-                Ok(()) => {
-                    attempt = 0;
-                    let now = SystemClock.now();
-                    for parcel in &part {
-                        self.metrics.latency(now.since(parcel.row.record.ts).duration());
-                    }
-                    acknowledge(part);
-                }
+                Ok(()) => attempt = 0,
                 Err(SinkError::Retry { message, after }) => {
+                    if left.is_empty() {
+                        continue;
+                    }
                     let delay = after.unwrap_or_else(|| backoff(attempt));
                     if attempt.is_multiple_of(8) {
                         tracing::warn!(
-                            node = self.node,
+                            node = &*self.name,
                             attempt,
-                            rows = rows.len(),
+                            rows = left.len(),
                             message,
                             "sink: will try again"
                         );
                     }
                     attempt = attempt.saturating_add(1);
-                    parts.push(part);
+                    parts.push(left);
                     tokio::select! {
                         () = self.stop.cancelled() => return false,
                         () = tokio::time::sleep(delay) => {}
@@ -208,13 +210,11 @@ impl Lane {
                 }
                 Err(SinkError::Refused { message }) => {
                     attempt = 0;
-                    if part.len() > 1 {
-                        let mut first = part;
-                        let second = first.split_off(first.len() / 2);
-                        parts.push(second);
-                        parts.push(first);
+                    if left.len() > 1 {
+                        let second = left.split_off(left.len() / 2);
+                        parts.extend([second, left]);
                     } else {
-                        refuse(part, &message);
+                        left.into_iter().for_each(|parcel| refuse(parcel, message.clone()));
                     }
                 }
                 Err(error @ SinkError::Config { .. }) => {
@@ -225,43 +225,64 @@ impl Lane {
         }
         true
     }
+
+    /// Sends the rows' answers to their tasks, in the order of the rows; those that have none. Without an answer, a row of
+    /// a batch that is written (`all`) is written.
+    fn answer(&self, part: Vec<Parcel>, answers: Answers, all: bool) -> Vec<Parcel> {
+        let now = SystemClock.now();
+        let mut left = Vec::new();
+        let mut acks = Acks::default();
+        for (parcel, answer) in part.into_iter().zip(answers.into_vec()) {
+            let row = match answer {
+                Some(Answer::Refused(why)) => {
+                    refuse(parcel, why);
+                    continue;
+                }
+                None if !all => {
+                    left.push(parcel);
+                    continue;
+                }
+                Some(Answer::Wrote(row)) => Some(row),
+                Some(Answer::Written) | None => None,
+            };
+            self.metrics.latency(now.since(parcel.row.record.ts).duration());
+            acks.add(parcel, row);
+        }
+        acks.send();
+        left
+    }
 }
 
-fn acknowledge(parcels: Vec<Parcel>) {
-    let mut counts: Vec<(Handle, u64, Inbox, u32)> = Vec::new();
-    for parcel in parcels {
+/// Acknowledgements on their way back: one message for all rows of an epoch that nobody waits for one by one.
+#[derive(Default)]
+struct Acks(Vec<(Handle, u64, Inbox, u32)>);
+
+impl Acks {
+    fn add(&mut self, parcel: Parcel, row: Option<Json>) {
         if let Some(call) = parcel.row.reply_to {
-            let message =
-                Message::Reply { handle: parcel.handle, node: parcel.node, call, reply: Reply::Delivered };
-            parcel.inbox.send(message);
-            continue;
+            let reply = Reply::Delivered(row);
+            parcel.inbox.send(Message::Reply { handle: parcel.handle, node: parcel.node, call, reply });
+            return;
         }
-        match counts.iter_mut().find(|(h, e, _, _)| *h == parcel.handle && *e == parcel.epoch) {
+        match self.0.iter_mut().find(|(h, e, _, _)| *h == parcel.handle && *e == parcel.epoch) {
             Some((_, _, _, n)) => *n += 1,
-            None => counts.push((parcel.handle, parcel.epoch, parcel.inbox, 1)),
+            None => self.0.push((parcel.handle, parcel.epoch, parcel.inbox, 1)),
         }
     }
-    for (handle, epoch, inbox, rows) in counts {
-        inbox.send(Message::Acked { handle, epoch, rows });
+
+    fn send(self) {
+        for (handle, epoch, inbox, rows) in self.0 {
+            inbox.send(Message::Acked { handle, epoch, rows });
+        }
     }
 }
 
-fn refuse(parcels: Vec<Parcel>, message: &str) {
-    for parcel in parcels {
-        let Parcel { handle, inbox, epoch, node, row } = parcel;
-        inbox.send(match row.reply_to {
-            Some(call) => {
-                Message::Reply { handle, node, call, reply: Reply::Refused { message: message.into() } }
-            }
-            None => Message::Refused {
-                handle,
-                epoch,
-                node,
-                record: Box::new(row.record),
-                message: message.into(),
-            },
-        });
-    }
+fn refuse(parcel: Parcel, message: String) {
+    let Parcel { handle, inbox, epoch, node, row } = parcel;
+    inbox.send(match row.reply_to {
+        Some(call) => Message::Reply { handle, node, call, reply: Reply::Refused { message } },
+        None => Message::Refused { handle, epoch, node, record: Box::new(row.record), message },
+    });
 }
 
 /// 50 ms, doubled up to 5 s, with a little spread between lanes.

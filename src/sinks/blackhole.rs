@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Sink, SinkError};
+use super::{Answers, Sink, SinkError};
 use crate::model::SinkRow;
 
 /// Takes records and forgets them.
@@ -30,7 +30,7 @@ impl Blackhole {
 }
 
 impl Sink for Blackhole {
-    async fn deliver(&mut self, batch: &[SinkRow]) -> Result<(), SinkError> {
+    async fn deliver(&mut self, batch: &[SinkRow], _: &mut Answers) -> Result<(), SinkError> {
         self.rows.fetch_add(batch.len() as u64, Ordering::Relaxed);
         Ok(())
     }

@@ -14,7 +14,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::Mutex;
 
-use super::{Batch, Sink, SinkError};
+use super::{Answers, Batch, Sink, SinkError};
 use crate::model::SinkRow;
 use crate::model::{Json, Record, Scope};
 
@@ -98,7 +98,7 @@ impl LineSink {
 }
 
 impl Sink for LineSink {
-    async fn deliver(&mut self, batch: &[SinkRow]) -> Result<(), SinkError> {
+    async fn deliver(&mut self, batch: &[SinkRow], _: &mut Answers) -> Result<(), SinkError> {
         let mut text = String::new();
         for row in batch {
             text.push_str(&line(&row.record).to_string());
@@ -171,7 +171,12 @@ mod tests {
             payload: Payload::Record,
         };
         for _ in 0..2 {
-            LineSink::file(&path).await.unwrap().deliver(std::slice::from_ref(&row)).await.unwrap();
+            LineSink::file(&path)
+                .await
+                .unwrap()
+                .deliver(std::slice::from_ref(&row), &mut Answers::new(1))
+                .await
+                .unwrap();
         }
         let whole = "{\"key\":\"a\",\"value\":null,\"ts\":1}\n";
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{{\"key\":\"cut\n{whole}{whole}"));

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{KafkaSinkConfig, Sink, SinkError};
-use crate::kafka::{OutRecord, WriteClass, Writer};
+use super::{Answers, KafkaSinkConfig, Sink, SinkError};
+use crate::kafka::{OutRecord, Outcome, WriteClass, WriteError, WriteReport, Writer};
 use crate::model::SinkRow;
 
 /// Writes to one topic. Cheap to clone: the producer is shared.
@@ -43,16 +43,25 @@ impl KafkaLane {
 }
 
 impl Sink for KafkaLane {
-    async fn deliver(&mut self, batch: &[SinkRow]) -> Result<(), SinkError> {
+    async fn deliver(&mut self, batch: &[SinkRow], out: &mut Answers) -> Result<(), SinkError> {
         let records: Vec<OutRecord> = batch.iter().map(|row| self.message(row)).collect();
-        self.writer.send_all(&records).await.map_err(|e| match e.class {
-            WriteClass::Retry => SinkError::Retry { message: e.message, after: None },
-            WriteClass::Refused => SinkError::Refused { message: e.message },
+        let WriteReport { outcomes, error } = self.writer.send_each(&records).await;
+        for (row, outcome) in outcomes.into_iter().enumerate() {
+            match outcome {
+                Outcome::Written => out.written(row),
+                Outcome::Refused(message) => out.refused(row, message),
+                Outcome::Unknown => {}
+            }
+        }
+        let Some(WriteError { class, message, .. }) = error else { return Ok(()) };
+        Err(match class {
+            WriteClass::Retry => SinkError::Retry { message, after: None },
+            WriteClass::Refused => SinkError::Refused { message },
             WriteClass::UnknownTopic => {
-                let message = format!("the topic `{}` does not exist (yet): {}", self.topic, e.message);
+                let message = format!("the topic `{}` does not exist (yet): {message}", self.topic);
                 SinkError::Retry { message, after: Some(std::time::Duration::from_secs(1)) }
             }
-            WriteClass::Fatal => SinkError::Config { message: e.message, column: None },
+            WriteClass::Fatal => SinkError::Config { message, column: None },
         })
     }
 }

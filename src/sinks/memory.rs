@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Map;
 
 use super::spanner::{Operation, SpannerConfig};
-use super::{Sink, SinkError};
+use super::{Answers, Sink, SinkError};
 use crate::model::{Cell, Payload, SinkRow};
 use crate::model::{Clock, Json};
 
@@ -133,7 +133,7 @@ fn refused(what: String) -> SinkError {
 }
 
 impl Sink for TableSink {
-    async fn deliver(&mut self, batch: &[SinkRow]) -> Result<(), SinkError> {
+    async fn deliver(&mut self, batch: &[SinkRow], _: &mut Answers) -> Result<(), SinkError> {
         self.write(batch)
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! A sink node evaluates a record to a [`SinkRow`] inside the task (pure, `runtime/task/nodes.rs`); the driver batches rows
 //! per lane (same key, same lane), keeps one batch of a lane in flight, and calls [`Sink::deliver`]. When a batch is
-//! refused the driver splits it until the one bad row is found; when it should be retried it waits and calls again
-//! with the same batch. A sink may be called again with rows that it already wrote: writes are idempotent by key.
+//! refused as a whole the driver splits it until the one bad row is found; when it should be retried it waits and calls
+//! again with the rows that have no answer yet. Of those it may have written some: writes are idempotent by key.
 
+mod answers;
 mod blackhole;
 pub mod columns;
 mod file;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use answers::{Answer, Answers};
 pub use blackhole::BlackholeConfig;
 pub use file::{FileConfig, StdoutConfig};
 pub use kafka::{KafkaSinkConfig, topic_problem};
@@ -60,11 +62,17 @@ pub enum SinkError {
 
 /// Writes rows. Owned by one lane of one node's driver, called one batch at a time.
 pub trait Sink: Send {
-    /// Writes all rows durably, in order, or says why not. On an error any part may have been written.
+    /// Writes all rows durably, in order, or says why not. `out` takes what is known of single rows: a row that has an
+    /// answer there is not handed in again. For the others the result counts: `Ok` is written; on an error any part of
+    /// them may have been written.
     ///
     /// # Errors
     /// See [`SinkError`].
-    fn deliver(&mut self, batch: &[SinkRow]) -> impl Future<Output = Result<(), SinkError>> + Send;
+    fn deliver(
+        &mut self,
+        batch: &[SinkRow],
+        out: &mut Answers,
+    ) -> impl Future<Output = Result<(), SinkError>> + Send;
 }
 
 /// How rows are gathered into batches. The first bound that is reached sends the batch.

@@ -12,7 +12,7 @@ use super::kafka::{KafkaSinkConfig, topic_problem};
 use super::kafka_lane::KafkaLane;
 use super::memory::TableSink;
 use super::spanner::{Spanner, SpannerConfig, SpannerLane};
-use super::{Batch, Sink, SinkError};
+use super::{Answers, Batch, Sink, SinkError};
 use crate::kafka::Writer;
 use crate::model::{Cell, Payload, Problem, SinkRow};
 use crate::model::{EvalError, Expr, Json, Millis, Record, Scope, Timestamp, Value};
@@ -284,13 +284,13 @@ pub enum SinkLane {
 }
 
 impl Sink for SinkLane {
-    async fn deliver(&mut self, batch: &[SinkRow]) -> Result<(), SinkError> {
+    async fn deliver(&mut self, batch: &[SinkRow], out: &mut Answers) -> Result<(), SinkError> {
         match self {
-            SinkLane::Spanner(s) => s.deliver(batch).await,
-            SinkLane::Table(s) => s.deliver(batch).await,
-            SinkLane::Lines(s) => s.deliver(batch).await,
-            SinkLane::Blackhole(s) => s.deliver(batch).await,
-            SinkLane::Kafka(s) => s.deliver(batch).await,
+            SinkLane::Spanner(s) => s.deliver(batch, out).await,
+            SinkLane::Table(s) => s.deliver(batch, out).await,
+            SinkLane::Lines(s) => s.deliver(batch, out).await,
+            SinkLane::Blackhole(s) => s.deliver(batch, out).await,
+            SinkLane::Kafka(s) => s.deliver(batch, out).await,
         }
     }
 }

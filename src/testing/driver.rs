@@ -388,7 +388,7 @@ impl TopologyTestDriver {
             }
             Some(call) => {
                 self.order += 1;
-                self.replies.insert((self.wall, self.order), (slot, node, call, Reply::Delivered));
+                self.replies.insert((self.wall, self.order), (slot, node, call, Reply::Delivered(None)));
             }
         }
         Ok(())

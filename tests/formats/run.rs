@@ -83,7 +83,7 @@ impl<'a> Run<'a> {
             return self.reply(node, Reply::Http { status, retry_after: None, body });
         }
         if let Some(node) = line["delivered"].as_str() {
-            return self.reply(node, Reply::Delivered);
+            return self.reply(node, Reply::Delivered(None));
         }
         assert_eq!(line["checkpoint"], json!(true), "an unknown line: {line}");
         let Some(sealed) = self.task.seal(self.wall)? else { return Ok(()) };

@@ -14,7 +14,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
 
-pub use self::plain::{WriteClass, WriteError, Writer};
+pub use self::plain::{Outcome, WriteClass, WriteError, WriteReport, Writer};
 pub use self::transaction::{Committed, TxnError, TxnWriter};
 use super::config::KafkaConfig;
 use super::remind::{Lost, Reminder};

@@ -1,8 +1,10 @@
-//! Writing without transactions: batches, each of which is written when every record of it is acknowledged.
+//! Writing without transactions: batches, of which each record is reported as written, refused or unknown.
 //!
-//! Used by the lanes of Kafka sinks and for dead letters, from any thread. Invariant: what is reported as not written is
-//! the first such record of its batch.
+//! Used by the lanes of Kafka sinks and for dead letters, from any thread. A record that is reported as written is not
+//! sent again, with one exception: one that overtook an older record of its key is written once more behind that one,
+//! else the older value would stay the newest.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -50,6 +52,26 @@ pub struct WriteError {
     pub message: String,
 }
 
+/// What became of one record of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Acknowledged by all in-sync replicas.
+    Written,
+    /// It will never be taken, and why.
+    Refused(String),
+    /// Not known, or not sent: send it again, in the order of the batch.
+    Unknown,
+}
+
+/// What became of the records of a batch, in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteReport {
+    /// One for each record.
+    pub outcomes: Vec<Outcome>,
+    /// Why some are [`Outcome::Unknown`]: the first of those that failed.
+    pub error: Option<WriteError>,
+}
+
 fn class_of(code: RDKafkaErrorCode) -> WriteClass {
     use RDKafkaErrorCode as E;
     match code {
@@ -79,23 +101,95 @@ fn class_of(code: RDKafkaErrorCode) -> WriteClass {
 struct Batch {
     /// Records without a report, and 1 while still sending.
     left: AtomicUsize,
-    /// The first failed record and why. Written by the producer's thread and by the sender.
-    failed: Mutex<Option<(usize, RDKafkaErrorCode)>>,
+    /// The failed records and why. Written by the producer's thread and by the sender.
+    failed: Mutex<BTreeMap<usize, RDKafkaErrorCode>>,
     done: Notify,
 }
 
 impl Batch {
     fn fail(&self, index: usize, code: RDKafkaErrorCode) {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        if failed.is_none_or(|(first, _)| index < first) {
-            *failed = Some((index, code));
-        }
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(index, code);
     }
 
     fn one_less(&self) {
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.done.notify_one();
         }
+    }
+}
+
+/// What became of a batch: the failed records by their place in it, and those that were not sent any more.
+struct Sent {
+    failed: BTreeMap<usize, RDKafkaErrorCode>,
+    unsent: Vec<usize>,
+}
+
+/// Which records of a batch are written, and in which round.
+struct Progress<'r> {
+    records: &'r [OutRecord],
+    states: Vec<State>,
+    round: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    Unknown,
+    /// In that round.
+    Written(usize),
+    Refused(String),
+}
+
+impl<'r> Progress<'r> {
+    fn new(records: &'r [OutRecord]) -> Progress<'r> {
+        Progress { records, states: vec![State::Unknown; records.len()], round: 0 }
+    }
+
+    fn written(&mut self, index: usize) {
+        self.states[index] = State::Written(self.round);
+    }
+
+    fn refused(&mut self, index: usize, why: String) {
+        self.states[index] = State::Refused(why);
+    }
+
+    /// Records that overtook an older one of their key: they stand in the topic before it, or it is not written yet. They
+    /// are to be written again, and count as unknown from here on.
+    fn overtaken(&mut self) -> Option<Vec<usize>> {
+        // The latest round of a key so far; `None`: one is not written.
+        let mut latest: HashMap<(&str, &[u8]), Option<usize>> = HashMap::new();
+        let mut again = Vec::new();
+        for (index, (record, state)) in self.records.iter().zip(&mut self.states).enumerate() {
+            // Records without a key have no order.
+            let Some(key) = record.key.as_deref() else { continue };
+            let place = (&*record.topic, key);
+            match state {
+                State::Refused(_) => {}
+                State::Unknown => drop(latest.insert(place, None)),
+                State::Written(round) => match latest.get(&place) {
+                    Some(None) => {
+                        *state = State::Unknown;
+                        again.push(index);
+                    }
+                    Some(Some(before)) if before > round => {
+                        *state = State::Unknown;
+                        again.push(index);
+                        latest.insert(place, None);
+                    }
+                    Some(Some(_)) | None => drop(latest.insert(place, Some(*round))),
+                },
+            }
+        }
+        Some(again).filter(|again| !again.is_empty())
+    }
+
+    fn end(mut self) -> Vec<Outcome> {
+        self.overtaken();
+        let outcomes = self.states.into_iter().map(|state| match state {
+            State::Written(_) => Outcome::Written,
+            State::Refused(why) => Outcome::Refused(why),
+            State::Unknown => Outcome::Unknown,
+        });
+        outcomes.collect()
     }
 }
 
@@ -162,42 +256,87 @@ impl Writer {
     /// # Errors
     /// See [`WriteError`]. A record is given up after 2 min without an answer (`message.timeout.ms`).
     pub async fn send_all(&self, records: &[OutRecord]) -> Result<(), WriteError> {
-        let mut start = 0;
-        loop {
-            let Some((index, code)) = self.send_batch(&records[start..]).await else { return Ok(()) };
-            let index = start + index;
-            // Records share a produce request, and a request that is too large fails all of them: alone it shows.
-            if code == RDKafkaErrorCode::MessageSizeTooLarge
-                && records.len() - start > 1
-                && self.send_batch(&records[index..=index]).await.is_none()
-            {
-                start = index + 1;
-                continue;
+        let WriteReport { outcomes, error } = self.send_each(records).await;
+        let Some(index) = outcomes.iter().position(|outcome| *outcome != Outcome::Written) else {
+            return Ok(());
+        };
+        let unknown = || WriteError { index, class: WriteClass::Retry, message: "not sent".into() };
+        Err(match &outcomes[index] {
+            Outcome::Refused(message) => {
+                WriteError { index, class: WriteClass::Refused, message: message.clone() }
             }
-            let message = match self.producer.client().fatal_error() {
+            Outcome::Written | Outcome::Unknown => {
+                error.map_or_else(unknown, |error| WriteError { index, ..error })
+            }
+        })
+    }
+
+    /// Writes records in order, as [`Writer::send_all`], and says of each what became of it. Refused records do not
+    /// hold up those behind them, and do not make the ones around them be written again.
+    pub async fn send_each(&self, records: &[OutRecord]) -> WriteReport {
+        let mut progress = Progress::new(records);
+        // The next part is the last one.
+        let mut parts: Vec<Vec<usize>> = vec![(0..records.len()).collect()];
+        let mut error = None;
+        while let Some(part) = parts.pop().or_else(|| progress.overtaken()) {
+            let Sent { failed, unsent } = self.send_batch(records, &part).await;
+            let reason = |index: usize, code: RDKafkaErrorCode| match self.producer.client().fatal_error() {
                 Some((_, reason)) => reason,
                 None => format!("topic `{}`: {code}", records[index].topic),
             };
-            return Err(WriteError { index, class: class_of(code), message });
+            let hard = failed.iter().find(|(_, code)| class_of(**code) != WriteClass::Refused);
+            error = hard.map(|(&at, &code)| WriteError {
+                index: part[at],
+                class: class_of(code),
+                message: reason(part[at], code),
+            });
+            let sent = part.len() - unsent.len();
+            // Of several records that share a produce request, one that is too large fails all: alone it shows.
+            let mut doubtful = Vec::new();
+            for (at, &index) in part[..sent].iter().enumerate() {
+                match failed.get(&at) {
+                    None => progress.written(index),
+                    Some(&code) if class_of(code) == WriteClass::Refused => {
+                        let alone = sent == 1 || (at + 1 == sent && !unsent.is_empty());
+                        match alone {
+                            true => progress.refused(index, reason(index, code)),
+                            false => doubtful.push(index),
+                        }
+                    }
+                    Some(_) => {}
+                }
+            }
+            if error.is_some() {
+                break;
+            }
+            progress.round += 1;
+            parts.extend(Some(unsent).filter(|part| !part.is_empty()));
+            let second = doubtful.split_off(doubtful.len().div_ceil(2));
+            parts.extend([second, doubtful].into_iter().filter(|part| !part.is_empty()));
         }
+        WriteReport { outcomes: progress.end(), error }
     }
 
-    /// Sends records and waits for all reports; the first failure.
-    async fn send_batch(&self, records: &[OutRecord]) -> Option<(usize, RDKafkaErrorCode)> {
+    /// Sends these of the records and waits for all reports.
+    async fn send_batch(&self, records: &[OutRecord], part: &[usize]) -> Sent {
         let batch =
             Arc::new(Batch { left: AtomicUsize::new(1), failed: Mutex::default(), done: Notify::new() });
-        for (index, record) in records.iter().enumerate() {
+        let mut unsent = Vec::new();
+        for (at, &index) in part.iter().enumerate() {
             batch.left.fetch_add(1, Ordering::AcqRel);
-            if let Err(code) = self.enqueue(record, Ticket { batch: Arc::clone(&batch), index }).await {
-                batch.fail(index, code);
+            let ticket = Ticket { batch: Arc::clone(&batch), index: at };
+            if let Err(code) = self.enqueue(&records[index], ticket).await {
+                batch.fail(at, code);
                 batch.one_less();
                 // What stands behind it must not overtake it.
+                unsent = part[at + 1..].to_vec();
                 break;
             }
         }
         batch.one_less();
         batch.done.notified().await;
-        batch.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let failed = std::mem::take(&mut *batch.failed.lock().unwrap_or_else(PoisonError::into_inner));
+        Sent { failed, unsent }
     }
 
     async fn enqueue(&self, record: &OutRecord, ticket: Ticket) -> Result<(), RDKafkaErrorCode> {
@@ -220,5 +359,48 @@ impl Writer {
             // librdkafka counts a record until after its report, so the last report may come too early.
             drop(tokio::time::timeout(ROOM_AGAIN, room).await);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Records by key, states by round (`-` unknown, `x` refused), and which are written again.
+    fn check(keys: &str, states: &str, again: &[usize]) {
+        let record = |key: char| OutRecord {
+            topic: "t".into(),
+            partition: None,
+            key: (key != '.').then(|| bytes::Bytes::from(key.to_string())),
+            value: None,
+            headers: crate::model::Headers::default(),
+            ts: None,
+        };
+        let records: Vec<OutRecord> = keys.chars().map(record).collect();
+        let mut progress = Progress::new(&records);
+        for (index, state) in states.chars().enumerate() {
+            match state {
+                '-' => {}
+                'x' => progress.refused(index, "too large".into()),
+                round => {
+                    progress.round = usize::try_from(round.to_digit(10).unwrap()).unwrap();
+                    progress.written(index);
+                }
+            }
+        }
+        assert_eq!(progress.overtaken().unwrap_or_default(), again, "{keys} {states}");
+        assert_eq!(progress.overtaken(), None, "once is enough");
+    }
+
+    #[test]
+    fn only_what_overtook_an_older_record_of_its_key_is_written_again() {
+        check("aaa", "000", &[]);
+        check("aba", "0x0", &[]);
+        check("aba", "100", &[2]);
+        check("abab", "1000", &[2]);
+        check("aaa", "010", &[2]);
+        check("aaa", "0-0", &[2]);
+        check("aab", "-00", &[1]);
+        check("...", "1-0", &[]);
     }
 }

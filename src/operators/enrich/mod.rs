@@ -411,7 +411,7 @@ fn judge(reply: Reply) -> Verdict {
         Reply::Failed { message } => return Verdict::Retry { detail: message, after: None },
         Reply::Refused { message } => return Verdict::Refused(message),
         // No sink answers here; an empty answer is what it would be.
-        Reply::Delivered => return Verdict::Answer(Json::Null),
+        Reply::Delivered(_) => return Verdict::Answer(Json::Null),
     };
     match status {
         200..=299 if body.is_empty() => Verdict::Answer(Json::Null),

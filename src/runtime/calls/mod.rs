@@ -96,7 +96,7 @@ impl CallCounters {
                 &self.by_class[if class < self.by_class.len() { class } else { 0 }]
             }
             Reply::Failed { .. } => &self.failed,
-            Reply::Refused { .. } | Reply::Delivered => &self.refused,
+            Reply::Refused { .. } | Reply::Delivered(_) => &self.refused,
         };
         counter.fetch_add(1, Ordering::Relaxed);
         self.call_micros.fetch_add(micros(took), Ordering::Relaxed);
@@ -284,7 +284,7 @@ impl<F> Shared<F> {
         let alive = match reply {
             Reply::Failed { .. } => false,
             Reply::Http { status, .. } => *status < 500,
-            Reply::Delivered | Reply::Refused { .. } => true,
+            Reply::Delivered(_) | Reply::Refused { .. } => true,
         };
         let (turned, open, opened) = {
             let mut breaker = self.breaker();

@@ -83,14 +83,17 @@ pub(super) async fn connect(
         };
         let lanes = (0..connection.lanes().max(1)).map(|_| connection.lane()).collect();
         let metrics = shared.metrics.sink(&node.name);
-        out.insert(n, SinkDriver::start(n, lanes, &config.batch(), &metrics, &fatal, tracker, lanes_stop));
+        out.insert(
+            n,
+            SinkDriver::start((n, &node.name), lanes, &config.batch(), &metrics, &fatal, tracker, lanes_stop),
+        );
     }
     if let (Some(dead_letter), Some(writer)) = (&topology.settings.errors.dead_letter, writer) {
         let config = KafkaSinkConfig::new(dead_letter.topic.clone());
         let lane = SinkConnection::Kafka(KafkaLane::new(Arc::clone(writer), &config)).lane();
         let metrics = shared.metrics.sink("dead_letter");
         let driver = SinkDriver::start(
-            DEAD_LETTER,
+            (DEAD_LETTER, "dead_letter"),
             vec![lane],
             &Batch::default(),
             &metrics,

@@ -259,7 +259,7 @@ impl Operator for SinkNode {
             Reply::Refused { message } => {
                 return Err(OperatorError::reject(record, Reason::SinkRefused, message));
             }
-            Reply::Delivered | Reply::Http { .. } | Reply::Failed { .. } => cx.forward(record),
+            Reply::Delivered(_) | Reply::Http { .. } | Reply::Failed { .. } => cx.forward(record),
         }
         if self.pending.is_empty() {
             cx.watermark(cx.clock);

@@ -40,7 +40,7 @@ pub use admin::{create_database, statements};
 use self::failure::{Failure, judge};
 use self::schema::Plan;
 use super::columns::Columns;
-use super::{Batch, Sink, SinkError};
+use super::{Answers, Batch, Sink, SinkError};
 use crate::model::Problem;
 use crate::model::SinkRow;
 
@@ -396,7 +396,7 @@ pub struct SpannerLane {
 }
 
 impl Sink for SpannerLane {
-    async fn deliver(&mut self, batch: &[SinkRow]) -> Result<(), SinkError> {
+    async fn deliver(&mut self, batch: &[SinkRow], _: &mut Answers) -> Result<(), SinkError> {
         let mut rows = self.shared.plan.rows(batch)?;
         let shared = Arc::clone(&self.shared);
         let _commit = shared.commits.acquire().await.expect("the semaphore is never closed");

@@ -53,7 +53,7 @@ impl Process {
             return Ok(true);
         }
         let input = match (row.reply_to, refused) {
-            (Some(call), false) => TaskInput::Reply { node, call, reply: Reply::Delivered },
+            (Some(call), false) => TaskInput::Reply { node, call, reply: Reply::Delivered(None) },
             (Some(call), true) => {
                 TaskInput::Reply { node, call, reply: Reply::Refused { message: "no".into() } }
             }
