@@ -1,4 +1,4 @@
-//! What a source makes of the bytes it read.
+//! How a source decodes the keys and values it reads.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub enum Bad {
     Schema(String),
 }
 
-/// Reads the keys and values of one source. Pure but for the schemas in [`Formats`], which never change.
+/// Decodes the keys and values of one source. Pure, except that it looks up schemas in [`Formats`]; those never change.
 pub struct Decoder {
     key: Format,
     value: Format,
@@ -33,7 +33,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder for a source of these formats. `shape`: what its values have to be.
+    /// A decoder for a source with these formats. `shape`: what its values must look like (the source's `schema`).
     #[must_use]
     pub fn new(
         key: Format,
@@ -46,7 +46,7 @@ impl Decoder {
         Decoder { key, value, formats, node, shape }
     }
 
-    /// The key as the topology sees it: text.
+    /// The key as the topology sees it, which is text.
     ///
     /// # Errors
     /// See [`Bad`].
@@ -58,7 +58,7 @@ impl Decoder {
         Ok(key_text(&json))
     }
 
-    /// The value as the topology sees it; `None` where it stays as it is.
+    /// The value as the topology sees it; `None` if the bytes stay as they are.
     ///
     /// # Errors
     /// See [`Bad`].
@@ -75,7 +75,7 @@ impl Decoder {
             if self.formats.is_live() || self.value == Format::Bytes { self.value } else { Format::Json };
         match format {
             Format::Bytes => Ok(None),
-            // Nobody asks for a field yet: it is only looked through.
+            // Only checked: no field is asked for yet.
             Format::Json if self.shape.is_none() => {
                 check_json(bytes).map_err(|e| Bad::NotJson(e.0))?;
                 Ok(None)

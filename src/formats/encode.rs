@@ -1,4 +1,4 @@
-//! What a sink makes of a key and a value.
+//! How a sink encodes the keys and values it writes.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::settings::Format;
 use super::{primitive, protobuf, wire};
 use crate::model::{EvalError, Json, Value};
 
-/// Writes the keys and values of one sink.
+/// Encodes the keys and values of one sink.
 pub struct Encoder {
     key: Format,
     value: Format,
@@ -18,20 +18,21 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder for a sink of these formats; `None` where keys and values are written as they are.
+    /// An encoder for a sink with these formats; `None` if keys and values are written as they are.
     #[must_use]
     pub fn new(key: Format, value: Format, formats: &Arc<Formats>, name: &str) -> Option<Encoder> {
         let plain = key.is_text() && matches!(value, Format::Json | Format::Bytes);
         (!plain).then(|| Encoder { key, value, formats: Arc::clone(formats), node: formats.node(name) })
     }
 
-    /// Are the results what is to be written? Where nothing is connected they only say whether it could be.
+    /// Whether the results are what is to be written. Where nothing is connected (`test`, `simulate`, `dev`) they only
+    /// tell whether a value would fit.
     #[must_use]
     pub fn is_live(&self) -> bool {
         self.formats.is_live()
     }
 
-    /// The bytes of a key.
+    /// Encodes a key.
     ///
     /// # Errors
     /// The key does not fit.
@@ -46,7 +47,7 @@ impl Encoder {
         self.bytes(self.key, &json, slot).map(Some).map_err(|e| EvalError::Failed(format!("the key: {e}")))
     }
 
-    /// The bytes of a value; a tombstone stays one.
+    /// Encodes a value; a tombstone stays a tombstone.
     ///
     /// # Errors
     /// The value does not fit.
@@ -69,7 +70,7 @@ impl Encoder {
             return if self.is_live() {
                 Err("the sink's schema was not looked up".into())
             } else {
-                // It is the registry's: nothing to check against.
+                // The schema is in the registry, which is not connected: there is nothing to check against.
                 Ok(Bytes::new())
             };
         };
@@ -85,7 +86,7 @@ impl Encoder {
         Ok(Bytes::from(out))
     }
 
-    /// The registry's schema with its id; where nothing is connected the file's, with no id.
+    /// The schema with the registry's id; where nothing is connected, the file's schema without an id.
     fn writer<'a>(&self, slot: &'a Slot) -> Option<(u32, &'a Writer)> {
         if self.is_live() {
             return slot.live.get().map(|(id, writer)| (*id, writer));

@@ -1,13 +1,14 @@
 //! Floor 1: formats. What the bytes of keys and values mean, and back: JSON, raw bytes, text, the numbers of Kafka
 //! Streams' serdes, Avro and Protobuf with a Confluent-compatible schema registry.
 //!
-//! Inside a topology every value is JSON or bytes that nobody looks into. A source's [`Decoder`] makes JSON of what was
-//! read, a sink's [`Encoder`] makes bytes of JSON. Both run in a task, so neither does I/O: the schemas they need are
-//! put into [`Formats`] before, those of ids by the resolver ([`Formats::resolve`]), which the reading side asks and
-//! waits for, those of sinks by [`Formats::connect_writers`] before the first record.
+//! Inside a topology every value is JSON, or bytes that are passed on untouched. A source's [`Decoder`] makes JSON of
+//! what it read, and a sink's [`Encoder`] makes bytes of JSON. Both run inside a task, so neither does I/O. The schemas
+//! that they need are put into [`Formats`] beforehand: a sink's by [`Formats::connect_writers`], before the first
+//! record; those that a record names by id by the resolver ([`Formats::resolve`]), while the reading side holds the
+//! record back.
 //!
 //! Where nothing is connected (`test`, `simulate`, `dev`) formats are not live: values are JSON at both ends. A schema
-//! that is in the file or beside it is used all the same: a value that it would refuse is refused.
+//! in the topology file or beside it is still used for checking: a value that does not fit it is refused.
 //!
 //! `avro/` is the one home of `apache_avro`, `protobuf.rs` of `prost_reflect` and `protox_parse`.
 

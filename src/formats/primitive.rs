@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::Format;
 use crate::model::Json;
 
-/// The JSON that the bytes mean.
+/// Decodes bytes to JSON.
 pub(super) fn decode(format: Format, bytes: &[u8]) -> Result<Json, String> {
     let wrong = |wanted: usize| format!("{} bytes are no {}: it has {wanted}", bytes.len(), format.name());
     match format {
@@ -30,7 +30,7 @@ pub(super) fn decode(format: Format, bytes: &[u8]) -> Result<Json, String> {
     }
 }
 
-/// The bytes for a JSON value.
+/// Encodes a JSON value.
 pub(super) fn encode(format: Format, json: &Json) -> Result<Bytes, String> {
     let wrong = || format!("{json} is no {}", format.name());
     Ok(match format {
@@ -58,7 +58,7 @@ mod tests {
             assert_eq!(encode(format, &json).as_deref(), Ok(bytes), "{json}");
             assert_eq!(decode(format, bytes), Ok(json));
         };
-        // From the JVM: new LongSerializer().serialize("", 258L) and the like.
+        // These bytes are from the JVM: `new LongSerializer().serialize("", 258L)` and the like.
         check(Format::Long, json!(258), &[0, 0, 0, 0, 0, 0, 1, 2]);
         check(Format::Long, json!(-2), &[255, 255, 255, 255, 255, 255, 255, 254]);
         check(Format::Integer, json!(-2), &[255, 255, 255, 254]);

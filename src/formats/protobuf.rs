@@ -12,9 +12,9 @@ pub(super) use prost_reflect::MessageDescriptor;
 
 use crate::model::Json;
 
-/// The name of a schema that has none: one that came as text.
+/// The file name given to a schema that came as text.
 const MAIN: &str = "schema.proto";
-/// Files that every Protobuf compiler has.
+/// The path of the files that every Protobuf compiler brings along.
 const WELL_KNOWN: &str = "google/protobuf/";
 
 /// A `.proto` file with what it imports.
@@ -23,11 +23,11 @@ pub struct ProtoSchema {
 }
 
 impl ProtoSchema {
-    /// Compiles a file, and those that it imports (by the names it imports them under, in any order). Google's
-    /// well-known files are there without being given.
+    /// Compiles a file together with those that it imports (given by the names it imports them under, in any order).
+    /// Google's well-known files are included.
     ///
     /// # Errors
-    /// It is no Protobuf, or imports a file that is not given.
+    /// The text is not Protobuf, or it imports a file that is not given.
     pub fn parse(text: &str, references: &[(String, String)]) -> Result<ProtoSchema, String> {
         let mut pool = DescriptorPool::global();
         let mut open: Vec<&(String, String)> = Vec::new();
@@ -39,7 +39,7 @@ impl ProtoSchema {
         Ok(ProtoSchema { file })
     }
 
-    /// The message at an index such as `[1, 0]`: the first inside of the second.
+    /// The message at an index path: `[1, 0]` is the first message inside the second one.
     ///
     /// # Errors
     /// There is no such message.
@@ -54,7 +54,7 @@ impl ProtoSchema {
         Ok(message)
     }
 
-    /// The message of that name (full, or without the package), or the first; and its index.
+    /// The message with that name (full, or without the package), or the first one; and its index path.
     ///
     /// # Errors
     /// There is no such message.
@@ -105,7 +105,7 @@ fn add<'a>(
     pool.add_file_descriptor_proto(file).map_err(|e| e.to_string())
 }
 
-/// The parser's complaint with what caused it.
+/// The parser's error with its causes.
 fn describe(error: &protox_parse::ParseError) -> String {
     use std::error::Error as _;
     let mut out = error.to_string();
@@ -117,8 +117,8 @@ fn describe(error: &protox_parse::ParseError) -> String {
     out
 }
 
-/// The messages inside of a message, as Confluent's Java serializer counts them: without those that stand for the entries
-/// of a map.
+/// The nested messages of a message, counted as Confluent's Java serializer counts them: without those that stand for
+/// the entries of a map.
 fn children(message: &MessageDescriptor) -> impl Iterator<Item = MessageDescriptor> {
     message.child_messages().filter(|child| !child.is_map_entry())
 }
@@ -132,10 +132,10 @@ fn collect(message: MessageDescriptor, path: Vec<usize>, all: &mut Vec<(MessageD
     }
 }
 
-/// The JSON of a message.
+/// Decodes a message to JSON.
 ///
 /// # Errors
-/// The bytes are no such message, or it has a value that JSON does not have.
+/// The bytes are not such a message, or it has a value that JSON cannot express.
 pub(super) fn decode(message: &MessageDescriptor, bytes: &[u8]) -> Result<Json, String> {
     let decoded = DynamicMessage::decode(message.clone(), bytes)
         .map_err(|e| format!("no Protobuf message {}: {e}", message.full_name()))?;
@@ -146,7 +146,7 @@ pub(super) fn decode(message: &MessageDescriptor, bytes: &[u8]) -> Result<Json, 
     decoded.serialize_with_options(serde_json::value::Serializer, &options).map_err(|e| e.to_string())
 }
 
-/// The message of a JSON value.
+/// Encodes a JSON value as a message, appending to `out`.
 ///
 /// # Errors
 /// The value does not fit.

@@ -1,7 +1,8 @@
-//! The client of a schema registry with Confluent's API: five questions over HTTP, one attempt each. Who asks decides
-//! whether to ask again.
+//! A client for schema registries with Confluent's API: five requests over HTTP, one attempt each. The caller decides
+//! whether to try again.
 //!
-//! `schema_registry_converter` was looked at: it fetches while it decodes, which a task may not do, and keeps failures.
+//! The crate `schema_registry_converter` does not fit: it fetches schemas while it decodes, which a task may not do,
+//! and it caches failures.
 
 use std::time::Duration;
 
@@ -11,32 +12,32 @@ use serde::Deserialize;
 use super::settings::RegistryConfig;
 use crate::model::Json;
 
-/// A schema in the registry.
+/// A schema as the registry has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registered {
-    /// Its id, where the question did not already say it.
+    /// Its id, unless the schema was asked for by id.
     pub id: Option<u32>,
     /// `AVRO`, `PROTOBUF` or `JSON`.
     pub kind: String,
     /// The schema's text.
     pub text: String,
-    /// Names under which it refers to others, and their text.
+    /// The schemas it refers to: the names it uses for them, and their text.
     pub references: Vec<(String, String)>,
 }
 
-/// Why a question was not answered.
+/// Why a request failed.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RegistryError {
     /// There is no such schema or subject.
     #[error("{0}")]
     Unknown(String),
-    /// The registry refuses: asking again does not help.
+    /// The registry refuses; asking again does not help.
     #[error("{0}")]
     Refused(String),
-    /// It contradicts what is there.
+    /// It contradicts what the registry has.
     #[error("{0}")]
     Conflict(String),
-    /// The registry does not answer, or cannot now.
+    /// The registry does not answer, or cannot answer now.
     #[error("{0}")]
     Away(String),
 }
@@ -57,15 +58,15 @@ struct Reference {
     version: i32,
 }
 
-/// More files than this behind one schema are refused.
+/// Limit for the number of files that one schema refers to, directly and indirectly.
 const REFERENCES_MAX: usize = 256;
-/// After a conflict the schema is looked for so often, with this pause before.
+/// How often the schema is looked up after a conflict, each time after this pause.
 const CONFLICT_LOOKS: usize = 5;
 const CONFLICT_PAUSE: Duration = Duration::from_millis(300);
-/// A longer answer is no schema.
+/// Largest answer in bytes; no schema is larger.
 const BODY_MAX: usize = 8 << 20;
 
-/// Asks one registry.
+/// A client of one registry.
 pub struct RegistryClient {
     client: Client,
     config: RegistryConfig,
@@ -73,10 +74,10 @@ pub struct RegistryClient {
 }
 
 impl RegistryClient {
-    /// A client; connects when it is asked something.
+    /// A client. It connects with its first request.
     ///
     /// # Errors
-    /// The machine's TLS or DNS settings cannot be used.
+    /// The TLS or DNS settings of this machine cannot be used.
     pub fn new(config: &RegistryConfig) -> Result<RegistryClient, String> {
         let client = Client::builder()
             .user_agent(concat!("slackwater/", env!("CARGO_PKG_VERSION")))
@@ -94,7 +95,7 @@ impl RegistryClient {
         })
     }
 
-    /// Does it answer?
+    /// Asks whether the registry answers.
     ///
     /// # Errors
     /// It does not, or refuses.
@@ -121,10 +122,11 @@ impl RegistryClient {
         self.registered(parse(&answer)?).await
     }
 
-    /// The id of this schema under a subject; with `register` it is put there if it is not.
+    /// The id of this schema under a subject. With `register` the schema is registered if it is not there.
     ///
     /// # Errors
-    /// See [`RegistryError`]; not compatible with the subject's other schemas is [`RegistryError::Refused`].
+    /// See [`RegistryError`]. A schema that is incompatible with the subject's other schemas is
+    /// [`RegistryError::Refused`].
     pub async fn id_of(
         &self,
         subject: &str,
@@ -132,22 +134,22 @@ impl RegistryClient {
         text: &str,
         register: bool,
     ) -> Result<u32, RegistryError> {
-        // Avro is the registry's default, and older ones do not know the field.
+        // Avro is the registry's default, and older registries do not know the field.
         let body = match kind {
             "AVRO" => serde_json::json!({ "schema": text }),
             kind => serde_json::json!({ "schema": text, "schemaType": kind }),
         };
         let path = format!("/subjects/{}", escaped(subject));
         let look_up = || self.id(&path, &body);
-        // First, so that nothing is written where nothing has to be.
+        // Look first, so that nothing is written without need.
         match look_up().await {
             Err(RegistryError::Unknown(_)) if register => {}
             other => return other,
         }
         match self.id(&format!("{path}/versions"), &body).await {
             Err(RegistryError::Conflict(message)) => {
-                // Incompatible; or somebody else, or an earlier question of ours that came to nothing, is just putting it
-                // there.
+                // Either the schema is incompatible, or it is just being registered: by another instance, or by an
+                // earlier request of ours whose answer was lost.
                 for _ in 0..CONFLICT_LOOKS {
                     tokio::time::sleep(CONFLICT_PAUSE).await;
                     if let Ok(id) = look_up().await {
@@ -183,7 +185,7 @@ impl RegistryClient {
             references.push((name, answer.schema.unwrap_or_default()));
             open.extend(answer.references.unwrap_or_default());
         }
-        // What is referred to comes before what refers to it.
+        // A schema must come after those it refers to.
         references.reverse();
         Ok(Registered { id: answer.id, kind: answer.kind.unwrap_or_else(|| "AVRO".into()), text, references })
     }
@@ -218,7 +220,7 @@ impl RegistryClient {
         let code = said.as_ref().and_then(|json| json.get("error_code")?.as_i64());
         let text = format!("{status}: {}", message.unwrap_or("the registry does not say why"));
         Err(match status {
-            // A path that is not the registry's is 404 too, but has no code of its own.
+            // A wrong path is answered with 404 too, but without one of the registry's own codes.
             StatusCode::NOT_FOUND if code.is_some_and(|c| (40_401..=40_403).contains(&c) || c == 404) => {
                 RegistryError::Unknown(text)
             }
@@ -239,7 +241,7 @@ fn parse(bytes: &[u8]) -> Result<Answer, RegistryError> {
         .map_err(|e| RegistryError::Refused(format!("the registry's answer is not what was asked for: {e}")))
 }
 
-/// The error with what caused it: reqwest's own words leave it out.
+/// The error with its causes, which reqwest's own message leaves out.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut out = error.to_string();
     let mut cause = error.source();
@@ -250,7 +252,7 @@ fn causes(error: &dyn std::error::Error) -> String {
     out
 }
 
-/// A subject inside of a path: every byte that is not safe there as `%XX`.
+/// A subject as part of a URL path: every byte that is not safe there becomes `%XX`.
 fn escaped(subject: &str) -> String {
     let mut out = String::with_capacity(subject.len());
     for byte in subject.bytes() {

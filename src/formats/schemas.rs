@@ -1,7 +1,8 @@
-//! The schemas that a topology knows: those of ids, which stay for ever, those of its sinks and its readers.
+//! The schemas that a topology uses: those that records name by id (which are kept, since an id never changes its
+//! schema), those of its sinks, and the reader schemas of its sources.
 //!
-//! Tasks read, for a moment and without waiting ([`Formats::known`]). The reading side asks for an id that is not known
-//! ([`Formats::want`]) and holds its records back; the resolver answers ([`Formats::resolve`]).
+//! Tasks look schemas up without waiting ([`Formats::known`]). When the reading side meets an unknown id, it asks for
+//! it ([`Formats::want`]) and holds its records back until the resolver has looked it up ([`Formats::resolve`]).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,10 +15,10 @@ use super::registry::{Registered, RegistryClient, RegistryError};
 use super::settings::{Format, ReaderSchema, RegistryConfig, WriterSchema};
 use crate::model::Shape;
 
-/// How long an id that the registry does not know is not asked for again.
+/// After this time an id that the registry did not know is asked for again.
 const UNKNOWN_AGAIN: Duration = Duration::from_secs(30);
 
-/// A schema that can be used.
+/// A schema, ready for use.
 pub enum Parsed {
     /// Avro.
     Avro(Box<AvroSchema>),
@@ -26,10 +27,10 @@ pub enum Parsed {
 }
 
 impl Parsed {
-    /// Reads a schema of a kind as the registry names it.
+    /// Parses a schema of a kind, which is named as the registry names it.
     ///
     /// # Errors
-    /// It is none, or of a kind that is not known here.
+    /// The text is not such a schema, or the kind is not supported.
     fn parse(kind: &str, text: &str, references: &[(String, String)]) -> Result<Parsed, String> {
         match kind {
             "AVRO" => AvroSchema::parse(text, references).map(|schema| Parsed::Avro(Box::new(schema))),
@@ -39,26 +40,26 @@ impl Parsed {
     }
 }
 
-/// What is known of an id.
+/// What is known of a schema id.
 #[derive(Clone)]
 pub(super) enum Found {
     /// Its schema.
     Schema(Arc<Parsed>),
-    /// There is none, or none that can be used, and why.
+    /// There is no usable schema, and why.
     None(Arc<str>),
 }
 
 #[derive(Clone)]
 struct Entry {
     found: Found,
-    /// The registry may learn of it later.
+    /// Until when an unknown id is not asked for again; the registry may learn it later.
     until: Option<Instant>,
 }
 
-/// What a sink writes with.
+/// A schema that a sink writes with.
 pub(super) struct Writer {
     pub schema: Arc<Parsed>,
-    /// Protobuf: the message and its index.
+    /// For Protobuf: the message and its index path.
     pub message: Option<(MessageDescriptor, Vec<usize>)>,
 }
 
@@ -72,19 +73,19 @@ impl Writer {
     }
 }
 
-/// One key or value of a sink.
+/// The format of one sink's key or value.
 pub(super) struct Slot {
     format: Format,
     subject: String,
     settings: WriterSchema,
     text: Option<String>,
-    /// The file's schema: there before anything is connected.
+    /// The schema from the topology file, available before anything is connected.
     pub local: Option<Writer>,
-    /// With the registry's id.
+    /// The schema with the registry's id, once connected.
     pub live: OnceLock<(u32, Writer)>,
 }
 
-/// The schemas of one node.
+/// The formats of one node's key and value.
 #[derive(Clone, Default)]
 pub struct NodeFormats {
     pub(super) key: Option<Arc<Slot>>,
@@ -92,7 +93,7 @@ pub struct NodeFormats {
     pub(super) reader: Option<Arc<Parsed>>,
 }
 
-/// Something wrong with a schema that a topology names: node, field, what, what to write instead.
+/// Something wrong with a schema that a topology names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SchemaProblem {
     /// Field below the node's kind: `writer_schema.file`.
@@ -108,7 +109,7 @@ pub struct SchemaProblem {
 pub enum WriterError {
     /// Asking again may help.
     Away(String),
-    /// Somebody has to change something: node, field, what.
+    /// The topology or the registry must be changed first.
     Config {
         /// The sink.
         node: String,
@@ -119,19 +120,19 @@ pub enum WriterError {
     },
 }
 
-/// See the module.
+/// All schemas of a topology.
 #[derive(Default)]
 pub struct Formats {
     registry: Option<RegistryConfig>,
-    /// Bytes are really bytes of their formats. Set before a record is read, never taken back.
+    /// Whether bytes are really in their formats. Set before the first record is read, and never reset.
     live: AtomicBool,
     nodes: BTreeMap<String, NodeFormats>,
-    /// The workers read it, the resolver writes it; for moments.
+    /// Read by the workers, written by the resolver; locked for moments.
     known: RwLock<HashMap<u32, Entry>>,
-    /// The workers put ids in, the resolver takes them out; for moments.
+    /// Workers add ids, the resolver takes them; locked for moments.
     wanted: Mutex<VecDeque<u32>>,
     woken: tokio::sync::Notify,
-    /// Questions by result, for metrics.
+    /// Requests to the registry by result, for metrics.
     answered: AtomicU64,
     unknown: AtomicU64,
     failed: AtomicU64,
@@ -156,18 +157,18 @@ impl Formats {
         self.registry.as_ref()
     }
 
-    /// From now on bytes are bytes of their formats.
+    /// Says that from now on bytes are in their formats.
     pub fn go_live(&self) {
         self.live.store(true, Ordering::Release);
     }
 
-    /// See [`Formats::go_live`].
+    /// Whether [`Formats::go_live`] was called.
     #[must_use]
     pub fn is_live(&self) -> bool {
         self.live.load(Ordering::Acquire)
     }
 
-    /// What is known for a node.
+    /// What is known of a node's formats.
     #[must_use]
     pub fn node(&self, name: &str) -> NodeFormats {
         self.nodes.get(name).cloned().unwrap_or_default()
@@ -258,10 +259,10 @@ impl Formats {
         Ok(())
     }
 
-    /// Finds the registry's id for every sink's schema that has none yet.
+    /// Finds the registry's id for every sink schema that has none yet.
     ///
     /// # Errors
-    /// The first that cannot be had.
+    /// The first schema whose id cannot be found or registered.
     pub async fn connect_writers(&self) -> Result<(), WriterError> {
         let Some(config) = &self.registry else { return Ok(()) };
         let client = RegistryClient::new(config).map_err(WriterError::Away)?;
@@ -272,17 +273,17 @@ impl Formats {
                 let register = slot.settings.auto_register;
                 let live = connect(&client, slot, register).await;
                 let live = live.map_err(|e| writer_error(node, field, slot, e))?;
-                // Only here it is set, one after the other.
+                // Nothing else sets it, and sinks are handled one after the other.
                 slot.live.set(live).unwrap_or_default();
             }
         }
         Ok(())
     }
 
-    /// Asks the registry for everything that the topology will ask it for at its start, and changes nothing.
+    /// Makes every request to the registry that the start of the topology will make, without changing anything.
     ///
     /// # Errors
-    /// All that will be wrong; one that it does not answer stands for all.
+    /// Everything that would be wrong at the start. If the registry does not answer, that one error stands for all.
     pub async fn check(&self) -> Result<(), Vec<WriterError>> {
         let Some(config) = &self.registry else { return Ok(()) };
         let client = RegistryClient::new(config).map_err(|e| vec![WriterError::Away(e)])?;
@@ -294,7 +295,7 @@ impl Formats {
                 let Some(slot) = slot else { continue };
                 match connect(&client, slot, false).await {
                     Ok(_) => {}
-                    // It will be put there.
+                    // It will be registered at the start.
                     Err(RegistryError::Unknown(_)) if slot.settings.auto_register => {}
                     Err(e) => wrong.push(writer_error(node, field, slot, e)),
                 }
@@ -303,23 +304,23 @@ impl Formats {
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
-    /// What is known of an id, for a task.
+    /// What is known of an id, for tasks.
     pub(super) fn known(&self, id: u32) -> Option<Found> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.get(&id).map(|entry| entry.found.clone())
     }
 
-    /// Is everything known that a record of these formats needs? If not, it is asked for.
+    /// Whether everything is known that is needed to decode these bytes. If not, it is asked for.
     #[must_use]
     pub fn is_ready(&self, format: Format, bytes: &[u8]) -> bool {
         if !format.has_schema() || !self.is_live() {
             return true;
         }
-        // Bytes without an id are the task's to refuse.
+        // Bytes without a schema id are refused by the task.
         super::wire::split(bytes).map_or(true, |(id, _)| self.want(id))
     }
 
-    /// Is the id known? If not, the resolver is told, once.
+    /// Whether the id is known. If not, the resolver is told, once.
     fn want(&self, id: u32) -> bool {
         {
             let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
@@ -335,8 +336,8 @@ impl Formats {
         false
     }
 
-    /// Looks up the ids that are wanted, for ever. `waiting` is told what is wrong while the registry is away, and
-    /// nothing when it answers again. Never ends: drop it.
+    /// Looks up the ids that are wanted, for ever; to end it, drop the future. `waiting` is told what is wrong while
+    /// the registry is away, and `None` when it answers again.
     pub async fn resolve(&self, waiting: impl Fn(Option<&str>)) {
         let Some(config) = &self.registry else { return };
         let client = loop {
@@ -365,7 +366,7 @@ impl Formats {
                     let message = format!("the schema registry does not know the schema id {id} ({message})");
                     Entry { found: Found::None(message.into()), until: Some(Instant::now() + UNKNOWN_AGAIN) }
                 }
-                // Refused may be a wrong password: nothing about the record is known, so it waits.
+                // A refusal may be a wrong password. It says nothing about the record, so the record waits.
                 Err(
                     RegistryError::Away(message)
                     | RegistryError::Refused(message)
@@ -375,7 +376,7 @@ impl Formats {
                     waiting(Some(&format!("schema registry, for the schema id {id}: {message}")));
                     let pause = Duration::from_millis(100 << failures.min(5));
                     failures = failures.saturating_add(1);
-                    // Another id's turn: this one may be all that is wrong.
+                    // Take another id next: the problem may be with this one only.
                     self.wanted.lock().unwrap_or_else(PoisonError::into_inner).rotate_left(1);
                     tokio::time::sleep(pause).await;
                     continue;
@@ -390,20 +391,20 @@ impl Formats {
         }
     }
 
-    /// Questions that were answered, whose id was unknown, that failed.
+    /// Requests to the registry: answered, unknown id, failed.
     #[must_use]
     pub fn counts(&self) -> [(&'static str, u64); 3] {
         let read = |n: &AtomicU64| n.load(Ordering::Relaxed);
         [("found", read(&self.answered)), ("unknown", read(&self.unknown)), ("failed", read(&self.failed))]
     }
 
-    /// Ids that are being looked up.
+    /// How many ids are being looked up.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Puts a schema under an id without asking, for tests.
+    /// Stores a schema under an id without asking the registry, for tests.
     #[cfg(test)]
     pub(super) fn put(&self, id: u32, kind: &str, text: &str) {
         let schema = Registered { id: None, kind: kind.into(), text: text.into(), references: Vec::new() };
@@ -411,7 +412,7 @@ impl Formats {
     }
 }
 
-/// What values are that are seen with this schema; `None` where it cannot be read, which is a problem elsewhere.
+/// What the values look like that are read with this schema; `None` if it cannot be read, which is reported elsewhere.
 #[must_use]
 pub fn shape_of(settings: &ReaderSchema) -> Option<Shape> {
     let (text, _) = text_of("", settings.file.as_deref(), settings.inline.as_deref()).ok()?;
@@ -439,7 +440,7 @@ fn writer_error(node: &str, field: &str, slot: &Slot, error: RegistryError) -> W
     }
 }
 
-/// The id and the schema of a slot.
+/// The registry's id for a sink's schema, and the schema.
 async fn connect(
     client: &RegistryClient,
     slot: &Slot,
@@ -496,7 +497,7 @@ fn no_schema(field: &str, kind: &str, error: &str) -> SchemaProblem {
     }
 }
 
-/// The text of a schema and the field that it came from.
+/// The text of a schema, and the field it came from.
 fn text_of(
     field: &str,
     file: Option<&std::path::Path>,

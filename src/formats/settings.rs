@@ -49,13 +49,13 @@ impl Format {
         }
     }
 
-    /// Do its bytes start with a schema's id?
+    /// Whether its bytes start with a schema id.
     #[must_use]
     pub fn has_schema(self) -> bool {
         matches!(self, Format::Avro | Format::Protobuf)
     }
 
-    /// Are a key's bytes the key's text? Other keys are turned into text as they come in.
+    /// Whether a key's bytes are its text. Other keys are turned into text when they are read.
     #[must_use]
     pub fn is_text(self) -> bool {
         matches!(self, Format::Json | Format::Bytes | Format::String)
@@ -94,7 +94,7 @@ impl RegistryConfig {
         RegistryConfig { url: url.into(), username: None, password: None, token: None, timeout: timeout() }
     }
 
-    /// What is wrong with the settings themselves: field, message, help.
+    /// What is wrong with the settings themselves.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();

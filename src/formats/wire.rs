@@ -6,10 +6,10 @@
 
 /// Bytes before the data.
 pub(super) const HEADER: usize = 5;
-/// Deeper is no message.
+/// No message is nested deeper.
 const DEPTH_MAX: usize = 32;
 
-/// The schema's id, and what follows it.
+/// Splits off the schema's id.
 pub(super) fn split(bytes: &[u8]) -> Result<(u32, &[u8]), String> {
     let Some((head, rest)) = bytes.split_first_chunk::<HEADER>() else {
         return Err(format!("{} bytes are too few for a schema id: 5 come before the data", bytes.len()));
@@ -20,7 +20,7 @@ pub(super) fn split(bytes: &[u8]) -> Result<(u32, &[u8]), String> {
     Ok((u32::from_be_bytes([head[1], head[2], head[3], head[4]]), rest))
 }
 
-/// The bytes that come before the data.
+/// The bytes before the data: `0` and the id.
 pub(super) fn header(id: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(64);
     out.push(0);
@@ -28,7 +28,7 @@ pub(super) fn header(id: u32) -> Vec<u8> {
     out
 }
 
-/// The way to a message, and what follows it.
+/// Splits off the path to a Protobuf message.
 pub(super) fn split_path(bytes: &[u8]) -> Result<(Vec<usize>, &[u8]), String> {
     let (count, mut rest) = varint(bytes)?;
     if count == 0 {
@@ -45,14 +45,14 @@ pub(super) fn split_path(bytes: &[u8]) -> Result<(Vec<usize>, &[u8]), String> {
     Ok((path, rest))
 }
 
-/// Writes the way to a message.
+/// Writes the path to a Protobuf message.
 pub(super) fn put_path(path: &[usize], out: &mut Vec<u8>) {
     if path == [0] {
         out.push(0);
         return;
     }
     for n in std::iter::once(path.len()).chain(path.iter().copied()) {
-        // Zigzag of what is never negative.
+        // Zigzag encoding of a number that is never negative.
         let mut left = (n as u64) << 1;
         while left >= 0x80 {
             out.push(left.to_le_bytes()[0] | 0x80);
@@ -96,12 +96,12 @@ mod tests {
             out.push(0x55);
             assert_eq!(split_path(&out), Ok((path.to_vec(), [0x55].as_slice())));
         };
-        // Values from the wire format's documentation: [0] is one 0, [1, 0] is 2, 1, 0 in zigzag.
+        // From the wire format's documentation: [0] is written as one 0, [1, 0] as 2, 1, 0, all in zigzag.
         check(&[0], &[0]);
         check(&[1], &[2, 2]);
         check(&[1, 0], &[4, 2, 0]);
         check(&[100], &[2, 0xc8, 1]);
-        // [0] written in full is read too.
+        // [0] written in full is accepted too.
         assert_eq!(split_path(&[2, 0, 9]), Ok((vec![0], [9].as_slice())));
         assert!(split_path(&[]).is_err() && split_path(&[2]).is_err() && split_path(&[1, 9]).is_err());
         assert!(split_path(&[0xff; 12]).is_err() && split_path(&[200, 1]).is_err());

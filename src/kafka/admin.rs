@@ -1,7 +1,7 @@
-//! Administration: topics, end offsets, the committed offsets of any group.
+//! Administration of a cluster: topics, end offsets, and the committed offsets of any group.
 //!
-//! All calls block their thread. Two clients, neither of which consumes: on a consuming client such questions wait
-//! behind its idle fetch.
+//! Every call blocks its thread. There are two clients, and neither of them consumes: on a consuming client such a
+//! request would wait behind its idle fetch.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -55,7 +55,7 @@ impl TopicSpec {
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{message}")]
 pub struct AdminError {
-    /// What it is about. [`ErrorKind::Transport`]: try again.
+    /// What kind of error it is. [`ErrorKind::Transport`]: try again.
     pub kind: ErrorKind,
     /// For people.
     pub message: String,
@@ -72,7 +72,7 @@ impl AdminError {
     }
 }
 
-/// How often the leaders of partitions are asked, and how long is waited in between.
+/// How often the leaders of partitions are asked before giving up.
 const LEADER_TRIES: u32 = 4;
 const LEADER_PAUSE: Duration = Duration::from_millis(200);
 
@@ -81,19 +81,19 @@ const LEADER_PAUSE: Duration = Duration::from_millis(200);
 pub enum GroupOffset {
     /// The next offset.
     At(i64),
-    /// No commit (also for a group or topic that does not exist).
+    /// No commit, which is also the answer for a group or topic that does not exist.
     None,
-    /// An offset in a transaction that is still open: keep the value seen before.
+    /// The offset is part of a transaction that is still open: keep the value seen before.
     Pending,
 }
 
-/// Questions and orders to a cluster.
+/// A client for administration requests.
 pub struct Admin {
     config: KafkaConfig,
     admin: AdminClient<Quiet>,
     reader: BaseConsumer<Quiet>,
     timeout: Duration,
-    /// Of both clients. Held by a call for a moment.
+    /// When to remind each of the two clients of its brokers (`remind`). Held for the moment of a call.
     series: Mutex<[Series; 2]>,
 }
 
@@ -113,7 +113,7 @@ impl Admin {
         })
     }
 
-    /// In front of every call: a client that has forgotten its cluster hears of it again.
+    /// Called before every request: gives a client that has forgotten its brokers their addresses again.
     fn remind(&self) {
         let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         let brokers = &self.config.brokers;
@@ -122,7 +122,8 @@ impl Admin {
         reader.remind(&self.reader.context().lost, self.reader.client(), brokers);
     }
 
-    /// Behind a call of the client that nobody polls: only its answers tell that it has lost its cluster.
+    /// Called with every answer of the reading client. Nothing polls that client, so a failed request is the only sign
+    /// that it has lost its brokers.
     fn heard<T>(&self, answer: Result<T, AdminError>) -> Result<T, AdminError> {
         if answer.as_ref().is_err_and(|e| e.kind == ErrorKind::Transport) {
             self.reader.context().lost.set();
@@ -135,7 +136,7 @@ impl Admin {
         AdminOptions::new().request_timeout(Some(self.timeout)).operation_timeout(Some(self.timeout))
     }
 
-    /// The number of brokers: says whether the cluster answers.
+    /// The number of brokers: a way to find out whether the cluster answers.
     ///
     /// # Errors
     /// It does not.
@@ -173,9 +174,9 @@ impl Admin {
         Ok(found)
     }
 
-    /// How many bytes of key, value and headers a message of each topic may certainly have: its `max.message.bytes`
-    /// (which holds for compressed batches) without the frame around one record. At most what our own producers send.
-    /// `None`: no such topic. In the order asked.
+    /// How many bytes of key, value and headers together fit into a message of each topic for certain: its
+    /// `max.message.bytes` (which holds for compressed batches) less the framing of a record, and never more than our
+    /// own producers send. `None`: there is no such topic. In the order asked.
     ///
     /// # Errors
     /// The cluster does not answer, or refuses.
@@ -239,7 +240,7 @@ impl Admin {
         Ok(members)
     }
 
-    /// Creates topics in one call. One that exists already is left as it is: compare its partitions with
+    /// Creates topics in one call. A topic that exists already stays as it is: compare its partitions with
     /// [`Admin::topics`].
     ///
     /// # Errors
@@ -270,7 +271,7 @@ impl Admin {
         Ok(())
     }
 
-    /// Deletes topics; one that does not exist is fine.
+    /// Deletes topics; it is no error if one does not exist.
     ///
     /// # Errors
     /// The first topic that was not deleted, and why.
@@ -289,7 +290,7 @@ impl Admin {
         Ok(())
     }
 
-    /// Deletes the records in front of these offsets.
+    /// Deletes all records before these offsets.
     ///
     /// # Errors
     /// The first partition where that failed.
@@ -306,7 +307,7 @@ impl Admin {
         Ok(())
     }
 
-    /// Deletes a group with its offsets; one that does not exist is fine. A group with members is refused.
+    /// Deletes a group with its offsets; it is no error if it does not exist. A group that has members is refused.
     ///
     /// # Errors
     /// The broker refuses or does not answer.
@@ -323,8 +324,8 @@ impl Admin {
         Ok(())
     }
 
-    /// The end of each partition as `read_committed` sees it (in front of the first open transaction), in one call and
-    /// in the order asked.
+    /// The end of each partition as `read_committed` sees it (which is the start of the first open transaction), in one
+    /// call and in the order asked.
     ///
     /// # Errors
     /// A partition does not exist, or the cluster does not answer.
@@ -363,7 +364,7 @@ impl Admin {
             .collect()
     }
 
-    /// The first offset of each partition that is still there, like [`Admin::end_offsets`].
+    /// The first offset of each partition that is still retained, like [`Admin::end_offsets`].
     ///
     /// # Errors
     /// A partition does not exist, or the cluster does not answer.
@@ -371,9 +372,10 @@ impl Admin {
         self.log_offsets(partitions, Offset::Beginning)
     }
 
-    /// Asks the partitions' leaders for offsets; some times more where a leader's epoch is not what this client has heard of,
-    /// or where it has not heard of the partition: just after a topic was made or has changed hands, and with the same
-    /// metadata it would be refused for minutes. (librdkafka 2.12.1 takes both for answers and does not ask again.)
+    /// Asks the leaders of the partitions for offsets. A partition that was just created, or whose leader has just
+    /// changed, is refused as unknown, or for its leader epoch, until the client's metadata is fresh, which can take
+    /// minutes; so this refreshes the metadata and asks again. (librdkafka 2.12.1 takes both errors for answers and
+    /// does not retry.)
     fn ask_leaders(&self, list: TopicPartitionList) -> Result<TopicPartitionList, KafkaError> {
         use RDKafkaErrorCode as E;
         let outdated = |e: &KafkaError| {
@@ -424,8 +426,8 @@ impl Admin {
         Ok(offsets)
     }
 
-    /// What any group has committed, without joining it, in the order asked. Offsets in open transactions are not
-    /// shown. 0.3 ms per group.
+    /// The offsets that any group has committed, without joining it, in the order asked. Offsets in open transactions
+    /// are not shown. Takes 0.3 ms per group.
     ///
     /// # Errors
     /// The group's coordinator does not answer, or refuses.
@@ -444,7 +446,8 @@ impl Admin {
         Ok(asked.iter().map(|p| by_name.get(p).copied().unwrap_or(GroupOffset::None)).collect())
     }
 
-    /// Every partition on which a group has a commit, sorted; empty for an unknown group. Not on the mock broker.
+    /// Every partition on which a group has committed, sorted; empty for an unknown group. The mock broker cannot
+    /// answer this.
     ///
     /// # Errors
     /// The group's coordinator does not answer, or refuses.
@@ -489,7 +492,8 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits for a future of rdkafka, which its own thread completes: no runtime is needed, and inside one it would refuse.
+/// Waits for a future of `rdkafka`, which the client's own thread completes. It needs no tokio runtime, whose
+/// `block_on` would also refuse to be called from within one.
 fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));

@@ -13,8 +13,8 @@ use serde::Deserialize;
 
 use crate::model::Millis;
 
-/// Largest record that a client sends, in bytes: a key of 1 MB and its value pass. The topic's own limit
-/// (`max.message.bytes`, 1 MiB by default) still holds.
+/// Largest record that a client sends, in bytes, so that a key of 1 MB with its value fits. The topic's own limit
+/// (`max.message.bytes`, 1 MiB by default) still applies.
 pub const MESSAGE_BYTES_MAX: u32 = 8 * 1024 * 1024;
 
 /// A Kafka cluster.
@@ -54,10 +54,11 @@ pub struct KafkaConfig {
     pub group_instance_id: Option<String>,
 }
 
-/// The longest `session.timeout.ms` that librdkafka takes.
+/// The longest `session.timeout.ms` that librdkafka accepts.
 const SESSION_MAX: Millis = Millis::secs(3600);
 
-/// `host`, `host:port` or `PROTOCOL://host:port`, as librdkafka reads them; an IPv6 address stands in brackets.
+/// Whether the text is `host`, `host:port` or `PROTOCOL://host:port`, as librdkafka reads them; an IPv6 address is in
+/// brackets.
 fn is_broker(text: &str) -> bool {
     let address = match text.split_once("://") {
         Some((protocol, rest)) if protocol.chars().all(|c| c.is_ascii_uppercase() || c == '_') => rest,
@@ -154,7 +155,7 @@ impl KafkaConfig {
             let message = format!("librdkafka takes no {}", self.transaction_timeout);
             problems.push(("transaction_timeout", message, help));
         }
-        // What stands in `properties` is the user's own business.
+        // What the user sets in `properties` is not checked here.
         let own = |prefix: &str| self.properties.keys().any(|name| name.starts_with(prefix));
         let protocol = self.security_protocol;
         let sasl = matches!(protocol, Some(SecurityProtocol::SaslPlaintext | SecurityProtocol::SaslSsl));
@@ -189,7 +190,7 @@ impl KafkaConfig {
         problems
     }
 
-    /// What every client has. Topics are never created by accident, also where the broker would.
+    /// Settings of every client. Clients never create topics by accident, even where the broker would.
     fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
@@ -224,7 +225,7 @@ impl KafkaConfig {
         config
     }
 
-    /// Do the properties ask brokers to make topics that are written to? By default we do not.
+    /// Whether the user's properties ask brokers to create topics on the first write. Our own settings do not.
     #[must_use]
     pub fn makes_topics(&self) -> bool {
         self.properties.get("allow.auto.create.topics").is_some_and(|value| value == "true")
@@ -278,7 +279,7 @@ impl KafkaConfig {
         self.with_properties(config)
     }
 
-    /// Without `with_properties`: callers add to it first.
+    /// Without `with_properties`, so that callers can add to it first.
     fn base_producer(&self) -> ClientConfig {
         let mut config = self.client();
         config
@@ -290,7 +291,7 @@ impl KafkaConfig {
             .set("message.max.bytes", MESSAGE_BYTES_MAX.to_string())
             .set("queue.buffering.max.messages", "100000")
             .set("queue.buffering.max.kbytes", "65536")
-            // A topic that does not exist is an error after so long; the default is 30 s.
+            // How long a topic that does not exist is looked for before that is an error; the default is 30 s.
             .set("topic.metadata.propagation.max.ms", "5000");
         config
     }
@@ -327,23 +328,23 @@ impl KafkaConfig {
             .set("fetch.wait.max.ms", "100")
             .set("queued.min.messages", "100000")
             .set("queued.max.messages.kbytes", "65536")
-            // A full prefetch is looked at again after so long; the default of 1 s makes it 5 times slower.
+            // How soon a full prefetch queue is checked again; the default of 1 s makes a restore 5 times slower.
             .set("fetch.queue.backoff.ms", "5");
         self.with_properties(config)
     }
 
-    /// Reads whole topics for ever: as [`KafkaConfig::restore`], with less memory for what has not been taken yet.
+    /// Reads whole topics for ever: as [`KafkaConfig::restore`], with less memory for records not taken yet.
     pub(super) fn follow(&self, group: &str) -> ClientConfig {
         let mut config = self.restore(group);
         config.set("queued.max.messages.kbytes", "16384");
         self.with_properties(config)
     }
 
-    /// A client that consumes nothing: offsets and metadata asked on a consuming one wait for its idle fetch.
+    /// A client that consumes nothing: on a consuming one, requests for offsets and metadata wait for its idle fetch.
     pub(super) fn admin_consumer(&self) -> ClientConfig {
         let mut config = self.client();
-        // A group that nothing is ever asked of: without one, librdkafka 2.12.1 follows a null pointer when a broker
-        // answers a question about another group's offsets with `NOT_COORDINATOR` (rd_kafka_handle_OffsetFetch).
+        // A group that is never used. Without one, librdkafka 2.12.1 follows a null pointer when a broker answers a
+        // request for another group's offsets with `NOT_COORDINATOR` (rd_kafka_handle_OffsetFetch).
         config.set("group.id", "slackwater-admin").set("enable.auto.commit", "false");
         config.set("isolation.level", "read_committed");
         self.with_properties(config)
@@ -355,7 +356,7 @@ impl KafkaConfig {
     }
 }
 
-/// Passwords are not shown, nor are properties that may hold one.
+/// Leaves out passwords, and properties, which may contain one.
 impl fmt::Debug for KafkaConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let properties: BTreeMap<&str, &str> = self

@@ -23,17 +23,17 @@ fn millis(timeout: Duration) -> c_int {
     c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX)
 }
 
-/// Waits until no message of the producer is queued or in flight and every delivery report was served. Overrides
-/// linger. The wrapper's own flush costs 100 ms whenever anything is in flight (rdkafka 0.38, 0.39).
+/// Waits until the producer has no message queued or in flight and every delivery report was served. Does not wait for
+/// linger. The `rdkafka` crate's own flush takes 100 ms whenever anything is in flight (0.38, 0.39).
 ///
-/// True: all done, also where deliveries failed. False: the time was over.
+/// True: everything was delivered or has failed. False: the timeout came first.
 pub(super) fn flush<C: ClientContext>(client: &Client<C>, timeout: Duration) -> bool {
     // SAFETY: the pointer is the live client's own, and the call keeps nothing.
     unsafe { rd::rd_kafka_flush(client.native_ptr(), millis(timeout)) == NO_ERROR }
 }
 
-/// Cuts a partition's queue from the consumer's main queue, so that its records wait until somebody splits the queue
-/// off. Works before the partition is assigned.
+/// Detaches a partition's queue from the consumer's main queue, so that its records wait until the queue is split off.
+/// Works before the partition is assigned.
 pub(super) fn unforward<C: ClientContext>(client: &Client<C>, topic: &str, partition: i32) {
     let Ok(topic) = CString::new(topic) else { return };
     // SAFETY: the client is alive and `topic` outlives the call. The queue is a counted reference, destroyed here;
@@ -47,8 +47,8 @@ pub(super) fn unforward<C: ClientContext>(client: &Client<C>, topic: &str, parti
     }
 }
 
-/// The offset that the next poll of a partition would start at. It moves over transaction markers and aborted records
-/// by itself; `None` while nothing was read.
+/// The offset at which the next poll of a partition starts. It moves past transaction markers and aborted records by
+/// itself. `None` until something was read.
 pub(super) fn position<C: ClientContext>(client: &Client<C>, topic: &str, partition: i32) -> Option<i64> {
     let list = List::new(&[(topic, partition)])?;
     // SAFETY: client and list are alive; the list has one element, which librdkafka fills in.
@@ -60,14 +60,14 @@ pub(super) fn position<C: ClientContext>(client: &Client<C>, topic: &str, partit
     list.elements().first().map(|e| e.offset).filter(|offset| *offset >= 0)
 }
 
-/// Gives a client bootstrap servers; those it has already stay as they are. How many of the list it has then.
+/// Gives a client bootstrap servers in addition to those it has. Returns how many of the list it then knows.
 pub(super) fn add_brokers<C: ClientContext>(client: &Client<C>, brokers: &str) -> i32 {
     let Ok(brokers) = CString::new(brokers) else { return 0 };
     // SAFETY: the client is alive; the list is copied.
     unsafe { rd::rd_kafka_brokers_add(client.native_ptr(), brokers.as_ptr()) }
 }
 
-/// Generation and member id of a consumer in its group; `None` while it is no member.
+/// Generation and member id of a consumer in its group; `None` while it is not a member.
 pub(super) fn membership<C: ClientContext>(client: &Client<C>) -> Option<(i32, String)> {
     // SAFETY: the client is alive; what librdkafka allocates is copied and freed here, null is looked for.
     unsafe {
@@ -92,7 +92,8 @@ pub(super) struct Element {
     pub(super) error: Option<RDKafkaErrorCode>,
 }
 
-/// A native partition list, freed on drop. A list that lives on keeps its client from closing, so none leaves this file.
+/// A native partition list, freed on drop. A list that outlives its client's use would keep the client from closing, so
+/// none leaves this file.
 struct List(*mut rd::rd_kafka_topic_partition_list_t);
 
 impl List {
@@ -142,7 +143,7 @@ unsafe fn elements(list: *const rd::rd_kafka_topic_partition_list_t) -> Vec<Elem
     }
 }
 
-/// The longest time that librdkafka takes for the timeout of a request.
+/// The longest request timeout that librdkafka accepts.
 const GIVE_UP: Duration = Duration::from_secs(3600);
 
 /// Owned native objects of one ListConsumerGroupOffsets call.
@@ -186,8 +187,9 @@ impl Failure {
     }
 }
 
-/// Committed offsets of any group without joining it, by `require_stable`: an offset inside an open transaction comes
-/// back as an error of that partition. `None` asks for every partition that has a commit. Offset -1001: no commit.
+/// The committed offsets of any group, without joining it. With `require_stable`: an offset inside an open transaction
+/// comes back as an error of its partition. `None` asks for every partition that has a commit. Offset -1001 means no
+/// commit.
 pub(super) fn list_group_offsets<C: ClientContext>(
     client: &Client<C>,
     group: &str,
@@ -222,9 +224,10 @@ pub(super) fn list_group_offsets<C: ClientContext>(
             event: ptr::null_mut(),
         };
         let mut text = [0; 256];
-        // Not `timeout`: when librdkafka 2.12.1 has given such a request up, and its coordinator comes back later, it
-        // aborts the process (`eonce->refcnt > 0`; rd_kafka_admin_coord_request answers a request that is gone). So it
-        // never gives up in a time that matters; an answer that nobody waits for any more is dropped with its queue.
+        // Deliberately not `timeout`: when librdkafka 2.12.1 has given up such a request and its coordinator comes back
+        // later, it aborts the process (`eonce->refcnt > 0`; rd_kafka_admin_coord_request answers a request that is
+        // gone). So the request itself never times out in practice; an answer that comes after our own timeout is
+        // dropped with its queue.
         let set = rd::rd_kafka_AdminOptions_set_request_timeout(
             call.options,
             millis(GIVE_UP),

@@ -1,7 +1,9 @@
-//! Following: reads all partitions of some topics for ever, from given offsets, in no group. For global tables.
+//! Following: reads all partitions of some topics from given offsets on, for ever, outside of any group. For global
+//! tables.
 //!
-//! Called by one thread of the runtime, which keeps the positions. Reads committed records only. Records of one partition
-//! come in the order of their offsets; partitions come as they come. Partitions that a topic gets later are not read.
+//! Called by one thread of the runtime, which keeps the positions. It reads committed records only. Records of a
+//! partition come in offset order; between partitions there is no order. Partitions that are added to a topic later are
+//! not read.
 
 use std::time::{Duration, Instant};
 
@@ -24,12 +26,12 @@ pub struct FollowError(String);
 
 struct Partition {
     at: TopicPartition,
-    /// The topic's number in the records' origin.
+    /// The number of the topic in the origin of its records.
     topic: u16,
     next: i64,
 }
 
-/// See the module.
+/// A reader of whole topics.
 pub struct Follower {
     consumer: BaseConsumer<Quiet>,
     partitions: Vec<Partition>,
@@ -38,8 +40,8 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Reads each partition from its offset on; records carry the number that stands with their topic. `group` names the
-    /// group in broker ACLs only: nothing joins, nothing is committed.
+    /// Reads each partition from its offset on. The number beside a topic becomes its records' `origin.topic`. `group`
+    /// only names a group for the brokers' access control: nothing joins it or commits for it.
     ///
     /// # Errors
     /// The client cannot be made.
@@ -61,7 +63,7 @@ impl Follower {
         Ok(Follower { consumer, partitions, brokers: config.brokers.clone(), series: Series::default() })
     }
 
-    /// Appends up to `max` records; waits for the first one, at most so long. While brokers are away there are none.
+    /// Appends up to `max` records. Waits up to `wait` for the first one; while the brokers are away there are none.
     ///
     /// # Errors
     /// An offset is gone, a topic does not exist, or the client failed for good.
@@ -87,14 +89,14 @@ impl Follower {
             }
         }
         for partition in &mut self.partitions {
-            // Behind the last record there may be marks of transactions, which no reader sees.
+            // After the last record there may be transaction markers, which no reader sees.
             let at = ffi::position(self.consumer.client(), &partition.at.topic, partition.at.partition);
             partition.next = at.unwrap_or(partition.next).max(partition.next);
         }
         Ok(())
     }
 
-    /// The next offset of each partition, in the order given: everything before it has been handed out.
+    /// The next offset of each partition, in the order given: all records before it were handed out.
     pub fn positions(&self) -> impl Iterator<Item = (&TopicPartition, i64)> {
         self.partitions.iter().map(|p| (&p.at, p.next))
     }
@@ -116,7 +118,7 @@ fn record(message: &BorrowedMessage<'_>, topic: u16) -> Record {
     }
 }
 
-/// Ends it for errors that do not pass by themselves.
+/// Returns errors that do not pass by themselves.
 fn check(error: &KafkaError) -> Result<(), FollowError> {
     use RDKafkaErrorCode as E;
     let code = error.rdkafka_error_code();

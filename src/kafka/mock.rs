@@ -16,7 +16,7 @@ use crate::model::Millis;
 
 /// A broker that lives as long as this value.
 pub struct MockBroker {
-    /// The client that carries the cluster.
+    /// The client whose process hosts the mock cluster.
     host: BaseConsumer<Quiet>,
     brokers: String,
 }
@@ -55,7 +55,7 @@ impl MockBroker {
     /// Creates a topic.
     ///
     /// # Errors
-    /// It exists already, or the name is none.
+    /// It exists already, or the name is not valid.
     pub fn create_topic(&self, name: &str, partitions: i32) -> Result<(), AdminError> {
         ffi::mock_topic(self.host.client(), name, partitions).map_err(|code| AdminError {
             kind: ErrorKind::Other,

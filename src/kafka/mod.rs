@@ -70,7 +70,7 @@ pub enum ErrorKind {
     UnknownTopic(String),
     /// A broker or all of them cannot be reached; the client keeps trying.
     Transport,
-    /// Credentials or permissions.
+    /// Credentials or permissions are wrong.
     Auth,
     /// The client is unusable: make a new one (for example another process took this `group.instance.id`).
     Fatal,
@@ -78,7 +78,7 @@ pub enum ErrorKind {
     Other,
 }
 
-/// The kind of a librdkafka error that is not about one topic.
+/// The kind of a librdkafka error that does not name a topic.
 fn kind_of(code: RDKafkaErrorCode) -> ErrorKind {
     use RDKafkaErrorCode as E;
     match code {
@@ -102,11 +102,11 @@ fn kind_of(code: RDKafkaErrorCode) -> ErrorKind {
     }
 }
 
-/// librdkafka's log lines into ours. It calls many things errors that pass by themselves: nothing is above WARN.
+/// Passes librdkafka's log lines on to our log, as WARN at most: it calls many things errors that pass by themselves.
 fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
     use RDKafkaLogLevel as L;
     match level {
-        // A setting of producers on a consumer or the other way round: we set both on purpose.
+        // A producer setting on a consumer, or the other way round: we set both on purpose.
         _ if facility == "CONFWARN" => {}
         L::Emerg | L::Alert | L::Critical | L::Error | L::Warning => {
             tracing::warn!(target: "librdkafka", facility, "{text}");
@@ -116,7 +116,7 @@ fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
     }
 }
 
-/// Context of clients whose errors come back from each call anyway: they are logged, nothing else.
+/// Context of clients whose calls return their errors: errors are logged, nothing else.
 #[derive(Default)]
 struct Quiet {
     lost: remind::Lost,

@@ -1,9 +1,9 @@
-//! Reminding clients of their cluster: a way around librdkafka's issue 5301.
+//! Gives clients their bootstrap servers again: a workaround for librdkafka's issue 5301.
 //!
-//! A broker that has just come back may answer with topics and not one broker. librdkafka 2.12.1 takes that for the truth,
-//! forgets every broker it knows, and never looks for one again: the client stands still until its process is started
-//! anew. It says `AllBrokersDown` when that happens (and at every outage). So some time after these words, and some more
-//! times, each client is given its bootstrap servers again; to a client that is well that means nothing.
+//! A broker that has just come back may answer with topics but without a single broker. librdkafka 2.12.1 believes
+//! that, forgets every broker it knew, and never finds one again: the client hangs until its process is restarted. It
+//! reports `AllBrokersDown` when that happens (and at every other outage). So after that report each client is given
+//! its bootstrap servers again, several times. A healthy client ignores it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,11 +16,11 @@ use rdkafka::types::RDKafkaErrorCode;
 
 use super::ffi;
 
-/// When a client is reminded, after it has lost its brokers. Not at once: the forgetting takes a moment. Not without end:
-/// librdkafka keeps a copy of every list it is given.
+/// When a client is reminded, counted from the report. Not at once, because it takes a moment until the brokers are
+/// forgotten; not for ever, because librdkafka keeps a copy of every list that it is given.
 const AFTER: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(9), Duration::from_secs(27)];
-/// Between two looks.
+/// How often the thread looks whether it is time.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Set by a client's context when all connections are gone.
@@ -28,20 +28,20 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(super) struct Lost(AtomicBool);
 
 impl Lost {
-    /// For [`ClientContext::error`].
+    /// To be called by [`ClientContext::error`].
     pub(super) fn note(&self, error: &KafkaError) {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             self.set();
         }
     }
 
-    /// The cluster did not answer.
+    /// Says that the cluster did not answer.
     pub(super) fn set(&self) {
         self.0.store(true, Ordering::Release);
     }
 }
 
-/// When to remind one client.
+/// The schedule of one client's reminders.
 #[derive(Debug, Default)]
 pub(super) struct Series {
     since: Option<Instant>,
@@ -68,7 +68,7 @@ impl Series {
         true
     }
 
-    /// Reminds the client, if it is time.
+    /// Reminds the client if it is time.
     pub(super) fn remind<C: ClientContext>(&mut self, lost: &Lost, client: &Client<C>, brokers: &str) {
         if self.due(lost, Instant::now()) {
             let known = ffi::add_brokers(client, brokers);
@@ -77,7 +77,7 @@ impl Series {
     }
 }
 
-/// A thread that does it for a client that nobody polls (a producer). Ends when it is dropped.
+/// A thread that reminds a client that nobody polls (a producer). Dropping this value ends it.
 pub(super) struct Reminder {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,

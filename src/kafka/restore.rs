@@ -1,8 +1,9 @@
 //! Restoring: reads one partition of a changelog between two offsets, as fast as it goes.
 //!
-//! The end is taken once, by [`super::Admin::end_offsets`], after the own transactional ids were taken. The last
-//! offset below it is mostly a transaction marker, which no reader ever sees, so the consumer's position decides, not
-//! the last record. Several partitions are restored by calling this on several threads.
+//! The end offset is taken once, by [`super::Admin::end_offsets`], and only after this instance has taken its
+//! transactional ids (so that no former owner can still write). The last offset before the end is mostly a transaction
+//! marker, which no reader ever sees; therefore the consumer's position decides when the end is reached, not the last
+//! record. To restore several partitions, call this on several threads.
 
 use std::ops::ControlFlow;
 use std::ops::Range;
@@ -20,13 +21,13 @@ use super::remind::Series;
 use super::{ErrorKind, Quiet, TopicPartition, ffi, kind_of};
 use crate::state::Row;
 
-/// Rows and bytes of one call of `on_rows`.
+/// At most so many rows, and bytes, are passed to one call of `on_rows`.
 const ROWS_MAX: usize = 4096;
 const BYTES_MAX: usize = 4 * 1024 * 1024;
-/// `on_rows` is called at least so often, so that it can break off.
+/// `on_rows` is called at least this often, so that it can stop the restore.
 const REPORT: Duration = Duration::from_secs(1);
 
-/// How far a restore is, in offsets (compaction makes them more than the rows).
+/// How far a restore has come, in offsets. Compaction leaves gaps, so there are fewer rows than offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Where it began.
@@ -40,7 +41,7 @@ pub struct Progress {
 /// Why a restore ended early.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RestoreError {
-    /// Local state is ahead of the changelog: it belongs to another log.
+    /// Local state is ahead of the changelog, so it belongs to another log.
     #[error("{partition}: local state is at offset {from}, behind the changelog's end {end}")]
     Ahead {
         /// The changelog's partition.
@@ -50,7 +51,7 @@ pub enum RestoreError {
         /// Where the changelog ends.
         end: i64,
     },
-    /// The changelog does not reach back to `from`: restore from its start.
+    /// The changelog is not retained back to `from`: restore from its start.
     #[error("{partition}: offset {from} is not in the changelog any more")]
     Gone {
         /// The changelog's partition.
@@ -58,7 +59,7 @@ pub enum RestoreError {
         /// The offset asked for.
         from: i64,
     },
-    /// `on_rows` broke off.
+    /// `on_rows` stopped it.
     #[error("stopped")]
     Stopped,
     /// The client failed for good.
@@ -71,11 +72,12 @@ pub enum RestoreError {
     },
 }
 
-/// Reads `from..end` of a partition and hands its rows over in order, with the offset behind them. Returns that offset
-/// at the end; it is at least `end`. `group` names the group in broker ACLs only: nothing joins, nothing is committed.
+/// Reads `from..end` of a partition and passes its rows to `on_rows` in order, each time with the offset after them.
+/// Returns the offset reached, which is at least `end`. `group` only names a group for the brokers' access control:
+/// nothing joins it or commits for it.
 ///
-/// Blocks; while brokers are away it waits. `on_rows` is called with no rows about every second, and may break off.
-/// Rows of one call share one buffer: copy what is kept in memory.
+/// Blocks, and waits while brokers are away. `on_rows` is also called without rows about every second, so that it can
+/// stop the restore. Rows of one call share one buffer: copy what is kept in memory.
 ///
 /// # Errors
 /// See [`RestoreError`].
@@ -121,7 +123,7 @@ pub fn restore(
             None => {}
             Some(Err(error)) => check(&error, partition, from)?,
         }
-        // Nothing more is here right now: what lies between may be markers only.
+        // Nothing more has arrived; up to the position there may be transaction markers only.
         next = next.max(position());
         if !batch.is_empty() || reported.elapsed() > REPORT {
             reported = Instant::now();
@@ -133,7 +135,7 @@ pub fn restore(
     Ok(next)
 }
 
-/// Ends the restore for errors that do not pass by themselves.
+/// Returns the errors that do not pass by themselves.
 fn check(error: &KafkaError, partition: &TopicPartition, from: i64) -> Result<(), RestoreError> {
     use RDKafkaErrorCode as E;
     let code = error.rdkafka_error_code();
@@ -150,7 +152,7 @@ fn check(error: &KafkaError, partition: &TopicPartition, from: i64) -> Result<()
     Ok(())
 }
 
-/// Rows whose bytes stand in one buffer.
+/// Rows that share one buffer.
 #[derive(Default)]
 struct Batch {
     data: Vec<u8>,

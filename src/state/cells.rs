@@ -1,14 +1,16 @@
-//! A bounded write-back cache of decoded rows over one store: what aggregates and buffers keep hot.
+//! A bounded write-back cache of decoded rows over one store: the rows that aggregates and buffers have in use.
 //!
-//! Called by operators whose state may be larger than memory. A row is decoded when it is first asked for, changed in
-//! memory as often as the epoch wants, and encoded once, when the epoch ends: [`Cells::freeze`] fixes at one moment which
-//! rows it has, [`Cells::flush_frozen`] encodes some of them at a time, with the next epoch's changes in between, and a
-//! row that is about to change before its turn has come is encoded first. Whether a row has changed, and in which epoch,
-//! is its mark. After that, rows that were not used lately leave memory while there are more than `bytes_max` of them
-//! ([`Cells::evict`], second chance). Nothing is evicted that has changed since, nor what the sealed epoch has of it: so a
-//! row that is not resident is in no run of the store, and nobody has to search them for it.
+//! Used by operators whose state may be larger than memory. A row is decoded when it is first asked for, changed in
+//! memory as often as the epoch wants, and encoded once, when the epoch ends. Sealing is spread over time, so that no
+//! checkpoint stops the task: [`Cells::freeze`] fixes which rows belong to the epoch, [`Cells::flush_frozen`] encodes
+//! some of them per call while the next epoch already makes changes, and a row that is about to change before it was
+//! encoded is encoded first (copy on write). A mark per row says whether it has changed, and in which epoch.
 //!
-//! Invariants: a resident row is the newest one; what a scan of the store sees is only right after [`Cells::flush`]. Which rows
+//! Afterwards, while more than `bytes_max` bytes are resident, rows that were not used lately leave memory
+//! ([`Cells::evict`], the second-chance algorithm). A row that has changed, or that belongs to the sealed epoch, stays.
+//! So a row that is not resident is in no run of the store, and a read from the store need not search the runs.
+//!
+//! Invariants: a resident row is the newest one; a scan of the store is right only after [`Cells::flush`]. Which rows
 //! are resident depends on use alone, never on hashes, and never shows in an operator's output.
 
 use hashbrown::HashTable;
@@ -21,27 +23,27 @@ pub trait Cell: Sized {
     /// Appends the row's bytes.
     ///
     /// # Errors
-    /// It is too large; what was appended is to be thrown away.
+    /// The row is too large. What was appended so far must be thrown away.
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), StateError>;
 
     /// Reads what [`Cell::encode`] wrote.
     ///
     /// # Errors
-    /// The bytes are no such row.
+    /// The bytes are not a row of this kind.
     fn decode(bytes: &[u8]) -> Result<Self, StateError>;
 }
 
 struct Slot<V> {
     key: Box<[u8]>,
-    /// `None`: the slot is free.
+    /// `None` if the slot is free.
     value: Option<V>,
     /// Bytes of the row when it was last encoded or decoded.
     row_bytes: usize,
     /// The epoch in which it changed: the open one's mark, the frozen one's, or [`CLEAN`].
     mark: u8,
-    /// The number of the seal that has it as it is, or an earlier one.
+    /// The number of the last seal that wrote this row. A row of the seal that is under way must not be evicted.
     written: u32,
-    /// The store may have a row of this key.
+    /// Whether the store may have a row of this key: only then does removing it need a delete.
     persisted: bool,
     used: bool,
 }
@@ -51,52 +53,53 @@ impl<V> Slot<V> {
         self.value.as_ref().expect("a changed slot is in use")
     }
 
-    /// Its row has so many bytes now, of `bytes` in all.
+    /// Sets the row's size and corrects the sum `bytes` of all rows.
     fn resize(&mut self, row_bytes: usize, bytes: &mut usize) {
         *bytes = *bytes - self.row_bytes + row_bytes;
         self.row_bytes = row_bytes;
     }
 }
 
-/// The mark of a row that the store has as it is. The others are 1 and 2, in turn.
+/// The mark of a row that is in the store as it is in memory. Epochs have the marks 1 and 2, alternating.
 const CLEAN: u8 = 0;
 
-/// Rows from which on [`Cells::warm`] does something.
+/// From this many rows on [`Cells::warm`] pays off; with fewer it does nothing.
 const WARM_FROM: usize = 4096;
 
-/// Memory of a slot besides its key and value, about.
+/// Approximate memory of a slot besides its key and value.
 const SLOT_BYTES: usize = 96;
 
-/// A slot in the table, with the hash of its key: so the table grows, and finds out that it is not this one, without a look
-/// at the slot.
+/// An entry of the hash table: the slot's number and the hash of its key. With the hash at hand, the table can grow and
+/// can rule a slot out without touching the slot's memory.
 struct Known {
     hash: u32,
     id: u32,
 }
 
-/// A hash for the table, which uses the first bits and the last.
+/// A 64-bit hash for the table, which uses the highest and the lowest bits.
 fn spread(hash: u32) -> u64 {
     u64::from(hash) << 32 | u64::from(hash)
 }
 
-/// See the module. Slots are named by number; a number is good until its row is removed or evicted.
+/// The cache (see the page of this module). Slots are named by number; a number stays valid until its row is removed or
+/// evicted.
 pub struct Cells<V> {
     table: HashTable<Known>,
     hasher: ahash::RandomState,
     slots: Chunked<Slot<V>>,
     free: Vec<u32>,
-    /// The mark of what changes now.
+    /// The mark of the open epoch.
     mark: u8,
-    /// Epochs that have ended.
+    /// How many epochs have ended.
     seals: u32,
-    /// Changed in the open epoch.
+    /// Slots that changed in the open epoch.
     dirty: Vec<u32>,
-    /// Changed in the epoch before, and not encoded yet.
+    /// Slots that changed in the sealed epoch and are not encoded yet.
     frozen: Vec<u32>,
-    /// Rows of the epoch before that were encoded because they changed again.
+    /// Encoded rows of the sealed epoch that changed again before their turn: key and bytes.
     early: Vec<(Box<[u8]>, Vec<u8>)>,
     failed: Option<StateError>,
-    /// Rows that this epoch's eviction may still look at.
+    /// How many slots this epoch's eviction may still look at.
     evictions: usize,
     hand: usize,
     bytes: usize,
@@ -105,7 +108,7 @@ pub struct Cells<V> {
 }
 
 impl<V: Cell> Cells<V> {
-    /// Nothing resident; rows beyond `bytes_max` are evicted when an epoch ends.
+    /// An empty cache; from `bytes_max` bytes on, rows are evicted when an epoch ends.
     #[must_use]
     pub fn new(bytes_max: usize) -> Cells<V> {
         Cells {
@@ -127,26 +130,26 @@ impl<V: Cell> Cells<V> {
         }
     }
 
-    /// Rows in memory.
+    /// The number of resident rows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// No row in memory?
+    /// Whether no row is resident.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 
-    /// Bytes in memory, about.
+    /// Approximate memory of the resident rows, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Has a row ever left memory for the store? Until then, and if the store was empty at the start, a row that is not
-    /// resident does not exist.
+    /// Whether a row has ever left memory for the store. Until then, if the store was empty at the start, a row that is
+    /// not resident does not exist.
     #[must_use]
     pub fn has_evicted(&self) -> bool {
         self.evicted
@@ -162,10 +165,11 @@ impl<V: Cell> Cells<V> {
         (self.hasher.hash_one(key) >> 32) as u32
     }
 
-    /// The slot of a row, read from the store if it `may_be_stored` and is not resident.
+    /// The slot of a row. A row that is not resident is read from the store, unless the caller knows that it is not
+    /// there (`may_be_stored` is false).
     ///
     /// # Errors
-    /// The store failed, or its row cannot be read.
+    /// The store failed, or its row cannot be decoded.
     pub fn find(
         &mut self,
         store: &Store,
@@ -184,8 +188,8 @@ impl<V: Cell> Cells<V> {
         Ok(Some(self.add(hash, key, value, row.len(), true)))
     }
 
-    /// Reads what [`Cells::find`] of these keys will need, so that the cache misses of many keys overlap. Worth it for
-    /// groups of 16 to 64 keys of a table that is larger than the processor's caches.
+    /// Touches the memory that [`Cells::find`] will need for these keys, so that the cache misses of many keys overlap.
+    /// Pays off for groups of 16 to 64 keys in a table that is larger than the processor's caches.
     pub fn warm<'k>(&self, keys: impl IntoIterator<Item = &'k [u8]>) {
         if self.table.len() < WARM_FROM {
             return;
@@ -194,7 +198,7 @@ impl<V: Cell> Cells<V> {
         let (mut hashes, mut ids) = ([0; GROUP], [0; GROUP]);
         let mut keys = keys.into_iter();
         loop {
-            // Each loop does nothing but independent reads, so that the processor runs far ahead of the slow ones.
+            // Each loop does independent reads only, so the processor need not wait for one before it starts the next.
             let mut n = 0;
             for (hash, key) in hashes.iter_mut().zip(&mut keys) {
                 *hash = self.hash(key);
@@ -210,13 +214,13 @@ impl<V: Cell> Cells<V> {
         }
     }
 
-    /// [`Cells::warm`] for keys that stand one behind the other in `bytes`, each up to its end.
+    /// [`Cells::warm`] for keys that lie one after the other in `bytes`; `ends` says where each one ends.
     pub fn warm_packed(&self, bytes: &[u8], ends: impl IntoIterator<Item = usize>) {
         let mut from = 0;
         self.warm(ends.into_iter().map(|end| &bytes[std::mem::replace(&mut from, end)..end]));
     }
 
-    /// Reads what using these slots will need.
+    /// Touches the memory that using these slots will need.
     pub fn warm_slots(&self, ids: &[u32]) {
         let slots = || ids.iter().filter_map(|id| self.slots.get(at(*id)));
         std::hint::black_box(slots().fold(0, |sum, slot| sum ^ slot.key.len() ^ usize::from(slot.used)));
@@ -242,7 +246,7 @@ impl<V: Cell> Cells<V> {
         id
     }
 
-    /// A row that is neither resident nor stored.
+    /// Adds a row that is neither resident nor in the store.
     pub fn insert(&mut self, key: &[u8], value: V) -> u32 {
         let hash = self.hash(key);
         debug_assert!(self.resident(hash, key).is_none(), "the row is new");
@@ -252,7 +256,7 @@ impl<V: Cell> Cells<V> {
         id
     }
 
-    /// Key and row of a slot; `None` where it is free.
+    /// Key and row of a slot; `None` if it is free.
     #[must_use]
     pub fn get(&self, id: u32) -> Option<(&[u8], &V)> {
         let slot = self.slots.get(at(id))?;
@@ -271,7 +275,7 @@ impl<V: Cell> Cells<V> {
         self.slots[at(id)].value.as_ref().expect("the slot is in use")
     }
 
-    /// The row, to be changed.
+    /// The row, for changing it: it counts as changed in the open epoch.
     pub fn value_mut(&mut self, id: u32) -> &mut V {
         if self.slots[at(id)].mark != self.mark {
             self.copy_before_write(id);
@@ -292,7 +296,7 @@ impl<V: Cell> Cells<V> {
         self.release(id)
     }
 
-    /// Removes a row by its key, where the caller knows it to be stored.
+    /// Removes a row that is in the store, by its key.
     pub fn remove_stored(&mut self, store: &mut Store, key: &[u8]) {
         store.delete(key);
         if let Some(id) = self.resident(self.hash(key), key) {
@@ -301,8 +305,8 @@ impl<V: Cell> Cells<V> {
         }
     }
 
-    /// Before a row changes or goes: the epoch that is being sealed may still want it as it is. A failure shows in
-    /// [`Cells::flush_frozen`].
+    /// Called before a row changes or is removed: if the sealed epoch still needs it as it is now, encodes it first. A
+    /// failure is reported by [`Cells::flush_frozen`].
     fn copy_before_write(&mut self, id: u32) {
         let slot = &mut self.slots[at(id)];
         if slot.mark == CLEAN || slot.mark == self.mark {
@@ -333,19 +337,19 @@ impl<V: Cell> Cells<V> {
         slot.value.take().expect("the slot is in use")
     }
 
-    /// The epoch ends: what changed in it, as it is now, is what [`Cells::flush_frozen`] writes. The store's seal begins
-    /// at the same moment.
+    /// Ends the epoch: [`Cells::flush_frozen`] writes the rows as they are at this moment. Call it together with the
+    /// store's [`Store::begin_seal`].
     pub fn freeze(&mut self) {
         assert!(self.frozen.is_empty() && self.early.is_empty(), "one sealed epoch at a time");
         std::mem::swap(&mut self.dirty, &mut self.frozen);
         self.mark = other(self.mark);
         self.seals += 1;
-        // Twice around: once for those that were used.
+        // Twice around: the first round only takes the "used" mark from rows that have it.
         self.evictions = if self.bytes > self.bytes_max { 2 * self.slots.len() } else { 0 };
     }
 
-    /// Writes about `rows_max` more rows of the epoch that [`Cells::freeze`] ended to the store's sealed one. True once
-    /// it has them all.
+    /// Writes about `rows_max` more rows of the epoch that [`Cells::freeze`] ended to the store's sealed layer. True
+    /// once all are written.
     ///
     /// # Errors
     /// A row is too large: the epoch must not be committed.
@@ -376,7 +380,7 @@ impl<V: Cell> Cells<V> {
             }
         }
         store.put_run(run);
-        // One epoch with many rows must not keep its memory for ever.
+        // The memory of one epoch with many rows is given back.
         let done = self.frozen.is_empty() && self.early.is_empty();
         if done {
             self.frozen.shrink_to(KEPT);
@@ -388,7 +392,7 @@ impl<V: Cell> Cells<V> {
     /// Writes every changed row to the store, so that a scan sees it.
     ///
     /// # Errors
-    /// A row is too large: it stays changed, and so do those after it.
+    /// A row is too large: it and those after it stay marked as changed.
     pub fn flush(&mut self, store: &mut Store) -> Result<(), StateError> {
         self.flush_frozen(store, usize::MAX)?;
         while let Some(id) = self.dirty.last().copied() {
@@ -410,8 +414,8 @@ impl<V: Cell> Cells<V> {
         Ok(())
     }
 
-    /// Lets rows go that were not used since the last time, until memory is within its bound; looks at `max` rows. True
-    /// when it has done what it can for this epoch. Once [`Cells::flush_frozen`] is done.
+    /// Evicts rows that were not used since the last call, until memory is within its bound; looks at `max` rows at
+    /// most. True when there is nothing more to do in this epoch. Call it after [`Cells::flush_frozen`] is done.
     pub fn evict(&mut self, max: usize) -> bool {
         let goal = self.bytes_max / 4 * 3;
         for _ in 0..max {
@@ -437,7 +441,7 @@ impl<V: Cell> Cells<V> {
     }
 }
 
-/// Ids that a list keeps room for.
+/// A list of slot numbers keeps at most this capacity from one epoch to the next.
 const KEPT: usize = 16 * 1024;
 
 fn other(mark: u8) -> u8 {
@@ -545,7 +549,8 @@ mod tests {
         assert_eq!(checkpoint(&mut cells, &mut store, &backend), 1);
     }
 
-    /// Random use against a plain map, with little memory; the backend has what the map was when an epoch ended.
+    /// Random use, compared with a plain map, with little memory; the backend ends up with the map as it was when an
+    /// epoch ended.
     #[test]
     fn it_answers_as_a_map_would() {
         let (backend, mut store) = store();

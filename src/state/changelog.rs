@@ -1,14 +1,15 @@
-//! The rules by which local state follows its changelog. Pure: who reads the topic is elsewhere.
+//! The rules by which local state follows its changelog. Nothing here reads the topic.
 //!
-//! Local state is a prefix of the changelog, and says itself how long: the row [`META_CHANGELOG`] holds the offset
-//! behind the last changelog row that it has. It is written in the same batch as the rows that lead up to it, when a
-//! checkpoint is applied as when one is replayed, and it is local only: it is never in the changelog.
+//! Local state is always a prefix of the changelog. The row [`META_CHANGELOG`] says how long that prefix is: it holds
+//! the next changelog offset that is not in local state. It is written in the same batch as the rows before that
+//! offset, both when a checkpoint is applied and when the changelog is replayed. It is a local row: the changelog never
+//! has it.
 
 use bytes::Bytes;
 
 use super::{Backend, META_CHANGELOG, Row, StateError, codec};
 
-/// The next offset of the changelog that local state has not got; 0 for none.
+/// The first changelog offset that local state does not have yet; 0 if it has none.
 ///
 /// # Errors
 /// The backend failed, or the row is damaged.
@@ -19,7 +20,7 @@ pub fn position(backend: &dyn Backend) -> Result<i64, StateError> {
     }
 }
 
-/// One write that takes local state to offset `next`: rows in the order of the changelog, of which the last of a key
+/// One write that brings local state up to offset `next`: the rows, in changelog order, of which the last one of a key
 /// counts, and the position. Sorted by key.
 ///
 /// # Errors
@@ -28,7 +29,7 @@ pub fn batch(rows: &[Row], next: i64) -> Result<Vec<Row>, StateError> {
     let mut all = Vec::with_capacity(rows.len() + 1);
     all.push((Bytes::from_static(META_CHANGELOG), Some(codec::encode(1, &next)?)));
     all.extend(rows.iter().cloned());
-    // Stable: rows of one key stay in the changelog's order.
+    // The sort is stable, so rows of one key stay in changelog order.
     all.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(all)
 }

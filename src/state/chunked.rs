@@ -1,13 +1,14 @@
-//! A vector in pieces, which never moves what is in it: growing takes no longer when it is large.
+//! A vector in pieces of fixed size. Growing never moves elements, so a push takes the same time however many there
+//! are.
 
 use std::ops::{Index, IndexMut};
 
 /// Elements of a piece.
 const PIECE: usize = 4096;
 
-/// See the module.
+/// A vector whose elements never move.
 pub(super) struct Chunked<T> {
-    /// All but the last are full.
+    /// All pieces but the last are full.
     pieces: Vec<Vec<T>>,
 }
 
@@ -28,7 +29,7 @@ impl<T> Chunked<T> {
     pub(super) fn push(&mut self, element: T) {
         match self.pieces.last_mut() {
             Some(last) if last.len() < PIECE => last.push(element),
-            // The first one grows as any vector: most are small.
+            // The first piece grows like any vector, since most of these vectors stay small.
             None => self.pieces.push(vec![element]),
             Some(_) => {
                 let mut piece = Vec::with_capacity(PIECE);

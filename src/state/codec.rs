@@ -1,6 +1,6 @@
-//! Rows as bytes: a version byte, then bincode with a limit. The one home of `bincode`.
+//! The encoding of rows: a version byte, then bincode with a size limit. The only place that uses `bincode`.
 //!
-//! Keys are written by hand, big-endian, so that their order is the order of what they mean.
+//! Keys are encoded by hand, big-endian, so that the order of the bytes is the order of the values.
 
 use bincode::config::{self, Configuration, Fixint, Limit, LittleEndian};
 use bincode::{Decode, Encode};
@@ -8,14 +8,14 @@ use bytes::Bytes;
 
 use super::StateError;
 
-/// Largest encoded row, bytes: guards against a damaged length, not a quota.
+/// Largest encoded row, in bytes. A guard against a damaged length field, not a quota.
 const ROW_BYTES_MAX: usize = 64 << 20;
 
 fn settings() -> Configuration<LittleEndian, Fixint, Limit<ROW_BYTES_MAX>> {
     config::standard().with_fixed_int_encoding().with_limit::<ROW_BYTES_MAX>()
 }
 
-/// `[version][bincode]`.
+/// Encodes a row as `[version][bincode]`.
 ///
 /// # Errors
 /// The row is larger than 64 MiB.
@@ -25,7 +25,7 @@ pub fn encode<T: Encode>(version: u8, row: &T) -> Result<Bytes, StateError> {
     Ok(Bytes::from(out))
 }
 
-/// [`encode`], behind what is in `out` already.
+/// Like [`encode`], appending to `out`.
 ///
 /// # Errors
 /// The row is larger than 64 MiB; a part of it has been written.
@@ -35,10 +35,10 @@ pub fn encode_into<T: Encode>(version: u8, row: &T, out: &mut Vec<u8>) -> Result
     Ok(())
 }
 
-/// Reads what [`encode`] wrote; every byte must be used.
+/// Reads what [`encode`] wrote. Every byte must be used.
 ///
 /// # Errors
-/// Another version, bytes that do not decode, or bytes left over.
+/// The version is another one, the bytes do not decode, or some are left over.
 pub fn decode<T: Decode<()>>(version: u8, bytes: &[u8]) -> Result<T, StateError> {
     let (found, body) = bytes.split_first().ok_or_else(|| StateError("decode: empty row".into()))?;
     if *found != version {
@@ -52,7 +52,7 @@ pub fn decode<T: Decode<()>>(version: u8, bytes: &[u8]) -> Result<T, StateError>
     Ok(row)
 }
 
-/// A signed number as 8 bytes whose order is the number's order.
+/// A signed number as 8 bytes that sort as the numbers do.
 #[must_use]
 pub fn ordered_i64(n: i64) -> [u8; 8] {
     (n.cast_unsigned() ^ (1 << 63)).to_be_bytes()

@@ -1,13 +1,13 @@
-//! The state directory: one process at a time, one database per task in `<sub-topology>-<partition>`.
+//! The state directory: used by one process at a time, with one database per task in `<sub-topology>-<partition>`.
 //!
-//! Called by the engine, which holds the lock while it runs, and by the commands that look into a stopped instance's
-//! state or delete it.
+//! The engine holds its lock while it runs; the commands that show or delete the state of a stopped instance take it
+//! too.
 
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The directory cannot be used.
+/// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DirError {
     /// Another process holds the lock.
@@ -23,7 +23,7 @@ pub enum DirError {
     },
 }
 
-/// A state directory that is ours until this is dropped.
+/// A state directory that this process has locked. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct StateDir {
     dir: PathBuf,
@@ -35,14 +35,14 @@ pub struct StateDir {
 pub struct TaskDir {
     /// Name of the sub-topology, or of the global table.
     pub sub: String,
-    /// Partition; -1 for a global table.
+    /// The partition; -1 for a global table.
     pub partition: i32,
-    /// Where it is.
+    /// Its directory.
     pub path: PathBuf,
 }
 
 impl TaskDir {
-    /// As people see it, and as the directory is named: `orders-0`, `countries.global`.
+    /// Its name as people see it, which is also the directory's: `orders-0`, `countries.global`.
     #[must_use]
     pub fn name(&self) -> String {
         if self.partition < 0 {
@@ -53,14 +53,14 @@ impl TaskDir {
     }
 }
 
-/// What a global table's directory ends with: no node's name has a point.
+/// What a global table's directory name ends with. No clash is possible, since no node's name has a dot.
 const GLOBAL: &str = ".global";
 
 impl StateDir {
-    /// Locks the directory; makes it where it does not exist.
+    /// Locks the directory, which is created if it does not exist.
     ///
     /// # Errors
-    /// Another process has it, or it cannot be made.
+    /// Another process has locked it, or it cannot be created.
     pub fn lock(dir: &Path) -> Result<StateDir, DirError> {
         let failed = |error: io::Error| DirError::Io { dir: dir.to_owned(), error };
         std::fs::create_dir_all(dir).map_err(failed)?;
@@ -75,24 +75,25 @@ impl StateDir {
     /// Locks the directory if it exists.
     ///
     /// # Errors
-    /// Another process has it.
+    /// Another process has locked it.
     pub fn lock_existing(dir: &Path) -> Result<Option<StateDir>, DirError> {
         if dir.is_dir() { StateDir::lock(dir).map(Some) } else { Ok(None) }
     }
 
-    /// Where a task's state is.
+    /// The directory of a task's state.
     #[must_use]
     pub fn task(dir: &Path, sub: &str, partition: i32) -> PathBuf {
         dir.join(format!("{sub}-{partition}"))
     }
 
-    /// Where a global table's rows are.
+    /// The directory of a global table's rows.
     #[must_use]
     pub fn global(dir: &Path, table: &str) -> PathBuf {
         dir.join(format!("{table}{GLOBAL}"))
     }
 
-    /// The tasks and global tables with state here, in order. Only directories that look like a database: nothing else is ours.
+    /// The tasks and global tables that have state here, sorted. Directories that do not look like a database are left
+    /// out: they are not ours.
     ///
     /// # Errors
     /// The directory cannot be read.

@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use super::{Backend, Row, StateError, Visit};
 
-/// An ordered map. The mutex is shared with whoever restores the task after a simulated crash.
+/// An ordered map in memory. The mutex is for whoever else holds the backend: the commit thread, or the crash model, which
+/// restores a task from it.
 #[derive(Debug, Default)]
 pub struct MemoryBackend {
     rows: Mutex<BTreeMap<Bytes, Bytes>>,
@@ -19,7 +20,7 @@ impl MemoryBackend {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every row, in order: what a crash model compares.
+    /// Every row, sorted: for comparisons in the crash model.
     #[must_use]
     pub fn snapshot(&self) -> Vec<(Bytes, Bytes)> {
         self.rows().iter().map(|(k, v)| (k.clone(), v.clone())).collect()

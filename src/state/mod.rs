@@ -34,21 +34,21 @@ pub use store::{Late, Spent, Store};
 /// Visitor of changed rows: key, value; `None` deletes.
 pub type VisitChanged<'a> = &'a mut dyn FnMut(&[u8], Option<&[u8]>);
 
-/// Changed rows of a resident operator, copied out of it and not encoded into [`Row`]s yet: whoever commits them does
-/// that, on a thread of its own.
+/// Changed rows that an operator with its whole state in memory hands over at a checkpoint: a copy, not yet encoded
+/// into [`Row`]s. The commit thread encodes them, so that the worker does not have to.
 pub trait LateRows: Send + Sync {
-    /// Visits every key (without the store's prefix) once, in key order; `None` deletes.
+    /// Visits every key (without the store's prefix) once, in key order; a value of `None` deletes.
     fn visit(&mut self, row: VisitChanged<'_>);
-    /// Nothing in it?
+    /// Whether there are no rows.
     fn is_empty(&self) -> bool;
-    /// A copy.
+    /// A clone, boxed.
     fn boxed(&self) -> Box<dyn LateRows>;
 }
 
 /// One row of a task's state: `None` deletes.
 pub type Row = (Bytes, Option<Bytes>);
 
-/// State could not be read or written. Poisons the task: stop, never go on on top of it.
+/// State could not be read or written. The task must stop: going on would build on damaged state.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("state: {0}")]
 pub struct StateError(pub String);

@@ -1,16 +1,17 @@
-//! Many keys in order.
+//! Sorts many keys by their order as bytes.
 //!
-//! Keys lie far apart in memory and begin alike, so a comparison is two cache misses and a walk over what they have in
-//! common. Here that is left out, and the next bytes are sorted as numbers, without looking at the keys again.
+//! Keys lie far apart in memory and often share a long prefix, so comparing two costs two cache misses and a walk over
+//! the shared prefix. This sort skips the shared prefix and compares the next 8 bytes as one number, which it keeps
+//! beside the key's index, and so rarely touches the keys themselves.
 
-/// As many bytes of a key as are compared at a time.
+/// How many bytes of a key are compared at a time.
 const HEAD: usize = 8;
-/// Fewer keys than that are compared as they are.
+/// Fewer keys than this are compared directly.
 const FEW: usize = 16;
-/// Parts of keys that are looked at before the rest is compared as it is.
+/// After so many rounds of skipping and comparing, what remains of the keys is compared directly.
 const PARTS: usize = 16;
 
-/// The numbers `0..n` in the order of their keys, those of equal keys in their own. `n` is below 2^32.
+/// The numbers `0..n` sorted by their keys; numbers with equal keys stay in order. `n` must be below 2^32.
 #[must_use]
 pub fn order<'k>(n: usize, key: impl Fn(usize) -> &'k [u8]) -> Vec<u32> {
     let n = u32::try_from(n).expect("fewer than 4 Gi keys are sorted");
@@ -19,7 +20,7 @@ pub fn order<'k>(n: usize, key: impl Fn(usize) -> &'k [u8]) -> Vec<u32> {
     keys.into_iter().map(|(_, n)| n).collect()
 }
 
-/// Sorts keys whose first `skip` bytes are the same.
+/// Sorts keys whose first `skip` bytes are equal.
 fn sort<'k>(keys: &mut [(u64, u32)], skip: usize, parts: usize, key: &impl Fn(u32) -> &'k [u8]) {
     let rest = |n: u32| &key(n)[skip..];
     let by_key = |a: &(u64, u32), b: &(u64, u32)| rest(a.1).cmp(rest(b.1)).then(a.1.cmp(&b.1));
@@ -39,7 +40,7 @@ fn sort<'k>(keys: &mut [(u64, u32)], skip: usize, parts: usize, key: &impl Fn(u3
     keys.sort_unstable_by_key(|(head, _)| *head);
     let next = skip + common + HEAD;
     for same in keys.chunk_by_mut(|a, b| a.0 == b.0).filter(|same| same.len() > 1) {
-        // Where a key has ended, zeros stand for nothing: only the keys themselves can tell.
+        // Zeros may be padding behind a key that has ended, or part of a longer key; only the keys themselves can tell.
         if same.iter().any(|(_, n)| key(*n).len() < next) {
             same.sort_unstable_by(by_key);
         } else {
@@ -63,7 +64,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Keys as they are: long common beginnings, one the beginning of another, zeros at the end.
+    /// Keys as they occur: long shared prefixes, one key a prefix of another, zeros at the end.
     pub(in crate::state) fn keys() -> impl Strategy<Value = Vec<Vec<u8>>> {
         let part = prop_oneof![
             Just(b"account-0000000000".to_vec()),

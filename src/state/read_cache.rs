@@ -1,12 +1,12 @@
-//! Rows of the backend that were read lately, also those that are not there.
+//! A cache of rows that were read from the backend lately, including keys that are known not to exist.
 //!
-//! For [`Store`](super::Store). Two generations: when the younger is full it becomes the older, and what nobody asked for
-//! since goes.
+//! Used by [`Store`](super::Store). It has two generations: when the young one is full it becomes the old one, and the
+//! entries of the former old one that were not read in the meantime are dropped.
 
 use bytes::Bytes;
 use hashbrown::HashTable;
 
-/// Memory of one entry besides its bytes, about.
+/// Approximate memory of an entry besides its key and value.
 const ENTRY_BYTES: usize = 80;
 
 struct Entry {
@@ -14,7 +14,7 @@ struct Entry {
     value: Option<Bytes>,
 }
 
-/// See the module.
+/// The cache.
 pub(super) struct Reads {
     hasher: ahash::RandomState,
     half_bytes: usize,
@@ -24,7 +24,7 @@ pub(super) struct Reads {
 }
 
 impl Reads {
-    /// None yet, and never more than about `bytes` of them.
+    /// An empty cache, which uses at most about `bytes` of memory.
     pub(super) fn new(bytes: usize) -> Reads {
         Reads {
             hasher: ahash::RandomState::new(),
@@ -35,7 +35,7 @@ impl Reads {
         }
     }
 
-    /// The row, if it is kept; `Some(None)`: it is known not to be there.
+    /// The row, if it is cached. `Some(None)`: the key is known not to exist.
     pub(super) fn get(&mut self, key: &[u8]) -> Option<Option<Bytes>> {
         let hash = self.hasher.hash_one(key);
         if let Some(entry) = self.young.find(hash, |entry| entry.key == key) {
@@ -47,7 +47,7 @@ impl Reads {
         Some(value)
     }
 
-    /// Keeps a row that was read and is not kept.
+    /// Adds a row that was read and is not cached yet.
     pub(super) fn put(&mut self, key: Bytes, value: Option<Bytes>) {
         self.add(self.hasher.hash_one(&key[..]), Entry { key, value });
     }
@@ -62,7 +62,7 @@ impl Reads {
         }
     }
 
-    /// What was read of this row is not true any more.
+    /// Drops a row that is about to change.
     pub(super) fn forget(&mut self, key: &[u8]) {
         let hash = self.hasher.hash_one(key);
         for table in [&mut self.young, &mut self.old] {
@@ -72,8 +72,8 @@ impl Reads {
         }
     }
 
-    /// Reads what `get` of these keys will, in groups: each loop does nothing but independent reads, so that the processor
-    /// runs far ahead of the slow ones.
+    /// Touches the memory that `get` will need for these keys, in groups. Each loop does independent reads only, so the
+    /// processor need not wait for one before it starts the next.
     pub(super) fn warm<'k>(&self, keys: impl IntoIterator<Item = &'k [u8]>) {
         const GROUP: usize = 64;
         let mut hashes = [0; GROUP];
@@ -86,14 +86,15 @@ impl Reads {
                 n += 1;
             }
             for (found, hash) in found.iter_mut().zip(&hashes[..n]) {
-                // The first that looks like it: mostly it is, and nothing more is promised.
+                // The first entry with this hash is almost always the right one, and warming up promises nothing more.
                 *found = self.young.find(*hash, |_| true);
             }
             let lengths = found[..n].iter().flatten().fold(0, |sum, entry| sum ^ entry.key.len());
             std::hint::black_box(lengths);
             let read = |entry: &Entry| {
                 let row = entry.value.as_ref().and_then(|value| value.first());
-                // The count of those who share the row lies elsewhere than the row, and whoever gets it moves it.
+                // A `Bytes` clone writes its reference count, which lies on another cache line than the data: touch
+                // that too.
                 let alone = entry.value.as_ref().is_some_and(Bytes::is_unique);
                 entry.key.first().copied().unwrap_or(0) ^ row.copied().unwrap_or(0) ^ u8::from(alone)
             };

@@ -1,4 +1,4 @@
-//! Records as rows: what pending calls and pending deliveries keep.
+//! Records encoded as rows: what pending calls and pending deliveries keep.
 
 use bincode::{Decode, Encode};
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use crate::model::{Headers, Origin, Record, Timestamp, Value, Window};
 
 const VERSION: u8 = 1;
 
-/// What is written: [`StoredRecord`], without copies.
+/// What is encoded: a [`StoredRecord`] that borrows instead of copying.
 #[derive(Encode)]
 struct RecordRow<'a> {
     key: Option<&'a [u8]>,
@@ -34,7 +34,7 @@ struct StoredRecord {
     offset: i64,
 }
 
-/// A record as bytes.
+/// Encodes a record.
 ///
 /// # Errors
 /// The record is larger than 64 MiB.
@@ -44,7 +44,7 @@ pub fn encode_record(record: &Record) -> Result<Bytes, StateError> {
     Ok(Bytes::from(out))
 }
 
-/// [`encode_record`], behind what is in `out` already.
+/// Like [`encode_record`], appending to `out`.
 ///
 /// # Errors
 /// The record is larger than 64 MiB; a part of it has been written.
@@ -63,10 +63,10 @@ pub fn encode_record_into(record: &Record, out: &mut Vec<u8>) -> Result<(), Stat
     encode_into(VERSION, &row, out)
 }
 
-/// Reads [`encode_record`].
+/// Decodes what [`encode_record`] wrote.
 ///
 /// # Errors
-/// The bytes are no record of this format.
+/// The bytes are not a record of this format.
 pub fn decode_record(bytes: &[u8]) -> Result<Record, StateError> {
     let stored: StoredRecord = decode(VERSION, bytes)?;
     Ok(Record {

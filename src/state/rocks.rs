@@ -1,7 +1,7 @@
-//! State in RocksDB: one database per task, one block cache and one write-buffer budget per process.
+//! State in RocksDB: one database per task; the block cache and the write-buffer budget are shared by the process.
 //!
-//! The only home of `rocksdb`. The log is written but not synced: a killed process loses nothing that was written, a
-//! machine that loses power loses a tail, and the changelog has it. Every write is one sorted batch.
+//! The only place that uses `rocksdb`. Its write-ahead log is written but not synced: a killed process loses nothing,
+//! and a machine that loses power loses recent writes that are still in the changelog. Every write is one sorted batch.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub struct RocksEnv {
 }
 
 impl RocksEnv {
-    /// `cache_bytes` for blocks, `write_bytes` for all memtables together.
+    /// `cache_bytes` for blocks, `write_bytes` for the memtables of all databases together.
     #[must_use]
     pub fn new(cache_bytes: usize, write_bytes: usize) -> RocksEnv {
         RocksEnv {
@@ -37,7 +37,7 @@ pub struct RocksBackend {
     db: Arc<DB>,
 }
 
-/// What RocksDB adds to a row in a batch, bytes at most: a tag and two lengths.
+/// The most that RocksDB adds to a row in a batch, in bytes: a tag and two lengths.
 const FRAME_BYTES: usize = 11;
 
 fn failed(what: &str, error: &rocksdb::Error) -> StateError {
@@ -45,7 +45,7 @@ fn failed(what: &str, error: &rocksdb::Error) -> StateError {
 }
 
 impl RocksBackend {
-    /// Opens or makes the database in `dir`.
+    /// Opens the database in `dir`, or creates it.
     ///
     /// # Errors
     /// The directory cannot be used, another process holds it, or the files are damaged.
@@ -68,7 +68,7 @@ impl RocksBackend {
         Ok(RocksBackend { db: Arc::new(db) })
     }
 
-    /// Opens the database in `dir` to look into it: nothing is written, not even what a recovery would write.
+    /// Opens the database in `dir` for looking at it. Nothing is written, not even what a recovery would write.
     ///
     /// # Errors
     /// There is no database, or its files are damaged.
@@ -78,7 +78,7 @@ impl RocksBackend {
         Ok(RocksBackend { db: Arc::new(db) })
     }
 
-    /// Bytes on disk, about.
+    /// Approximate size on disk, in bytes.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
         self.db.property_int_value("rocksdb.total-sst-files-size").ok().flatten().unwrap_or(0)

@@ -1,7 +1,8 @@
-//! Rows that a cache writes into a sealed epoch, some thousands at a time: copied into one buffer and put in order by key.
+//! A run: rows that a cache writes into a sealed epoch, some thousands at a time, copied into one buffer and sorted by
+//! key.
 //!
-//! [`Cells`](super::Cells) makes them, [`Store`](super::Store) keeps them until the epoch is applied. A sorted map would do
-//! the same; putting rows into one cost as much as all the rest of a count.
+//! [`Cells`](super::Cells) makes runs, [`Store`](super::Store) keeps them until the epoch is applied. A sorted map
+//! would do too, but inserting the rows into one cost as much as everything else that a `count` does.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use super::StateError;
 use super::order::order;
 
-/// Where a row lies in the buffer: key, and the row behind it.
+/// Where a row lies in the buffer: its key, and the value right after it.
 #[derive(Clone, Copy)]
 struct Place {
     at: usize,
@@ -26,7 +27,7 @@ impl Place {
     }
 }
 
-/// Rows on their way into the sealed epoch, in any order.
+/// A run that is being filled, in any order.
 pub struct RunBuilder {
     prefix: Bytes,
     bytes: Vec<u8>,
@@ -34,21 +35,22 @@ pub struct RunBuilder {
 }
 
 impl RunBuilder {
-    /// No rows; every key begins with `prefix`.
+    /// An empty run; every key gets `prefix` in front.
     pub(super) fn new(prefix: Bytes) -> RunBuilder {
         RunBuilder { prefix, bytes: Vec::new(), places: Vec::new() }
     }
 
-    /// Makes room for so many rows of about that many bytes.
+    /// Reserves room for this many rows of about `row_bytes` bytes.
     pub fn reserve(&mut self, rows: usize, row_bytes: usize) {
         self.places.reserve(rows);
         self.bytes.reserve(rows * (self.prefix.len() + row_bytes));
     }
 
-    /// Adds a row, which `write` appends to what it is given. How long the row is, in bytes. No key may come twice.
+    /// Adds a row: `write` appends its value to the buffer. Returns the value's length in bytes. No key may be added
+    /// twice.
     ///
     /// # Errors
-    /// `write` failed: the row is not there.
+    /// `write` failed: the row was not added.
     pub fn push(
         &mut self,
         key: &[u8],
@@ -67,7 +69,7 @@ impl RunBuilder {
         Ok(row_len)
     }
 
-    /// No rows?
+    /// Whether the run has no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
@@ -81,7 +83,7 @@ impl RunBuilder {
     }
 }
 
-/// Rows with their full keys, ascending, each key once.
+/// Rows with their full keys, sorted, each key once.
 pub(super) struct Run {
     bytes: Bytes,
     places: Vec<Place>,
@@ -102,14 +104,14 @@ impl Run {
         self.places.iter().map(|place| place.key(&self.bytes))
     }
 
-    /// Both, without a copy.
+    /// Key and value of row `n`, sharing the buffer.
     fn shared(&self, n: usize) -> (Bytes, Bytes) {
         let Place { at, key_len, row_len } = self.places[n];
         (self.bytes.slice(at..at + key_len), self.bytes.slice(at + key_len..at + key_len + row_len))
     }
 }
 
-/// The row of a full key in runs that have no key in common.
+/// The row of a full key. No two of the runs may have a key in common.
 pub(super) fn get<'r>(runs: &'r [Run], key: &[u8]) -> Option<&'r [u8]> {
     runs.iter().find_map(|run| {
         let found = run.places.binary_search_by(|place| place.key(&run.bytes).cmp(key));
@@ -117,7 +119,7 @@ pub(super) fn get<'r>(runs: &'r [Run], key: &[u8]) -> Option<&'r [u8]> {
     })
 }
 
-/// The rows of runs that have no key in common, by key.
+/// The rows of all runs, sorted by key. No two of the runs may have a key in common.
 pub(super) fn sorted(runs: &[Run]) -> impl Iterator<Item = (Bytes, Bytes)> + '_ {
     let all: Vec<(usize, usize)> = runs
         .iter()
@@ -131,7 +133,8 @@ pub(super) fn sorted(runs: &[Run]) -> impl Iterator<Item = (Bytes, Bytes)> + '_ 
     })
 }
 
-/// The rows of such runs with `from <= key < to`, by key; begins at once, however many there are.
+/// The rows of such runs with `from <= key < to`, sorted by key. Lazy: it takes no time in advance, however many rows
+/// there are.
 pub(super) fn range<'r>(
     runs: &'r [Run],
     from: &[u8],
@@ -171,7 +174,7 @@ mod tests {
             let model: std::collections::BTreeMap<Vec<u8>, Vec<u8>> =
                 keys.into_iter().enumerate().map(|(n, key)| (key, n.to_string().into_bytes())).collect();
             let mut rows = model.iter().collect::<Vec<_>>();
-            // No order that the runs could profit from.
+            // An arbitrary order, so that the runs do not get sorted rows.
             rows.sort_by_key(|(key, _)| key.iter().fold(7u64, |sum, b| sum.wrapping_mul(31) ^ u64::from(*b)));
             let mut runs = Vec::new();
             let mut rest = rows.as_slice();

@@ -1,13 +1,14 @@
-//! What an operator sees of its state: a sorted map of bytes, with the current epoch's changes on top.
+//! A store: an operator's view of its state, a sorted map of bytes with the current epoch's changes on top.
 //!
-//! Reads look at the open epoch, then at the sealed one (not applied yet), then at the backend. [`Store::begin_seal`]
-//! makes the open layer the sealed one; a cache that keeps changes of its own may add them with
-//! [`Store::put_run`], bit by bit, and everybody sees them from then on; [`Store::end_seal`] hands the layer out, and `applied` lets it go once the backend
-//! has the rows. None of them takes longer for more rows: rows are made, and memory is freed, by whoever commits. A
-//! key that is new and goes away within one epoch never leaves memory.
+//! It has three layers: the open epoch, the sealed epoch (committing, not applied yet), and the backend. A read takes
+//! the first that has the key. [`Store::begin_seal`] turns the open layer into the sealed one; a cache with changes of
+//! its own adds them piece by piece ([`Store::put_run`]), and reads see them from then on; [`Store::end_seal`] hands
+//! the layer to whoever commits, and [`Store::applied`] drops it once the backend has the rows. None of these calls
+//! takes longer for more rows: the commit thread encodes the rows and frees their memory. A key that is added and
+//! removed within one epoch is never written at all.
 //!
-//! A store may keep rows that it read from the backend ([`Store::keep_reads`]). A row that is set or deleted is forgotten
-//! there at once; until the backend has the change, the upper layers answer for it.
+//! A store may cache rows that it read from the backend ([`Store::keep_reads`]). Setting or deleting a row drops it
+//! from that cache at once; until the backend has the change, the upper layers answer for the key.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -26,13 +27,13 @@ const BUFFER_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 struct Change {
     value: Option<Bytes>,
-    /// The key is known to be in no lower layer: deleting it needs no row.
+    /// The key is known to be in no lower layer, so deleting it needs no row.
     fresh: bool,
 }
 
 type Layer = BTreeMap<Bytes, Change>;
 
-/// The changes of the sealed epoch; where both have a key, the runs are right.
+/// The changes of the sealed epoch. If a key is in both, the run counts.
 #[derive(Default)]
 struct SealedLayer {
     changes: Layer,
@@ -57,7 +58,8 @@ impl SealedLayer {
     }
 }
 
-/// A layer that is not needed any more. To drop it takes as long as there are rows: on a thread that has the time.
+/// A layer that is no longer needed. Dropping it takes time proportional to its rows, so leave that to a thread that
+/// has the time.
 pub struct Spent {
     _layer: Arc<SealedLayer>,
 }
@@ -68,7 +70,7 @@ enum LateKind {
     Layer(Arc<SealedLayer>),
 }
 
-/// Two sorted sequences of changes as one; of a key that both have, the upper one's.
+/// Merges two sorted sequences of changes; if both have a key, `upper` counts.
 fn over<'a>(
     upper: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
     lower: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
@@ -93,12 +95,12 @@ fn within<'a>(
     layer.range::<[u8], _>(range).map(|(k, change)| (&k[..], change.value.as_deref()))
 }
 
-/// Rows of a sealed epoch that nobody has made yet.
+/// Rows of a sealed epoch that are not encoded yet.
 #[derive(Clone)]
 pub struct Late(LateKind);
 
 impl Late {
-    /// Appends the rows with their full keys, sorted. Rows of resident operators are copied, many into one buffer.
+    /// Appends the rows with their full keys, sorted. Rows of resident operators are copied into shared buffers.
     pub fn append_to(self, rows: &mut Vec<Row>) {
         let (prefix, mut late) = match self.0 {
             LateKind::Layer(layer) => return layer.append_to(rows),
@@ -134,22 +136,23 @@ impl std::fmt::Debug for Late {
     }
 }
 
-/// One store of one node of one task. Keys and values given and taken are without the store's prefix.
+/// One store of one node of one task. Callers give and get keys without the store's prefix.
 pub struct Store {
     prefix: Bytes,
     open: Layer,
     late: Vec<Late>,
-    /// Nobody else has it until `end_seal`.
+    /// Shared with the commit thread only between `end_seal` and `applied`.
     sealed: Arc<SealedLayer>,
-    /// Only behind [`Store::keep_reads`], by key without the prefix. A cell, since reading does not change the store.
+    /// The cache behind [`Store::keep_reads`], by key without the prefix. A cell, because a read does not change the
+    /// store.
     reads: Option<RefCell<Reads>>,
-    /// Kept for its memory: the full key of a row that is looked for.
+    /// A buffer for the full key of a row that is looked up, kept to save allocations.
     scratch: RefCell<Vec<u8>>,
     backend: Arc<dyn Backend>,
 }
 
 impl Store {
-    /// The store `name` over a backend. Names are identity: they are part of every key on disk.
+    /// The store called `name`. The name is part of every key on disk, so renaming a store loses its rows.
     #[must_use]
     pub fn new(name: &str, backend: Arc<dyn Backend>) -> Store {
         let mut prefix = BytesMut::with_capacity(name.len() + 1);
@@ -166,20 +169,20 @@ impl Store {
         }
     }
 
-    /// Keeps rows that were read in memory, `bytes` of them at most: for operators that keep nothing themselves.
+    /// Caches rows that were read, up to `bytes` of them: for operators that have no cache of their own.
     pub fn keep_reads(&mut self, bytes: usize) {
         self.reads = Some(RefCell::new(Reads::new(bytes)));
     }
 
-    /// The row is about to change: what was read of it is not the newest any more.
+    /// Drops a row from the read cache, since it is about to change.
     fn forget_read(&mut self, key: &[u8]) {
         if let Some(reads) = &mut self.reads {
             reads.get_mut().forget(key);
         }
     }
 
-    /// Reads what [`Store::get`] of these keys will need, so that the cache misses of many keys overlap. Changes nothing;
-    /// only for stores that keep what they read.
+    /// Touches the memory that [`Store::get`] will need for these keys, so that the cache misses of many keys overlap.
+    /// Changes nothing. Only for stores with a read cache.
     pub fn warm<'k>(&self, keys: impl IntoIterator<Item = &'k [u8]>) {
         if let Some(reads) = &self.reads {
             reads.borrow().warm(keys);
@@ -201,8 +204,8 @@ impl Store {
         self.look_up(key, &self.sealed.runs)
     }
 
-    /// [`Store::get`] for the cache that has put its rows into the sealed epoch ([`Store::put_run`]) and has them in memory
-    /// until it is applied: it never asks for one of these, so the runs are not searched.
+    /// [`Store::get`] without searching the runs: for the cache that wrote them. It has those rows in memory until the
+    /// epoch is applied, so it never asks for one of them.
     ///
     /// # Errors
     /// The backend failed.
@@ -231,7 +234,7 @@ impl Store {
             return Ok(change.value.clone());
         }
         if let Some(row) = run::get(runs, &full) {
-            // A slice would keep the whole run in memory.
+            // A slice would keep the memory of the whole run alive.
             return Ok(Some(Bytes::copy_from_slice(row)));
         }
         if let Some(change) = self.sealed.changes.get(&full[..]) {
@@ -273,15 +276,15 @@ impl Store {
         }
     }
 
-    /// Rows of a resident structure: handed on by [`Store::end_seal`], not read back by `get`. For operators that
-    /// keep their whole state in memory.
+    /// Adds rows of an operator that has its whole state in memory. [`Store::end_seal`] hands them on; `get` does not
+    /// see them.
     pub fn push_rows(&mut self, rows: Box<dyn LateRows>) {
         if !rows.is_empty() {
             self.late.push(Late(LateKind::Resident { prefix: self.prefix.clone(), rows }));
         }
     }
 
-    /// Visits `from <= key < to` in key order; `to` of `None` is the end of the store.
+    /// Visits `from <= key < to` in key order; a `to` of `None` is the end of the store.
     ///
     /// # Errors
     /// The backend failed.
@@ -326,19 +329,19 @@ impl Store {
         Ok(())
     }
 
-    /// Has the epoch that is being sealed changes so far?
+    /// Whether the sealed epoch has changes so far.
     #[must_use]
     pub fn has_sealed(&self) -> bool {
         !self.sealed.is_empty() || !self.late.is_empty()
     }
 
-    /// [`Store::begin_seal`] and [`Store::end_seal`], with everything as rows, sorted by key.
+    /// [`Store::begin_seal`] and [`Store::end_seal`] in one, with everything encoded into rows, sorted by key.
     pub fn seal(&mut self, rows: &mut Vec<Row>) {
         self.begin_seal();
         self.end_seal_rows(rows);
     }
 
-    /// [`Store::end_seal`], with everything as rows, sorted by key.
+    /// [`Store::end_seal`] with everything encoded into rows, sorted by key.
     pub fn end_seal_rows(&mut self, rows: &mut Vec<Row>) {
         let (from, mut late) = (rows.len(), Vec::new());
         self.end_seal(&mut late);
@@ -346,20 +349,20 @@ impl Store {
         rows[from..].sort_by(|a, b| a.0.cmp(&b.0));
     }
 
-    /// Ends the epoch: its changes are those of the sealed one from now on. Only one sealed epoch at a time: the one
-    /// before must have been applied.
+    /// Ends the epoch: its changes become the sealed layer. The epoch sealed before must have been applied, since there
+    /// is only one sealed layer.
     pub fn begin_seal(&mut self) {
         debug_assert!(self.sealed.is_empty(), "one sealed epoch at a time");
         self.sealed = Arc::new(SealedLayer { changes: std::mem::take(&mut self.open), runs: Vec::new() });
     }
 
-    /// A run to be filled for [`Store::put_run`].
+    /// An empty run for [`Store::put_run`].
     #[must_use]
     pub fn new_run(&self) -> RunBuilder {
         RunBuilder::new(self.prefix.clone())
     }
 
-    /// Sets rows as they were when the epoch was sealed; between `begin_seal` and `end_seal`, each key once.
+    /// Adds rows as they were when the epoch was sealed. Only between `begin_seal` and `end_seal`, and each key once.
     pub fn put_run(&mut self, run: RunBuilder) {
         if run.is_empty() {
             return;
@@ -373,7 +376,7 @@ impl Store {
         sealed.runs.push(run);
     }
 
-    /// The sealed epoch is whole: hands out its rows, and what resident operators have handed over.
+    /// Completes the sealed epoch: hands out its rows, and those of operators with their whole state in memory.
     pub fn end_seal(&mut self, late: &mut Vec<Late>) {
         late.append(&mut self.late);
         if !self.sealed.is_empty() {
@@ -381,7 +384,7 @@ impl Store {
         }
     }
 
-    /// The backend has the sealed rows. What is given back may be dropped anywhere.
+    /// Called when the backend has the sealed rows. The returned layer may be dropped on any thread.
     pub fn applied(&mut self) -> Option<Spent> {
         let layer = std::mem::take(&mut self.sealed);
         (!layer.is_empty()).then_some(Spent { _layer: layer })
@@ -396,14 +399,14 @@ mod tests {
 
     const KEYS: u8 = 12;
 
-    /// What may happen to a store and to a cache in front of it that writes its rows as runs.
+    /// What can happen to a store and to a cache in front of it that writes its rows as runs.
     #[derive(Clone, Copy, Debug)]
     enum Step {
         Put(u8),
         PutNew(u8),
         Delete(u8),
         BeginSeal,
-        /// This key's row as it was when the epoch ended; more rows may come into the same run.
+        /// This key's row as it was when the epoch ended; the flag says whether more rows go into the same run.
         Run(u8, bool),
         EndSeal,
         Apply,
@@ -458,12 +461,12 @@ mod tests {
         /// Keys that are in runs.
         keys: std::collections::BTreeSet<u8>,
         run: RunBuilder,
-        /// What is in `run`, which the store does not have yet.
+        /// Rows in `run`, which the store does not have yet.
         rows: Vec<(u8, Bytes)>,
     }
 
-    /// Plays the steps; after each of them every key has the value that the model has, by `get` and by `scan`, and what is
-    /// applied is what the map was when the epoch ended.
+    /// Plays the steps. After each one, `get` and `scan` must agree with the model for every key, and what is applied
+    /// must be the map as it was when the epoch ended.
     fn play(steps: &[Step], kept: Option<usize>) -> Result<(), TestCaseError> {
         let backend = Arc::new(MemoryBackend::default());
         let mut store = Store::new("n", Arc::clone(&backend) as Arc<dyn Backend>);

@@ -1,5 +1,5 @@
-//! A bound on how deep a value may be, for schemas that contain themselves: a list of lists of lists in a few bytes would
-//! need more stack than there is. Every other schema has a depth of its own.
+//! A depth limit for values of recursive schemas: a few bytes can encode lists nested so deep that decoding them
+//! overflows the stack. A schema that is not recursive limits the depth of its values itself.
 
 use std::collections::HashMap;
 
@@ -8,10 +8,10 @@ use apache_avro::schema::Name;
 
 use super::to_json::real;
 
-/// Deeper is refused.
+/// Deeper values are refused.
 const DEPTH_MAX: usize = 64;
 
-/// Does the schema contain itself?
+/// Whether the schema contains itself.
 pub(super) fn is_recursive(schema: &Schema, names: &HashMap<Name, Schema>) -> bool {
     fn walk<'a>(schema: &'a Schema, names: &'a HashMap<Name, Schema>, above: &mut Vec<&'a Name>) -> bool {
         match real(schema, names) {
@@ -33,7 +33,7 @@ pub(super) fn is_recursive(schema: &Schema, names: &HashMap<Name, Schema>) -> bo
     walk(schema, names, &mut Vec::new())
 }
 
-/// Looks through a value without keeping anything of it.
+/// Walks over an encoded value without building it.
 pub(super) fn check(bytes: &[u8], schema: &Schema, names: &HashMap<Name, Schema>) -> Result<(), String> {
     Walk { bytes, names }.skip(schema, 0)
 }
@@ -75,7 +75,7 @@ impl Walk<'_> {
                 let branch = union.variants().get(at).ok_or("no such branch of a union")?;
                 self.skip(branch, depth)
             }
-            // All others are one number.
+            // Every other type is a single number.
             _ => self.number().map(drop),
         }
     }
@@ -87,7 +87,7 @@ impl Walk<'_> {
                 return Ok(());
             }
             if count < 0 {
-                // A negative count has the block's bytes behind it.
+                // A negative count is followed by the size of the block in bytes.
                 self.number()?;
                 count = count.saturating_neg();
             }

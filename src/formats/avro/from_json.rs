@@ -1,4 +1,4 @@
-//! From JSON to an Avro value. Strict: nothing is left out, cut off or guessed.
+//! From JSON to an Avro value. Strict: nothing is dropped, truncated or guessed.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -18,16 +18,16 @@ pub(super) fn value(json: &Json, schema: &Schema, names: &HashMap<Name, Schema>)
     Maker { names, path: String::new(), default: false }.value(json, schema)
 }
 
-/// The value of a field's default, as a schema writes it.
+/// The value of a field's default, in the form in which schemas write it.
 pub(super) fn default(json: &Json, schema: &Schema, names: &HashMap<Name, Schema>) -> Result<Value, String> {
     Maker { names, path: String::new(), default: true }.value(json, schema)
 }
 
 struct Maker<'a> {
     names: &'a HashMap<Name, Schema>,
-    /// Where we are: `lines[0].sku`.
+    /// The path of the current value, for messages: `lines[0].sku`.
     path: String,
-    /// In a schema's default value bytes are text, one character for each.
+    /// Whether this is a schema's default, where bytes are text with one character per byte.
     default: bool,
 }
 
@@ -123,9 +123,9 @@ impl Maker<'_> {
         BASE64.decode(text).ok()
     }
 
-    /// The first branch that takes the value; `null` before all others for a null.
+    /// The first branch that accepts the value; for null, a `null` branch comes before all others.
     fn union(&mut self, json: &Json, branches: &[Schema]) -> Result<Value, String> {
-        // A default is one of the first branch.
+        // A default must fit the first branch.
         let tried = if self.default { &branches[..branches.len().min(1)] } else { branches };
         let mut errors = Vec::new();
         for (at, branch) in tried.iter().enumerate() {
@@ -138,7 +138,7 @@ impl Maker<'_> {
             }
         }
         match (errors.pop(), errors.is_empty()) {
-            // With one branch it could be, its own complaint says more.
+            // If only one branch was possible, its own error says more.
             (Some(error), true) => Err(error),
             _ => {
                 let names: Vec<String> =
@@ -174,7 +174,7 @@ impl Maker<'_> {
         Ok(Value::Record(fields))
     }
 
-    /// Does something one step further down.
+    /// Runs `f` for a value one step further down the path.
     fn at<T>(&mut self, step: &str, f: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<T, String> {
         let before = self.path.len();
         self.path.push_str(step);
@@ -191,7 +191,7 @@ impl Maker<'_> {
         }
         let mut out = String::new();
         if !self.path.is_empty() {
-            // Writing to text does not fail.
+            // Writing to a string cannot fail.
             write!(out, "`{}`: ", self.path).unwrap_or_default();
         }
         out + &format!("{shown} is no {what}")
@@ -210,7 +210,7 @@ fn takes_null(schema: &Schema) -> bool {
     }
 }
 
-/// What people call it.
+/// The schema's type in plain words, for messages.
 fn name(schema: &Schema) -> String {
     let logical = match schema {
         Schema::Null => "null",
@@ -246,14 +246,14 @@ fn name(schema: &Schema) -> String {
     logical.to_owned()
 }
 
-/// A double that a float can hold, rounded.
+/// The double as a float, rounded, if a float can hold it.
 #[expect(clippy::cast_possible_truncation, reason = "rounding is what a float column asks for")]
 fn float(n: f64) -> Option<f32> {
     let float = n as f32;
     float.is_finite().then_some(float)
 }
 
-/// The digits of a number or of text with a number.
+/// The digits of a number, or of text that is a number.
 fn number_text(json: &Json) -> Option<String> {
     match json {
         Json::String(text) => Some(text.clone()),
@@ -262,7 +262,7 @@ fn number_text(json: &Json) -> Option<String> {
     }
 }
 
-/// Two's complement of a decimal without its point. More digits behind it than the scale has are refused.
+/// Two's complement of a decimal's unscaled value. More decimal places than the scale allows are refused.
 fn decimal_bytes(text: &str, scale: usize, precision: usize) -> Option<Vec<u8>> {
     let (sign, digits) = match text.strip_prefix('-') {
         Some(digits) => (-1, digits),
@@ -279,7 +279,7 @@ fn decimal_bytes(text: &str, scale: usize, precision: usize) -> Option<Vec<u8>> 
         return None;
     }
     let bytes = (sign * unscaled).to_be_bytes();
-    // The shortest that keeps the sign.
+    // The shortest form that keeps the sign.
     let lead = if sign < 0 && unscaled != 0 { 0xff } else { 0 };
     let mut start = 0;
     while start < 15 && bytes[start] == lead && (bytes[start + 1] & 0x80 != 0) == (lead == 0xff) {

@@ -1,8 +1,8 @@
-//! Avro: schemas, and values as JSON. The one home of `apache_avro`.
+//! Avro: schemas, and values as JSON. The only place that uses `apache_avro`.
 //!
-//! JSON is the plain one that people write, not Avro's own JSON encoding: a union is the value itself, bytes are
+//! The JSON is the plain one that people write, not Avro's JSON encoding: a union is the value itself, bytes are
 //! base64, dates and times are text (`2024-01-02`, `12:34:56.789`, `2024-01-02T03:04:05.678Z`), a decimal is text with
-//! all its digits. What a value may be is in `to_json` and `from_json`, in the README as a table.
+//! all its digits. `to_json` and `from_json` have the details; the README has them as a table.
 
 mod depth;
 mod from_json;
@@ -20,19 +20,19 @@ use crate::model::{Json, Shape};
 /// A schema.
 pub struct AvroSchema {
     schema: Schema,
-    /// Records, enums and fixed by full name.
+    /// Records, enums and fixed types by full name.
     names: HashMap<Name, Schema>,
     recursive: bool,
 }
 
-/// No part of a value is longer: no message is. The library's own bound is 512 MiB.
+/// Largest part of a value, in bytes; no Kafka message is larger. The library's own limit is 512 MiB.
 const BYTES_MAX: usize = 16 << 20;
 
 impl AvroSchema {
-    /// Reads a schema, and those that it refers to.
+    /// Parses a schema, and those that it refers to.
     ///
     /// # Errors
-    /// It is no Avro schema, for people.
+    /// The text is not an Avro schema, with the reason in words.
     pub fn parse(text: &str, references: &[(String, String)]) -> Result<AvroSchema, String> {
         apache_avro::util::max_allocation_bytes(BYTES_MAX);
         let others: Vec<&str> = references.iter().map(|(_, text)| text.as_str()).collect();
@@ -50,10 +50,10 @@ impl AvroSchema {
         Ok(AvroSchema { schema, names, recursive })
     }
 
-    /// The JSON that the bytes mean. `reader`: the schema to see it with.
+    /// Decodes bytes to JSON. `reader`: the schema to see the value with.
     ///
     /// # Errors
-    /// The bytes do not fit the schema, or this schema does not fit the reader's.
+    /// The bytes do not fit the schema, or the schema cannot be resolved to the reader's.
     pub fn decode(&self, mut bytes: &[u8], reader: Option<&AvroSchema>) -> Result<Json, String> {
         if self.recursive {
             depth::check(bytes, &self.schema, &self.names)?;
@@ -75,10 +75,10 @@ impl AvroSchema {
         to_json::json(value, &schema.schema, &schema.names)
     }
 
-    /// The bytes of a JSON value.
+    /// Encodes a JSON value, appending to `out`.
     ///
     /// # Errors
-    /// The value does not fit, with the field that does not.
+    /// The value does not fit; the message names the field.
     pub fn encode(&self, json: &Json, out: &mut Vec<u8>) -> Result<(), String> {
         let value = from_json::value(json, &self.schema, &self.names)?;
         let bytes = if self.names.is_empty() {
@@ -90,19 +90,20 @@ impl AvroSchema {
         Ok(())
     }
 
-    /// The JSON of a key's text: a schema of text takes it as it is, every other one reads it as JSON.
+    /// Whether the schema is a string. The text of a key is such a schema's value as it is, and JSON for any other
+    /// schema.
     #[must_use]
     pub fn is_text(&self) -> bool {
         matches!(self.schema, Schema::String | Schema::Uuid | Schema::Enum(_))
     }
 
-    /// What is known of its values.
+    /// What is known of its values before any record.
     #[must_use]
     pub fn shape(&self) -> Shape {
         to_json::shape(&self.schema, &self.names, 0)
     }
 
-    /// What has to be known beside the schema: itself, since it holds all of its names.
+    /// Schemas that parsing values may refer to: only this one, since it holds all of its names.
     fn others(&self) -> Vec<&Schema> {
         vec![&self.schema]
     }
@@ -125,7 +126,7 @@ mod tests {
         assert_eq!(schema.decode(bytes, None), Ok(value), "{kind}");
     }
 
-    /// Bytes by the specification's section "Binary Encoding", by hand.
+    /// The bytes are written by hand after the specification's section "Binary Encoding".
     #[test]
     fn every_type_has_its_json() {
         round(json!("boolean"), json!(true), &[1]);
@@ -234,7 +235,7 @@ mod tests {
         assert!(round(millis, json!(64), logical("long", "timestamp-micros")).is_err());
     }
 
-    /// Bytes that fastavro wrote: see `make.py` beside them.
+    /// Reads bytes that fastavro wrote; `make.py` beside them wrote the files.
     #[test]
     fn what_others_wrote_is_read() {
         let all: Json = serde_json::from_str(include_str!("../../../tests/fixtures/registry/fixtures.json"))

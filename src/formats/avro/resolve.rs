@@ -1,6 +1,6 @@
-//! A value as a reader's schema sees it: the specification's section "Schema Resolution".
+//! Schema resolution: a value as a reader's schema sees it (the specification's section "Schema Resolution").
 //!
-//! The library has this too (`Value::resolve`), but refuses decimals whose bytes are fewer than their precision allows
+//! The library can do this too (`Value::resolve`), but it refuses decimals with fewer bytes than their precision allows
 //! (apache-avro 0.21), which is most of them.
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use super::AvroSchema;
 use super::from_json;
 use super::to_json::real;
 
-/// The value of the writer's schema as a value of the reader's.
+/// Converts a value of the writer's schema to the reader's.
 pub(super) fn resolve(value: Value, writer: &AvroSchema, reader: &AvroSchema) -> Result<Value, String> {
     let both = Both { writer: &writer.names, reader: &reader.names };
     both.value(value, &writer.schema, &reader.schema)
@@ -34,7 +34,7 @@ impl Both<'_> {
         match (value, reader) {
             (value, Schema::Union(union)) => {
                 let branches = || union.variants().iter().enumerate();
-                // The branch of the same type before one that takes the value too.
+                // A branch of the same type is preferred to one that merely accepts the value.
                 let same = branches().filter(|(_, branch)| self.is_same(writer, branch));
                 for (at, branch) in same.chain(branches()) {
                     if let Ok(found) = self.value(value.clone(), writer, branch) {
@@ -114,7 +114,8 @@ impl Both<'_> {
     }
 }
 
-/// Numbers, text and bytes, with the specification's promotions. A logical type is its own, or that of the type below.
+/// Numbers, text and bytes, with the specification's promotions. A value of a logical type becomes the same logical
+/// type or its base type.
 #[expect(clippy::cast_precision_loss, reason = "the specification promotes a long to a float or a double")]
 fn scalar(value: &Value, reader: &Schema) -> Option<Value> {
     let whole = match value {
@@ -131,7 +132,7 @@ fn scalar(value: &Value, reader: &Schema) -> Option<Value> {
     };
     let plain = matches!(value, Value::Int(_) | Value::Long(_));
     let small = whole.and_then(|n| i32::try_from(n).ok());
-    // Of another logical type than its own a value would mean something else.
+    // As another logical type the value would mean something else.
     let long = |own: bool| whole.filter(|_| own || plain);
     Some(match (reader, value) {
         (Schema::Null, Value::Null)

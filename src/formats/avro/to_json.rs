@@ -11,10 +11,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use super::time_text;
 use crate::model::{Field, Json, Shape};
 
-/// Deeper is no type that anybody needs to know: a schema that contains itself.
+/// Deeper than this nothing is said about a type: the schema contains itself.
 const DEPTH_MAX: usize = 16;
 
-/// The schema that a name stands for.
+/// Follows a name to the schema it stands for.
 pub(super) fn real<'a>(schema: &'a Schema, names: &'a HashMap<Name, Schema>) -> &'a Schema {
     match schema {
         Schema::Ref { name } => names.get(name).unwrap_or(schema),
@@ -22,7 +22,7 @@ pub(super) fn real<'a>(schema: &'a Schema, names: &'a HashMap<Name, Schema>) -> 
     }
 }
 
-/// The JSON of a value. The schema says how many digits of a decimal stand behind the point.
+/// A value as JSON. The schema says how many decimal places a decimal has.
 pub(super) fn json(value: Value, schema: &Schema, names: &HashMap<Name, Schema>) -> Result<Json, String> {
     let schema = real(schema, names);
     Ok(match value {
@@ -30,7 +30,7 @@ pub(super) fn json(value: Value, schema: &Schema, names: &HashMap<Name, Schema>)
         Value::Boolean(b) => Json::Bool(b),
         Value::Int(n) => Json::from(n),
         Value::Long(n) => Json::from(n),
-        // The shortest decimal that is this float, not the double that is nearest to it.
+        // The shortest decimal that reads back as this float, rather than the exact value of the float as a double.
         Value::Float(n) => number(n.to_string().parse().unwrap_or(f64::from(n)))?,
         Value::Double(n) => number(n)?,
         Value::String(text) | Value::Enum(_, text) => Json::String(text),
@@ -50,7 +50,7 @@ pub(super) fn json(value: Value, schema: &Schema, names: &HashMap<Name, Schema>)
         }
         Value::Map(fields) => {
             let Schema::Map(map) = schema else { return Err("a map without its schema".into()) };
-            // A map has no order; JSON text should.
+            // Sorted, since an Avro map has no order and the JSON text should be the same each time.
             let fields: BTreeMap<String, Value> = fields.into_iter().collect();
             let fields = fields.into_iter().map(|(name, value)| Ok((name, json(value, &map.types, names)?)));
             Json::Object(fields.collect::<Result<_, String>>()?)
@@ -91,7 +91,7 @@ fn number(n: f64) -> Result<Json, String> {
     serde_json::Number::from_f64(n).map(Json::Number).ok_or_else(|| format!("{n} is no JSON number"))
 }
 
-/// Two's complement, big-endian, with a point before the last `scale` digits.
+/// A decimal as text: two's complement, big-endian, with `scale` decimal places.
 fn decimal_text(bytes: &[u8], scale: usize) -> Result<String, String> {
     if bytes.len() > 16 {
         return Err("a decimal of more than 38 digits".into());
@@ -106,7 +106,7 @@ fn decimal_text(bytes: &[u8], scale: usize) -> Result<String, String> {
     Ok(format!("{sign}{whole}{point}{part}"))
 }
 
-/// What is known of the JSON of a schema's values.
+/// What is known of the JSON of a schema's values before any record.
 pub(super) fn shape(schema: &Schema, names: &HashMap<Name, Schema>, depth: usize) -> Shape {
     if depth > DEPTH_MAX {
         return Shape::Any;
@@ -150,7 +150,7 @@ pub(super) fn shape(schema: &Schema, names: &HashMap<Name, Schema>, depth: usize
     }
 }
 
-/// A nullable union is its type with a question mark.
+/// A field; a union with null is an optional field of the other type.
 fn inner_field(schema: &Schema, names: &HashMap<Name, Schema>, depth: usize) -> Field {
     if let Schema::Union(union) = real(schema, names)
         && let [Schema::Null, other] | [other, Schema::Null] = union.variants()

@@ -1,8 +1,8 @@
-//! What librdkafka's callbacks know and do: which partitions are the member's, and how they are given away.
+//! What librdkafka's callbacks know and do: which partitions this member has, and how they are given away.
 //!
-//! Runs on the poller's thread, and on the thread of whoever drops the consumer last. Invariants: a partition is fresh
-//! (assigned, not handed over), live (handed over) or not ours; a revoke returns when the runtime has let go, or at its
-//! deadline; once closed, callbacks do nothing.
+//! Runs on the poller's thread, and on the thread that drops the consumer last. Invariants: a partition is fresh
+//! (assigned, not handed over to the runtime yet), live (handed over), or not ours; a revoke returns when the runtime
+//! has let go of the partitions, or at its deadline; once closed, callbacks do nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,15 +20,15 @@ use super::GroupEvent;
 use crate::kafka::remind::Lost;
 use crate::kafka::{TopicPartition, ffi, log};
 
-/// What the poller's callbacks know. The poller and whoever drops the consumer last touch it.
+/// The state that the callbacks share with the poller.
 pub(super) struct Context {
     pub(super) on_event: Box<dyn Fn(GroupEvent) + Send + Sync>,
     pub(super) topics: Vec<Arc<str>>,
     pub(super) revoke_deadline: Duration,
     pub(super) lost: Lost,
-    /// Shut: callbacks do nothing any more.
+    /// Set when the reader is closed: callbacks do nothing any more.
     pub(super) closed: AtomicBool,
-    /// Held by the poller's callbacks only, for moments; never while an event is handed over.
+    /// Locked by the poller's callbacks only, for moments; never while an event is handed over.
     pub(super) members: Mutex<Members>,
 }
 
@@ -36,10 +36,11 @@ pub(super) struct Context {
 pub(super) struct Members {
     /// Assigned, not handed over yet: their committed offsets are being looked up.
     pub(super) fresh: BTreeSet<TopicPartition>,
-    /// Handed over; the flag tells a reader that it is over.
+    /// Handed over to the runtime. The flag tells a partition's reader and its [`super::Lease`] that the assignment is
+    /// over.
     pub(super) live: BTreeMap<TopicPartition, Arc<AtomicBool>>,
     pub(super) generation: u64,
-    /// Assigned nothing, not told yet.
+    /// Nothing is assigned, and the runtime was not told yet.
     pub(super) idle: bool,
     /// librdkafka's words for the last error.
     pub(super) reason: String,
@@ -64,7 +65,7 @@ impl Context {
         all
     }
 
-    /// Tells the runtime and waits until it has let go, or the deadline.
+    /// Tells the runtime, and waits until it has let go of the partitions or the deadline has passed.
     pub(super) fn revoke(&self, partitions: &[TopicPartition], lost: bool) {
         let mut gone = Vec::new();
         {
@@ -83,7 +84,7 @@ impl Context {
         let (done, answered) = sync_channel(1);
         let partitions = gone.iter().map(|(p, _)| p.clone()).collect();
         (self.on_event)(GroupEvent::Revoked { partitions, lost, done });
-        // A dropped sender is an answer too.
+        // A dropped sender also counts as an answer.
         if answered.recv_timeout(self.revoke_deadline) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
             tracing::warn!(
                 partitions = gone.len(),
@@ -101,10 +102,10 @@ impl ClientContext for Context {
         log(level, facility, text);
     }
 
-    /// Called right before `poll` returns the same error without its words.
+    /// librdkafka calls this right before `poll` returns the same error without its text.
     fn error(&self, error: KafkaError, reason: &str) {
         self.lost.note(&error);
-        // The end of a partition comes as an error too, on the worker's thread.
+        // The end of a partition is reported as an error too, on the worker's thread.
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
             return;
         }

@@ -1,36 +1,37 @@
-//! What a member of a group tells its owner: handed to the event handler on the poller's thread, one at a time.
+//! Events of a group member, handed to the event handler on the poller's thread, one at a time.
 
 use std::sync::mpsc::SyncSender;
 
 use super::PartitionReader;
 use crate::kafka::{ErrorKind, TopicPartition};
 
-/// What happens to this member of the group. Handed to the event handler on the poller's thread.
+/// What happens to this member of the group.
 #[derive(Debug)]
 pub enum GroupEvent {
-    /// These partitions are ours now. Only the new ones: those of earlier events stay.
+    /// These partitions are ours now. Only the new ones are listed: those of earlier events stay.
     Assigned {
-        /// Counts up with every event; every ack should carry it.
+        /// Increases with every event. Every ack should carry it, so that acks of an earlier assignment are recognised.
         generation: u64,
         /// Partition and its reader, in order of topic and partition.
         partitions: Vec<(TopicPartition, PartitionReader)>,
     },
-    /// These partitions go. Stop their input, commit, drop their readers, then send or drop `done`.
+    /// These partitions are taken from us: stop their input, commit, drop their readers, then send on `done` or drop
+    /// it.
     Revoked {
         /// The partitions, in order.
         partitions: Vec<TopicPartition>,
-        /// They are gone already (session lost): drop without committing.
+        /// They are lost already (the session has expired): drop them without committing.
         lost: bool,
         /// The poller waits for it, up to [`super::GroupOptions::revoke_deadline`].
         done: SyncSender<()>,
     },
-    /// Member of the group without any partition: there are more members than partitions.
+    /// We are a member but have no partition: there are more members than partitions.
     Idle,
-    /// Partitions were assigned, but where their group left off cannot be found out yet. `Assigned` or `Revoked` follows.
+    /// Partitions were assigned, but their committed offsets cannot be looked up yet. `Assigned` or `Revoked` follows.
     Waiting(String),
-    /// Something is wrong. The reader goes on, except after [`ErrorKind::Fatal`].
+    /// Something is wrong. The reader goes on, unless it is [`ErrorKind::Fatal`].
     Error(GroupError),
-    /// The last event: the member has left, its thread ends.
+    /// The last event: the member has left the group, and its thread ends.
     Closed,
 }
 
@@ -38,7 +39,7 @@ pub enum GroupEvent {
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{message}")]
 pub struct GroupError {
-    /// What it is about.
+    /// What kind of error it is.
     pub kind: ErrorKind,
     /// For people.
     pub message: String,

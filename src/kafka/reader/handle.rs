@@ -17,7 +17,7 @@ use crate::kafka::{TopicPartition, ffi};
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("cannot commit offsets: {message}")]
 pub struct CommitError {
-    /// The group has moved on: the next assignment decides, do not repeat this commit.
+    /// The group has rebalanced: the next assignment decides, so do not repeat this commit.
     pub rebalanced: bool,
     /// The same commit may work later.
     pub retriable: bool,
@@ -65,19 +65,20 @@ impl CommitError {
 /// The member's id and generation, for [`crate::kafka::TxnWriter::commit`]. Take it fresh for every commit.
 pub struct GroupMetadata(pub(in crate::kafka) ConsumerGroupMetadata);
 
-/// Commits for a group; any number of them, on any thread. Outlives its reader harmlessly.
+/// Commits for a group, from any thread. It may outlive the group's reader.
 #[derive(Clone)]
 pub struct GroupHandle {
     pub(super) consumer: Weak<BaseConsumer<Context>>,
 }
 
 impl GroupHandle {
-    /// The member's identity for a transaction; `None` while it is no member: the reader is closed, or its session was
-    /// lost and it has not joined again. Such an identity is empty, and brokers take a transaction's offsets from
-    /// anybody without one.
+    /// The member's identity for a transaction. `None` while it is not a member: the reader is closed, or the session
+    /// was lost and it has not joined again. (Its identity would then be empty, and a broker accepts a transaction's
+    /// offsets from anybody who shows no identity.)
     ///
-    /// A partition whose [`super::Lease`] is not over *after* this call is safe to commit with it: to be given away, it needs
-    /// another generation of the group, in which this identity is refused.
+    /// If a partition's [`super::Lease`] is not over *after* this call, it is safe to commit for the partition with
+    /// this identity: the partition can only be given away in a later generation of the group, which refuses this
+    /// identity.
     #[must_use]
     pub fn group_metadata(&self) -> Option<GroupMetadata> {
         let consumer = self.consumer.upgrade()?;
@@ -86,8 +87,8 @@ impl GroupHandle {
         (ffi::membership(consumer.client())? == before).then_some(GroupMetadata(metadata))
     }
 
-    /// Commits next offsets and waits for the broker (1-15 ms; longer while it is away). Only partitions that are ours:
-    /// the broker does not check that.
+    /// Commits next offsets and waits for the broker (1-15 ms; longer while it is away). Pass only partitions that are
+    /// ours, since the broker does not check that.
     ///
     /// # Errors
     /// See [`CommitError`].

@@ -21,7 +21,7 @@ use super::context::Context;
 use crate::kafka::{TopicPartition, ffi};
 use crate::model::{Headers, Origin, Record, Timestamp, Value};
 
-/// A batch ends at so many bytes, whatever its records.
+/// A batch ends at this many bytes, however many records it has.
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
 /// Why a partition could not be read.
@@ -30,7 +30,7 @@ pub enum ReadError {
     /// The partition is not ours any more: drop the reader.
     #[error("the partition was revoked")]
     Revoked,
-    /// The offset is not in the log any more (or not yet).
+    /// The log does not have the offset any more, or not yet.
     #[error("offset out of range: {0}")]
     OffsetOutOfRange(String),
     /// The client could not be made.
@@ -41,13 +41,13 @@ pub enum ReadError {
     Other(String),
 }
 
-/// Says whether an assigned partition is still that assignment's. Whoever commits for a partition looks at it right
-/// before: brokers take offsets of partitions that belong to somebody else.
+/// Tells whether a partition is still assigned to us. Look at it right before a commit: brokers accept offsets even for
+/// a partition that belongs to another member.
 #[derive(Clone, Debug)]
 pub struct Lease(Arc<AtomicBool>);
 
 impl Lease {
-    /// Is the assignment over: lost, or given away?
+    /// Whether the assignment is over: revoked or lost.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.0.load(Ordering::Acquire)
@@ -57,38 +57,38 @@ impl Lease {
 /// What one poll of a partition brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Polled {
-    /// Records appended.
+    /// How many records were appended.
     pub records: usize,
-    /// The end of the partition was reached behind them.
+    /// Whether the partition's end was reached after them.
     pub eof: bool,
 }
 
-/// Where a record's key and value stand in the batch's bytes.
+/// Where a record's key and value are in the batch's buffer.
 type Span = (Option<Range<usize>>, Option<Range<usize>>);
 
 /// One assigned partition. Polled by the worker that owns it; never blocks, except in [`PartitionReader::seek`].
 /// It must be dropped when the partition is revoked, and not before: an assigned partition without reader stands still.
 pub struct PartitionReader {
-    // Dropped before the consumer.
+    // Must be dropped before the consumer, so it comes first.
     queue: PartitionQueue<Context>,
     consumer: Arc<BaseConsumer<Context>>,
     partition: TopicPartition,
     origin: Origin,
     start_offset: Option<i64>,
-    /// The first record read: the start, where no offset is committed.
+    /// The offset of the first record read, which is the start if no offset is committed.
     first: Option<i64>,
     next: Option<i64>,
     caught_up: bool,
     revoked: Arc<AtomicBool>,
-    /// Bytes of the last batch: how much the next one reserves.
+    /// Bytes of the last batch, which the next one reserves.
     data_size: usize,
     spans: Vec<Span>,
-    /// An error behind records that were handed out first.
+    /// An error that came after records of the same poll: returned by the next one.
     failed: Option<ReadError>,
 }
 
 impl PartitionReader {
-    /// A reader that starts at the committed offset `start_offset`; `topic` is its index in the group's list.
+    /// A reader that starts at the committed offset `start_offset`. `topic` is the topic's index in the group's list.
     pub(super) fn new(
         queue: PartitionQueue<Context>,
         consumer: Arc<BaseConsumer<Context>>,
@@ -123,37 +123,38 @@ impl PartitionReader {
         &self.partition
     }
 
-    /// The committed offset that reading starts at. Without a commit it is by [`super::GroupOptions::offset_reset`]: `None`
-    /// until something was read, then the first record's offset.
+    /// The committed offset at which reading starts. Without a commit, [`super::GroupOptions::offset_reset`] decides:
+    /// `None` until something was read, then the first record's offset.
     #[must_use]
     pub fn start_offset(&self) -> Option<i64> {
         self.start_offset.or(self.first)
     }
 
-    /// Tells, for as long as anybody asks, whether this assignment is over.
+    /// A flag that says whether this assignment is over.
     #[must_use]
     pub fn lease(&self) -> Lease {
         Lease(Arc::clone(&self.revoked))
     }
 
-    /// The offset behind what was read: what to commit when all of it is done. At the end of the partition it is also
-    /// behind transaction markers and aborted records. `None` before anything is known.
+    /// The offset after everything that was read: what to commit when all of it is processed. At the end of the
+    /// partition it is also past transaction markers and aborted records. `None` until anything is known.
     #[must_use]
     pub fn next_offset(&self) -> Option<i64> {
         self.next
     }
 
-    /// Was the end reached, and nothing read since? Known up to `fetch.wait.max.ms` (100 ms) after the last record.
+    /// Whether the reader is caught up: it reached the end and has read nothing since. Known at most
+    /// `fetch.wait.max.ms` (100 ms) after the last record.
     #[must_use]
     pub fn caught_up(&self) -> bool {
         self.caught_up
     }
 
-    /// Appends up to `max` records that are here already. Never blocks. All keys and values of one call share one
-    /// buffer, which lives as long as any of them: copy what is kept for long.
+    /// Appends up to `max` records that have arrived already; never blocks. All keys and values of one call share one
+    /// buffer, which is freed only when the last of them is dropped: copy what is kept for long.
     ///
     /// # Errors
-    /// See [`ReadError`]. Nothing was appended then.
+    /// See [`ReadError`]. In that case nothing was appended.
     pub fn poll_batch(&mut self, max: usize, out: &mut Vec<Record>) -> Result<Polled, ReadError> {
         if self.revoked.load(Ordering::Acquire) {
             return Err(ReadError::Revoked);
@@ -227,10 +228,10 @@ impl PartitionReader {
         }
     }
 
-    /// Reads from `offset` on. Blocks for some milliseconds, longer if the partition is only just being assigned.
+    /// Continues reading at `offset`. Blocks for some milliseconds, longer if the partition was only just assigned.
     ///
     /// # Errors
-    /// The partition was revoked, or the client refuses for 5 s.
+    /// The partition was revoked, or the client has refused for 5 s.
     pub fn seek(&mut self, offset: i64) -> Result<(), ReadError> {
         let deadline = Instant::now() + SEEK_TIMEOUT;
         loop {
@@ -240,7 +241,7 @@ impl PartitionReader {
             let (topic, partition) = (&self.partition.topic, self.partition.partition);
             match self.consumer.seek(topic, partition, Offset::Offset(offset), SEEK_TIMEOUT) {
                 Ok(()) => break,
-                // "Erroneous state" until fetching has started.
+                // librdkafka says "Erroneous state" until fetching has started.
                 Err(_) if Instant::now() < deadline => std::thread::park_timeout(Duration::from_millis(5)),
                 Err(error) => return Err(ReadError::Other(error.to_string())),
             }

@@ -1,9 +1,9 @@
-//! The thread `kafka-poller`: serves the consumer's main queue, looks up where new partitions start and hands their
-//! readers over, and says what is wrong.
+//! The thread `kafka-poller`: serves the consumer's main queue, looks up where new partitions start, hands their
+//! readers over, and reports errors.
 //!
-//! Started by [`super::GroupReader`]; leaves the group at its end. Invariants: it is the only thread that polls
-//! the main queue; a partition is handed over once, with a committed offset that was known; nothing that repeats is said
-//! more often than every few seconds.
+//! Started by [`super::GroupReader`]; at its end it leaves the group. Invariants: no other thread polls the main queue;
+//! a partition is handed over once, with its committed offset known; a recurring error is reported every few seconds at
+//! most.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,16 +23,17 @@ use crate::kafka::{ErrorKind, TopicPartition, kind_of};
 
 /// How long one poll of the main queue waits; also how late a stop is noticed.
 const POLL: Duration = Duration::from_millis(50);
-/// One look-up at a broker.
+/// Time for one request to a broker.
 const LOOKUP: Duration = Duration::from_secs(1);
-/// The first look-up of committed offsets; each further one takes twice as long, up to [`LOOKUP`]. It waits while a
-/// transaction holds offsets of a partition, and does not see that it has ended.
+/// Time for the first look-up of committed offsets; each further one gets twice as long, up to [`LOOKUP`]. A look-up
+/// waits while a transaction holds offsets of a partition and is not woken when it ends, so a short first one is
+/// soonest done.
 const LOOKUP_FIRST: Duration = Duration::from_millis(150);
-/// After this time of failed look-ups somebody is told, and again after each such time.
+/// How long look-ups must have failed before that is reported, and reported again.
 const LOOKUP_SAY: Duration = Duration::from_secs(5);
-/// Between two reports of lost connections: a client with a broker down makes ten a second.
+/// Least time between two reports of lost connections: with a broker down, a client reports ten a second.
 const TRANSPORT_SAY: Duration = Duration::from_secs(5);
-/// Between two looks for topics that do not exist.
+/// Time between two searches for subscribed topics that do not exist.
 const MISSING_AGAIN: Duration = Duration::from_secs(5);
 
 /// The thread that serves the main queue.
@@ -44,9 +45,9 @@ pub(super) struct Poller {
     lookup_at: Option<Instant>,
     /// How long the next look-up of committed offsets may take.
     lookup: Duration,
-    /// Since when look-ups fail, and when that was said.
+    /// Since when look-ups have been failing, and when that was last reported.
     failing: Option<(Instant, Instant)>,
-    /// When a lost connection was last said.
+    /// When a lost connection was last reported.
     transport_at: Option<Instant>,
     brokers: String,
     series: Series,
@@ -69,7 +70,7 @@ impl Poller {
 
     pub(super) fn run(mut self, stop: &AtomicBool) {
         while !stop.load(Ordering::Acquire) {
-            // `None` also stands for a rebalance that was served, so it says nothing.
+            // `None` may also mean that a rebalance was served, so it carries no information.
             match self.consumer.poll(POLL) {
                 None => {}
                 Some(Ok(message)) => self.put_back(&message),
@@ -86,7 +87,8 @@ impl Poller {
         (self.consumer.context().on_event)(event);
     }
 
-    /// A record on the main queue, which no partition queue should leave there: read it again on its own queue.
+    /// Puts a record from the main queue back: the partition's own queue reads it again. No record should come this
+    /// way.
     fn put_back(&self, message: &BorrowedMessage<'_>) {
         let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
         tracing::warn!(topic, partition, offset, "a record came on the main queue, reading it again");
@@ -101,7 +103,8 @@ impl Poller {
     fn error(&mut self, error: &KafkaError) {
         let code = error.rdkafka_error_code();
         if matches!(code, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) {
-            // librdkafka says it once and without the name; we look ourselves, until the topic is there.
+            // librdkafka reports this once and without the topic's name, so we search for missing topics until there
+            // are none.
             self.missing.extend(self.consumer.context().topics.iter().cloned());
             self.look_at = Some(Instant::now());
             return;
@@ -149,7 +152,8 @@ impl Poller {
                 found
             }
             Err(error) => {
-                // Also while a transaction of a former owner holds offsets of one of them.
+                // A look-up also fails while a transaction of the former owner still holds offsets of one of the
+                // partitions.
                 self.lookup_at = Some(Instant::now() + self.lookup / 10);
                 self.lookup = (self.lookup * 2).min(LOOKUP);
                 let (since, said) = self.failing.get_or_insert_with(|| (Instant::now(), Instant::now()));
@@ -189,7 +193,7 @@ impl Poller {
         self.emit(GroupEvent::Assigned { generation, partitions });
     }
 
-    /// Says again and again which topics do not exist.
+    /// Reports from time to time which subscribed topics do not exist.
     fn look_for_missing(&mut self) {
         if self.look_at.is_none_or(|at| at > Instant::now()) {
             return;
@@ -209,14 +213,14 @@ impl Poller {
         self.look_at = (!self.missing.is_empty()).then(|| Instant::now() + MISSING_AGAIN);
     }
 
-    /// Gives everything back, then closes the consumer, here or wherever its last reader is dropped.
+    /// Gives up all partitions, then closes the consumer: here, or wherever its last reader is dropped.
     fn leave(self) {
         let context = Arc::clone(self.consumer.context());
         let live: Vec<TopicPartition> = context.members().live.keys().cloned().collect();
         context.revoke(&live, false);
         context.closed.store(true, Ordering::Release);
         let deadline = Instant::now() + context.revoke_deadline;
-        // Readers and commits hold the consumer; nothing signals their end.
+        // Readers and commits hold the consumer, and nothing signals their end.
         while Arc::strong_count(&self.consumer) > 1 && Instant::now() < deadline {
             std::thread::park_timeout(Duration::from_millis(1));
         }
@@ -228,7 +232,7 @@ impl Poller {
     }
 }
 
-/// Does a topic not exist? `None`: nobody could say.
+/// Whether a topic does not exist. `None`: no broker could tell.
 fn topic_is_missing<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str) -> Option<bool> {
     let metadata = consumer.fetch_metadata(Some(topic), LOOKUP).ok()?;
     let found = metadata.topics().iter().find(|t| t.name() == topic)?;
@@ -239,7 +243,7 @@ fn topic_is_missing<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str)
     }
 }
 
-/// Next offsets that the consumer's own group has committed; `None`: no commit.
+/// The next offsets that the consumer's own group has committed; `None`: no commit.
 fn committed(
     consumer: &BaseConsumer<Context>,
     partitions: &[TopicPartition],

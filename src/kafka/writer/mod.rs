@@ -1,7 +1,7 @@
-//! Writing: plain and idempotent ([`Writer`]), and in transactions ([`TxnWriter`]).
+//! Writing: plain and idempotent ([`Writer`]), or in transactions ([`TxnWriter`]).
 //!
-//! Both keep the order of a key's records: idempotent producers do, and a batch that failed is to be sent again from
-//! its first failed record on. Keys are partitioned as Java's default partitioner does (murmur2).
+//! Both keep the order of a key's records: the producers are idempotent, and a batch that failed must be sent again
+//! from its first failed record on. Keys are partitioned as Java's default partitioner does (murmur2).
 
 mod plain;
 mod transaction;
@@ -25,7 +25,7 @@ use crate::model::{Headers, Timestamp};
 pub struct OutRecord {
     /// Topic; it must exist.
     pub topic: Arc<str>,
-    /// Partition; `None`: by the key's hash, a null key at random.
+    /// Partition; `None`: by the key's hash, or at random for a null key.
     pub partition: Option<i32>,
     /// Key.
     pub key: Option<Bytes>,
@@ -33,7 +33,7 @@ pub struct OutRecord {
     pub value: Option<Bytes>,
     /// Headers.
     pub headers: Headers,
-    /// Record timestamp; `None`: now. Kafka's clients cannot send 0, which also becomes now.
+    /// Record timestamp; `None`: now. Kafka's clients cannot send 0: it also becomes now.
     pub ts: Option<Timestamp>,
 }
 
@@ -53,7 +53,7 @@ fn base_record<O: rdkafka::IntoOpaque>(record: &OutRecord, opaque: O) -> BaseRec
     base
 }
 
-/// Reminds a producer of its cluster for as long as it is there: nobody polls it.
+/// Reminds a producer of its brokers (`remind`), since nothing polls a producer.
 fn reminder<C: ProducerContext + 'static>(
     producer: &Arc<ThreadedProducer<C>>,
     config: &KafkaConfig,

@@ -1,8 +1,8 @@
-//! Writing without transactions: batches, of which each record is reported as written, refused or unknown.
+//! Writing without transactions: batches, where each record is reported as written, refused or unknown.
 //!
-//! Used by the lanes of Kafka sinks and for dead letters, from any thread. A record that is reported as written is not
-//! sent again, with one exception: one that overtook an older record of its key is written once more behind that one,
-//! else the older value would stay the newest.
+//! Used by the lanes of Kafka sinks and for dead letters, from any thread. A record that was written is not sent again,
+//! with one exception: if it overtook an older record of its key, it is written once more after that one, because
+//! otherwise the older value would be the newest in the topic.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,26 +21,26 @@ use crate::kafka::config::KafkaConfig;
 use crate::kafka::log;
 use crate::kafka::remind::{Lost, Reminder};
 
-/// How long to wait for room in a full queue, at most, before trying again.
+/// How long to wait for a signal that the producer's queue has room, before trying again anyway.
 const ROOM_AGAIN: Duration = Duration::from_millis(10);
 
 /// What to do about a record that was not written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteClass {
-    /// Nothing is known to be wrong with it: send it again.
+    /// Nothing is known to be wrong with the record: send it again.
     Retry,
-    /// This record will never be taken: too large, or invalid.
+    /// This record will never be accepted: it is too large, or invalid.
     Refused,
     /// Its topic or partition does not exist.
     UnknownTopic,
-    /// Nothing can be written until somebody changes something (permissions, a fatal client).
+    /// Nothing can be written until an operator changes something (permissions, a fatal client error).
     Fatal,
 }
 
-/// A batch was not written completely. The records before `index` are; some behind it may be.
+/// A batch was not written completely. The records before `index` are written; some after it may be.
 ///
-/// Send again from `index` on, or, if that record was refused, from the one behind it: all of them and in order, else
-/// an older value of a key may end up behind a newer one.
+/// Send again from `index` on, or, if that record was refused, from the next one: all of them and in order, otherwise
+/// an older value of a key may end up after a newer one.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("record {index} was not written: {message}")]
 pub struct WriteError {
@@ -57,7 +57,7 @@ pub struct WriteError {
 pub enum Outcome {
     /// Acknowledged by all in-sync replicas.
     Written,
-    /// It will never be taken, and why.
+    /// It will never be accepted, and why.
     Refused(String),
     /// Not known, or not sent: send it again, in the order of the batch.
     Unknown,
@@ -68,7 +68,7 @@ pub enum Outcome {
 pub struct WriteReport {
     /// One for each record.
     pub outcomes: Vec<Outcome>,
-    /// Why some are [`Outcome::Unknown`]: the first of those that failed.
+    /// Why some are [`Outcome::Unknown`]: the first failure.
     pub error: Option<WriteError>,
 }
 
@@ -97,11 +97,11 @@ fn class_of(code: RDKafkaErrorCode) -> WriteClass {
     }
 }
 
-/// A batch whose records are on their way.
+/// A batch whose records are in flight.
 struct Batch {
-    /// Records without a report, and 1 while still sending.
+    /// Records whose report is missing, plus 1 while sending.
     left: AtomicUsize,
-    /// The failed records and why. Written by the producer's thread and by the sender.
+    /// The failed records and why. Shared by the producer's thread and the sender.
     failed: Mutex<BTreeMap<usize, RDKafkaErrorCode>>,
     done: Notify,
 }
@@ -118,13 +118,13 @@ impl Batch {
     }
 }
 
-/// What became of a batch: the failed records by their place in it, and those that were not sent any more.
+/// The result of a batch: the failed records by their position in it, and those that were not sent.
 struct Sent {
     failed: BTreeMap<usize, RDKafkaErrorCode>,
     unsent: Vec<usize>,
 }
 
-/// Which records of a batch are written, and in which round.
+/// Which records of a batch are written, and in which round of sending.
 struct Progress<'r> {
     records: &'r [OutRecord],
     states: Vec<State>,
@@ -134,7 +134,7 @@ struct Progress<'r> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     Unknown,
-    /// In that round.
+    /// Written in this round.
     Written(usize),
     Refused(String),
 }
@@ -152,10 +152,10 @@ impl<'r> Progress<'r> {
         self.states[index] = State::Refused(why);
     }
 
-    /// Records that overtook an older one of their key: they stand in the topic before it, or it is not written yet. They
-    /// are to be written again, and count as unknown from here on.
+    /// Finds records that overtook an older one of their key: they are in the topic before it, or it is not written
+    /// yet. They must be written again, and count as unknown until then.
     fn overtaken(&mut self) -> Option<Vec<usize>> {
-        // The latest round of a key so far; `None`: one is not written.
+        // The latest round of each key so far; `None`: one of its records is not written.
         let mut latest: HashMap<(&str, &[u8]), Option<usize>> = HashMap::new();
         let mut again = Vec::new();
         for (index, (record, state)) in self.records.iter().zip(&mut self.states).enumerate() {
@@ -193,14 +193,14 @@ impl<'r> Progress<'r> {
     }
 }
 
-/// One record's place, carried through librdkafka.
+/// The position of one record, carried through librdkafka to its report.
 struct Ticket {
     batch: Arc<Batch>,
     index: usize,
 }
 
 struct PlainContext {
-    /// Told at each report: the producer's queue has room again.
+    /// Notified at each report: the producer's queue has room again.
     room: Notify,
     lost: Lost,
 }
@@ -230,7 +230,7 @@ impl ProducerContext for PlainContext {
 
 /// An idempotent producer. Cheap to share: `&self`, any thread.
 pub struct Writer {
-    // In front of the producer, so that it is dropped here and not on the reminder's thread.
+    // Declared before the producer, so that the producer is dropped on this thread and not on the reminder's.
     _reminder: Reminder,
     producer: Arc<ThreadedProducer<PlainContext>>,
 }
@@ -250,11 +250,12 @@ impl Writer {
         Ok(Writer { _reminder: reminder.map_err(|e| failed(e.to_string()))?, producer })
     }
 
-    /// Writes records in order; resolves when all are acked by all in-sync replicas. Waits where the producer's queue
-    /// is full. Dropping the future leaves what was sent already on its way. Needs a tokio runtime with time.
+    /// Writes records in order; resolves when all are acknowledged by all in-sync replicas. Waits while the producer's
+    /// queue is full (back-pressure). Dropping the future does not recall what was already sent. Needs a tokio runtime
+    /// with time.
     ///
     /// # Errors
-    /// See [`WriteError`]. A record is given up after 2 min without an answer (`message.timeout.ms`).
+    /// See [`WriteError`]. A record fails after 2 min without an answer (`message.timeout.ms`).
     pub async fn send_all(&self, records: &[OutRecord]) -> Result<(), WriteError> {
         let WriteReport { outcomes, error } = self.send_each(records).await;
         let Some(index) = outcomes.iter().position(|outcome| *outcome != Outcome::Written) else {
@@ -271,11 +272,11 @@ impl Writer {
         })
     }
 
-    /// Writes records in order, as [`Writer::send_all`], and says of each what became of it. Refused records do not
-    /// hold up those behind them, and do not make the ones around them be written again.
+    /// Writes records in order, as [`Writer::send_all`] does, and reports the outcome of each. A refused record neither
+    /// holds up those after it nor makes its neighbours be written again.
     pub async fn send_each(&self, records: &[OutRecord]) -> WriteReport {
         let mut progress = Progress::new(records);
-        // The next part is the last one.
+        // Parts of the batch that are still to be sent; the last one is next.
         let mut parts: Vec<Vec<usize>> = vec![(0..records.len()).collect()];
         let mut error = None;
         while let Some(part) = parts.pop().or_else(|| progress.overtaken()) {
@@ -291,7 +292,8 @@ impl Writer {
                 message: reason(part[at], code),
             });
             let sent = part.len() - unsent.len();
-            // Of several records that share a produce request, one that is too large fails all: alone it shows.
+            // A record that is too large fails every record in its produce request. Which one it was shows only when
+            // each is sent alone, so halve until it is found.
             let mut doubtful = Vec::new();
             for (at, &index) in part[..sent].iter().enumerate() {
                 match failed.get(&at) {
@@ -317,7 +319,7 @@ impl Writer {
         WriteReport { outcomes: progress.end(), error }
     }
 
-    /// Sends these of the records and waits for all reports.
+    /// Sends this part of the records and waits for all reports.
     async fn send_batch(&self, records: &[OutRecord], part: &[usize]) -> Sent {
         let batch =
             Arc::new(Batch { left: AtomicUsize::new(1), failed: Mutex::default(), done: Notify::new() });
@@ -328,7 +330,7 @@ impl Writer {
             if let Err(code) = self.enqueue(&records[index], ticket).await {
                 batch.fail(at, code);
                 batch.one_less();
-                // What stands behind it must not overtake it.
+                // Records after this one must not overtake it.
                 unsent = part[at + 1..].to_vec();
                 break;
             }
@@ -342,7 +344,7 @@ impl Writer {
     async fn enqueue(&self, record: &OutRecord, ticket: Ticket) -> Result<(), RDKafkaErrorCode> {
         let mut ticket = Box::new(ticket);
         loop {
-            // Listening starts before the try, so that no report between the two is missed.
+            // Subscribe before trying, so that no report in between is missed.
             let room = self.producer.client().context().room.notified();
             let mut room = std::pin::pin!(room);
             room.as_mut().enable();
@@ -356,7 +358,8 @@ impl Writer {
             if code != RDKafkaErrorCode::QueueFull {
                 return Err(code);
             }
-            // librdkafka counts a record until after its report, so the last report may come too early.
+            // librdkafka counts a message until after its report, so the last report may come while the queue is still
+            // full.
             drop(tokio::time::timeout(ROOM_AGAIN, room).await);
         }
     }

@@ -1,7 +1,7 @@
 //! Writing in transactions: records and offsets, all or nothing.
 //!
-//! Used by a worker's commit thread, which owns its [`TxnWriter`]. Invariant: after an error the caller knows whether to
-//! call again, to abort, or to open a new writer; a commit whose end nobody knows is said to be in doubt.
+//! Used by a worker's commit thread, which owns its [`TxnWriter`]. Invariant: an error tells the caller whether to call
+//! again, to abort, or to open a new writer; a commit whose outcome is unknown is reported as in doubt.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use crate::kafka::{TopicPartition, ffi, log};
 /// Why a transaction did not go through.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TxnError {
-    /// Not yet: call the same with the same arguments again.
+    /// Not done yet: make the same call with the same arguments again.
     #[error("not yet: {0}")]
     Retriable(String),
     /// This transaction is lost: call [`TxnWriter::abort`], rewind to the last commit, go on.
@@ -32,9 +32,9 @@ pub enum TxnError {
     /// same transaction will fail again.
     #[error("too large: {0}")]
     TooLarge(String),
-    /// Another producer took the transactional id, or this transaction was open for longer than
-    /// `transaction_timeout`: rewind and go on with a new [`TxnWriter`]. If that is fenced again at once, somebody
-    /// else really has the id.
+    /// Another producer has taken the transactional id, or this transaction was open for longer than
+    /// `transaction_timeout`. Rewind and go on with a new [`TxnWriter`]. If that is fenced at once too, another process
+    /// really uses the id.
     #[error("fenced: {0}")]
     Fenced(String),
     /// This writer is unusable.
@@ -53,7 +53,7 @@ impl TxnError {
                 return TxnError::Fenced(message);
             }
             Some(E::MessageSizeTooLarge | E::MessageBatchTooLarge) => return TxnError::TooLarge(message),
-            // Of a delivery: the transaction lost a record, the client is well.
+            // A delivery error: the transaction lost a record, but the client still works.
             _ if !matches!(error, KafkaError::Transaction(_)) => return TxnError::Abort(message),
             _ => {}
         }
@@ -66,17 +66,18 @@ impl TxnError {
     }
 }
 
-/// What a transaction left behind.
+/// The result of a committed transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
-    /// Per partition written to, the offset behind the last record: where a changelog's reader goes on. Sorted.
+    /// For each partition written to, the offset after the last record, which is where a changelog's reader continues.
+    /// Sorted.
     pub ends: Vec<(TopicPartition, i64)>,
 }
 
-/// What the delivery reports of the open transaction said.
+/// What the delivery reports of the open transaction have said.
 #[derive(Default)]
 struct Reports {
-    /// Topic, partition, offset behind the last record; where the last report went, and the others behind it.
+    /// Topic, partition, and the offset after the last record; the partition of the latest report comes first.
     ends: Vec<(Arc<str>, i32, i64)>,
     failed: Option<KafkaError>,
 }
@@ -112,7 +113,8 @@ impl ProducerContext for TxnContext {
         match result {
             Ok(message) => {
                 let (topic, partition, next) = (message.topic(), message.partition(), message.offset() + 1);
-                // Reports come in runs of one partition, and there is one for every row.
+                // There is a report for every row, and they come in runs of one partition, so try the last partition
+                // first.
                 let ends = &mut reports.ends;
                 match ends.iter().position(|(t, p, _)| *p == partition && **t == *topic) {
                     Some(at) => {
@@ -133,7 +135,7 @@ impl ProducerContext for TxnContext {
     }
 }
 
-/// How far the open transaction is: a commit that must be called again goes on where it was.
+/// How far the open transaction has come, so that a repeated commit continues where it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Idle,
@@ -150,8 +152,8 @@ pub struct TxnWriter {
 }
 
 impl TxnWriter {
-    /// Opens a producer and takes the transactional id: an open transaction of its last owner is aborted, and that
-    /// owner is fenced. 60 ms, 1 s where there was an open transaction.
+    /// Opens a producer and takes the transactional id: the broker aborts an open transaction of the former owner and
+    /// fences that owner. Takes 60 ms; 1 s if there was an open transaction.
     ///
     /// # Errors
     /// Not done within `timeout` ([`TxnError::Retriable`]), or the settings or the broker refuse.
@@ -192,8 +194,8 @@ impl TxnWriter {
         self.phase != Phase::Idle
     }
 
-    /// Queues a record of the open transaction. Failed deliveries show in [`TxnWriter::commit`]. Waits where the
-    /// producer's queue is full.
+    /// Queues a record of the open transaction. Failed deliveries are reported by [`TxnWriter::commit`]. Waits while
+    /// the producer's queue is full.
     ///
     /// # Errors
     /// The record was not queued: too large ([`TxnError::Abort`]), fenced, or no room within 60 s (`Retriable`).
@@ -213,13 +215,13 @@ impl TxnWriter {
             if Instant::now() > deadline {
                 return Err(TxnError::Retriable(error.to_string()));
             }
-            // Sends what is queued at once, whatever the linger.
+            // Sends at once what is queued, without waiting for linger.
             ffi::flush(self.producer.client(), Duration::from_millis(10));
         }
     }
 
-    /// Waits until every record so far is acked, to keep the commit short. A failure of one of them also shows in
-    /// [`TxnWriter::commit`].
+    /// Waits until every record so far is acknowledged, which keeps the commit short. A failed delivery is also
+    /// reported by [`TxnWriter::commit`].
     ///
     /// # Errors
     /// Not done within `timeout` ([`TxnError::Retriable`]), or a record was not delivered.
@@ -227,13 +229,13 @@ impl TxnWriter {
         if !ffi::flush(self.producer.client(), timeout) {
             return Err(TxnError::Retriable("records are still on their way".to_owned()));
         }
-        // A flush is content with failed deliveries: only their reports tell.
+        // Flushing succeeds even if deliveries failed: only their reports tell.
         let failed = self.producer.client().context().reports().failed.clone();
         failed.map_or(Ok(()), |error| Err(self.error(&error)))
     }
 
-    /// Flushes, then adds the group's next offsets (may be empty) to the open transaction. Only offsets of partitions
-    /// that are ours: the broker does not check that. [`TxnWriter::commit`] does it where it was not done.
+    /// Flushes, then adds the group's next offsets (may be empty) to the open transaction. Pass only partitions that
+    /// are ours, since the broker does not check that. [`TxnWriter::commit`] does this if it was not done before.
     ///
     /// # Errors
     /// See [`TxnError`].
@@ -249,7 +251,7 @@ impl TxnWriter {
             Phase::Open => {}
             Phase::OffsetsSent | Phase::Committing => return Ok(()),
         }
-        // First, or adding the offsets waits 100 ms for the first records' partitions.
+        // Flush first: otherwise adding the offsets waits 100 ms for the first records' partitions.
         self.flush(timeout)?;
         match group {
             _ if offsets.is_empty() => {}
@@ -264,15 +266,15 @@ impl TxnWriter {
         Ok(())
     }
 
-    /// May the open transaction be committed already, or still become so, whatever was reported? True from the moment
-    /// when the broker was asked to commit it, until it answers.
+    /// Whether the open transaction may have been committed, or may still be, whatever was reported. True from the
+    /// request to commit until the broker's answer.
     #[must_use]
     pub fn is_in_doubt(&self) -> bool {
         self.phase == Phase::Committing
     }
 
-    /// Does what [`TxnWriter::add_offsets`] does, unless it was done, and commits. After [`TxnError::Retriable`] call it
-    /// again with the same arguments.
+    /// Does what [`TxnWriter::add_offsets`] does, unless that was done, and commits. After [`TxnError::Retriable`],
+    /// call it again with the same arguments.
     ///
     /// # Errors
     /// See [`TxnError`].
@@ -308,7 +310,7 @@ impl TxnWriter {
         Ok(())
     }
 
-    /// What the client itself says about its end counts more than what one call says.
+    /// If the client says that it has failed for good, that counts more than the error of one call.
     fn fatal_or(&self, error: TxnError) -> TxnError {
         use RDKafkaErrorCode as E;
         match self.producer.client().fatal_error() {
@@ -326,7 +328,7 @@ impl TxnWriter {
 }
 
 impl Drop for TxnWriter {
-    /// An open transaction hides what others write behind it until it times out: abort it, briefly.
+    /// An open transaction hides what others write after it until it times out, so try briefly to abort it.
     fn drop(&mut self) {
         if self.phase != Phase::Idle && self.producer.client().fatal_error().is_none() {
             match self.producer.abort_transaction(Duration::from_secs(1)) {
@@ -337,7 +339,7 @@ impl Drop for TxnWriter {
     }
 }
 
-/// Repeats a call of the transaction API while it may be repeated and there is time.
+/// Repeats a call of the transaction API while it is retriable and there is time.
 fn until(
     deadline: Instant,
     mut call: impl FnMut(Duration) -> Result<(), KafkaError>,
@@ -346,7 +348,7 @@ fn until(
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let Err(error) = call(left) else { return Ok(()) };
         let error = match error {
-            // The wrapper's flush in front of a commit.
+            // From the flush that the `rdkafka` crate does before a commit.
             KafkaError::Flush(_) => TxnError::Retriable(error.to_string()),
             error => TxnError::new(&error),
         };
