@@ -40,6 +40,7 @@
 //! | 1 | [`kafka`] | the only place that knows `rdkafka`: group reader, writers, admin, restore, embedded broker |
 //! | 2 | [`operators`] | the contract [`operators::Operator`], the registry [`operators::NodeConfig`], a file per operator |
 //! | 2 | [`sinks`] | the contract [`sinks::Sink`] (the only async one), the registry [`sinks::SinkConfig`], a file per sink |
+//! | 2 | [`sources`] | what a kind of source says of itself [`sources::SourceSettings`], the list of kinds, a file per source |
 //! | 3 | [`topology`] | [`topology::TopologyBuilder`], every check of the graph, sub-topologies, the topology in pictures and words |
 //! | 4 | [`yaml`] | YAML with places, variables, secrets, reports, JSON schema, `tests:` |
 //! | 4 | [`runtime`] | the task, the engine around it: workers, commits, restores, global tables, calls, limiter, sink lanes, metrics |
@@ -50,6 +51,7 @@
 //!
 //! Where to begin: a new operator is a file in `operators/` and a variant of [`operators::NodeConfig`]; a new sink a
 //! file in `sinks/` and a variant of [`sinks::SinkConfig`]; the compiler lists the rest. Both need no change elsewhere.
+//! A new source is a file in `sources/` that implements [`sources::SourceSettings`], and a line in `sources/registry.rs`.
 //! An operator of a user's own crate implements [`operators::custom`]'s traits and is named in a [`yaml::Registry`].
 //!
 //! # Invariants
@@ -107,6 +109,7 @@ pub mod model;
 pub mod operators;
 pub mod runtime;
 pub mod sinks;
+pub mod sources;
 pub mod state;
 pub mod testing;
 pub mod topology;

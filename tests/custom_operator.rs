@@ -22,8 +22,9 @@ use serde_json::{Value as Json, json};
 use slackwater::model::{Clock, SystemClock};
 use slackwater::operators::NodeConfig;
 use slackwater::sinks::{BlackholeConfig, SinkConfig};
+use slackwater::sources::{KafkaSource, SourceConfig};
 use slackwater::testing::{run_test, simulate};
-use slackwater::topology::{KafkaSource, SourceConfig, Topology, TopologyBuilder};
+use slackwater::topology::{Topology, TopologyBuilder};
 use slackwater::yaml::{Mode, load_with, schema_with};
 
 const LONG: Duration = Duration::from_secs(60);

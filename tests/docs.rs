@@ -6,7 +6,8 @@ use std::path::Path;
 use assert_cmd::Command;
 use slackwater::operators::{DebounceConfig, NodeConfig};
 use slackwater::sinks::SinkConfig;
-use slackwater::topology::{NodeKind, SourceConfig};
+use slackwater::sources::SourceConfig;
+use slackwater::topology::NodeKind;
 use slackwater::yaml::{Loaded, Mode, load};
 
 const README: &str = include_str!("../README.md");

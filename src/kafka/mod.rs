@@ -19,6 +19,7 @@ mod mock;
 mod reader;
 mod remind;
 mod restore;
+mod topic_name;
 mod writer;
 
 use std::fmt;
@@ -36,6 +37,7 @@ pub use reader::{
     PartitionReader, Polled, ReadError,
 };
 pub use restore::{Progress, RestoreError, restore};
+pub use topic_name::topic_problem;
 pub use writer::{
     Committed, OutRecord, Outcome, TxnError, TxnWriter, WriteClass, WriteError, WriteReport, Writer,
 };

@@ -50,21 +50,6 @@ pub struct KafkaSinkConfig {
     pub internal: bool,
 }
 
-/// Why Kafka takes no topic of that name, and what to write. `${VAR}`, which is only filled in where something is
-/// connected, is taken.
-#[must_use]
-pub fn topic_problem(name: &str) -> Option<(String, &'static str)> {
-    if name.is_empty() {
-        return Some(("the topic has no name".into(), "write `topic: name`"));
-    }
-    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if name.contains("${") || (name.chars().all(good) && name.len() <= 249 && name != "." && name != "..") {
-        return None;
-    }
-    let help = "a topic's name has 1 to 249 letters, digits, `.`, `_` or `-`";
-    Some((format!("`{name}` is no name of a topic"), help))
-}
-
 /// The header in which other programs find a record's window. (On repartition topics it is [`WINDOW_HEADER`], in bytes.)
 pub const WINDOW_TEXT: &str = "window";
 
@@ -214,18 +199,6 @@ mod tests {
         assert_eq!(message(&internal, &Record { headers, ..plain }), Headers::default(), "a stale one goes");
         assert_eq!(message(&KafkaSinkConfig::new("t"), &windowed).get(WINDOW_HEADER), None);
         assert_eq!([b"".as_slice(), &[0; 15], &[0; 17]].map(Window::from_bytes), [None; 3]);
-    }
-
-    #[test]
-    fn names_of_topics_are_what_kafka_takes() {
-        let long = "t".repeat(249);
-        for good in ["t", "a.b-c_9", "...", "${TOPIC}", "x-${TOPIC}", &long] {
-            assert_eq!(topic_problem(good), None, "{good}");
-        }
-        let longer = "t".repeat(250);
-        for bad in ["", "a b", ".", "..", "^a.*", "a/b", "ä", "a$", &longer] {
-            assert!(topic_problem(bad).is_some(), "{bad}");
-        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use serde::Deserialize;
 pub use answers::{Answer, Answers};
 pub use blackhole::BlackholeConfig;
 pub use file::{FileConfig, StdoutConfig};
-pub use kafka::{KafkaSinkConfig, topic_problem};
+pub use kafka::KafkaSinkConfig;
 pub use kafka_lane::KafkaLane;
 pub use memory::TableSink;
 pub use registry::{SinkConfig, SinkConnection, SinkLane};

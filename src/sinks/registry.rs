@@ -8,12 +8,12 @@ use serde::Deserialize;
 use super::blackhole::{Blackhole, BlackholeConfig};
 use super::columns::{Column, Columns};
 use super::file::{FileConfig, LineSink, StdoutConfig};
-use super::kafka::{KafkaSinkConfig, topic_problem};
+use super::kafka::KafkaSinkConfig;
 use super::kafka_lane::KafkaLane;
 use super::memory::TableSink;
 use super::spanner::{Spanner, SpannerConfig, SpannerLane};
 use super::{Answers, Batch, Sink, SinkError};
-use crate::kafka::Writer;
+use crate::kafka::{Writer, topic_problem};
 use crate::model::{Cell, Payload, Problem, SinkRow};
 use crate::model::{EvalError, Expr, Json, Millis, Record, Scope, Timestamp, Value};
 

@@ -8,6 +8,8 @@ mod driver;
 mod mock;
 mod simulate;
 mod tests_of_a_file;
+#[cfg(test)]
+mod toy_source;
 
 pub use broker::{BrokerError, CommittedOffset, Dice, Faults, MemoryBroker};
 pub use driver::{DriverError, Output, TopologyTestDriver};

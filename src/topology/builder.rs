@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use super::checks::{check_name, check_promises, check_settings, check_table, check_topics, check_topology};
 use super::{
-    Input, Node, NodeKind, Settings, SourceConfig, Topology, foreign, formats, joins, limits, repartition,
-    sub, tables,
+    Input, Node, NodeKind, Settings, Topology, foreign, formats, joins, limits, repartition, sub, tables,
 };
 use crate::model::{Problem, Shape, did_you_mean};
 use crate::operators::{NodeConfig, TableConfig};
 use crate::sinks::SinkConfig;
+use crate::sources::SourceConfig;
 
 /// Builds a [`Topology`] from Rust.
 ///
@@ -17,7 +17,8 @@ use crate::sinks::SinkConfig;
 /// use slackwater::model::{Expr, Millis};
 /// use slackwater::operators::{DebounceConfig, FilterConfig, NodeConfig};
 /// use slackwater::sinks::{BlackholeConfig, SinkConfig};
-/// use slackwater::topology::{KafkaSource, SourceConfig, TopologyBuilder};
+/// use slackwater::sources::{KafkaSource, SourceConfig};
+/// use slackwater::topology::TopologyBuilder;
 ///
 /// let topology = TopologyBuilder::new("clicks")
 ///     .source("clicks", SourceConfig::Kafka(KafkaSource { topic: Some("clicks".into()), ..Default::default() }))

@@ -3,11 +3,10 @@
 //! Called by the builder, which checks the graph itself.
 
 use super::builder::problem;
-use super::{Changelog, Guarantee, NodeKind, OnFailure, Settings, SourceConfig};
-use crate::kafka::KafkaConfig;
+use super::{Changelog, Guarantee, NodeKind, OnFailure, Settings};
+use crate::kafka::{KafkaConfig, topic_problem};
 use crate::model::{Millis, Problem, did_you_mean};
 use crate::operators::TableConfig;
-use crate::sinks::topic_problem;
 
 /// A node as it was given: name, kind, what it reads.
 type Draft = (String, NodeKind, Vec<String>);
@@ -30,28 +29,10 @@ pub(super) fn check_name(name: &str, node: Option<&str>, problems: &mut Vec<Prob
 }
 
 pub(super) fn check_settings(name: &str, kind: &NodeKind, settings: &Settings, problems: &mut Vec<Problem>) {
-    if let NodeKind::Source(source) = kind {
-        problems.extend(source.check().into_iter().map(|p| p.of(name)));
-    }
     match kind {
-        NodeKind::Source(SourceConfig::Kafka(k)) => match (&k.topic, &k.topics) {
-            (Some(_), Some(_)) => problems.push(problem(
-                "graph::source",
-                name,
-                "kafka",
-                "both `topic` and `topics` are set",
-                Some("keep one of them".into()),
-            )),
-            (None, topics) if topics.as_ref().is_none_or(Vec::is_empty) => problems.push(problem(
-                "graph::source",
-                name,
-                "kafka",
-                "no topic",
-                Some("write `kafka: { topic: NAME }`".into()),
-            )),
-            _ => {}
-        },
-        NodeKind::Source(_) => {}
+        NodeKind::Source(source) => {
+            problems.extend(source.check().into_iter().map(|p| p.of(name)));
+        }
         NodeKind::Operator(config) => {
             problems.extend(config.check().into_iter().map(|p| p.of(name)));
             if let Some(limit) = config.rate_limit()
@@ -142,12 +123,12 @@ pub(super) fn check_topology(settings: &Settings, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Topics and lines that are read twice, and dead letters that would come in again.
+/// What only one source can read (standard input) and several do, and dead letters that would come in again.
 pub(super) fn check_topics(settings: &Settings, nodes: &[Draft], problems: &mut Vec<Problem>) {
-    let mut stdin: Option<&str> = None;
+    let mut alone: Vec<(&str, &str)> = Vec::new();
     for (name, kind, _) in nodes {
         let NodeKind::Source(source) = kind else { continue };
-        if let (Some(dead), SourceConfig::Kafka(_)) = (&settings.errors.dead_letter, source)
+        if let Some(dead) = &settings.errors.dead_letter
             && source.topics().contains(&dead.topic.as_str())
         {
             problems.push(Problem {
@@ -159,13 +140,13 @@ pub(super) fn check_topics(settings: &Settings, nodes: &[Draft], problems: &mut 
                 ..Problem::default()
             });
         }
-        if matches!(source, SourceConfig::Stdin(_))
-            && let Some(first) = stdin.replace(name)
-        {
-            let message = format!("`{first}` reads standard input already, and a line comes once");
+        let Some(what) = source.reads_alone() else { continue };
+        if let Some((_, first)) = alone.iter().find(|(read, _)| *read == what) {
+            let message = format!("`{first}` reads {what} already, and a record comes once");
             let help = format!("let what reads `{name}` read `{first}`");
-            problems.push(problem("graph::source", name, "stdin", &message, Some(help)));
+            problems.push(problem("graph::source", name, source.kind_name(), &message, Some(help)));
         }
+        alone.push((what, name));
     }
 }
 
@@ -217,7 +198,7 @@ pub(super) fn check_table(
     if matches!(kind, NodeKind::Source(_)) {
         problems.extend(table.check(false).into_iter().map(|p| p.of(name)));
     }
-    if table.global && matches!(kind, NodeKind::Source(source) if !matches!(source, SourceConfig::Kafka(_))) {
+    if table.global && matches!(kind, NodeKind::Source(source) if !source.reads_kafka()) {
         problems.push(problem(
             "graph::setting",
             name,

@@ -267,7 +267,8 @@ mod tests {
     use crate::model::Expr;
     use crate::operators::{FilterConfig, KeyByConfig, MergeConfig, NodeConfig, TableConfig};
     use crate::sinks::{BlackholeConfig, SinkConfig};
-    use crate::topology::{KafkaSource, SourceConfig, TopologyBuilder};
+    use crate::sources::{KafkaSource, SourceConfig};
+    use crate::topology::TopologyBuilder;
 
     #[test]
     fn keys_and_tables_are_followed_through_the_graph() {

@@ -6,10 +6,11 @@
 
 use super::builder::problem;
 use super::repartition::{add, reads_a_topic, uses_topic};
-use super::{Input, KafkaSource, Node, NodeKind, SourceConfig};
+use super::{Input, Node, NodeKind};
 use crate::model::Problem;
 use crate::operators::{JoinKind, NodeConfig, RightHalfConfig};
 use crate::sinks::{KafkaSinkConfig, SinkConfig};
+use crate::sources::{KafkaSource, SourceConfig};
 
 /// Cuts every foreign-key join that reads topics in two.
 ///

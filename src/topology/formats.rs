@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::builder::problem;
-use super::{Node, NodeKind, Settings, SourceConfig, SubTopology};
+use super::{Node, NodeKind, Settings, SubTopology};
 use crate::formats::{Format, Formats, SchemaProblem, WriterSchema};
 use crate::model::Problem;
 use crate::model::Shape;
 use crate::sinks::{KafkaSinkConfig, SinkConfig};
+use crate::sources::SourceConfig;
 
 /// Reads every schema that is named in the topology.
 pub(super) fn load(
@@ -28,33 +29,8 @@ pub(super) fn load(
         }));
     }
     for (name, kind, _) in nodes {
-        let mut wrong = |found: SchemaProblem| {
-            let field = format!("kafka.{}", found.field);
-            problems.push(problem("graph::schema", name, &field, &found.message, Some(found.help)));
-        };
         match kind {
-            NodeKind::Source(SourceConfig::Kafka(source)) => {
-                if let Some(reader) = &source.reader_schema
-                    && let Err(e) = formats.add_reader(name, source.format, reader)
-                {
-                    wrong(e);
-                }
-                for (field, format) in [("format", source.format), ("key_format", source.key_format)] {
-                    needs_registry(settings, name, field, format, problems);
-                }
-            }
-            NodeKind::Source(source) => {
-                let format = source.format();
-                if !matches!(format, Format::Json | Format::String | Format::Bytes) {
-                    let (kind, help) = match source {
-                        SourceConfig::File(_) => ("file", "a line is `json`, `string` or `bytes`"),
-                        _ => ("stdin", "a line is `json`, `string` or `bytes`"),
-                    };
-                    let message = format!("a line of text is no {}", format.name());
-                    let field = format!("{kind}.format");
-                    problems.push(problem("graph::format", name, &field, &message, Some(help.into())));
-                }
-            }
+            NodeKind::Source(source) => load_source(&mut formats, settings, name, source, problems),
             NodeKind::Sink(sink) => {
                 let SinkConfig::Kafka(sink) = &**sink else { continue };
                 load_sink(&mut formats, settings, name, sink, problems);
@@ -76,6 +52,31 @@ pub(super) fn load(
     Arc::new(formats)
 }
 
+fn load_source(
+    formats: &mut Formats,
+    settings: &Settings,
+    name: &str,
+    source: &SourceConfig,
+    problems: &mut Vec<Problem>,
+) {
+    let (kind, format) = (source.kind_name(), source.format());
+    if source.is_text() && !matches!(format, Format::Json | Format::String | Format::Bytes) {
+        let message = format!("a line of text is no {}", format.name());
+        let help = "a line is `json`, `string` or `bytes`";
+        let field = format!("{kind}.format");
+        problems.push(problem("graph::format", name, &field, &message, Some(help.into())));
+        return;
+    }
+    if let Some(reader) = source.reader_schema()
+        && let Err(SchemaProblem { field, message, help }) = formats.add_reader(name, format, reader)
+    {
+        problems.push(problem("graph::schema", name, &format!("{kind}.{field}"), &message, Some(help)));
+    }
+    for (field, format) in [("format", format), ("key_format", source.key_format())] {
+        needs_registry(settings, name, &format!("{kind}.{field}"), format, problems);
+    }
+}
+
 fn load_sink(
     formats: &mut Formats,
     settings: &Settings,
@@ -89,7 +90,7 @@ fn load_sink(
         (true, "key_format", "key_writer_schema", sink.key_format, &sink.key_writer_schema),
     ];
     for (is_key, field, schema_field, format, schema) in parts {
-        needs_registry(settings, name, field, format, problems);
+        needs_registry(settings, name, &format!("kafka.{field}"), format, problems);
         if !format.has_schema() {
             if schema.is_some() {
                 let message = format!("`{field}: {}` has no schema", format.name());
@@ -112,7 +113,7 @@ fn needs_registry(settings: &Settings, node: &str, field: &str, format: Format, 
         problems.push(problem(
             "graph::registry",
             node,
-            &format!("kafka.{field}"),
+            field,
             &format!(
                 "`{}` needs a schema registry, and the topology does not say where it is",
                 format.name()
@@ -138,10 +139,14 @@ pub(super) fn check_keys(nodes: &[Node], subs: &[SubTopology]) -> Result<(), Vec
         let Some((odd, format)) = sources.iter().find(|(_, format)| !format.is_text()) else { continue };
         let Some((other, theirs)) = sources.iter().find(|(_, f)| !same(*f, *format)) else { continue };
         let other_is = if theirs.is_text() { "text" } else { theirs.name() };
+        let kind = match &odd.kind {
+            NodeKind::Source(source) => source.kind_name(),
+            NodeKind::Operator(_) | NodeKind::Sink(_) => continue,
+        };
         problems.push(problem(
             "graph::key_format",
             &odd.name,
-            "kafka.key_format",
+            &format!("{kind}.key_format"),
             &format!(
                 "its keys are {}, those of `{}` are {other_is}, and both are read together: the same key is in \
                  different partitions",

@@ -14,7 +14,6 @@ mod joins;
 mod limits;
 mod repartition;
 mod settings;
-mod source;
 mod sub;
 mod tables;
 mod windowed;
@@ -24,7 +23,6 @@ pub use builder::TopologyBuilder;
 pub use explain::{Explanation, NodeExplanation, RepartitionExplanation, SubExplanation};
 pub use repartition::{Repartition, Uneven};
 pub use settings::{Changelog, ClockMode, DeadLetter, Errors, Guarantee, OnFailure, State, Time};
-pub use source::{FileSource, Generate, KafkaSource, Lines, SourceConfig};
 pub use sub::{SubTopology, TaskInput};
 pub use written::WrittenTopic;
 
@@ -35,6 +33,7 @@ use crate::formats::{Formats, RegistryConfig};
 use crate::model::{Problem, Shape};
 use crate::operators::{NodeConfig, RateLimitConfig, TableConfig};
 use crate::sinks::SinkConfig;
+use crate::sources::SourceConfig;
 
 /// Everything in a topology that is no node.
 #[derive(Clone, Debug, Default)]
@@ -165,8 +164,8 @@ impl Topology {
         };
         let declared = self.nodes.iter().filter(|n| n.made_for.is_none());
         let nodes = declared.filter_map(|node| match &node.kind {
-            NodeKind::Source(s) if !s.topics().is_empty() => {
-                Some(problem(Some(&node.name), "kafka", "a kafka source"))
+            NodeKind::Source(s) if s.reads_kafka() => {
+                Some(problem(Some(&node.name), s.kind_name(), "a kafka source"))
             }
             NodeKind::Sink(s) if s.topic().is_some() => {
                 Some(problem(Some(&node.name), "kafka", "a kafka sink"))

@@ -14,11 +14,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Input, KafkaSource, Node, NodeKind, SourceConfig, Topology};
+use super::{Input, Node, NodeKind, Topology};
 use crate::model::Expr;
 use crate::model::Problem;
 use crate::operators::{ByIdConfig, KeyByConfig, NodeConfig, RegroupConfig};
 use crate::sinks::{KafkaSinkConfig, SinkConfig};
+use crate::sources::{KafkaSource, SourceConfig};
 
 /// A repartition topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -223,13 +224,13 @@ impl Topology {
     pub fn repartitions(&self) -> Vec<Repartition> {
         let mut out = Vec::new();
         for (source, node) in self.nodes.iter().enumerate() {
-            let NodeKind::Source(SourceConfig::Kafka(config)) = &node.kind else { continue };
-            let (true, Some(topic), Some(owner)) = (config.internal, &config.topic, node.made_for) else {
+            let (NodeKind::Source(config), Some(owner)) = (&node.kind, node.made_for) else { continue };
+            let Some(topic) = config.topics().first().copied().filter(|_| config.is_internal()) else {
                 continue;
             };
             let writes = |n: &Node| matches!(&n.kind, NodeKind::Sink(s) if s.topic() == Some(topic));
             if let Some(sink) = self.nodes.iter().position(writes) {
-                out.push(Repartition { topic: topic.clone(), node: owner, sink, source });
+                out.push(Repartition { topic: topic.to_owned(), node: owner, sink, source });
             }
         }
         out
@@ -333,7 +334,8 @@ mod tests {
         AggregateConfig, BranchConfig, DebounceConfig, DedupeConfig, FilterConfig, MergeConfig,
     };
     use crate::sinks::BlackholeConfig;
-    use crate::topology::{Generate, TopologyBuilder};
+    use crate::sources::{GenerateSource, KafkaSource, SourceConfig};
+    use crate::topology::TopologyBuilder;
 
     /// `NAME FROM[,FROM] KIND` lines; `source` reads the topic of its name.
     fn build(lines: &[&str]) -> Result<Topology, Vec<Problem>> {
@@ -350,7 +352,7 @@ mod tests {
                 }
                 "generate" => {
                     let generate =
-                        Generate { rate: crate::model::Rate { per_second: 1.0 }, keys: 1, count: None };
+                        GenerateSource { rate: crate::model::Rate { per_second: 1.0 }, keys: 1, count: None };
                     builder = builder.source(name, SourceConfig::Generate(generate));
                     continue;
                 }

@@ -25,7 +25,8 @@ use crate::model::{Field, Types};
 use crate::model::{Problem, did_you_mean};
 use crate::operators::{NodeConfig, TableConfig};
 use crate::sinks::SinkConfig;
-use crate::topology::{Settings, SourceConfig, Topology, TopologyBuilder};
+use crate::sources::SourceConfig;
+use crate::topology::{Settings, Topology, TopologyBuilder};
 
 /// Sections of a topology file.
 pub const SECTIONS: &[&str] = &[
@@ -192,8 +193,8 @@ pub fn load_with(
     // Nodes that were read, but not all of them.
     let mut misread: BTreeSet<&str> = BTreeSet::new();
     for (key, node) in entries(root, "sources", &mut problems) {
-        let source_kinds = ["kafka", "generate", "file", "stdin"];
-        let Some(config) = one_kind(key, node, &source_kinds, &["table", "schema"], &mut problems) else {
+        let Some(config) = one_kind(key, node, SourceConfig::KINDS, &["table", "schema"], &mut problems)
+        else {
             continue;
         };
         let before = problems.len();

@@ -10,7 +10,8 @@ use crate::kafka::KafkaConfig;
 use crate::model::{Field, Json};
 use crate::operators::{NodeConfig, RateLimitConfig, TableConfig};
 use crate::sinks::SinkConfig;
-use crate::topology::{Errors, Guarantee, SourceConfig, State, Time};
+use crate::sources::SourceConfig;
+use crate::topology::{Errors, Guarantee, State, Time};
 
 /// The schema of the built-in kinds, draft 2020-12.
 #[must_use]

@@ -9,10 +9,10 @@ use slackwater::operators::{DebounceConfig, FilterConfig, MapConfig, MergeConfig
 use slackwater::runtime::{DEAD_LETTER, TaskId};
 use slackwater::sinks::columns::Columns;
 use slackwater::sinks::{KafkaSinkConfig, SinkConfig, SpannerConfig};
+use slackwater::sources::{KafkaSource, SourceConfig};
 use slackwater::state::decode_record;
 use slackwater::topology::{
-    Changelog, DeadLetter, Errors, Guarantee, KafkaSource, NodeKind, Settings, SourceConfig, Topology,
-    TopologyBuilder,
+    Changelog, DeadLetter, Errors, Guarantee, NodeKind, Settings, Topology, TopologyBuilder,
 };
 use slackwater::yaml::{Mode, load};
 

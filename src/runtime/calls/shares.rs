@@ -77,7 +77,8 @@ mod tests {
     use crate::operators::enrich::HttpConfig;
     use crate::operators::{EnrichConfig, NodeConfig, RateLimitConfig};
     use crate::sinks::{BlackholeConfig, SinkConfig};
-    use crate::topology::{KafkaSource, Settings, SourceConfig, TopologyBuilder};
+    use crate::sources::{KafkaSource, SourceConfig};
+    use crate::topology::{Settings, TopologyBuilder};
 
     /// Sub-topologies `topic` or `topic limit`, each a source and, with a limit, one that calls.
     fn topology(subs: &[&str]) -> Topology {

@@ -186,13 +186,11 @@ impl Engine {
             // A sub-topology reads topics or lines, never both: so they count as in `Topology::inputs`.
             for (input, &n) in part.lines.iter().enumerate() {
                 let NodeKind::Source(source) = &self.topology.nodes[n].kind else { continue };
-                let opened =
-                    TaskReader::open(source, SystemClock.now()).map_err(|e| EngineError::Config {
-                        node: Some(self.topology.nodes[n].name.clone()),
-                        field: "file.path".into(),
-                        message: format!("cannot read {}: {e}", source.label()),
-                    })?;
-                readers.extend(opened.map(|r| (input, r)));
+                let opened = source.open(SystemClock.now()).map_err(|(field, message)| {
+                    let node = Some(self.topology.nodes[n].name.clone());
+                    EngineError::Config { node, field, message }
+                })?;
+                readers.extend(opened.map(|reader| (input, TaskReader::Own(reader))));
             }
             if !readers.is_empty() {
                 worker.add(TaskId { sub, partition: 0 }, readers);

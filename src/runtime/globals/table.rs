@@ -196,8 +196,9 @@ mod tests {
     use super::*;
     use crate::model::{Origin, Value};
     use crate::operators::TableConfig;
+    use crate::sources::{KafkaSource, SourceConfig};
     use crate::state::MemoryBackend;
-    use crate::topology::{DeadLetter, Errors, KafkaSource, Settings, SourceConfig, TopologyBuilder};
+    use crate::topology::{DeadLetter, Errors, Settings, TopologyBuilder};
 
     fn topology(topics: &[&str], policy: OnFailure) -> Topology {
         let source = SourceConfig::Kafka(KafkaSource {

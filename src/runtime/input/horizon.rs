@@ -319,7 +319,8 @@ mod tests {
     use crate::model::{Expr, Json};
     use crate::operators::{KeyByConfig, NodeConfig};
     use crate::sinks::{BlackholeConfig, SinkConfig};
-    use crate::topology::{KafkaSource, SourceConfig, TopologyBuilder};
+    use crate::sources::{KafkaSource, SourceConfig};
+    use crate::topology::TopologyBuilder;
 
     /// Sources `a` and `b`, these operators (name, what it reads, settings; `null` changes the key), and a sink of the last.
     fn topology(operators: &[(&str, &[&str], Json)]) -> Topology {

@@ -17,8 +17,9 @@ use crate::operators::shared::describe::Described;
 use crate::operators::table::{Table, TableConfig};
 use crate::operators::{Cx, Load, Operator, OperatorError, Reject};
 use crate::sinks::SinkConfig;
+use crate::sources::SourceConfig;
 use crate::state::{StateError, decode_record, encode_record};
-use crate::topology::{ClockMode, SourceConfig, Topology};
+use crate::topology::{ClockMode, Topology};
 
 /// Decodes: makes JSON of values by their format, or checks that they are, takes key and timestamp from expressions, and keeps one wrong producer clock
 /// from moving everybody's. A source that is read as a table keeps it in its store.
@@ -46,7 +47,7 @@ impl SourceNode {
             key: config.key().cloned(),
             skew: (time.clock == ClockMode::Hybrid).then_some(time.max_skew),
             table: table.map(Table::new),
-            internal: matches!(config, SourceConfig::Kafka(k) if k.internal),
+            internal: config.is_internal(),
         }
     }
 }

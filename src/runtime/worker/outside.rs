@@ -74,7 +74,7 @@ impl Outside {
         let place = (id.sub, topic);
         let upstream = self.repartitions.get(&place);
         let upstream = upstream.map(|name| Upstream::new(&self.horizons, name, id.partition));
-        TaskReader::Kafka(HeldReader::new(reader, self.gates.get(&place).cloned(), upstream))
+        TaskReader::Kafka(Box::new(HeldReader::new(reader, self.gates.get(&place).cloned(), upstream)))
     }
 }
 

@@ -1,0 +1,116 @@
+//! The kinds of sources: one list, from which everything follows that goes by the kind's name.
+
+use std::ops::{Deref, DerefMut};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{FileSource, GenerateSource, KafkaSource, OpenError, Reader, SourceSettings, StdinSource};
+use crate::model::{Expr, Problem, Timestamp, Yields};
+
+/// Makes [`SourceConfig`] of lines `"key in YAML": Variant(Settings)`, each with the words that editors show.
+macro_rules! kinds {
+    ($($(#[doc = $doc:literal])+ $(#[cfg($when:meta)])? $name:literal: $kind:ident($settings:ty),)+) => {
+        /// A source's settings; its kind is the key that holds them in YAML. What they say is asked through
+        /// [`SourceSettings`].
+        #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
+        pub enum SourceConfig {
+            $($(#[doc = $doc])+ $(#[cfg($when)])? #[serde(rename = $name)] $kind($settings),)+
+        }
+
+        impl SourceConfig {
+            /// All kinds, as written in YAML.
+            pub const KINDS: &'static [&'static str] = &[$($(#[cfg($when)])? $name,)+];
+
+            /// The kind, as in YAML.
+            #[must_use]
+            pub fn kind_name(&self) -> &'static str {
+                match self {
+                    $($(#[cfg($when)])? SourceConfig::$kind(_) => $name,)+
+                }
+            }
+        }
+
+        impl Deref for SourceConfig {
+            type Target = dyn SourceSettings;
+
+            fn deref(&self) -> &Self::Target {
+                match self {
+                    $($(#[cfg($when)])? SourceConfig::$kind(settings) => settings,)+
+                }
+            }
+        }
+
+        impl DerefMut for SourceConfig {
+            fn deref_mut(&mut self) -> &mut Self::Target {
+                match self {
+                    $($(#[cfg($when)])? SourceConfig::$kind(settings) => settings,)+
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// A Kafka topic, read as a member of the topology's consumer group.
+    "kafka": Kafka(KafkaSource),
+    /// Made-up records, for tries and load tests.
+    "generate": Generate(GenerateSource),
+    /// Lines of a file, one record each.
+    "file": File(FileSource),
+    /// Lines of standard input, one record each.
+    "stdin": Stdin(StdinSource),
+    /// A number of records, all alike: shows what a new kind needs.
+    #[cfg(test)]
+    "toy": Toy(super::toy::ToySource),
+}
+
+impl SourceConfig {
+    /// For graphs: `kafka user-changes`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        let what = (**self).label();
+        let gap = if what.is_empty() { "" } else { " " };
+        format!("{}{gap}{what}", self.kind_name())
+    }
+
+    /// What is wrong with its settings, with fields counted from the node: `file.path`.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        let mut problems = (**self).check();
+        if let Some(timestamp) = self.timestamp()
+            && !timestamp.yields().may_be(Yields::NUMBER.or(Yields::TEXT))
+        {
+            let message =
+                format!("a timestamp is a number or text, and this is always {}", timestamp.yields());
+            let help = "write where it stands, for example `.created_at`: milliseconds, or RFC 3339 text";
+            problems.push(Problem::setting("timestamp", message, help));
+        }
+        if self.key().is_some_and(Expr::is_always_null) {
+            let message = "an expression that yields nothing for a key";
+            let help = "write what the key is made of, for example `.customer`, or leave it out";
+            problems.push(Problem::setting("key", message, help));
+        }
+        let placed = problems.into_iter().map(|p| {
+            let field = self.place(&p.field);
+            p.field(field)
+        });
+        placed.collect()
+    }
+
+    /// Begins to read a source that is no Kafka topic.
+    ///
+    /// # Errors
+    /// The field of the node that it is about, and what is wrong.
+    pub fn open(&self, now: Timestamp) -> Result<Option<Box<dyn Reader>>, (String, String)> {
+        (**self).open(now).map_err(|OpenError { field, message }| {
+            (self.place(field), format!("cannot read {}: {message}", self.label()))
+        })
+    }
+
+    /// A field of the kind, as a field of the node.
+    fn place(&self, field: &str) -> String {
+        let dot = if field.is_empty() { "" } else { "." };
+        format!("{}{dot}{field}", self.kind_name())
+    }
+}
