@@ -1,5 +1,7 @@
 //! The contract between a node and its task.
 
+use std::sync::Arc;
+
 use crate::model::{Call, EvalError, Reason, Record, Reply, SinkRow, Timestamp};
 use crate::state::{StateError, Store};
 
@@ -43,6 +45,28 @@ impl OperatorError {
     pub fn expression(record: Record, error: &EvalError) -> OperatorError {
         OperatorError::reject(record, error.reason(), error.to_string())
     }
+}
+
+/// May a record come in now?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admits {
+    /// Yes.
+    Yes,
+    /// Not yet. Nothing more of its partition is read, and no clock goes by what stands there.
+    Wait,
+    /// Never: what becomes of it says the topology's `errors`.
+    Refuse(Reason),
+}
+
+/// How far another consumer group has come in a topic, on the task's own partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commits {
+    /// The group.
+    pub group: Arc<str>,
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The next offset that it will read: everything before it is done.
+    pub next: i64,
 }
 
 /// One node of one task.
@@ -121,6 +145,27 @@ pub trait Operator: Send {
     /// As [`Operator::on_record`].
     fn on_reply(&mut self, call: u64, reply: Reply, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         let _ = (call, reply, cx);
+        Ok(())
+    }
+
+    /// Has it a say in what comes in? Asked once, when the task opens; it counts directly behind a source.
+    fn gates(&self) -> bool {
+        false
+    }
+
+    /// May this record of the source above come in now? As it was read: nothing of it is decoded yet. The answer may
+    /// change with what the operator is told later and with the wall clock `now`.
+    fn admits(&self, record: &Record, now: Timestamp) -> Admits {
+        let _ = (record, now);
+        Admits::Yes
+    }
+
+    /// Another consumer group has committed.
+    ///
+    /// # Errors
+    /// As [`Operator::on_record`].
+    fn on_commits(&mut self, commits: &Commits, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        let _ = (commits, cx);
         Ok(())
     }
 

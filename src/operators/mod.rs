@@ -32,7 +32,9 @@ pub mod table;
 
 pub use aggregate::AggregateConfig;
 pub use branch::BranchConfig;
-pub use contract::{Cx, Effects, Emit, Load, Operator, OperatorError, Reject, Stores, Tally};
+pub use contract::{
+    Admits, Commits, Cx, Effects, Emit, Load, Operator, OperatorError, Reject, Stores, Tally,
+};
 pub use custom::{CustomConfig, CustomOperator, Processor, ProcessorCx, Punctuator};
 pub use debounce::DebounceConfig;
 pub use dedupe::DedupeConfig;

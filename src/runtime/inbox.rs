@@ -11,6 +11,7 @@ use super::task::{Step, Task, TaskId};
 use crate::kafka::PartitionReader;
 use crate::model::Record;
 use crate::model::Reply;
+use crate::operators::Commits;
 use crate::state::Backend;
 
 /// A task of one assignment. What comes back for an earlier generation of the same task is ignored.
@@ -57,6 +58,14 @@ pub enum Message {
         call: u64,
         /// Answer.
         reply: Reply,
+    },
+    /// How far another consumer group has committed a topic, on this task's partition. Said again and again: a task that is
+    /// not running misses it.
+    Commits {
+        /// The task.
+        id: TaskId,
+        /// The group's progress.
+        commits: Commits,
     },
     /// Deliveries are durable.
     Acked {

@@ -16,6 +16,7 @@ mod calls;
 mod checkpoint;
 mod delivery;
 mod engine;
+mod every;
 mod globals;
 mod inbox;
 mod input;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::model::{Call, Reason, Reply, SinkRow};
 use crate::model::{Json, Millis, Origin, Record, Timestamp, Value};
+use crate::operators::{Admits, Commits};
 use crate::runtime::{DEAD_LETTER, Delivery, GlobalTable, Globals, Input, Step, Task, TaskError, TaskId};
 use crate::sinks::SinkConfig;
 use crate::state::{Backend, MemoryBackend};
@@ -258,7 +259,8 @@ impl TopologyTestDriver {
             let mut busy = false;
             for slot in 0..self.slots.len() {
                 let wall = self.wall;
-                self.slots[slot].task.step(Input::Clock { until: Some(wall) }, wall, &mut self.step)?;
+                let until = (!self.is_held(slot)).then_some(wall);
+                self.slots[slot].task.step(Input::Clock { until }, wall, &mut self.step)?;
                 let moved = !self.step.is_empty();
                 self.perform(Some(slot))?;
                 if moved {
@@ -292,19 +294,52 @@ impl TopologyTestDriver {
         Ok(())
     }
 
+    /// The next record of each of a task's topics.
+    fn heads(&self, slot: usize) -> impl Iterator<Item = (usize, &Record)> {
+        let task = &self.slots[slot].task;
+        (0..task.topics().len()).filter_map(move |t| {
+            let at = usize::try_from(task.position(t)).ok()?;
+            Some((t, self.log.get(&*task.topics()[t])?.get(at)?))
+        })
+    }
+
+    /// May a record not come in yet? Then those of the task's other topics wait as well, which may be later, and so do its
+    /// clocks.
+    fn is_held(&self, slot: usize) -> bool {
+        let task = &self.slots[slot].task;
+        self.heads(slot).any(|(t, record)| task.asks(t) && task.admits(t, record, self.wall) == Admits::Wait)
+    }
+
+    /// Another consumer group commits: everything of a topic before `next` is done there. The tasks that read the topic are
+    /// told.
+    ///
+    /// # Errors
+    /// No source reads the topic, or the task stopped.
+    pub fn commit(&mut self, group: &str, topic: &str, next: i64) -> Result<(), DriverError> {
+        let commits = Commits { group: group.into(), topic: topic.into(), next };
+        let reads = |slot: &Slot| slot.task.topics().iter().any(|t| **t == *topic);
+        let readers: Vec<usize> = (0..self.slots.len()).filter(|n| reads(&self.slots[*n])).collect();
+        if readers.is_empty() {
+            return Err(DriverError::UnknownTopic { topic: topic.into(), known: self.inputs().join(", ") });
+        }
+        for slot in readers {
+            let wall = self.wall;
+            self.slots[slot].task.step(Input::Commits(commits.clone()), wall, &mut self.step)?;
+            self.perform(Some(slot))?;
+        }
+        self.settle()
+    }
+
     /// Feeds the record with the lowest timestamp among the heads of one task's topics.
     fn read_one(&mut self) -> Result<bool, DriverError> {
         for slot in 0..self.slots.len() {
-            if !self.slots[slot].task.wants_input() {
+            if !self.slots[slot].task.wants_input() || self.is_held(slot) {
                 continue;
             }
             let task = &self.slots[slot].task;
-            let head = (0..task.topics().len())
-                .filter_map(|t| {
-                    let at = usize::try_from(task.position(t)).ok()?;
-                    let record = self.log.get(&*task.topics()[t])?.get(at)?;
-                    Some((task.time_of(t, record), t, record))
-                })
+            let head = self
+                .heads(slot)
+                .map(|(t, record)| (task.time_of(t, record), t, record))
                 .min_by_key(|(ts, t, _)| (*ts, *t));
             let Some((_, topic, record)) = head else { continue };
             let mut record = record.clone();
@@ -475,4 +510,105 @@ fn as_message(topology: &Topology, node: usize, row: SinkRow) -> Record {
 #[must_use]
 fn show_key(record: &Record) -> Json {
     record.key.as_ref().map_or(Json::Null, |k| Json::String(String::from_utf8_lossy(k).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operators::{Cx, Operator, OperatorError};
+    use crate::yaml::{Mode, load};
+
+    /// Lets a record in once the group has committed behind it; refuses it when it is a minute old by then.
+    struct Gate {
+        done: i64,
+    }
+
+    impl Operator for Gate {
+        fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+            cx.forward(record);
+            Ok(())
+        }
+        fn gates(&self) -> bool {
+            true
+        }
+        fn admits(&self, record: &Record, now: Timestamp) -> Admits {
+            match record.origin.offset < self.done {
+                true => Admits::Yes,
+                false if now.since(record.ts) >= Millis::secs(60) => Admits::Refuse(Reason::GateTimeout),
+                false => Admits::Wait,
+            }
+        }
+        fn on_commits(&mut self, commits: &Commits, _: &mut Cx<'_>) -> Result<(), OperatorError> {
+            if (&*commits.group, &*commits.topic) == ("billing", "in") {
+                self.done = commits.next;
+            }
+            Ok(())
+        }
+    }
+
+    /// `in` through a gate, joined in order of time with `beside`, and counted by windows of 10 s.
+    fn driver() -> TopologyTestDriver {
+        let text = "
+name: t
+kafka: { brokers: b }
+sources: { in: { kafka: { topic: in } }, beside: { kafka: { topic: beside } } }
+operators:
+  gate: { from: in, filter: 'true' }
+  all: { from: [gate, beside], merge: {} }
+  counts: { from: all, aggregate: { window: { tumbling: 10s }, emit: final, count: {} } }
+sinks: { out: { from: all, stdout: {} }, counted: { from: counts, stdout: {} } }
+errors: { on_failure: skip }
+";
+        let loaded = load("t.yaml", text, Mode::Required, &|_| None).expect("a good file");
+        let mut driver = TopologyTestDriver::new(Arc::new(loaded.topology)).expect("starts");
+        let gate = driver.topology.node("gate").expect("a node");
+        let topology = Arc::clone(&driver.topology);
+        driver.slots[0].task.stand_in(&topology, gate, Box::new(Gate { done: 0 }));
+        driver
+    }
+
+    fn send(driver: &mut TopologyTestDriver, topic: &str, n: i64, ts: i64) -> String {
+        let value = Value::Bytes(n.to_string().into());
+        driver.send(topic, Record::new("k", value, Timestamp(ts))).expect("runs");
+        out(driver)
+    }
+
+    fn out(driver: &mut TopologyTestDriver) -> String {
+        let line = |output| match output {
+            Output::Record { to, value, .. } => format!("{to}={value}"),
+            Output::Dropped { reason, .. } => reason.name().to_owned(),
+            Output::Called { .. } => "call".to_owned(),
+        };
+        driver.take_output().into_iter().map(line).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_record_waits_outside_until_a_group_has_committed_and_no_clock_passes_it() {
+        let mut driver = driver();
+        assert_eq!(send(&mut driver, "in", 1, 1000), "");
+        assert_eq!(send(&mut driver, "in", 2, 2000), "", "behind it");
+        assert_eq!(send(&mut driver, "beside", 3, 3000), "", "later: it waits for its turn");
+        driver.advance(Millis::secs(30)).expect("runs");
+        assert_eq!(out(&mut driver), "", "its window is not closed by the wall clock");
+        driver.commit("other", "in", 9).expect("runs");
+        driver.commit("billing", "beside", 9).expect("runs");
+        assert_eq!(out(&mut driver), "", "of another group, of another topic");
+        driver.commit("billing", "in", 1).expect("runs");
+        assert_eq!(out(&mut driver), "out=1", "the first alone");
+        driver.commit("billing", "in", 2).expect("runs");
+        let all = out(&mut driver);
+        assert!(all.starts_with("out=2 out=3 counted="), "then everything, and the window closes: {all}");
+        assert!(driver.commit("billing", "nowhere", 2).is_err());
+    }
+
+    #[test]
+    fn a_record_that_is_refused_is_treated_as_the_topology_says() {
+        let mut driver = driver();
+        assert_eq!(send(&mut driver, "in", 1, 1000), "");
+        driver.advance(Millis::secs(59)).expect("runs");
+        assert_eq!(out(&mut driver), "");
+        driver.advance(Millis::secs(1)).expect("runs");
+        assert_eq!(out(&mut driver), "gate_timeout");
+        assert_eq!(driver.slots[0].task.position(0), 1, "it was read");
+    }
 }

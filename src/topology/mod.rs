@@ -176,6 +176,16 @@ impl Topology {
         nodes.chain(dead_letter.map(|_| problem(None, "errors.dead_letter", "the dead letter"))).collect()
     }
 
+    /// Do tasks read records that name their schemas by id? Global tables, which are no task's, look up their own.
+    #[must_use]
+    pub fn reads_schemas(&self) -> bool {
+        let sources = self.nodes.iter().filter(|n| !n.is_global()).filter_map(|n| match &n.kind {
+            NodeKind::Source(source) => Some(source),
+            NodeKind::Operator(_) | NodeKind::Sink(_) => None,
+        });
+        sources.into_iter().any(|s| s.format().has_schema() || s.key_format().has_schema())
+    }
+
     /// Does node `n` write rows of a table?
     #[must_use]
     pub fn is_table_sink(&self, n: usize) -> bool {

@@ -41,7 +41,7 @@ const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct GroupOptions {
     /// Consumer group.
     pub group: String,
-    /// Topics. A record's `origin.topic` is the index in this list.
+    /// Topics. A record's `origin.topic` is the index in this list, until [`PartitionReader::set_topic`] says another.
     pub topics: Vec<Arc<str>>,
     /// How partitions are spread; `Range` where topics must be co-partitioned.
     pub assignment: Assignment,

@@ -38,6 +38,7 @@ use super::inbox::{Inbox, Message};
 use super::metrics::Metrics;
 use super::task::TaskId;
 use crate::kafka::{Admin, GroupReader, Writer};
+use crate::operators::Commits;
 use crate::sinks::SinkConnection;
 use crate::state::{DirError, RocksEnv, StateDir};
 use crate::topology::Topology;
@@ -256,6 +257,15 @@ impl Engine {
                 () = formats.resolve(waiting) => {}
             }
         });
+    }
+
+    /// Tells a task how far another consumer group has come on its partition. To be said again after the next commit: a task
+    /// that is not here, or is being restored, misses it.
+    pub fn committed_elsewhere(&self, id: TaskId, commits: &Commits) {
+        // The workers that do not have the task pass over it.
+        for inbox in &self.inboxes {
+            inbox.send(Message::Commits { id, commits: commits.clone() });
+        }
     }
 
     /// Waits until `stop`, or until something fails. A source that has ended (a file, a count) ends nothing: what its

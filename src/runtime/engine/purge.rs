@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::super::every::every;
 use super::super::task::TaskId;
 use crate::kafka::{Admin, AdminError, GroupOffset, TopicPartition};
 
@@ -41,25 +42,15 @@ impl Purge {
     /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut done: BTreeMap<TopicPartition, i64> = BTreeMap::new();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(self.every) => {}
-            }
+        every(self.every, "what can be purged of repartition topics", stop, move || {
             let partitions = self.partitions();
             done.retain(|p, _| partitions.contains(p));
-            let (admin, group, before) = (Arc::clone(&self.admin), self.group.clone(), done.clone());
-            let call = tokio::task::spawn_blocking(move || once(&admin, &group, &partitions, &before));
-            let result = tokio::select! {
-                () = stop.cancelled() => return,
-                result = call => result,
-            };
-            match result {
-                Ok(Ok(purged)) => done.extend(purged),
-                Ok(Err(error)) => tracing::debug!(%error, "repartition topics are purged later"),
+            match once(&self.admin, &self.group, &partitions, &done) {
+                Ok(purged) => done.extend(purged),
                 Err(error) => tracing::debug!(%error, "repartition topics are purged later"),
             }
-        }
+        })
+        .await;
     }
 
     fn partitions(&self) -> Vec<TopicPartition> {

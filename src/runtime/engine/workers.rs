@@ -28,7 +28,6 @@ use crate::runtime::checkpoint::{CommitMode, Committer};
 use crate::runtime::delivery::SinkDriver;
 use crate::runtime::inbox::{Message, inbox};
 use crate::runtime::input::TaskReader;
-use crate::runtime::input::hold::Gate;
 use crate::runtime::input::horizon::Horizon;
 use crate::runtime::task::TaskId;
 use crate::runtime::worker::{Calls, Outside, Ticket, Worker};
@@ -82,8 +81,7 @@ impl Engine {
             .into_iter()
             .filter_map(|r| Some((*plan.places.get(&r.topic)?, Arc::from(r.topic))))
             .collect();
-        let gates = gates(&topology);
-        if !gates.is_empty() {
+        if topology.reads_schemas() {
             self.resolve_schemas(&topology);
         }
         let instance = self.options.instance_id.clone().unwrap_or_else(random_id);
@@ -110,7 +108,6 @@ impl Engine {
                 restore: restorer.handle(),
                 transactional: transactional.iter().map(|(n, (lane, _))| (*n, lane.clone())).collect(),
                 changelogs: plan.changelogs.to_vec(),
-                gates: gates.clone(),
                 checkpoint: topology.settings.state.checkpoint.duration(),
                 idle: topology.settings.time.idle,
                 delay: topology.settings.time.delay,
@@ -190,7 +187,7 @@ impl Engine {
                     let node = Some(self.topology.nodes[n].name.clone());
                     EngineError::Config { node, field, message }
                 })?;
-                readers.extend(opened.map(|reader| (input, TaskReader::Own(reader))));
+                readers.extend(opened.map(|reader| (input, TaskReader::source(reader, input))));
             }
             if !readers.is_empty() {
                 worker.add(TaskId { sub, partition: 0 }, readers);
@@ -255,13 +252,6 @@ pub(super) fn limiters(topology: &Topology, shared: &Shared) -> BTreeMap<String,
             (name.clone(), limiter)
         })
         .collect()
-}
-
-/// What the records of each topic need before a task may have them.
-fn gates(topology: &Topology) -> BTreeMap<(usize, usize), Gate> {
-    let subs = topology.subs.iter().enumerate();
-    let all = subs.flat_map(|(sub, part)| (0..part.topics.len()).map(move |topic| (sub, topic)));
-    all.filter_map(|at| Some((at, Gate::of(topology, at.0, at.1)?))).collect()
 }
 
 /// Tries until it is open, or something else has failed.

@@ -14,6 +14,7 @@ use super::topics::{make_topics, open_admin};
 use super::wait::{blocking, pause, unless_stopped};
 use super::{EngineError, Shared};
 use crate::kafka::{Admin, AdminError, KafkaConfig};
+use crate::runtime::every::every;
 use crate::topology::{Topology, WrittenTopic};
 
 /// How often the broker must say, a second apart, that a topic is missing: a topic that was made just now is not known
@@ -82,17 +83,12 @@ pub(super) async fn find(
 impl Watch {
     /// Looks again and again, until `stop`. Where the broker does not answer, what it said last holds.
     pub(super) async fn run(self, shared: Arc<Shared>, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(EVERY) => {}
-            }
-            let asked = (Arc::clone(&self.admin), self.topics.clone());
-            let look = blocking(move || missing(&asked.0, &asked.1));
-            if let Ok(Ok(missing)) = unless_stopped(&stop, look).await {
+        every(EVERY, "the topics that sinks write", stop, move || {
+            if let Ok(missing) = missing(&self.admin, &self.topics) {
                 shared.miss((!missing.is_empty()).then(|| does_not_exist(&missing)));
             }
-        }
+        })
+        .await;
     }
 }
 

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kafka::{Admin, AdminError, GroupOffset, TopicPartition};
 use crate::model::{Clock, SystemClock, Timestamp};
+use crate::runtime::every::every;
 use crate::topology::{NodeKind, Topology};
 
 /// The shortest time between two rounds.
@@ -51,7 +52,8 @@ pub struct Horizons {
 }
 
 impl Horizons {
-    /// Up to when a reader of this partition that goes on at `next` has everything; `None`: nobody knows.
+    /// The wall clock time up to which a reader of this partition that goes on at `next` has every record; `None` where that
+    /// is not known.
     fn until(&self, stage: usize, partition: i32, next: i64) -> Option<Timestamp> {
         let all = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
         let reached = all.get(stage)?.as_ref()?;
@@ -77,7 +79,7 @@ impl Upstream {
         Upstream { horizons: Arc::clone(horizons), stage, partition }
     }
 
-    /// Up to when a reader that goes on at `next` has everything; `None`: nobody knows.
+    /// The wall clock time up to which a reader that goes on at `next` has every record; `None` where that is not known.
     #[must_use]
     pub fn until(&self, next: i64) -> Option<Timestamp> {
         self.horizons.until(self.stage?, self.partition, next)
@@ -149,35 +151,14 @@ impl Horizon {
         checkpoint: Duration,
         stop: CancellationToken,
     ) {
-        let every = (checkpoint / 2).clamp(EVERY_MIN, EVERY_MAX);
-        let (mut horizon, group) = (self, Arc::new(Group { admin, name: group }));
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(every) => {}
+        let pause = (checkpoint / 2).clamp(EVERY_MIN, EVERY_MAX);
+        let (mut horizon, group) = (self, Group { admin, name: group });
+        every(pause, "the horizons of repartition topics", stop, move || {
+            if let Err(error) = horizon.round(SystemClock.now(), &group) {
+                tracing::debug!(%error, "the wall clock of repartition topics stands still");
             }
-            let group = Arc::clone(&group);
-            let round = tokio::task::spawn_blocking(move || {
-                let result = horizon.round(SystemClock.now(), &*group);
-                (horizon, result)
-            });
-            let round = tokio::select! {
-                () = stop.cancelled() => return,
-                round = round => round,
-            };
-            match round {
-                Ok((back, result)) => {
-                    horizon = back;
-                    if let Err(error) = result {
-                        tracing::debug!(%error, "the wall clock of repartition topics stands still");
-                    }
-                }
-                Err(error) => {
-                    tracing::error!(%error, "the wall clock of repartition topics has stopped");
-                    return;
-                }
-            }
-        }
+        })
+        .await;
     }
 
     fn round(&mut self, now: Timestamp, broker: &impl Ask) -> Result<(), AdminError> {

@@ -6,9 +6,10 @@
 //! delivery belongs to the epoch in which it was made; an epoch may be committed when none of its deliveries is
 //! outstanding. Calls and deliveries that somebody reads from are state, so no epoch waits for them.
 //!
-//! `step` is what goes in and comes out, `flow` how records move through the nodes, `open` how a task begins, `seal` the end
+//! `step` is what goes in and comes out, `admit` what may come in, `flow` how records move through the nodes, `open` how a task begins, `seal` the end
 //! of an epoch, `graph` what follows from the topology.
 
+mod admit;
 mod flow;
 mod graph;
 pub mod inspect;
@@ -21,6 +22,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use admit::Admission;
 use flow::{Arrival, Work};
 pub use step::{Delivery, Input, Sealed, Step, TaskError, TaskId};
 
@@ -59,6 +61,8 @@ pub struct Task {
     global: Vec<usize>,
     /// Sources by topic.
     sources: Vec<Vec<usize>>,
+    /// What records have to pass before they come in, by topic.
+    admission: Vec<Admission>,
     /// The expression of a record's time, by topic.
     times: Vec<Option<Expr>>,
     /// Nodes by topic that its records reach in the step that reads them.
@@ -190,6 +194,13 @@ impl Task {
                 self.with_op(n, 0, now, |op, cx| op.on_reply(call, reply, cx), step)?;
                 self.drain(now, step)
             }
+            Input::Commits(commits) => {
+                for n in 0..self.nodes.len() {
+                    self.with_op(n, 0, now, |op, cx| op.on_commits(&commits, cx), step)?;
+                    self.drain(now, step)?;
+                }
+                Ok(())
+            }
             Input::Acked { epoch, rows } => {
                 self.acked(epoch, u64::from(rows));
                 Ok(())
@@ -217,7 +228,10 @@ impl Task {
         step: &mut Step,
     ) -> Result<(), TaskError> {
         let sources = self.sources[topic].len();
-        let mut record = Some(record);
+        let mut record = match self.admission[topic].gates() {
+            [] => Some(record),
+            _ => self.refuse(topic, record, now, step)?,
+        };
         for n in 0..sources {
             let record = if n + 1 == sources { record.take() } else { record.clone() };
             if let Some(record) = record {

@@ -120,6 +120,7 @@ impl Task {
             by_global,
             nodes,
             sources,
+            admission: Vec::new(),
             times,
             reached,
             stores,
@@ -144,6 +145,7 @@ impl Task {
             format_saved: false,
             shape: shape(topology, sub),
         };
+        task.set_admission(topology);
         if task.low_watermark {
             task.nodes.iter_mut().for_each(|n| n.op.track_origins());
         }

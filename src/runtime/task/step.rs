@@ -2,6 +2,7 @@
 
 use crate::model::{Call, Reason, Reply, SinkRow};
 use crate::model::{Record, Timestamp};
+use crate::operators::Commits;
 use crate::state::{Late, Row, StateError};
 
 /// Which task: sub-topology and partition.
@@ -52,6 +53,8 @@ pub enum Input {
         /// The answer.
         reply: Reply,
     },
+    /// Another consumer group has committed, on this task's partition.
+    Commits(Commits),
     /// `rows` deliveries of an epoch are durable.
     Acked {
         /// The epoch they were made in.

@@ -319,6 +319,12 @@ impl Worker {
             Message::Reply { handle, node, call, reply } => {
                 self.feed(handle, Input::Reply { node, call, reply });
             }
+            Message::Commits { id, commits } => {
+                // A fact of the world outside, and no answer: it is for whatever assignment there is.
+                if let Some(handle) = self.slots.get(&id).map(|slot| slot.assigned.handle()) {
+                    self.feed(handle, Input::Commits(commits));
+                }
+            }
             Message::Acked { handle, epoch, rows } => self.feed(handle, Input::Acked { epoch, rows }),
             Message::Refused { handle, epoch, node, record, message } => {
                 self.feed(handle, Input::Refused { epoch, node, record: *record, message });
@@ -363,7 +369,7 @@ impl Worker {
         }
         let readers: Vec<(usize, TaskReader)> = readers
             .into_iter()
-            .map(|(topic, reader)| (topic, self.outside.held(id, topic, reader)))
+            .map(|(topic, reader)| (topic, self.outside.input(id, topic, reader)))
             .collect();
         self.add(id, readers);
     }

@@ -13,7 +13,6 @@ use crate::runtime::calls::{self, CallDriver};
 use crate::runtime::delivery::SinkDriver;
 use crate::runtime::inbox::{Handle, Inbox};
 use crate::runtime::input::TaskReader;
-use crate::runtime::input::hold::{Gate, HeldReader};
 use crate::runtime::input::horizon::{Horizons, Upstream};
 use crate::runtime::task::TaskId;
 use crate::sinks::KafkaLane;
@@ -51,8 +50,6 @@ pub struct Outside {
     pub transactional: BTreeMap<usize, KafkaLane>,
     /// Changelog topic of each sub-topology, where there is one.
     pub changelogs: Vec<Option<Arc<str>>>,
-    /// What the records of a topic need before a task may have them, by sub-topology and topic.
-    pub gates: BTreeMap<(usize, usize), Gate>,
     /// Time between checkpoints.
     pub checkpoint: Duration,
     /// How long a task with several inputs waits for one whose end was reached.
@@ -70,11 +67,11 @@ pub struct Outside {
 }
 
 impl Outside {
-    pub(super) fn held(&self, id: TaskId, topic: usize, reader: PartitionReader) -> TaskReader {
-        let place = (id.sub, topic);
-        let upstream = self.repartitions.get(&place);
+    /// The partition as an input of its task.
+    pub(super) fn input(&self, id: TaskId, topic: usize, reader: PartitionReader) -> TaskReader {
+        let upstream = self.repartitions.get(&(id.sub, topic));
         let upstream = upstream.map(|name| Upstream::new(&self.horizons, name, id.partition));
-        TaskReader::Kafka(Box::new(HeldReader::new(reader, self.gates.get(&place).cloned(), upstream)))
+        TaskReader::partition(reader, topic, upstream)
     }
 }
 

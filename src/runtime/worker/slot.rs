@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::GATHERED_MAX;
 use crate::kafka::Lease;
 use crate::model::{Record, Timestamp};
+use crate::operators::Admits;
 use crate::runtime::calls::permit::CallGate;
 use crate::runtime::input::TaskReader;
 use crate::runtime::input::lookahead::Ahead;
@@ -167,19 +168,20 @@ fn poll(
     now: Timestamp,
     records: &mut Vec<Record>,
 ) -> bool {
-    match reader.poll_batch(VISIT, now, records) {
+    let polled = if task.asks(topic) {
+        let may_come = |record: &Record| task.admits(topic, record, now) != Admits::Wait;
+        reader.poll_admitted(VISIT, now, may_come, records)
+    } else {
+        reader.poll(VISIT, now, records)
+    };
+    match polled {
         Ok(0) => {
             if let Some(end) = reader.end() {
                 task.skip_to(topic, end);
             }
             false
         }
-        Ok(_) => {
-            for record in records.iter_mut() {
-                record.origin.topic = u16::try_from(topic).unwrap_or(u16::MAX);
-            }
-            true
-        }
+        Ok(_) => true,
         Err(e) => {
             records.clear();
             tracing::warn!(task = ?task.id(), error = e, "cannot read a partition");

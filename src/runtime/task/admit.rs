@@ -1,0 +1,141 @@
+//! What may come in: asked for a record before it is fed.
+//!
+//! Two may say no. A schema that the record names and that is not known yet: a task may not wait, so the record does,
+//! outside. And an operator directly behind the record's source that says of itself that it [gates](crate::operators::Operator::gates).
+//! For topics with neither nothing is asked.
+
+use std::sync::Arc;
+
+use super::{Step, Task, TaskError};
+use crate::formats::{Format, Formats};
+use crate::model::{Record, Timestamp, Value};
+#[cfg(test)]
+use crate::operators::Operator;
+use crate::operators::{Admits, Reject};
+use crate::topology::{NodeKind, Topology};
+
+/// What the records of one topic have to pass.
+#[derive(Default)]
+pub(super) struct Admission {
+    /// The formats whose schemas they name.
+    schemas: Option<Schemas>,
+    /// Operators that gate, by index in the task.
+    gates: Vec<usize>,
+}
+
+impl Admission {
+    pub(super) fn gates(&self) -> &[usize] {
+        &self.gates
+    }
+}
+
+struct Schemas {
+    formats: Arc<Formats>,
+    key: Option<Format>,
+    value: Option<Format>,
+}
+
+impl Schemas {
+    /// Those of a topic that these sources read, by index in the topology; `None` where its records name none.
+    fn of(topology: &Topology, sources: &[usize]) -> Option<Schemas> {
+        let mut found = Schemas { formats: Arc::clone(&topology.formats), key: None, value: None };
+        for n in sources {
+            let NodeKind::Source(source) = &topology.nodes[*n].kind else { continue };
+            let schema = |format: Format| Some(format).filter(|f| f.has_schema());
+            found.key = found.key.or(schema(source.key_format()));
+            found.value = found.value.or(schema(source.format()));
+        }
+        (found.key.is_some() || found.value.is_some()).then_some(found)
+    }
+
+    /// Are all known that this record names? Those that are not are looked up.
+    fn are_known(&self, record: &Record) -> bool {
+        let known = |format: Option<Format>, bytes: Option<&[u8]>| match (format, bytes) {
+            (Some(format), Some(bytes)) => self.formats.is_ready(format, bytes),
+            _ => true,
+        };
+        let value = match &record.value {
+            Value::Bytes(bytes) => Some(&**bytes),
+            Value::Null | Value::Json(_) => None,
+        };
+        // Both are asked for at once.
+        let (key, value) = (known(self.key, record.key.as_deref()), known(self.value, value));
+        key && value
+    }
+}
+
+impl Task {
+    /// Finds out what the records of each topic have to pass, once the task's nodes are there.
+    pub(super) fn set_admission(&mut self, topology: &Topology) {
+        let inputs = topology.inputs(self.id.sub);
+        let admission = |(input, sources): (usize, &Vec<usize>)| {
+            let behind = sources.iter().flat_map(|n| &self.nodes[*n].children).map(|(_, child, _)| *child);
+            let mut gates: Vec<usize> = behind.filter(|n| self.nodes[*n].op.gates()).collect();
+            gates.sort_unstable();
+            gates.dedup();
+            Admission { schemas: Schemas::of(topology, &inputs[input].sources), gates }
+        };
+        self.admission = self.sources.iter().enumerate().map(admission).collect();
+    }
+
+    /// Has [`Task::admits`] to be asked for records of this topic? Never changes.
+    #[must_use]
+    pub fn asks(&self, topic: usize) -> bool {
+        let Admission { schemas, gates } = &self.admission[topic];
+        schemas.is_some() || !gates.is_empty()
+    }
+
+    /// May this record of a topic come in now? Asked for the next record only: those behind it come later in any case. One
+    /// that is refused is fed like any other; [`Task::step`] then treats it as `errors` says.
+    #[must_use]
+    pub fn admits(&self, topic: usize, record: &Record, now: Timestamp) -> Admits {
+        if self.admission[topic].schemas.as_ref().is_some_and(|schemas| !schemas.are_known(record)) {
+            return Admits::Wait;
+        }
+        // One that waits outweighs one that refuses: the reason for refusing may be gone by then.
+        let mut answer = Admits::Yes;
+        for n in &self.admission[topic].gates {
+            match self.nodes[*n].op.admits(record, now) {
+                Admits::Yes => {}
+                Admits::Wait => return Admits::Wait,
+                Admits::Refuse(reason) => answer = Admits::Refuse(reason),
+            }
+        }
+        answer
+    }
+
+    /// Passes a record that was fed on, unless a gate refuses it.
+    pub(super) fn refuse(
+        &mut self,
+        topic: usize,
+        record: Record,
+        now: Timestamp,
+        step: &mut Step,
+    ) -> Result<Option<Record>, TaskError> {
+        let refused =
+            self.admission[topic].gates.iter().find_map(|n| match self.nodes[*n].op.admits(&record, now) {
+                Admits::Refuse(reason) => Some((*n, reason)),
+                Admits::Yes | Admits::Wait => None,
+            });
+        let Some((n, reason)) = refused else { return Ok(Some(record)) };
+        self.nodes[n].tally.drop(reason);
+        let (name, epoch, policy) = (Arc::clone(&self.nodes[n].shown), self.epoch, self.policy);
+        let detail = "it may not come in".to_owned();
+        self.reject(
+            Reject { reason, detail, record, attempts: 1 },
+            &name,
+            self.global[n],
+            epoch,
+            policy,
+            step,
+        )?;
+        Ok(None)
+    }
+
+    /// Puts an operator in the place of a node's own.
+    #[cfg(test)]
+    pub(crate) fn stand_in(&mut self, topology: &Topology, node: usize, op: Box<dyn Operator>) {
+        self.nodes[self.by_global[&node]].op = op;
+        self.set_admission(topology);
+    }
+}
