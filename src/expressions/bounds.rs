@@ -1,8 +1,8 @@
-//! What an expression may not ask for, however it is written: text, lists and numbers without end.
+//! Limits on what an expression may ask for: no text, list or number may grow without end.
 //!
-//! VRL makes as much out of a number as the number says. Here the arguments that say how much are checked: `rewrite` puts
-//! a check around each of them (`argument`), which refuses a literal when the file is loaded and anything else as an error
-//! of its record.
+//! VRL allocates as much as a number in a program says. Here the arguments that determine a size are checked: `rewrite`
+//! wraps each of them in a check (`argument`), which refuses a literal when the file is loaded, and any other value as
+//! an error of its record.
 
 use std::io::Read;
 
@@ -18,26 +18,26 @@ use ::vrl::value::Value;
 use super::own::Own;
 use super::refused::Refused;
 
-/// Bytes of text that `*` may make: what Kafka takes as a record by default.
+/// Largest text that `*` may make, in bytes: Kafka's default limit for a record.
 pub(super) const TEXT_MAX: usize = 1024 * 1024;
-/// The greatest index that may be set in a list, from either end: all before it are made too.
+/// The greatest index that may be set in a list, from either end: setting it creates all elements before it.
 pub(super) const INDEX_MAX: i64 = 65_535;
-/// Decimal places of `format_number`: what its decimals hold.
+/// Decimal places of `format_number`: as many as its decimals can hold.
 const SCALE_MAX: i64 = 28;
-/// Bytes of text that a function or `+` may make, and that a decompressor may.
+/// Largest text that a function, `+` or a decompressor may make, in bytes.
 pub(super) const RESULT_MAX: usize = 16 * 1024 * 1024;
-/// The same, as a number of `decode_lz4`.
+/// The same limit, as the number that `decode_lz4` takes.
 const BUFFER_MAX: i64 = 16 * 1024 * 1024;
-/// The weight of a list or an object that a function may make, or that is kept in a loop: bytes of text, and
-/// [`NODE_WEIGHT`] for each value.
+/// The largest weight of a list or object that a function may make, or that is kept in a loop. The weight is the bytes
+/// of text plus [`NODE_WEIGHT`] for each value.
 const WEIGHT_MAX: usize = 64 * 1024 * 1024;
 const NODE_WEIGHT: usize = 32;
-/// Bytes of what `join` and `sieve` put between or in place of others.
+/// Largest separator of `join` and replacement of `sieve`, in bytes.
 const SHORT_MAX: usize = 1024;
-/// No decimal of `format_number` is greater.
+/// The largest decimal that `format_number` can hold.
 const DECIMAL_MAX: f64 = 7.922_816_251_426_433e28;
 
-/// A function, the position and name of an argument of it, and the check of that.
+/// A function, the position and name of one argument, and the check for that argument.
 const ARGUMENTS: [(&str, usize, &str, &str); 14] = [
     ("abs", 0, "value", "$magnitude"),
     ("decode_gzip", 0, "value", "$gzip"),
@@ -55,13 +55,13 @@ const ARGUMENTS: [(&str, usize, &str, &str); 14] = [
     ("sieve", 3, "replace_repeated", "$short"),
 ];
 
-/// The check of an argument of this function, given at this position or with this name.
+/// The check for an argument of this function, given at this position or by this name.
 pub(super) fn argument(function: &str, position: usize, name: Option<&str>) -> Option<&'static str> {
     let given = |n: usize, known: &str| name.map_or(n == position, |name| name == known);
     ARGUMENTS.iter().find(|(f, n, known, _)| *f == function && given(*n, known)).map(|(.., check)| *check)
 }
 
-/// Would this repetition give too much text?
+/// Checks that a repetition does not make too much text.
 pub(super) fn repeated(left: &Value, right: &Value) -> Result<(), String> {
     let (text, times) = match (left, right) {
         (Value::Integer(times), Value::Bytes(text)) | (Value::Bytes(text), Value::Integer(times)) => {
@@ -79,7 +79,7 @@ pub(super) fn repeated(left: &Value, right: &Value) -> Result<(), String> {
     }
 }
 
-/// The first index of a path to be set that is too great.
+/// The first index in a path that is too great to be set; says so.
 pub(super) fn far_index<'s>(path: impl IntoIterator<Item = &'s OwnedSegment>) -> Option<String> {
     path.into_iter().find_map(|segment| match segment {
         OwnedSegment::Index(n) => index(i64::try_from(*n).unwrap_or(i64::MAX)).err(),
@@ -94,8 +94,8 @@ fn index(n: i64) -> Result<(), String> {
     Err(format!("the index {n} is further than {INDEX_MAX} from the list's end"))
 }
 
-/// Is this more than one record may ask for? Asked of what each function gives, and of what is kept in a loop: so
-/// whatever doubles, doubles once too often at most.
+/// Checks that a value is not larger than one record may ask for. It runs on what each function returns and on what is
+/// kept in a loop, so a value that keeps doubling is stopped at most one doubling too late.
 pub(super) fn fits(value: &Value) -> Result<(), String> {
     match value {
         Value::Bytes(text) => short_enough(text.len(), RESULT_MAX),
@@ -116,7 +116,7 @@ fn short_enough(bytes: usize, max: usize) -> Result<(), String> {
     if bytes <= max { Ok(()) } else { Err(format!("a text of {bytes} bytes is more than {max}")) }
 }
 
-/// Takes the value's weight from what is left; false where that is not enough. Not deeper than what is left.
+/// Takes the value's weight from `left`; false if that is not enough. It goes no deeper than `left` allows.
 fn weigh(value: &Value, left: &mut usize) -> bool {
     let text = match value {
         Value::Bytes(text) => text.len(),
@@ -137,7 +137,7 @@ fn weigh(value: &Value, left: &mut usize) -> bool {
     }
 }
 
-/// A text's bytes; none of another value.
+/// The bytes of a text; none for any other value.
 fn bytes_of(value: &Value) -> &[u8] {
     match value {
         Value::Bytes(text) => text,
@@ -146,12 +146,13 @@ fn bytes_of(value: &Value) -> &[u8] {
     }
 }
 
-/// Would the two texts together be too much?
+/// Checks that the two texts together are not too large.
 pub(super) fn added(left: &Value, right: &Value) -> Result<(), String> {
     short_enough(bytes_of(left).len().saturating_add(bytes_of(right).len()), RESULT_MAX)
 }
 
-/// Would this be unpacked to too much? What cannot be unpacked is the function's own business.
+/// Checks that decompressing does not give too much. Input that cannot be decompressed is left to the function to
+/// refuse.
 fn unpacked(name: &str, packed: &[u8]) -> Result<(), String> {
     let most = RESULT_MAX as u64 + 1;
     let count =
@@ -160,19 +161,19 @@ fn unpacked(name: &str, packed: &[u8]) -> Result<(), String> {
         "$gzip" => count(&mut flate2::read::MultiGzDecoder::new(packed)),
         "$zlib" => count(&mut flate2::read::ZlibDecoder::new(packed)),
         "$zstd" => zstd::Decoder::new(packed).map_or(0, |mut reader| count(&mut reader)),
-        // It begins with its length.
+        // Snappy data begins with the decompressed length.
         "$snappy" => snap::raw::decompress_len(packed).map_or(0, |length| length as u64),
         _ if packed.starts_with(&LZ4_FRAME) => count(&mut lz4_flex::frame::FrameDecoder::new(packed)),
-        // A block is 255 times its length at most.
+        // An LZ4 block decompresses to at most 255 times its length.
         _ => packed.len() as u64 * 255,
     };
     if bytes < most { Ok(()) } else { Err(format!("unpacked it is more than {RESULT_MAX} bytes")) }
 }
 
-/// How a frame of LZ4 begins.
+/// The magic number at the start of an LZ4 frame.
 const LZ4_FRAME: [u8; 4] = [0x04, 0x22, 0x4D, 0x18];
 
-/// What a check says of a value; a value of another type is the function's own business.
+/// Runs a check on a value. A value of the wrong type is left to the function to refuse.
 fn check(name: &str, value: &Value) -> Result<(), String> {
     let within = |n: i64, max: i64, what: &str| {
         if (0..=max).contains(&n) { Ok(()) } else { Err(format!("{n} {what}: 0 to {max} are possible")) }
@@ -250,7 +251,7 @@ mod tests {
     use super::RESULT_MAX;
     use crate::model::{Json, Record, Scope, Timestamp, Value};
 
-    /// The result for `{ "n": n, "s": "ab", "f": f }`, or what is said when the expression is compiled or run.
+    /// The result for `{ "n": n, "s": "ab", "f": f }`, or the error, and whether it came when compiling.
     fn run(text: &str, n: i64, f: f64) -> (bool, Result<Json, String>) {
         let record = Record::new("k", Value::from(json!({ "n": n, "s": "ab", "f": f })), Timestamp(0));
         match VrlCompiler::new("").compile(text, None, &[]) {
@@ -298,7 +299,7 @@ mod tests {
             let error = with(text, value.clone()).expect_err(text);
             assert!(error.contains(part) && !error.contains('$'), "{text}: {error}");
         };
-        // What doubles in a loop.
+        // What keeps doubling in a loop.
         for body in [
             "s = s + s",
             "s = s * 2",
@@ -313,14 +314,14 @@ mod tests {
             let text = format!("x = array!(.l)\nfor_each(array!(.l)) -> |_i, _v| {{ {body} }}\n1");
             refused(&text, &loops, "weighs more");
         }
-        // What is much at once.
+        // What is large in one step.
         let long = json!({ "s": letters(100_000), "w": letters(5_000) });
         refused("replace(.s, \"a\", .w)", &long, "with its replacements");
         refused("replace(.s, r'a', .w)", &long, "with its replacements");
         refused("replace(.s, r'(?P<all>.+)', \"$all\" * 200)", &long, "with its replacements");
         refused("join([.s, .s, .s], .w)", &long, "a text of 5000 bytes is more than 1024");
         refused("sieve(string!(.s), r'b', .w)", &long, "a text of 5000 bytes is more than 1024");
-        // What unpacks to much.
+        // What decompresses to something large.
         for kind in ["gzip", "zlib", "zstd", "snappy", "lz4"] {
             let unpack = format!("length(decode_{kind}(decode_base64(string!(.))))");
             assert_eq!(with(&unpack, packed(kind, 900_000)), Ok(json!(900_000)), "{kind}");
@@ -331,7 +332,7 @@ mod tests {
         assert_eq!(with(prepended, block), Ok(json!("aaaa")));
     }
 
-    /// So many letters, compressed, as base64.
+    /// This many letters, compressed, as base64.
     fn packed(kind: &str, letters: usize) -> Json {
         let text = vec![b'a'; letters];
         let level = flate2::Compression::fast();

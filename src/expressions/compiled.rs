@@ -1,7 +1,7 @@
 //! A compiled program as a function of a record.
 //!
-//! Made by the compiler, called once per record by whoever has the expression. Invariants: a value that is not read need
-//! not be JSON; nothing outlives its record; every failure is an [`EvalError`] without places.
+//! Made by the compiler, and called for each record by the node that has the expression. Invariants: a value that is
+//! not read need not be JSON; nothing outlives its record; every failure is an [`EvalError`] without source positions.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -20,10 +20,10 @@ use crate::model::{EvalError, Function, Json, NotJson, Scope, Value, Yields, pic
 pub(super) struct Compiled {
     program: Program,
     text: String,
-    /// Each with the fields of it that are read; `None`: maybe all.
+    /// Variables, each with the fields of it that are read; `None`: maybe all.
     names: Vec<(String, Option<Vec<String>>)>,
     pub(super) reads_value: bool,
-    /// The fields of the value that are read, where only fields are.
+    /// The fields of the value that are read, if only fields are.
     pub(super) fields: Option<Vec<String>>,
     yields: Yields,
     zone: TimeZone,
@@ -44,7 +44,7 @@ impl Compiled {
     }
 }
 
-/// What VRL knows about a result, as JSON. What never ends well (`abort`) may be anything.
+/// The kinds of JSON that VRL expects as the result. A program that always aborts counts as "anything".
 fn yields(kind: &Kind) -> Yields {
     let kinds = [
         (kind.contains_null() || kind.contains_undefined(), Yields::NULL),
@@ -58,7 +58,7 @@ fn yields(kind: &Kind) -> Yields {
     known.reduce(Yields::or).unwrap_or(Yields::ANY)
 }
 
-/// The fields of the value that these paths begin with; `None` where one is not a field.
+/// The fields of the value that these paths begin with; `None` if one does not begin with a field.
 fn fields_queried(paths: &[OwnedTargetPath]) -> Option<Vec<String>> {
     let mut fields: Vec<String> = Vec::new();
     for path in paths.iter().filter(|path| path.prefix == PathPrefix::Event) {
@@ -78,7 +78,7 @@ thread_local! {
 
 impl Function for Compiled {
     fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError> {
-        // A value that is never looked at need not be JSON.
+        // A value that is not read need not be JSON.
         let mut value =
             if self.reads_value { vrl_value(scope.value, self.fields.as_deref())? } else { Vrl::Null };
         let mut names = BTreeMap::new();
@@ -118,7 +118,7 @@ impl Function for Compiled {
     }
 }
 
-/// The value of a name in this scope.
+/// The value of a variable in this scope.
 fn named(scope: &Scope<'_>, name: &str) -> Result<Vrl, EvalError> {
     Ok(match name {
         "key" => scope.key.map_or(Vrl::Null, |key| Vrl::from(String::from_utf8_lossy(key).as_ref())),
@@ -161,12 +161,12 @@ pub(super) fn from_json(json: &Json) -> Result<Vrl, EvalError> {
     Vrl::deserialize(json).map_err(|e| EvalError::Failed(e.to_string()))
 }
 
-/// Levels of a result. JSON that is deeper than 127 cannot be read again, and what comes out of an expression is put into
-/// something else: a row of state, a list, both sides of a join.
+/// Deepest nesting of a result. JSON deeper than 127 levels cannot be parsed again, and a result is usually nested in
+/// something else: a row of state, a list, the two sides of a join.
 const DEPTH_MAX: usize = 120;
 
-/// The result as JSON, `left` levels of it. Bytes that are not UTF-8 are replaced; a number that JSON cannot hold is an
-/// error.
+/// The result as JSON, at most `left` levels deep. Bytes that are not UTF-8 are replaced; a number that JSON cannot
+/// hold is an error.
 fn json(value: Vrl, left: usize) -> Result<Json, EvalError> {
     let deeper = || {
         left.checked_sub(1)
@@ -195,7 +195,7 @@ fn json(value: Vrl, left: usize) -> Result<Json, EvalError> {
     })
 }
 
-/// VRL's run-time message without places, which count from the expression's start.
+/// VRL's run-time message without its positions, which count from the start of the expression:
 /// `function call error for "upcase" at (0:13): expected string` becomes `upcase: expected string`.
 fn without_places(message: &str) -> String {
     let Some(rest) = message.strip_prefix("function call error for \"") else { return message.to_owned() };

@@ -1,7 +1,7 @@
-//! What is wrong with an expression, as a problem that is framed at its place in the file.
+//! Turns VRL's complaints into problems that are shown at their place in the file.
 //!
-//! Called by the compiler with what VRL said. Words and places are about the text that the user wrote, whatever was done
-//! to it before VRL saw it.
+//! Called by the compiler. Words and places refer to the text that the user wrote, whatever was done to it before VRL
+//! saw it.
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ use super::{DENIED, VrlCompiler, kinds};
 use crate::model::{Problem, near};
 
 impl VrlCompiler {
-    /// A field that is not there, framed in the file.
+    /// A field that does not exist.
     pub(super) fn missing(
         &self,
         text: &str,
@@ -31,7 +31,7 @@ impl VrlCompiler {
         }
     }
 
-    /// The text is more than can be compiled.
+    /// The expression is too large to be compiled.
     pub(super) fn too_large(&self, text: &str, span: Option<&Range<usize>>, large: &TooLarge) -> Problem {
         let problem = large.problem();
         match span {
@@ -40,7 +40,7 @@ impl VrlCompiler {
         }
     }
 
-    /// VRL itself failed on this text.
+    /// VRL itself panicked on this text.
     pub(super) fn panicked(&self, text: &str, span: Option<&Range<usize>>, panic: &str) -> Problem {
         let problem = Problem::new("expression", format!("this expression cannot be compiled: {panic}"))
             .help("write it in smaller steps: `a = ...` on a line of its own, then use `a`");
@@ -50,7 +50,7 @@ impl VrlCompiler {
         }
     }
 
-    /// An assignment to an index that would make a list without end.
+    /// An assignment to an index that would make too long a list.
     pub fn too_far(&self, text: &str, span: Option<&Range<usize>>, at: Span, message: String) -> Problem {
         let problem = Problem::new("expression", message).help(format!(
             "all elements before it are made too: an index up to {INDEX_MAX}, or `push(.a, 1)`"
@@ -61,7 +61,7 @@ impl VrlCompiler {
         }
     }
 
-    /// The first complaint as a problem, framed in the file.
+    /// The first complaint as a problem.
     pub(super) fn problem(
         &self,
         text: &str,
@@ -100,7 +100,7 @@ impl VrlCompiler {
         let help = self.help(text, vars, complaint);
         let label = if message == "syntax error" {
             message = "the expression has a syntax error".into();
-            // VRL names its own token there.
+            // VRL shows the name of its own token there.
             match text.get(inside.clone()).map(str::trim) {
                 Some(token) if !token.is_empty() => format!("`{token}` is not expected here"),
                 _ => "something is missing here".into(),
@@ -147,7 +147,7 @@ impl VrlCompiler {
         if complaint.message == "call to undefined variable"
             && let Some(name) = named
         {
-            // `.order-id` is a difference.
+            // `.order-id` is read as a subtraction.
             let before =
                 complaint.labels.iter().find(|l| l.primary).and_then(|l| text.get(..l.span.range().start));
             let word = |c: char| c.is_alphanumeric() || c == '_';
@@ -189,12 +189,13 @@ impl VrlCompiler {
         Some(lines.join("; ").replace(TIMESTAMP, "timestamp"))
     }
 
-    /// Where in the file a range of the expression is; the whole expression where the file writes it differently.
+    /// The place of a range of the expression in the file; the whole expression if the file writes the text
+    /// differently.
     fn place(&self, text: &str, span: &Range<usize>, inside: Range<usize>) -> Range<usize> {
         let Some(written) = self.source.get(span.clone()) else { return span.clone() };
         let inside =
             inside.start.min(text.len())..inside.end.clamp(inside.start, text.len().max(inside.start));
-        // Plain, simply quoted, or inside `{{ }}`.
+        // Plain, in simple quotes, or inside `{{ }}`.
         if let Some(at) = written.find(text) {
             return span.start + at + inside.start..span.start + at + inside.end.min(text.len());
         }
@@ -214,7 +215,7 @@ impl VrlCompiler {
     }
 }
 
-/// What to write instead of a word or sign of another language.
+/// What to write instead of a word or sign from another language.
 fn instead_of(token: &str) -> Option<&'static str> {
     Some(match token {
         "'" => "text stands in double quotes: `.status == \"paid\"`",

@@ -1,7 +1,9 @@
-//! The functions an expression may call: VRL's standard library without what is not pure, and a few of our own.
+//! The functions that an expression may call: VRL's standard library without those that are not pure, and a few of our
+//! own.
 //!
-//! An expression gives the same answer for the same record, on every machine and at every replay. So nothing here
-//! reads a clock, randomness, the network, files or the environment, and what makes data out of a number alone has a bound (`bounds`).
+//! An expression must give the same answer for the same record on every machine and at every replay. So no function
+//! here reads a clock, random numbers, the network, files or the environment; those that make as much data as a number
+//! says are limited (`bounds`).
 
 use ::vrl::compiler::value::kind;
 use ::vrl::compiler::{
@@ -14,7 +16,7 @@ use super::memo::Remembering;
 use super::own::Own;
 use super::{bounds, operators, replace};
 
-/// Functions that are left out, whether or not the crate's features bring them.
+/// Functions that are left out, even if the crate has them.
 pub const DENIED: &[&str] = &[
     // the clock (the last three take the year from it)
     "now",
@@ -49,7 +51,7 @@ pub const DENIED: &[&str] = &[
     "range",
 ];
 
-/// The closed list.
+/// All functions that an expression may call.
 pub(super) fn functions() -> Vec<Box<dyn Function>> {
     let mut list: Vec<Box<dyn Function>> =
         ::vrl::stdlib::all().into_iter().filter(|f| !DENIED.contains(&f.identifier())).collect();
@@ -64,8 +66,8 @@ pub(super) fn functions() -> Vec<Box<dyn Function>> {
     list.into_iter().map(|function| Box::new(Remembering(function)) as Box<dyn Function>).collect()
 }
 
-/// Functions that refuse every type but their own: what VRL's own do, but with that type declared, so that a type which can
-/// never fit stays an error of the file.
+/// Functions that refuse every type but their own, as VRL's own do. Unlike those, they declare that type, so that an
+/// argument whose type can never fit is still an error of the file.
 const CHECKS: [(&str, u16, &[Parameter]); 4] = [
     ("$boolean", kind::BOOLEAN, &[Parameter::required("value", kind::BOOLEAN, "a boolean")]),
     ("$object", kind::OBJECT, &[Parameter::required("value", kind::OBJECT, "an object")]),
@@ -113,9 +115,9 @@ impl FunctionExpression for CheckCall {
     }
 }
 
-/// The name of the function that returns its argument but counts as one that may fail.
+/// The name of a function that returns its argument but counts as one that may fail.
 pub(super) const MAYBE: &str = "$maybe";
-/// The name of the function that returns its argument. As of every function, its result has bounds (`memo`).
+/// The name of a function that returns its argument. As with every function, the result's size is checked (`memo`).
 pub(super) const KEPT: &str = "$kept";
 
 fn same() -> impl Iterator<Item = Box<dyn Function>> {

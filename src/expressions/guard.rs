@@ -1,7 +1,7 @@
-//! A panic inside VRL is an error of its record or its file, and never the end of the process.
+//! Turns a panic inside VRL into an error of the record or the file, so that it does not end the process.
 //!
-//! Called around the compiler and the interpreter: both are foreign code that reads what anybody may send. The program's
-//! panic hook, which ends the process, is not asked about such a panic.
+//! Wraps the compiler and the interpreter, which are foreign code and read input that anyone may send. The program's
+//! panic hook, which ends the process, ignores such a panic.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::Once;
 
 thread_local! {
-    /// Does this thread run VRL?
+    /// Whether this thread is running VRL.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -33,13 +33,13 @@ pub(super) fn caught<T>(f: impl FnOnce() -> T) -> Result<T, String> {
     result.map_err(|panic| words(&*panic))
 }
 
-/// Stack of the compiler's thread. VRL goes down with the text, by tens of kilobytes for each level.
+/// Stack size of the compiler's thread. VRL recurses with the nesting of the text, tens of kilobytes per level.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
 
-/// Runs `f` where there is stack enough for the deepest expression that is taken, whoever asks.
+/// Runs `f` on a thread whose stack suffices for the deepest expression that `measure` admits.
 ///
 /// # Errors
-/// It panicked, or there is no such thread to be had.
+/// It panicked, or the thread could not be started.
 pub(super) fn deep<T: Send>(f: impl FnOnce() -> T + Send) -> Result<T, String> {
     std::thread::scope(|scope| {
         let compiler = std::thread::Builder::new().name("expressions".into()).stack_size(STACK_BYTES);

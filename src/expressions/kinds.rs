@@ -1,4 +1,4 @@
-//! What VRL knows of types, from a source's `schema` on: kinds of values, of their fields, of results.
+//! Types as VRL knows them, derived from a source's `schema`: kinds of values, of their fields, of results.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ fn field_kind(field: &Field) -> Kind {
     if field.optional { kind.or_null().or_undefined() } else { kind }
 }
 
-/// The kinds of JSON that values of this kind may be.
+/// The JSON kinds that values of this kind may have.
 #[must_use]
 pub fn types_of(kind: &Kind) -> Types {
     let all = [
@@ -65,7 +65,7 @@ pub fn element(kind: &Kind) -> Kind {
     kind.as_array().map_or_else(Kind::any, |array| array.reduced_kind().upgrade_undefined())
 }
 
-/// The kind after a field (a path of names) was set to this.
+/// The kind of a value after a field (given as a path of names) was set.
 #[must_use]
 pub fn with_field(kind: &Kind, path: &[Step], value: Kind) -> Kind {
     let Some((Step::Field(name), rest)) = path.split_first() else { return value };
@@ -79,15 +79,15 @@ pub fn with_field(kind: &Kind, path: &[Step], value: Kind) -> Kind {
     Kind::object(object.clone().with_known(name.as_str(), inner))
 }
 
-/// A field that is named and is not there.
+/// A field that is used but does not exist.
 pub(super) struct Missing {
-    /// As it may stand in the expression: `.user.nam`.
+    /// As it could be written in the expression: `.user.nam`.
     pub path: String,
-    /// Its last name, and what stands above it.
+    /// Its last name, and the value it was looked up in.
     name: String,
     above: String,
     known: Vec<String>,
-    /// What is above, if it has no fields at all.
+    /// What that value is, if it has no fields at all.
     other: Option<Types>,
 }
 
@@ -155,7 +155,7 @@ pub(super) fn at(value: &Kind, path: &[Step]) -> Result<Kind, Missing> {
     Ok(kind.upgrade_undefined())
 }
 
-/// The first field of a name that a program reads and that this name's value does not have.
+/// The first field of a variable that a program reads although the variable does not have it.
 pub(super) fn missing_of(text: &str, name: &str, kind: &Kind) -> Option<Missing> {
     if kind.is_any() {
         return None;
@@ -165,7 +165,7 @@ pub(super) fn missing_of(text: &str, name: &str, kind: &Kind) -> Option<Missing>
     Some(Missing { path: format!("{name}{}", missing.path), above, ..missing })
 }
 
-/// The first field that a program reads and that its values do not have. What it sets itself is there.
+/// The first field that a program reads although its values do not have it. Fields that the program sets itself exist.
 pub(super) fn missing_in(program: &Program, value: &Kind) -> Option<Missing> {
     if value.is_any() {
         return None;

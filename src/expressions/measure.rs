@@ -1,17 +1,18 @@
-//! How large an expression may be.
+//! A limit on the size of an expression.
 //!
-//! Asked before VRL's parser, which goes down once per level of the text, as the compiler and the interpreter do after it:
-//! an expression that is deep enough would end the process. What is counted here is counted roughly, and never too little.
+//! Checked before VRL's parser runs. The parser recurses once per level of the text, as do the compiler and the
+//! interpreter after it, so an expression that is deep enough would overflow the stack and end the process. The counts
+//! are rough, but never too low.
 
 use std::ops::Range;
 
 use crate::model::Problem;
 
-/// Bytes of one expression.
+/// Largest expression in bytes.
 const TEXT_MAX: usize = 64 * 1024;
-/// Parentheses, brackets and braces inside each other.
+/// Deepest nesting of parentheses, brackets and braces.
 const DEPTH_MAX: usize = 128;
-/// Operators, `else` and steps of paths in one statement, or one element of a list or object: each may be a level.
+/// Most operators, `else` and path steps in one statement or one element of a list or object: each may add a level.
 const OPERATORS_MAX: usize = 500;
 
 /// What is too large, and where.
@@ -27,7 +28,7 @@ impl TooLarge {
     }
 }
 
-/// Refuses what is too large to be compiled.
+/// Refuses an expression that is too large to compile.
 pub(super) fn measure(text: &str) -> Result<(), TooLarge> {
     if text.len() > TEXT_MAX {
         return Err(TooLarge {
@@ -36,9 +37,10 @@ pub(super) fn measure(text: &str) -> Result<(), TooLarge> {
             at: 0..text.len(),
         });
     }
-    // How many operators stand above each level, and with those of its own statement or element.
+    // For each open bracket: the operators outside it, and those together with the current statement's or element's
+    // own.
     let mut levels: Vec<(usize, usize)> = vec![(0, 0)];
-    // The last thing that was not white space was an operator.
+    // Whether the last token that was not white space was an operator.
     let mut open = false;
     let mut at = 0;
     while let Some(c) = text[at..].chars().next() {
@@ -47,7 +49,7 @@ pub(super) fn measure(text: &str) -> Result<(), TooLarge> {
         at = here.end;
         match c {
             '(' | '[' | '{' => {
-                // What is inside hangs below the operators around it.
+                // What is inside is nested below the operators around it.
                 let above = levels.last().map_or(0, |(_, all)| *all);
                 levels.push((above, above));
                 if levels.len() > DEPTH_MAX + 1 {
@@ -106,7 +108,7 @@ fn is_else(text: &str) -> bool {
     rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
 }
 
-/// The text in tokens; nothing is left out.
+/// Splits the text into tokens, without leaving anything out.
 pub(super) fn tokens(text: &str) -> Vec<&str> {
     let (mut tokens, mut at) = (Vec::new(), 0);
     while at < text.len() {
@@ -117,7 +119,7 @@ pub(super) fn tokens(text: &str) -> Vec<&str> {
     tokens
 }
 
-/// Bytes of the token that begins here: a string, a comment, a word, a run of one operator, or one character.
+/// The length of the next token: a string, a comment, a word, a run of one operator, or a single character.
 fn token(text: &str, before: Option<char>) -> usize {
     let Some(first) = text.chars().next() else { return 0 };
     let word = |c: char| c.is_alphanumeric() || c == '_';
@@ -133,7 +135,7 @@ fn token(text: &str, before: Option<char>) -> usize {
     }
     let length = match first {
         '#' => text.find('\n'),
-        // `!` is written once per level, all others of one kind belong together: `==`, `&&`, `??`.
+        // Each `!` is a level of its own; other operator characters in a row form one operator: `==`, `&&`, `??`.
         c if is_operator(c) && c != '!' => {
             return text.find(|d: char| !is_operator(d) || d == '!').unwrap_or(text.len()).min(2);
         }
@@ -156,7 +158,7 @@ mod tests {
         let record = Record::new("k", Value::from(json!({ "x": 1 })), Timestamp(0));
         let compiled = VrlCompiler::new("").compile(text, None, &[]);
         let function = compiled.map_err(|p| format!("{} {:?}", p.message, p.help))?;
-        // In a thread of the usual stack, as a worker's is.
+        // On a thread with the usual stack size, like a worker's.
         function.eval(&Scope::of(&record)).map(drop).map_err(|e| e.to_string())
     }
 
@@ -195,7 +197,7 @@ mod tests {
         good(format!("1\n.y{} = 1", ".a".repeat(490)));
         let fields: Vec<String> = (0..260).map(|n| format!("\"f{n}\": .x.y + 1 ?? 0")).collect();
         good(format!("{{ {} }}", fields.join(",\n")));
-        // Strings, comments and statements of their own do not count.
+        // Strings, comments and separate statements do not add up.
         good(format!("# {}\n\"{}\"", "(+".repeat(900), "(+".repeat(900)));
         good(format!("{}x", "x = 1 + 2 - 3\n".repeat(200)));
         good("s'a(((' + r'b' == \"c\"".replace("r'b'", "\"b\""));

@@ -1,9 +1,10 @@
-//! Types that are computed once, and results that have bounds.
+//! Remembers the types of calls, and checks the size of their results.
 //!
-//! VRL asks a call for its type more than once per level, and each answer asks all calls inside it again: the time doubles
-//! with every operand of a sum. Here every compiled call remembers what it answered for which state of the program.
+//! VRL asks a call for its type several times per level, and each answer asks all calls inside it again, so the time
+//! doubles with every operand of a sum. Here every compiled call remembers its answers, by the state of the program
+//! they were for.
 //!
-//! Here too, since every call goes through it: what a call gives is not larger than one record may ask for (`bounds`).
+//! The size check (`bounds`) is here too, because every call goes through this wrapper.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,7 +16,7 @@ use ::vrl::value::Value;
 
 use super::bounds::fits;
 
-/// So many states are remembered: before and after the call's arguments, and as the calls around it change it.
+/// How many states are remembered: before and after the call's arguments, and as the calls around it change it.
 const STATES_MAX: usize = 4;
 
 /// A function whose calls remember their types.
@@ -70,11 +71,13 @@ impl Function for Remembering {
     }
 }
 
-/// A compiled call. Copies share it: VRL keeps two of each argument, so that real copies double with every level too.
+/// A compiled call. Its copies share it: VRL keeps two copies of each argument, so real copies would double with every
+/// level.
 #[derive(Clone, Debug)]
 struct Call {
     call: Arc<dyn Expression>,
-    /// Expressions are shared between threads; nobody waits, since types are asked for by the compiler only.
+    /// A mutex, because expressions are shared between threads. There is no contention: only the compiler asks for
+    /// types.
     answers: Arc<Mutex<Vec<(TypeState, TypeInfo)>>>,
 }
 
@@ -98,7 +101,7 @@ impl Expression for Call {
         if let Some(answer) = known(&answers()) {
             return answer;
         }
-        // Not under the lock: the answer may ask this call's own arguments.
+        // Asked without holding the lock, because the answer may need this call's own arguments.
         let answer = self.call.type_info(state);
         let mut answers = answers();
         if answers.len() == STATES_MAX {
@@ -119,7 +122,7 @@ mod tests {
     use super::super::{VrlCompiler, kind_of};
     use crate::model::{Field, Shape};
 
-    /// Generous: doubling with every operand, fifty of them would take years.
+    /// Generous: if the time doubled with every operand, fifty operands would take years.
     const TIME_MAX: Duration = Duration::from_secs(60);
 
     fn operands(n: usize, operator: &str, operand: impl Fn(usize) -> String) -> String {

@@ -1,10 +1,10 @@
-//! Floor 1: expressions that need a language: compiled with VRL when the file is loaded, run once per record.
+//! Floor 1: expressions in a language: compiled with VRL when the file is loaded, run for each record.
 //!
-//! Called by `yaml/` for every expression that is not bare. The one home of the crate `vrl`. In an expression `.` is the
-//! record's value, of any type; `key`, `timestamp`, `headers`, `window` and the node's own names are variables; the
-//! result is the value of the last line. Which functions there are: `functions`. Syntax errors, unknown functions and
-//! types that can never fit are problems of the file; anything that fails at run time is an
-//! [`EvalError`](crate::model::EvalError) of its record (`rewrite` says how). Dates without a zone are UTC.
+//! `yaml/` calls this for every expression that is not bare. The only place that uses the crate `vrl`. In an
+//! expression, `.` is the record's value, of any type; `key`, `timestamp`, `headers`, `window` and the names that the
+//! node adds are variables; the result is the value of the last line. Syntax errors, unknown functions and types that
+//! can never fit are problems of the file; anything that fails at run time is an [`EvalError`](crate::model::EvalError)
+//! of its record (see `rewrite`). Dates without a zone are UTC.
 
 mod bounds;
 mod compiled;
@@ -43,27 +43,26 @@ use crate::model::Problem;
 use crate::model::path::parse_path;
 use crate::model::{Expr, Function, Json, Types};
 
-/// Every fix answers complaints one level further out; deeper than this is no expression.
+/// Each round answers complaints one level further out. An expression that needs more rounds is refused.
 const ROUNDS_MAX: usize = 64;
 
-/// Compiles expressions. Holds the closed list of functions and the file's text, which places in an expression are
-/// mapped to.
+/// Compiles expressions. Knows the allowed functions, and the file's text for finding the places of errors.
 pub struct VrlCompiler {
     functions: Vec<Box<dyn ::vrl::compiler::Function>>,
     source: String,
 }
 
 impl VrlCompiler {
-    /// A compiler for the expressions of a file with this text (empty: places are those of whole expressions).
+    /// A compiler for the expressions of a file with this text. With an empty text, errors point at whole expressions.
     #[must_use]
     pub fn new(source: impl Into<String>) -> VrlCompiler {
         VrlCompiler { functions: functions::functions(), source: source.into() }
     }
 
-    /// Compiles an expression that stands at `span` of the file and may read `vars` besides the names that all have.
+    /// Compiles the expression at `span` of the file. It may read `vars` besides the names that every expression has.
     ///
     /// # Errors
-    /// The text is no expression, calls an unknown function, or has types that can never fit.
+    /// The text is not an expression, calls an unknown function, or has types that can never fit.
     pub fn compile(
         &self,
         text: &str,
@@ -73,10 +72,10 @@ impl VrlCompiler {
         self.compile_typed(text, span, vars, &Kind::any()).map(|(function, _)| function)
     }
 
-    /// [`VrlCompiler::compile`] for values of this kind; also the kind of the result.
+    /// Like [`VrlCompiler::compile`], for values of this kind; also returns the kind of the result.
     ///
     /// # Errors
-    /// The same, and a field is named that the values do not have.
+    /// As for `compile`, or a field is named that the values do not have.
     pub fn compile_typed(
         &self,
         text: &str,
@@ -87,7 +86,7 @@ impl VrlCompiler {
         self.compile_scoped(text, span, &untyped(vars), value)
     }
 
-    /// [`VrlCompiler::compile_typed`], with names whose kinds are known too.
+    /// Like [`VrlCompiler::compile_typed`], for variables whose kinds are known too.
     ///
     /// # Errors
     /// The same.
@@ -100,7 +99,7 @@ impl VrlCompiler {
     ) -> Result<(Arc<dyn Function>, Kind), Problem> {
         let names: Vec<&str> = vars.iter().map(|(name, _)| *name).collect();
         if !value.is_any() || vars.iter().any(|(_, kind)| !kind.is_any()) {
-            // A field that is not there first: what follows from that says less.
+            // A missing field is reported first; the errors that follow from it say less.
             let (program, _) = self.program(text, span.as_ref(), &untyped(&names), &Kind::any())?;
             let of_names = || vars.iter().find_map(|(name, kind)| kinds::missing_of(text, name, kind));
             if let Some(missing) = kinds::missing_in(&program, value).or_else(of_names) {
@@ -108,7 +107,7 @@ impl VrlCompiler {
             }
         }
         let (program, used) = self.program(text, span.as_ref(), vars, value)?;
-        // What the last line gives, and every `return` before it.
+        // The last line's value, or that of any `return` before it.
         let result = program.final_type_info().result;
         let result = result.kind().union(result.returns().clone());
         let function: Arc<dyn Function> =
@@ -159,7 +158,7 @@ impl VrlCompiler {
         for round in 0..ROUNDS_MAX {
             match compile(program_text) {
                 Ok(compiled) => {
-                    // VRL itself says nothing of `1 == "a"`.
+                    // VRL itself accepts `1 == "a"`.
                     let compared = with_names(fixes.comparing().apply(program), &used);
                     if let Err(list) = compile(compared)
                         && let Some(never) = list.iter().find(|complaint| is_refused(complaint))
@@ -195,13 +194,13 @@ impl VrlCompiler {
     }
 }
 
-/// Names of which nothing is known.
+/// Variables of unknown kinds.
 fn untyped<'v>(names: &[&'v str]) -> Vec<(&'v str, Kind)> {
     names.iter().map(|name| (*name, Kind::any())).collect()
 }
 
-/// Compiles the expression in place for values of this kind, and remembers what its result may be; the kind of that.
-/// A bare expression is compiled already, but may name a field that is not there.
+/// Compiles the expression in place for values of this kind, and sets the kinds of its result; also returns them. A
+/// bare expression is compiled already, but may name a field that does not exist.
 pub fn compile_typed(
     expr: &mut Expr,
     compiler: &VrlCompiler,
@@ -212,7 +211,7 @@ pub fn compile_typed(
     compile_scoped(expr, compiler, &untyped(vars), value, problems)
 }
 
-/// [`compile_typed`], with names whose kinds are known too.
+/// Like [`compile_typed`], for variables whose kinds are known too.
 pub fn compile_scoped(
     expr: &mut Expr,
     compiler: &VrlCompiler,
@@ -230,7 +229,7 @@ pub fn compile_scoped(
     };
     match result {
         Ok(kind) => {
-            // Of a program that never ends well VRL says that it may give anything.
+            // For a program that always aborts VRL says that it may return anything.
             expr.set_types(if kind.is_never() { Types::NEVER } else { types_of(&kind) });
             kind
         }

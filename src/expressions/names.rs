@@ -1,7 +1,7 @@
-//! The names that an expression may read as variables, put before its program.
+//! The names that an expression may read as variables, assigned before its program.
 //!
-//! Called by the compiler. A program gets `name = %name` for each name that stands in its text, so that only what is read
-//! is made; places of the text stay what they are.
+//! Called by the compiler. A program gets `name = %name` in front for each name that occurs in its text, so that only
+//! what is read is built. Positions in the text do not change.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::model::path::Step;
 /// The names that every expression has.
 pub(super) const NAMES: [&str; 4] = ["key", "timestamp", "headers", "window"];
 
-/// What VRL knows before the program starts: the value's type, and the names' types.
+/// What VRL knows before the program starts: the types of the value and of the variables.
 pub(super) fn state(used: &[&str], vars: &[(&str, Kind)], value: &Kind) -> TypeState {
     let object = |fields: &[(&str, Kind)]| {
         let fields: BTreeMap<_, _> = fields.iter().map(|(n, kind)| ((*n).into(), kind.clone())).collect();
@@ -43,7 +43,7 @@ pub(super) fn state(used: &[&str], vars: &[(&str, Kind)], value: &Kind) -> TypeS
     }
 }
 
-/// The program after `name = %name` for every name it uses. Places of the program stay as they are.
+/// The program with `name = %name` in front for every name it uses. Positions in the program do not change.
 pub(super) fn with_names(program: ast::Program, used: &[&str]) -> ast::Program {
     let lines: String = used.iter().map(|name| format!("{} = %{name}\n", shielded(name))).collect();
     let mut all = parser::parse(&lines).map(|p| p.0).unwrap_or_default();
@@ -51,11 +51,12 @@ pub(super) fn with_names(program: ast::Program, used: &[&str]) -> ast::Program {
     ast::Program(all)
 }
 
-/// VRL keeps the word `timestamp` for itself. As a variable it is written like this: as long, so that places stay.
+/// VRL reserves the word `timestamp`. As a variable it is renamed to this, of the same length, so that positions do not
+/// change.
 pub(super) const TIMESTAMP: &str = "timestam_";
 
-/// The text with the variable `timestamp` under a name that VRL takes; strings, comments, fields and the function
-/// `timestamp()` stay.
+/// The text with the variable `timestamp` renamed; strings, comments, fields and the function `timestamp()` are
+/// unchanged.
 pub(super) fn shielded(text: &str) -> String {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     let mut out = String::with_capacity(text.len());
@@ -88,7 +89,7 @@ pub(super) fn shielded(text: &str) -> String {
     out
 }
 
-/// Does the text have this word where a variable may stand?
+/// Whether this word occurs in the text where a variable may be.
 pub(super) fn mentions(text: &str, name: &str) -> bool {
     let word = |c: char| c.is_alphanumeric() || c == '_';
     text.match_indices(name).any(|(at, _)| {
@@ -98,7 +99,8 @@ pub(super) fn mentions(text: &str, name: &str) -> bool {
     })
 }
 
-/// The fields of a name, where the text never has the name without `.field` after it; `None`: it may be read whole.
+/// The fields of a variable that are read; `None` if the text also uses the variable without `.field`, so all of it may
+/// be read.
 pub(super) fn fields_named(text: &str, name: &str) -> Option<Vec<String>> {
     let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'@' || !b.is_ascii();
     let bytes = text.as_bytes();
@@ -121,7 +123,7 @@ pub(super) fn fields_named(text: &str, name: &str) -> Option<Vec<String>> {
     Some(fields)
 }
 
-/// The paths of fields that are read of a name; none where the text gives the name another value.
+/// The paths that are read of a variable; none if the text assigns another value to it.
 pub(super) fn paths_named(text: &str, name: &str) -> Vec<Vec<Step>> {
     let tokens = super::measure::tokens(text);
     let mut paths = Vec::new();
@@ -141,7 +143,7 @@ pub(super) fn paths_named(text: &str, name: &str) -> Vec<Vec<Step>> {
             rest = tail;
         }
         let next = rest.iter().find(|token| !token.trim().is_empty());
-        // An assignment, or a closure's own variable.
+        // An assignment, or a closure's own parameter.
         if matches!(next, Some(&("=" | "|=" | "|"))) || before == Some("|") {
             return Vec::new();
         }

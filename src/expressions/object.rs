@@ -1,8 +1,9 @@
-//! The commonest program of all, `{ "n": left.n, "plan": .plan.name, "kind": "order" }`, without the interpreter.
+//! The most common kind of program, `{ "n": left.n, "plan": .plan.name, "kind": "order" }`, run without the
+//! interpreter.
 //!
-//! The program is compiled like any other first, so that its types and problems are VRL's. Where its text is an object of
-//! paths and plain literals and nothing more, its result is put together here, as the interpreter would: as a value, or as
-//! text from the texts of what it reads (`Texts`).
+//! It is first compiled like any other, so that types and errors are VRL's. If the text is nothing but an object of
+//! paths and plain literals, its result is then built here, equal to the interpreter's: either as a value, or directly
+//! as text from the texts of what it reads (`Texts`).
 
 use bytes::Bytes;
 
@@ -10,7 +11,7 @@ use super::Compiled;
 use crate::model::path::{Step, look_up, parse_path};
 use crate::model::{EvalError, Function, Json, NotJson, Scope, Value, Yields, pick, pick_texts, text};
 
-/// Where a field's value comes from.
+/// Where the value of a field comes from.
 #[derive(Clone, Debug, PartialEq)]
 enum Part {
     /// A path into the record's value.
@@ -22,14 +23,14 @@ enum Part {
 
 /// A compiled object of paths and literals.
 pub(super) struct ObjectOf {
-    /// By name, as the interpreter orders them.
+    /// Sorted by name, as the interpreter orders them.
     parts: Vec<(String, Part)>,
     texts: Option<Texts>,
     program: Compiled,
 }
 
 impl ObjectOf {
-    /// The program in this form, or as it was.
+    /// The program in this form; or unchanged, if it is not of this kind.
     #[expect(clippy::result_large_err, reason = "no error: the other form")]
     pub(super) fn of(program: Compiled, text: &str, vars: &[&str]) -> Result<ObjectOf, Compiled> {
         match parse(text, vars) {
@@ -95,22 +96,22 @@ impl Function for ObjectOf {
     }
 }
 
-/// The object as text: fixed pieces, and fields of other texts between them.
+/// The object as text: fixed pieces, with the texts of fields between them.
 struct Texts {
     sides: Vec<Side>,
     pieces: Vec<Piece>,
     end: String,
 }
 
-/// A value that is read.
+/// A value that fields are read from.
 struct Side {
-    /// The name of a variable; `None`: the record's value.
+    /// The variable's name; `None` for the record's value.
     var: Option<String>,
-    /// Which of its fields.
+    /// Which of its fields are read.
     fields: Vec<String>,
 }
 
-/// A fixed piece, and what follows it.
+/// A fixed piece, and the field that follows it.
 struct Piece {
     before: String,
     side: usize,
@@ -119,21 +120,21 @@ struct Piece {
     path: Vec<String>,
 }
 
-/// Fields and sides for which there is always room.
+/// Most fields, and most sides, of an object that is built as text.
 const FIELDS: usize = 12;
 const SIDES: usize = 3;
 
-/// What was found of a side.
+/// What was found in a side.
 #[derive(Clone, Copy)]
 enum Found<'v> {
-    /// Its fields' texts, from this place on.
+    /// The texts of its fields, starting at this position.
     Texts(usize),
     Json(&'v Json),
     Nothing,
 }
 
 impl Texts {
-    /// `None`: an element of a list is asked for, or more fields than there is room for.
+    /// `None` if an element of a list is read, or if there are more fields than [`FIELDS`].
     fn of(parts: &[(String, Part)]) -> Option<Texts> {
         let mut texts = Texts { sides: Vec::new(), pieces: Vec::new(), end: String::new() };
         let mut before = String::from("{");
@@ -175,9 +176,9 @@ impl Texts {
         (texts.sides.len() <= SIDES && fields <= FIELDS).then_some(texts)
     }
 
-    /// `None`: a text is no object.
+    /// `None` if the text of a side is not an object.
     fn join(&self, value: &Value, vars: &[(&str, &Value)]) -> Option<Result<Bytes, EvalError>> {
-        // What nobody reads has to be JSON all the same.
+        // A value must be JSON even if nothing of it is read.
         for (name, value) in vars {
             let read = self.sides.iter().any(|side| side.var.as_deref() == Some(name));
             if let (false, Value::Bytes(bytes)) = (read, value)
@@ -254,7 +255,7 @@ fn not_json(error: &serde_json::Error, side: Option<&str>) -> EvalError {
     EvalError::NotJson(NotJson(format!("{error}{side}")))
 }
 
-/// Fields by name; `None`: the text is something else, or might be.
+/// Fields by name; `None` if the text is, or may be, something else.
 fn parse(text: &str, vars: &[&str]) -> Option<Vec<(String, Part)>> {
     let mut rest = text.trim().strip_prefix('{')?.strip_suffix('}')?.trim();
     let mut parts: Vec<(String, Part)> = Vec::new();
@@ -273,11 +274,11 @@ fn parse(text: &str, vars: &[&str]) -> Option<Vec<(String, Part)>> {
         }
     }
     parts.sort_by(|a, b| a.0.cmp(&b.0));
-    // Of a name that is there twice the last counts; which that is, only the interpreter should say.
+    // If a name occurs twice the last one counts; which one that is, is left to the interpreter.
     parts.windows(2).all(|w| w[0].0 != w[1].0).then_some(parts)
 }
 
-/// A string without escapes and templates.
+/// A string without escapes or templates.
 fn string(text: &str) -> Option<(String, &str)> {
     let (inside, rest) = text.strip_prefix('"')?.split_once('"')?;
     let plain = !inside.contains(['\\', '\n']) && !inside.contains("{{");
@@ -341,7 +342,7 @@ mod tests {
             let parts = parse(text, &names).unwrap_or_else(|| panic!("{text} is of this form"));
             assert!(!parts.is_empty());
             let fast = compiler.compile(text, None, &names).unwrap();
-            // The same program, in a form that is not read here.
+            // The same program in a form that is not recognised here.
             let slow = compiler.compile(&format!("x = {text}\nx"), None, &names).unwrap();
             for value in &values {
                 let scope = Scope {

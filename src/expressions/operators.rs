@@ -1,8 +1,8 @@
 //! Operators as functions, whose failure is an error of the record.
 //!
-//! Put into a program by `rewrite`, compiled as VRL's own operators are. What they add: types that never work together are
-//! a problem of the file, text is not made without end, and a whole number that does not fit 64 bits is a failure, where VRL
-//! would go on with another one.
+//! `rewrite` puts them into a program in place of VRL's operators, and they behave like those, except that operand
+//! types that never work together are a problem of the file, text is not made without limit, and a whole number that
+//! does not fit into 64 bits is a failure, where VRL would wrap around.
 
 use ::vrl::compiler::expression::{Expr, Op};
 use ::vrl::compiler::function::{ArgumentList, Compiled};
@@ -21,7 +21,7 @@ use super::own::Own;
 use super::refused::Refused;
 use crate::model::Types;
 
-/// All of them, for the closed list.
+/// All of them.
 pub(super) fn functions() -> impl Iterator<Item = Box<dyn Function>> {
     OPERATORS.iter().flat_map(|(opcode, name, quiet)| {
         let one = |name, quiet| {
@@ -32,9 +32,9 @@ pub(super) fn functions() -> impl Iterator<Item = Box<dyn Function>> {
     })
 }
 
-/// Operators as functions. As a function, an operator can be called with `!`: then its failure is an error of the
-/// record instead of one of the program. The second name is that of an operator that is so by itself, whether or not it
-/// can fail. The names cannot be written by a user.
+/// Operators as functions. As a function, an operator can be called with `!`, which makes its failure an error of the
+/// record instead of one of the program. The second name is that of the quiet variant, which counts as one that cannot
+/// fail. Users cannot write these names.
 const OPERATORS: [(Opcode, &str, &str); 12] = [
     (Opcode::Mul, "$multiply", "$multiply$"),
     (Opcode::Div, "$divide", "$divide$"),
@@ -50,15 +50,15 @@ const OPERATORS: [(Opcode, &str, &str); 12] = [
     (Opcode::Lt, "$less", "$less$"),
 ];
 
-/// How the name of a quiet one ends.
+/// The last character of a quiet variant's name.
 pub(super) const QUIET: char = '$';
 
-/// The function that does what the operator does; none for `??` and `|`.
+/// The function that stands for the operator; none for `??` and `|`.
 pub(super) fn operator(opcode: Opcode, quiet: bool) -> Option<&'static str> {
     OPERATORS.iter().find(|(o, ..)| *o == opcode).map(|(_, name, own)| if quiet { *own } else { *name })
 }
 
-/// Is it the name of such a function?
+/// Whether this is the name of such a function.
 pub(super) fn is_operator(function: &str) -> bool {
     OPERATORS.iter().any(|(_, name, quiet)| [*name, *quiet].contains(&function))
 }
@@ -94,7 +94,7 @@ fn call(opcode: Opcode, quiet: bool, state: &TypeState, span: Span, arguments: &
     Ok(OperatorCall { op, sides, constant, quiet }.as_expr())
 }
 
-/// What VRL would do without a word: make text without end, or a number that is another one because it has 64 bits.
+/// Fails where VRL would silently make text without limit, or a number that has wrapped around.
 fn bounded(opcode: Opcode, left: &Value, right: &Value) -> Result<(), String> {
     if let (Value::Integer(l), Value::Integer(r)) = (left, right) {
         let whole = match opcode {
@@ -111,7 +111,7 @@ fn bounded(opcode: Opcode, left: &Value, right: &Value) -> Result<(), String> {
     }
 }
 
-/// An operator between types that it can never work with.
+/// An operator whose operand types never work together.
 #[derive(Debug)]
 struct Never {
     opcode: Opcode,
@@ -121,7 +121,7 @@ struct Never {
 
 impl Never {
     fn new(opcode: Opcode, left: &Kind, right: &Kind) -> Option<Never> {
-        // Times of VRL's own, made by its functions, have rules of their own.
+        // VRL's own timestamps, which its functions make, have rules of their own.
         if left.contains_timestamp() || right.contains_timestamp() || left.is_never() || right.is_never() {
             return None;
         }
@@ -143,7 +143,7 @@ impl Never {
             }
             Opcode::Gt | Opcode::Ge | Opcode::Lt | Opcode::Le => both(number) || both(Types::STRING),
             Opcode::And => both(Types::BOOLEAN.or(Types::NULL)),
-            // Against null anything may be compared: that asks whether something is there.
+            // Anything may be compared with null: that asks whether something is there.
             Opcode::Eq | Opcode::Ne => {
                 both(number) || left.may_be(right) || left.or(right).may_be(Types::NULL)
             }
@@ -179,11 +179,11 @@ impl Never {
     }
 }
 
-/// Runs the operator; says in a failure what really failed.
+/// Runs the operator, and describes precisely what failed.
 #[derive(Clone, Debug)]
 struct OperatorCall {
     op: Op,
-    /// Of `+`, `-` and `*`, which may make too much.
+    /// The operands of `+`, `-` and `*`, whose result may be too large.
     sides: Option<Box<(Opcode, Expr, Expr)>>,
     constant: Option<Value>,
     quiet: bool,
@@ -203,7 +203,7 @@ impl FunctionExpression for OperatorCall {
         }
         self.op.resolve(cx).map_err(|error| match error {
             ExpressionError::Error { message, labels, notes } => ExpressionError::Error {
-                // VRL 0.38 says this of every comparison.
+                // VRL 0.38 gives this message for every comparison.
                 message: message.replace("can't calculate remainder of type", "can't compare type"),
                 labels,
                 notes,
@@ -213,7 +213,8 @@ impl FunctionExpression for OperatorCall {
     }
     fn type_def(&self, state: &TypeState) -> TypeDef {
         let result = Expression::type_def(&self.op, state);
-        // Text that `*` makes is a failure that may be handled. Where VRL has none, ours ends the expression.
+        // Too long a text from `*` is a failure that the program may handle. If VRL has no such failure, ours ends the
+        // expression.
         let repeats = self.sides.as_deref().is_some_and(|(opcode, ..)| *opcode == Opcode::Mul);
         match (self.quiet, repeats && result.kind().contains_bytes()) {
             (true, _) => result.infallible(),

@@ -1,5 +1,5 @@
-//! A function of our own, in the form that VRL wants: one form for all that `rewrite` puts into programs, and for those of
-//! VRL's functions that are written again here because they had no bounds.
+//! A function of our own in the form that VRL requires: for those that `rewrite` puts into programs, and for VRL
+//! functions that are reimplemented here because VRL's had no limits.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use ::vrl::compiler::value::kind;
 use ::vrl::compiler::{Function, Parameter, TypeState};
 use ::vrl::diagnostic::Span;
 
-/// Makes a call of it: the types so far, the call's place, its arguments.
+/// Compiles a call from the types so far, the call's position and its arguments.
 type Make = Box<dyn Fn(&TypeState, Span, &ArgumentList) -> Compiled + Send + Sync>;
 
-/// See the module.
+/// A function of our own.
 pub(super) struct Own {
     name: &'static str,
     parameters: &'static [Parameter],
@@ -19,7 +19,7 @@ pub(super) struct Own {
 }
 
 impl Own {
-    /// A function of this name.
+    /// The function with this name.
     pub(super) fn boxed(
         name: &'static str,
         parameters: &'static [Parameter],
@@ -35,7 +35,7 @@ impl fmt::Debug for Own {
     }
 }
 
-/// What is only for VRL's own documentation is left empty: nobody reads it here.
+/// What only VRL's documentation needs is left empty.
 impl Function for Own {
     fn identifier(&self) -> &'static str {
         self.name

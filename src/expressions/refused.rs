@@ -1,8 +1,8 @@
-//! What our own functions say of an expression that can never work.
+//! How our own functions report an expression that can never work.
 
 use ::vrl::diagnostic::{Diagnostic, DiagnosticMessage, Label, Note, Span};
 
-/// A complaint of ours, in VRL's form.
+/// Our error, in VRL's form.
 #[derive(Debug)]
 pub(super) struct Refused {
     pub message: String,
@@ -11,15 +11,15 @@ pub(super) struct Refused {
     pub span: Span,
 }
 
-/// The code of such a complaint. None of VRL's own: nothing that can be answered by calling it with `!`.
+/// The code of such errors. VRL has no such code, so `rewrite` does not try to answer it with `!`.
 pub(super) const REFUSED: usize = 9001;
 
-/// What a function of ours says of itself comes in a wrapping: the words alone.
+/// Our error's text without the frame that VRL puts around it.
 pub(super) fn own_words(message: &str) -> Option<&str> {
     message.split_once(&format!("error[E{REFUSED}] ")).map(|(_, own)| own)
 }
 
-/// Is it a complaint of ours?
+/// Whether it is one of our errors.
 pub(super) fn is_refused(complaint: &Diagnostic) -> bool {
     own_words(&complaint.message).is_some()
 }

@@ -1,4 +1,4 @@
-//! `replace`, as VRL has it, with a bound: a text of single letters, each replaced by a long text, is without end.
+//! `replace` as VRL has it, with a limit: replacing every letter of a text by a long text could make any amount of it.
 
 use ::vrl::compiler::value::VrlValueConvert;
 use ::vrl::compiler::{
@@ -9,7 +9,7 @@ use ::vrl::value::Value;
 use super::bounds::RESULT_MAX;
 use super::own::Own;
 
-/// Its name, as VRL's own.
+/// Its name, the same as VRL's.
 pub(super) const NAME: &str = "replace";
 
 /// The function, with the parameters of VRL's: `value`, `pattern` (text or a regular expression), `with`, `count`.
@@ -47,10 +47,10 @@ impl FunctionExpression for Replace {
     }
 }
 
-/// The text with so many matches replaced.
+/// The text with at most `times` matches replaced.
 fn replaced(value: &str, pattern: &Value, with: &str, times: usize) -> Result<String, String> {
     let mut out = String::new();
-    // Puts out what is before a match, and says whether `more` still fits.
+    // Appends the text before a match, and checks that `more` bytes still fit.
     let before = |out: &mut String, text: &str, more: usize| {
         if out.len().saturating_add(text.len()).saturating_add(more) > RESULT_MAX {
             return Err(format!("the text with its replacements is more than {RESULT_MAX} bytes"));
@@ -64,7 +64,7 @@ fn replaced(value: &str, pattern: &Value, with: &str, times: usize) -> Result<St
             let groups = with.matches('$').count();
             for found in regex.captures_iter(value).take(times) {
                 let Some(whole) = found.get(0) else { continue };
-                // Each `$1` is a part of the match at most.
+                // Each `$1` is at most the whole match.
                 let more = with.len().saturating_add(groups.saturating_mul(whole.len()));
                 before(&mut out, &value[done..whole.start()], more)?;
                 found.expand(with, &mut out);

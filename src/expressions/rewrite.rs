@@ -1,10 +1,10 @@
 //! Makes a program compile whose only fault is that it may fail at run time.
 //!
-//! VRL refuses `.amount > 1000` where `.amount` may be text: every failure has to be handled in the program. Here a
-//! failing expression is an error of its record (dead letter), so the compiler's complaints of that kind are answered
-//! in the syntax tree: a call gets its `!`, an operator becomes a function called with `!`, a condition of unknown
-//! type is checked to be a boolean. What the user handles with `??` or `ok, err =` stays handled. All other complaints
-//! (syntax, unknown functions, types that never fit) stay errors of the file.
+//! VRL refuses `.amount > 1000` if `.amount` may be text: a program must handle every failure. Here a failing
+//! expression is an error of its record (a dead letter), so complaints of that kind are answered by changing the syntax
+//! tree: a call gets its `!`, an operator becomes a function called with `!`, a condition of unknown type is checked to
+//! be a boolean. A failure that the user handles with `??` or `ok, err =` stays handled. All other complaints (syntax,
+//! unknown functions, types that never fit) are errors of the file.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -20,31 +20,31 @@ use super::bounds;
 use super::functions::{KEPT, MAYBE};
 use super::operators::{QUIET, is_operator, operator};
 
-/// What to change, by place in the expression's text.
+/// What to change, by position in the expression's text.
 #[derive(Default)]
 pub(super) struct Fixes {
     /// Expressions that may fail.
     fallible: HashSet<Span>,
     /// Arguments whose type may not fit: their call may fail.
     arguments: HashSet<Span>,
-    /// Expressions of unknown type where one type is needed: by the function that checks it.
+    /// Expressions of unknown type where a certain type is needed, and the function that checks for it.
     checked: HashMap<Span, &'static str>,
-    /// Calls that walk over their first argument, whose type is unknown.
+    /// Calls that iterate over their first argument, whose type is unknown.
     walking: HashSet<Span>,
-    /// Handled expressions that no longer fail because of a fix inside them.
+    /// Expressions with a handler that can no longer fail because of a fix inside them.
     handled: HashSet<Span>,
     /// The first complaint about each checked expression: the one to show if the check cannot help.
     complaints: HashMap<Span, Diagnostic>,
-    /// An assignment to an index that is too far, and what is said of it.
+    /// An assignment to an index that is too great, and the error for it.
     far: RefCell<Option<(Span, String)>>,
-    /// Inside a closure, which runs once for each element of something.
+    /// Whether we are inside a closure, which runs for each element of something.
     looping: Cell<bool>,
-    /// Every `==` and `!=` looks at the types of its sides.
+    /// Whether every `==` and `!=` checks the types of its operands.
     comparing: bool,
 }
 
 impl Fixes {
-    /// Learns from the compiler's complaints; false where none of them is new and can be answered.
+    /// Learns from the compiler's complaints; false if none of them is both new and answerable.
     pub(super) fn learn(&mut self, complaints: &DiagnosticList, first: bool) -> bool {
         let before = self.count();
         for complaint in complaints.iter().filter(|d| d.is_problem()) {
@@ -66,7 +66,7 @@ impl Fixes {
                         self.check(complaint, primary().next(), "$string");
                     }
                 }
-                // "this can't fail": the user's mistake, unless it comes from a fix.
+                // "this can't fail" is the user's mistake, unless it comes from a fix.
                 651 if !first => self.handled.extend(primary()),
                 104 if !first => self.handled.extend(complaint.labels.get(1).map(|l| l.span)),
                 _ => {}
@@ -90,17 +90,17 @@ impl Fixes {
             + self.handled.len()
     }
 
-    /// The complaint to show instead of one that a check of ours caused.
+    /// The complaint to show in place of one that a check of ours caused.
     pub(super) fn original<'a>(&'a self, complaint: &'a Diagnostic) -> &'a Diagnostic {
         complaint.labels.iter().find_map(|l| self.complaints.get(&l.span)).unwrap_or(complaint)
     }
 
-    /// The same fixes, and every `==` and `!=` looks at the types of its sides.
+    /// The same fixes; in addition every `==` and `!=` checks the types of its operands.
     pub(super) fn comparing(self) -> Fixes {
         Fixes { comparing: true, ..self }
     }
 
-    /// An assignment that would make a list without end, if the program has one.
+    /// An assignment that would make too long a list, if the program has one.
     pub(super) fn far(&self) -> Option<(Span, String)> {
         self.far.borrow().clone()
     }
@@ -117,7 +117,7 @@ impl Fixes {
         }
     }
 
-    /// The program with every fix made.
+    /// The program with every fix applied.
     pub(super) fn apply(&self, program: Program) -> Program {
         let root = |node: Node<RootExpr>| {
             node.map(|root| match root {
@@ -128,7 +128,7 @@ impl Fixes {
         Program(program.into_iter().map(root).collect())
     }
 
-    /// `force`: an expression around this one may fail because of it.
+    /// `force`: this expression may fail, or its failure shows in one around it; so its failure becomes the record's (`!`).
     fn expr(&self, node: Node<Expr>, force: bool) -> Node<Expr> {
         let (span, expr) = node.take();
         let force = force || self.fallible.contains(&span);
@@ -158,7 +158,7 @@ impl Fixes {
                     Not::new(sign.span(), self.expr(*inner, force))
                 }))
             })),
-            // Complaints name the place of the inner node here, which is another one.
+            // Here complaints name the position of the inner node, which is a different one.
             Expr::Abort(node) => {
                 let force = force || self.fallible.contains(&node.span());
                 let message = |m: Box<Node<Expr>>| Box::new(self.expr(*m, force));
@@ -190,15 +190,16 @@ impl Fixes {
     fn op(&self, node: Node<Op>, force: bool) -> Expr {
         let (span, Op(left, opcode, right)) = node.take();
         if *opcode.inner() == Opcode::Err {
-            // The left side is handled here.
+            // Failures of the left side are handled here.
             let (left, right) = (self.expr(*left, false), self.expr(*right, force));
             return Expr::Op(Node::new(span, Op(Box::new(left), opcode, Box::new(right))));
         }
         let (left, right) = (self.expr(*left, false), self.expr(*right, false));
-        // Around an operator that may fail most fail too: one that is quiet about it saves a round for each of them.
+        // Most operators around one that may fail may fail too; a quiet variant saves a compiler round for each of
+        // them.
         let compares = self.comparing && matches!(opcode.inner(), Opcode::Eq | Opcode::Ne);
         let quiet = !force && (compares || is_answered(&left) || is_answered(&right));
-        // These may make text without end, and whole numbers that wrap around: they are always ours.
+        // These may make text without limit, or whole numbers that wrap around, so ours always replace them.
         let makes = matches!(opcode.inner(), Opcode::Add | Opcode::Sub | Opcode::Mul);
         let ours = force || quiet || makes;
         match operator(*opcode.inner(), quiet).filter(|_| ours) {
@@ -258,7 +259,7 @@ impl Fixes {
             // `a |= b` is `a = a | b`.
             Assignment::Single { target, op: AssignmentOp::Merge, expr } => {
                 let old = Node::new(target.span(), target.inner().to_expr(target.span()));
-                // The assignment's place has to start before its right side's.
+                // The assignment's position has to start before its right side's.
                 let span = expr.span();
                 let merge = Op(Box::new(old), Node::new(span, Opcode::Merge), expr);
                 let expr = Node::new(span, self.op(Node::new(span, merge), force));
@@ -274,7 +275,7 @@ impl Fixes {
         }
     }
 
-    /// What an assignment keeps. In a loop it may be what the turn before kept, twice: there its size is looked at.
+    /// The value that an assignment keeps. In a loop it may double with every turn, so its size is checked there.
     fn kept(&self, expr: Node<Expr>) -> Node<Expr> {
         let plain = matches!(expr.inner(), Expr::Literal(_));
         if self.looping.get() && !plain { wrapped(KEPT, false, vec![expr]) } else { expr }
@@ -295,7 +296,7 @@ impl Fixes {
         }
     }
 
-    /// A block; where its result has to be checked, its last expression.
+    /// A block. If its result has to be checked, its last expression is.
     fn block(&self, block: Node<Block>, force: bool) -> Node<Block> {
         let check = self.checked.get(&block.span()).copied();
         block.map(|block| Block(self.last_checked(block.into_inner(), check, force)))
@@ -336,7 +337,7 @@ impl Fixes {
     }
 }
 
-/// Is it an operator, maybe in parentheses, whose failure is an error of the record already?
+/// Whether it is an operator, possibly in parentheses, whose failure is an error of the record already.
 fn is_answered(node: &Node<Expr>) -> bool {
     match node.inner() {
         Expr::FunctionCall(call) => {
@@ -351,7 +352,7 @@ fn is_answered(node: &Node<Expr>) -> bool {
     }
 }
 
-/// A call of a function, at the place of its first argument.
+/// A call of `function`, at the position of its first argument.
 fn wrapped(function: &str, abort_on_error: bool, arguments: Vec<Node<Expr>>) -> Node<Expr> {
     let span = arguments.first().map_or_else(Span::default, Node::span);
     let call = FunctionCall {

@@ -1,8 +1,8 @@
-//! The two numbers of a retry.
+//! The two settings of a retry's delay.
 
 use super::units::Millis;
 
-/// Retry timing that every caller shares.
+/// How long to wait between retries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// First delay.

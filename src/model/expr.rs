@@ -1,8 +1,8 @@
-//! Expressions as the operators see them: something that reads a record and yields JSON.
+//! Expressions as operators see them: something that reads a record and yields JSON.
 //!
-//! `Expr` is the text of an expression in a topology together with its compiled form. Bare expressions (`key`,
-//! `timestamp`, `.user.id`, a JSON literal) are compiled here and cost no virtual machine; everything else is compiled
-//! by `expressions/` with VRL. The Rust DSL makes an `Expr` from a closure with [`Expr::native`].
+//! [`Expr`] is the text of an expression in a topology together with its compiled form. Bare expressions (`key`,
+//! `timestamp`, `.user.id`, a JSON literal) are compiled here and run without an interpreter; `expressions/` compiles
+//! everything else with VRL. The Rust DSL makes an `Expr` from a closure with [`Expr::native`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -68,7 +68,7 @@ impl<'a> Scope<'a> {
 /// The expression failed on this record.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum EvalError {
-    /// It asks for a field of a value that is no JSON.
+    /// It reads a field of a value that is not JSON.
     #[error(transparent)]
     NotJson(#[from] NotJson),
     /// Anything else, in words.
@@ -77,7 +77,7 @@ pub enum EvalError {
 }
 
 impl EvalError {
-    /// The class that a dead letter and the metrics name.
+    /// The reason that a dead letter and the metrics give.
     #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
@@ -86,7 +86,7 @@ impl EvalError {
         }
     }
 
-    /// The same error, with more said of where it happened. A value that is no JSON is that wherever it is read.
+    /// The same error with a description of where it happened. An error about a value that is not JSON stays as it is.
     #[must_use]
     pub fn context(self, say: impl FnOnce(&str) -> String) -> EvalError {
         match self {
@@ -104,8 +104,9 @@ pub trait Function: Send + Sync {
     /// The value is not JSON where a field is asked for, or the expression itself fails.
     fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError>;
 
-    /// The result as JSON text, straight from the texts of what is read: the record's value, and variables by name. `None`:
-    /// only [`Function::eval`] can say. It never says anything else.
+    /// The result as JSON text, put together from the texts of what is read (the record's value, and variables by
+    /// name), without parsing them. `None`: this expression cannot do that, so use [`Function::eval`]. Both give the
+    /// same result.
     fn text(&self, value: &Value, vars: &[(&str, &Value)]) -> Option<Result<Bytes, EvalError>> {
         let _ = (value, vars);
         None
@@ -116,19 +117,19 @@ pub trait Function: Send + Sync {
         Yields::ANY
     }
 
-    /// May it read the value (`.`)?
+    /// Whether it may read the value (`.`).
     fn reads_value(&self) -> bool {
         true
     }
 
-    /// The fields that it reads of the variable of that name, and no other; `None`: it may read all of it.
+    /// The fields that it reads of the variable `name`; `None`: it may read all of it.
     fn fields_of(&self, name: &str) -> Option<&[String]> {
         let _ = name;
         None
     }
 }
 
-/// Kinds of JSON that an expression may give.
+/// A set of JSON kinds: those that an expression may give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Yields(u8);
 
@@ -161,13 +162,13 @@ impl Yields {
         }
     }
 
-    /// One of these or of those.
+    /// The kinds in either set.
     #[must_use]
     pub fn or(self, other: Yields) -> Yields {
         Yields(self.0 | other.0)
     }
 
-    /// May it be one of these?
+    /// Whether the sets have a kind in common.
     #[must_use]
     pub fn may_be(self, other: Yields) -> bool {
         self.0 & other.0 != 0
@@ -183,7 +184,7 @@ impl fmt::Display for Yields {
     }
 }
 
-/// A function whose kind of result is known.
+/// A function together with the kinds of its result.
 struct Typed<F>(F, Yields);
 
 impl<F> Function for Typed<F>
@@ -246,7 +247,7 @@ impl Expr {
         self.span.clone()
     }
 
-    /// Has a function? An expression that has none may not run.
+    /// Whether it has a function; without one it must not run.
     #[must_use]
     pub fn is_compiled(&self) -> bool {
         self.function.is_some()
@@ -268,13 +269,13 @@ impl Expr {
         self.types = types;
     }
 
-    /// Is it literally `key`?
+    /// Whether it is literally `key`.
     #[must_use]
     pub fn is_key(&self) -> bool {
         self.text.trim() == "key"
     }
 
-    /// Is it known, before any record, that the result is `null`, or that there never is one (`abort`)?
+    /// Whether it is known in advance that the result is always `null`, or that there is never one (`abort`).
     #[must_use]
     pub fn is_always_null(&self) -> bool {
         self.yields() == Yields::NULL || self.types == Types::NEVER
@@ -339,7 +340,8 @@ impl PartialEq for Expr {
     }
 }
 
-/// The name under which an [`Expr`] asks its deserializer for `(start, end, text)`; `yaml/` answers it.
+/// The name under which an [`Expr`] asks its deserializer for `(start, end, text)`. The deserializer in `yaml/` knows
+/// it.
 pub const EXPR_TOKEN: &str = "$slackwater::Expr";
 
 impl<'de> Deserialize<'de> for Expr {

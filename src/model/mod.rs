@@ -1,6 +1,7 @@
-//! Floor 0: the words everything else is written in. Records, values, time, units and expressions.
+//! Floor 0: what everything else is written in terms of: records, values, time, units, expressions, rows, calls,
+//! problems.
 //!
-//! Called by every other floor; imports nothing of ours. Nothing here does I/O, spawns or blocks.
+//! Every other floor uses it; it uses none of ours. Nothing here does I/O, spawns or blocks.
 
 mod backoff;
 mod call;

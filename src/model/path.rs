@@ -12,7 +12,7 @@ pub enum Step {
     Index(usize),
 }
 
-/// Reads `.a.b[0]."odd name"`; `None` where the text is more than a path.
+/// Parses `.a.b[0]."odd name"`; `None` if the text is more than a path.
 #[must_use]
 pub fn parse_path(text: &str) -> Option<Vec<Step>> {
     let mut rest = text.trim().strip_prefix('.')?;
@@ -58,10 +58,10 @@ pub fn look_up<'a>(json: &'a Json, path: &[Step]) -> Option<&'a Json> {
     })
 }
 
-/// Sets the value at a path of fields, making objects on the way. Fails where something else stands in the way.
+/// Sets the value at a path of fields, creating objects on the way.
 ///
 /// # Errors
-/// A step of the path is taken by something that is no object, or the path has an index.
+/// A step of the path leads through something that is not an object, or the path has an index.
 pub fn set_at(json: &mut Json, path: &[Step], value: Json) -> Result<(), EvalError> {
     let Some((step, rest)) = path.split_first() else {
         *json = value;

@@ -1,8 +1,8 @@
-//! A few fields of a JSON object, without making the rest of it.
+//! Reads a few fields of a JSON object without building the rest of it.
 //!
-//! Called where an expression says which fields it reads. The whole text is still checked to be JSON, as a source checks it
-//! (in a text that is passed over, an escaped half of a surrogate pair is let through); of a name that is there twice the
-//! last counts, as in a whole parse.
+//! Used where an expression says which fields it reads. The whole text is still checked to be JSON, as a source checks
+//! it (except that half of an escaped surrogate pair is accepted in skipped text). If a name occurs twice the last one
+//! counts, as in a full parse.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use serde_json::value::RawValue;
 
 use super::scan;
 
-/// Fields whose texts are found without an allocation.
+/// Up to so many fields are found without an allocation.
 const FEW: usize = 8;
 
-/// The values of those fields, `None` where one is missing; `Ok(None)`: the text is no object.
+/// The values of these fields, `None` if one is missing. `Ok(None)`: the text is not an object.
 ///
 /// # Errors
 /// The bytes are not JSON.
@@ -31,12 +31,13 @@ pub fn pick<'de, T: Deserialize<'de>>(
         if let Ok(values) = values.collect() {
             return Ok(Some(values));
         }
-        // Where in the whole text the error is, is for the other way to say.
+        // Where in the text the error is, the full parse reports.
     }
     read(bytes, fields)
 }
 
-/// The texts of those fields, at their places in `found`, `None` where one is missing. False: the text is no object.
+/// The texts of these fields, in `found` at the same positions, `None` if one is missing. False: the text is not an
+/// object.
 ///
 /// # Errors
 /// The bytes are not JSON.
@@ -95,7 +96,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<'_, T> {
     }
 }
 
-/// A key as its place in the list.
+/// Deserializes a name as its position in the list.
 struct Name<'a>(&'a [String]);
 
 impl<'de> DeserializeSeed<'de> for Name<'_> {

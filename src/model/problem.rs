@@ -8,15 +8,15 @@ use std::ops::Range;
 pub struct Problem {
     /// Stable, for programs: `unknown-field`, `graph::cycle` ...
     pub code: &'static str,
-    /// The node that it is about; `None` for the topology itself, and where `span` says the place.
+    /// The node it is about; `None` for the topology itself, and if `span` says the place.
     pub node: Option<String>,
     /// The field of the node (or of the topology), as a path such as `from` or `debounce.quiet`; empty for the node itself.
     pub field: String,
     /// What is wrong, one line.
     pub message: String,
-    /// Byte range in the file; `None` where the problem has no place.
+    /// Byte range in the file; `None` if the problem has no place there.
     pub span: Option<Range<usize>>,
-    /// Stands at the place.
+    /// Shown at the place in the file.
     pub label: String,
     /// What to write instead.
     pub help: Option<String>,
@@ -29,7 +29,7 @@ impl Problem {
         Problem { code, message: message.into(), ..Problem::default() }
     }
 
-    /// A value that a setting cannot have. Whoever knows the node says its name ([`Problem::of`]).
+    /// A problem with the value of a setting. The caller that knows the node adds its name ([`Problem::of`]).
     #[must_use]
     pub fn setting(field: impl Into<String>, message: impl Into<String>, help: impl Into<String>) -> Problem {
         Problem::new("graph::setting", message).field(field).help(help)

@@ -1,6 +1,7 @@
-//! Why a record was not processed: a closed list, since it is a metric label and stands in dead letters.
+//! Why a record was not processed. A closed list, since it is a metric label and is written into dead letters.
 
-/// Why a record was not processed, or something was dropped. Closed: it is a metric label and a promise in the docs.
+/// Why a record was not processed, or something was dropped. Part of the documentation and of metric labels, so
+/// changing a name breaks users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// The node needs a key and the record has none.
@@ -9,8 +10,8 @@ pub enum Reason {
     NullValue,
     /// The value is not JSON, and a field was asked for.
     NotJson,
-    /// The bytes of the key or the value are not of the source's format, or their schema cannot be had; or they do not fit
-    /// the format or the schema of the sink.
+    /// The bytes of the key or the value are not in the source's format, or their schema cannot be found; or they do
+    /// not fit the format or the schema of the sink.
     BadFormat,
     /// The value does not fit the source's `schema`.
     Schema,

@@ -7,19 +7,19 @@ use bytes::Bytes;
 use super::time::Timestamp;
 use super::value::Value;
 
-/// What a record did to a row of a table. A table's records carry it to the nodes that ask for changes (joins of two
-/// tables, aggregates); everywhere else the task takes it off, and what is left is the plain stream of new values.
+/// How a record changed a row of a table. Records of a table carry it to the nodes that ask for changes (joins of two
+/// tables, aggregates); for all other nodes the task removes it, which leaves the plain stream of new values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
     /// The row's value before; null where there was no row.
     pub old: Value,
-    /// The record is the row's newest version. False only for a record that a versioned table took out of order: it
-    /// changed the past, not the row.
+    /// Whether the record is the row's newest version. False only if a versioned table received it out of order: then
+    /// it changed the row's history, not the row.
     pub latest: bool,
 }
 
-/// Where a record was read: the source's position in the topology, partition and offset. A record made by an operator
-/// carries the origin of the record that caused it; one made by a timer carries the default (offset -1).
+/// Where a record was read: topic, partition and offset. A record that an operator made has the origin of the record
+/// that caused it; a record made by a timer has the default (offset -1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// Index of the source topic in the task's list of topics.
@@ -68,8 +68,8 @@ impl Window {
 /// The header in which a repartition topic carries a row's change. Part of the format of those topics.
 pub const CHANGE_HEADER: &str = "slackwater-change";
 
-/// The header in which a repartition topic carries a record's own key, where the topic's key is an id. Part of the format
-/// of those topics.
+/// The header in which a repartition topic carries a record's own key, if the topic is keyed by an id instead. Part of
+/// the format of those topics.
 pub const KEY_HEADER: &str = "slackwater-key";
 
 /// Format of [`Change::to_bytes`].
@@ -113,7 +113,7 @@ impl Change {
     }
 }
 
-/// Record headers in order. Shared, since most records only pass them on.
+/// Record headers in order. Shared (reference-counted), since most nodes only pass them on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Headers(Option<Arc<Vec<(String, Bytes)>>>);
 
@@ -153,7 +153,7 @@ impl Headers {
         Headers::new(self.0.iter().flat_map(|l| l.iter()).filter(|(n, _)| n != name).cloned().collect())
     }
 
-    /// No headers?
+    /// Whether there are no headers.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
@@ -175,7 +175,7 @@ pub struct Record {
     pub headers: Headers,
     /// Where it was read.
     pub origin: Origin,
-    /// The table's change that this record is, if it comes from a table.
+    /// How it changed a row, if it comes from a table.
     pub change: Option<Box<Change>>,
 }
 
@@ -186,7 +186,7 @@ impl Record {
         Record { key: Some(key.into()), value, ts, ..Record::default() }
     }
 
-    /// Bytes this record holds in memory, about.
+    /// Approximate size in memory, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         std::mem::size_of::<Record>() + self.key.as_ref().map_or(0, Bytes::len) + self.value.size()
@@ -197,7 +197,7 @@ impl Record {
 mod tests {
     use super::*;
 
-    /// Never edit: this is what lies in users' topics.
+    /// Never edit: records in users' topics have this format.
     #[test]
     fn a_change_travels_as_bytes() {
         let check = |old: Value, latest: bool, want: &[u8]| {

@@ -1,4 +1,4 @@
-//! What a sink writes of a record.
+//! What a sink node makes of a record for its sink to write.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use super::value::Json;
 /// A row that a sink node made of a record.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SinkRow {
-    /// `Some(call)`: the node waits for the acknowledgement as a reply to that call (a sink that is read from).
+    /// `Some(call)`: the acknowledgement goes back to the node as the reply to this call (a sink that is read from).
     pub reply_to: Option<u64>,
     /// The record as it came in, for order per key and for the dead letter.
     pub record: Record,
@@ -17,7 +17,8 @@ pub struct SinkRow {
 }
 
 impl SinkRow {
-    /// Is its message, without the frame around it, larger than that? Measures only what may be.
+    /// Whether the row's message, without framing, is larger than `bytes_max`. Rows that are certainly smaller are not
+    /// measured.
     #[must_use]
     pub fn exceeds(&self, bytes_max: usize) -> bool {
         let headers: usize = self.record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -25,7 +26,7 @@ impl SinkRow {
             self.record.change.as_ref().and_then(|change| change.old.bytes()).map_or(0, |old| old.len());
         let content = match &self.payload {
             Payload::Texts(texts) => texts.iter().flatten().map(Bytes::len).sum(),
-            // A control character in a text is one byte here and six in JSON.
+            // A control character in text takes one byte here but six in JSON.
             _ if self.record.size() + headers < bytes_max / 8 => 0,
             Payload::Record | Payload::Columns(_) => {
                 self.record.key.as_ref().map_or(0, Bytes::len)
@@ -52,6 +53,6 @@ pub enum Payload {
 pub enum Cell {
     /// A value.
     Json(Json),
-    /// The time of the write, set by the database where it can.
+    /// The commit time of the write, set by the database if it can.
     CommitTimestamp,
 }

@@ -1,37 +1,38 @@
-//! A quick look along JSON text in the form in which programs write it.
+//! A fast scanner for JSON text in the form in which programs usually write it.
 //!
-//! Sources, expressions and joins look through every value's text, mostly to pass over it; here that takes less than half
-//! of the time that `serde_json` needs. What is not in the usual form gets no answer, and is for `serde_json` to read:
-//! names with escapes, deep nesting, text that is not JSON at all. What gets one is JSON (RFC 8259) but for escaped halves
-//! of surrogate pairs, which `serde_json` lets through as well where it passes over a text.
+//! Sources, expressions and joins scan the text of every value, mostly to skip over it; this takes less than half the
+//! time that `serde_json` needs. For anything unusual (names with escapes, deep nesting, text that is not JSON) the
+//! scanner gives no answer, and the caller asks `serde_json`. If it does answer, the text is JSON (RFC 8259), except
+//! that half of an escaped surrogate pair is accepted, which `serde_json` accepts as well in text that it skips.
 
 use std::ops::Range;
 
-/// Any JSON.
+/// Accept any JSON.
 const LOOSE: bool = false;
-/// As `serde_json` writes a value that it has read: no white space, no escapes, numbers in one form, no name twice. Not all
-/// such text, but nothing else.
+/// Accept only text as `serde_json` writes a value that it has read: no white space, no escapes, numbers in one form,
+/// no name twice. Not all such text is recognised.
 const TIGHT: bool = true;
 
-/// Objects and lists within each other that are looked at.
+/// Deepest nesting of objects and lists that is scanned.
 const NESTED: usize = 16;
-/// Fields of an object whose names are compared with each other.
+/// Most fields of an object whose names can be checked for duplicates.
 const NAMES: usize = 16;
-/// Digits that a number has at most to be written as it is read.
+/// A number with at most so many digits is certainly written as it is read.
 const DIGITS: usize = 18;
 
-/// Is it certainly JSON? UTF-8 and one value, white space around it.
+/// Whether this is certainly JSON: UTF-8, and one value with white space around it.
 pub(super) fn is_json(bytes: &[u8]) -> bool {
     let end = std::str::from_utf8(bytes).ok().and_then(|_| value::<LOOSE>(bytes, space(bytes, 0), NESTED));
     end.is_some_and(|end| space(bytes, end) == bytes.len())
 }
 
-/// Is it certainly written as `serde_json` writes what it has read?
+/// Whether this is certainly written as `serde_json` writes what it has read.
 pub(super) fn is_tight(piece: &str) -> bool {
     value::<TIGHT>(piece.as_bytes(), 0, NESTED) == Some(piece.len())
 }
 
-/// Puts the texts of an object's fields at the places of their names. `None`: no answer, and `found` is of no use.
+/// Finds the texts of an object's fields, in `found` at the positions of their names. `None`: no answer; ignore `found`
+/// then.
 pub(super) fn fields<'t>(bytes: &'t [u8], names: &[String], found: &mut [Option<&'t str>]) -> Option<()> {
     let text = std::str::from_utf8(bytes).ok()?;
     let mut once = true;
@@ -52,7 +53,7 @@ fn space(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// The next byte that means something, and where it is.
+/// The next byte that is not white space, and its position.
 fn next<const FORM: bool>(bytes: &[u8], at: usize) -> Option<(u8, usize)> {
     let byte = *bytes.get(at)?;
     if FORM == LOOSE && byte <= b' ' {
@@ -77,7 +78,7 @@ fn value<const FORM: bool>(bytes: &[u8], at: usize, nested: usize) -> Option<usi
     }
 }
 
-/// Where the text at `at` ends, with its quotation mark.
+/// Where the text at `at` ends, after its closing quotation mark.
 fn string<const FORM: bool>(bytes: &[u8], at: usize) -> Option<usize> {
     let mut at = plain(bytes, at + 1);
     loop {
@@ -91,7 +92,7 @@ fn string<const FORM: bool>(bytes: &[u8], at: usize) -> Option<usize> {
                 };
                 at = plain(bytes, at);
             }
-            // A control character, or an escape.
+            // A control character, or an escape sequence.
             _ => return None,
         }
     }
@@ -101,7 +102,7 @@ fn string<const FORM: bool>(bytes: &[u8], at: usize) -> Option<usize> {
 fn plain(bytes: &[u8], mut at: usize) -> usize {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     const HIGHEST: u64 = ONES << 7;
-    // The highest bit of a byte is right up to the first that is set, and no other is asked for.
+    // Only the lowest marked byte is exact, and only that one is used.
     let below = |x: u64, n: u8| x.wrapping_sub(ONES * u64::from(n)) & !x & HIGHEST;
     while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
         let x = u64::from_le_bytes(*chunk);
@@ -147,7 +148,7 @@ fn number<const FORM: bool>(bytes: &[u8], at: usize) -> Option<usize> {
     Some(end)
 }
 
-/// Where the object at `at` ends. `see` gets its names, and where their values are.
+/// Where the object at `at` ends. `see` is called with each name and the range of its value.
 fn object<'t, const FORM: bool>(
     bytes: &'t [u8],
     at: usize,
@@ -165,7 +166,7 @@ fn object<'t, const FORM: bool>(
     let mut names: [&[u8]; NAMES] = [&[]; NAMES];
     let mut n = 0;
     loop {
-        // A name with an escape may be another one than it looks.
+        // A name with an escape may stand for another name, so there is no answer then.
         let end = (byte == b'"').then(|| string::<TIGHT>(bytes, at)).flatten()?;
         let name = &bytes[at + 1..end - 1];
         if FORM == TIGHT {
@@ -215,7 +216,7 @@ mod tests {
     use super::*;
     use crate::model::Json;
 
-    /// Every answer is that of `serde_json`.
+    /// If the scanner answers, `serde_json` must say the same.
     fn check(text: &[u8]) {
         let shown = String::from_utf8_lossy(text);
         let valid = std::str::from_utf8(text).is_ok() && serde_json::from_slice::<IgnoredAny>(text).is_ok();

@@ -1,9 +1,10 @@
-//! Shapes: what a topology says about the JSON of a source's values, so that types are known before the first record.
+//! Shapes: what a topology declares about the JSON of a source's values, so that types are known before the first
+//! record.
 //!
-//! `schema: { id: integer, name: string?, tags: [string], address: { city: string }, "*": any }`. An object may have more
-//! fields than its shape names; expressions may name those only if it says `"*": any`. An array or object that may be
-//! missing has the `?` behind its name: `address?: { city: string }`. Used by `topology/` (a source's
-//! `schema`), `formats/` (from an Avro schema), `expressions/` (types) and `runtime/` (the check of a record).
+//! `schema: { id: integer, name: string?, tags: [string], address: { city: string }, "*": any }`. A value may have more
+//! fields than its shape names, but expressions may use those only if the shape says `"*": any`. For an array or object
+//! that may be missing, the `?` is behind the name: `address?: { city: string }`. Used by `topology/` (a source's
+//! `schema`), `formats/` (from an Avro schema), `expressions/` (types) and `runtime/` (checking records).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -28,23 +29,23 @@ pub enum Shape {
     String,
     /// Text that is an RFC 3339 time.
     Timestamp,
-    /// An array, all its elements alike.
+    /// An array; one shape for all elements.
     Array(Box<Field>),
     /// An object.
     Object {
         /// Its fields, in the order of the file.
         fields: Vec<(String, Field)>,
-        /// What its other fields are (`"*"`); without it they are not to be used.
+        /// What other fields are (`"*"`). Without it expressions must not use them.
         rest: Option<Box<Field>>,
     },
 }
 
-/// A shape, and whether it may be null or missing.
+/// A shape, and whether the value may be null or missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
     /// What it is.
     pub shape: Shape,
-    /// `?`: null, or not there.
+    /// `?`: may be null or missing.
     pub optional: bool,
 }
 
@@ -65,7 +66,7 @@ impl Shape {
         })
     }
 
-    /// What is wrong, with `path` left at its place.
+    /// Describes what is wrong; `path` then says where.
     fn find(&self, json: &Json, path: &mut String) -> Option<String> {
         let fits = match (self, json) {
             (Shape::Any, _)

@@ -58,7 +58,7 @@ impl Template {
         &self.text
     }
 
-    /// Replaces the first `len` bytes; false, and nothing is changed, where an expression stands in them.
+    /// Replaces the first `len` bytes. False, and nothing changes, if there is an expression in them.
     pub fn replace_start(&mut self, len: usize, with: &str) -> bool {
         let Some(Part::Text(first)) = self.parts.first_mut() else { return false };
         if len > first.len() || !first.is_char_boundary(len) {

@@ -1,16 +1,15 @@
-//! JSON text made from pieces of JSON text, without making values of them.
+//! Builds JSON text from pieces of JSON text, without parsing them into values.
 //!
-//! Called where an expression only puts fields of other texts together. What comes out is, byte for byte, what would be
-//! written if the piece were read as a value first: without white space, numbers and escapes in one form, of a name that is
-//! there twice the last value.
+//! Used where an expression only copies fields. The output is, byte for byte, what would be written if each piece were
+//! parsed first: no white space, one form for numbers and escapes, and the last value of a name that occurs twice.
 
 use super::scan;
 use super::value::{Json, NotJson};
 
-/// Appends a piece of valid JSON in the form in which values are written.
+/// Appends a piece of valid JSON in that form.
 ///
 /// # Errors
-/// The piece is none: an escape that stands for nothing, or nested too deep to be a value.
+/// The piece is not valid after all: an escape that stands for nothing, or nesting too deep for a value.
 pub fn append(piece: &str, out: &mut Vec<u8>) -> Result<(), NotJson> {
     if scan::is_tight(piece) {
         out.extend_from_slice(piece.as_bytes());

@@ -50,7 +50,7 @@ impl std::fmt::Display for Timestamp {
     }
 }
 
-/// Where a driver reads the wall clock. Tasks never do: they are handed the time.
+/// Where a driver reads the wall clock. Tasks never do: they get the time as an argument.
 pub trait Clock: Send + Sync {
     /// The wall clock now.
     fn now(&self) -> Timestamp;
@@ -78,7 +78,7 @@ impl ManualClock {
         self.0.fetch_max(to.0, Ordering::SeqCst);
     }
 
-    /// Moves the clock `by` milliseconds on.
+    /// Advances the clock by `by` milliseconds.
     pub fn advance(&self, by: Millis) {
         self.0.fetch_add(by.0, Ordering::SeqCst);
     }

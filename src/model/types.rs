@@ -37,19 +37,19 @@ impl Types {
     /// None of them.
     pub const NEVER: Types = Types(0);
 
-    /// Those of both sets.
+    /// The kinds in either set.
     #[must_use]
     pub const fn or(self, other: Types) -> Types {
         Types(self.0 | other.0)
     }
 
-    /// Is one of these possible?
+    /// Whether the sets have a kind in common.
     #[must_use]
     pub const fn may_be(self, other: Types) -> bool {
         self.0 & other.0 != 0
     }
 
-    /// Those that are not in the other set.
+    /// The kinds that are not in the other set.
     #[must_use]
     pub const fn without(self, other: Types) -> Types {
         Types(self.0 & !other.0)

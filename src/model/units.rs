@@ -8,7 +8,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
-/// Text that is no duration, rate or size. Says what would be.
+/// Text that is not a duration, rate or size. The message says how to write one.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{text}` {fault}: write it like {example}")]
 pub struct UnitError {

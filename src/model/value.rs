@@ -17,18 +17,18 @@ pub enum Value {
     /// A tombstone: Kafka's null value.
     #[default]
     Null,
-    /// As it came.
+    /// The bytes, as they were read.
     Bytes(Bytes),
-    /// As a node made it.
+    /// A value that a node computed.
     Json(Arc<Json>),
 }
 
-/// The bytes are no JSON.
+/// The bytes are not JSON.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the value is not JSON: {0}")]
 pub struct NotJson(pub String);
 
-/// Looks through a text without making anything of it.
+/// Checks that bytes are JSON without building the value.
 ///
 /// # Errors
 /// It is not JSON, or not UTF-8.
@@ -71,7 +71,7 @@ impl Value {
         }
     }
 
-    /// For people: JSON where it is JSON, else the text (not UTF-8: replaced).
+    /// For display: JSON if it is JSON, otherwise text (bytes that are not UTF-8 are replaced).
     #[must_use]
     pub fn show(&self) -> Json {
         match self {
@@ -82,7 +82,7 @@ impl Value {
         }
     }
 
-    /// Bytes this value holds in memory, about.
+    /// Approximate size in memory, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         match self {
@@ -103,7 +103,7 @@ fn json_size(json: &Json) -> usize {
 }
 
 impl From<Json> for Value {
-    /// JSON `null` made by a node is a tombstone.
+    /// JSON `null` made by a node becomes a tombstone.
     fn from(json: Json) -> Self {
         match json {
             Json::Null => Value::Null,
@@ -112,7 +112,7 @@ impl From<Json> for Value {
     }
 }
 
-/// The bytes of a key made from JSON: a string as it is, anything else as JSON text; `null` is no key.
+/// The bytes of a key made from JSON: a string as it is, anything else as JSON text. `null` gives no key.
 #[must_use]
 pub fn key_text(json: &Json) -> Option<Bytes> {
     match json {

@@ -1,9 +1,9 @@
-//! Names that somebody probably meant.
+//! Suggestions for misspelt names.
 
-/// The known name that is nearest, where one is near enough to have been meant.
+/// The known name nearest to this one, if it is near enough to have been meant.
 #[must_use]
 pub fn near<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    // What was begun and not ended: `int` of `integer`, `strin` of `string`.
+    // A name that was not finished: `int` for `integer`, `strin` for `string`.
     let begun = |k: &&&str| name.len() >= 3 && k.starts_with(&name.to_lowercase());
     if let Some(only) = known.iter().find(begun).filter(|_| known.iter().filter(begun).count() == 1) {
         return Some(only);
@@ -12,14 +12,14 @@ pub fn near<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
         .iter()
         .map(|k| (strsim::damerau_levenshtein(&name.to_lowercase(), k), *k))
         .min()
-        // One slip in three letters, and never all of a short name.
+        // One mistake per three letters, and never every letter of a short name.
         .filter(|(distance, k)| {
             *distance <= (k.len().min(name.len()) / 3).max(1) && *distance < name.len().min(k.len())
         })
         .map(|(_, near)| near)
 }
 
-/// `did you mean ...?` where a known name is near, else all of them.
+/// `did you mean ...?` if a known name is near, otherwise all of them.
 #[must_use]
 pub fn did_you_mean(name: &str, known: &[&str]) -> String {
     // `{ map: mod(.a, .b) }`
