@@ -294,20 +294,20 @@ impl TopologyTestDriver {
         Ok(())
     }
 
-    /// The next record of each of a task's topics.
-    fn heads(&self, slot: usize) -> impl Iterator<Item = (usize, &Record)> {
+    /// The next record of a task's topic.
+    fn head(&self, slot: usize, topic: usize) -> Option<&Record> {
         let task = &self.slots[slot].task;
-        (0..task.topics().len()).filter_map(move |t| {
-            let at = usize::try_from(task.position(t)).ok()?;
-            Some((t, self.log.get(&*task.topics()[t])?.get(at)?))
-        })
+        let at = usize::try_from(task.position(topic)).ok()?;
+        self.log.get(&*task.topics()[topic])?.get(at)
     }
 
     /// May a record not come in yet? Then those of the task's other topics wait as well, which may be later, and so do its
     /// clocks.
     fn is_held(&self, slot: usize) -> bool {
         let task = &self.slots[slot].task;
-        self.heads(slot).any(|(t, record)| task.asks(t) && task.admits(t, record, self.wall) == Admits::Wait)
+        let waits = |t: usize, record: &Record| task.admits(t, record, self.wall) == Admits::Wait;
+        let mut asked = (0..task.topics().len()).filter(|t| task.asks(*t));
+        asked.any(|t| self.head(slot, t).is_some_and(|record| waits(t, record)))
     }
 
     /// Another consumer group commits: everything of a topic before `next` is done there. The tasks that read the topic are
@@ -337,9 +337,8 @@ impl TopologyTestDriver {
                 continue;
             }
             let task = &self.slots[slot].task;
-            let head = self
-                .heads(slot)
-                .map(|(t, record)| (task.time_of(t, record), t, record))
+            let head = (0..task.topics().len())
+                .filter_map(|t| self.head(slot, t).map(|record| (task.time_of(t, record), t, record)))
                 .min_by_key(|(ts, t, _)| (*ts, *t));
             let Some((_, topic, record)) = head else { continue };
             let mut record = record.clone();

@@ -1,12 +1,12 @@
-//! Up to when everything has come through the repartition topics: what their readers' wall clock goes by.
+//! The wall clock time up to which everything has come through the repartition topics: so far it moves their readers' clocks.
 //!
 //! To have read such a topic to its end says nothing: the tasks that write it may be hours behind. So one loop per process
 //! asks the broker, for each topic in turn: where do the inputs of its writers end (now, at `at`), and, until it is so,
 //! has the group committed all of that? Then whatever came before `at` stands in the topic, and where the topic ends then,
 //! a reader has everything up to `at`. Inputs that are repartition topics themselves end where that was found out of them.
 //!
-//! Behind a node that sends records later than it commits their causes (`emit: final`, a debounce, calls), nobody can say
-//! so: readers of such a topic have record timestamps alone. It is the same on any number of instances, and costs two or
+//! Behind a node that sends records later than it commits their causes (`emit: final`, a debounce, calls) that cannot be
+//! known: only records move the clocks of those who read such a topic. It is the same on any number of instances, and costs two or
 //! three questions per topic and round.
 //!
 //! Called by the engine; read by the workers.

@@ -75,8 +75,8 @@ pub enum Input {
     },
     /// Time went by.
     Clock {
-        /// Every record up to this wall clock time is here, but for those that are under way to the topics: so far does
-        /// the wall clock move the nodes' clocks. `None`: it does not.
+        /// The wall clock time up to which the task's inputs are caught up, but for records still under way to the topics:
+        /// so far it moves the nodes' clocks. `None` where an input is behind: records alone move them then.
         until: Option<Timestamp>,
     },
 }

@@ -7,6 +7,8 @@
 mod assigned;
 mod outside;
 mod slot;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
