@@ -10,7 +10,8 @@
 //! in one go; in all others each event is followed from its offset to its result.
 //!
 //! ```text
-//! cargo test --test crash                                               CRASH_SCHEDULES=100000 for more, as `./test` does
+//! cargo test --test crash                                               CRASH_SCHEDULES=100000 for more, as `./test long` does;
+//!                                                                       CRASH_FRESH_SEED=N: CRASH_FRESH more from N on
 //! CRASH_SEED=4711 cargo test --test crash one_seed -- --nocapture       its trace
 //! cargo test --test crash mutations -- --nocapture                      which seed finds each fault put in on purpose;
 //!                                                                       CRASH_MUTATIONS=20000: tries so many at most
@@ -39,6 +40,8 @@ use world::World;
 
 /// Schedules of a plain `cargo test`.
 const SCHEDULES: u64 = 3_000;
+/// Schedules beyond those, of seeds that change with the commit.
+const FRESH: u64 = 1_000;
 /// Seeds that a plain `cargo test` tries for each mutation at most.
 const MUTATION_SEEDS: u64 = 2_000;
 
@@ -148,8 +151,16 @@ fn search(seeds: Range<u64>, mutation: Option<Mutation>) -> Outcome {
 
 #[test]
 fn random_schedules_lose_nothing_and_count_nothing_twice() {
-    let schedules = number("CRASH_SCHEDULES").unwrap_or(SCHEDULES);
-    let first = number("CRASH_FIRST_SEED").unwrap_or(0);
+    run_many(number("CRASH_FIRST_SEED").unwrap_or(0), number("CRASH_SCHEDULES").unwrap_or(SCHEDULES));
+}
+
+/// The same schedules find the same every time: these are others for each commit.
+#[test]
+fn schedules_of_this_commit_lose_nothing_and_count_nothing_twice() {
+    run_many(number("CRASH_FRESH_SEED").unwrap_or(SCHEDULES), number("CRASH_FRESH").unwrap_or(FRESH));
+}
+
+fn run_many(first: u64, schedules: u64) {
     let started = Instant::now();
     let outcome = search(first..first + schedules, None);
     if let Some((seed, violation)) = outcome.failed {
@@ -158,19 +169,19 @@ fn random_schedules_lose_nothing_and_count_nothing_twice() {
     assert_eq!(outcome.schedules, schedules);
     let seconds = started.elapsed().as_secs_f64();
     println!(
-        "{schedules} schedules in {seconds:.1} s, {:.0} a second\na schedule on average: {}",
+        "{schedules} schedules from seed {first} on in {seconds:.1} s, {:.0} a second\na schedule on average: {}",
         schedules as f64 / seconds,
         outcome.tally.mean(schedules)
     );
 }
 
+/// Of `CRASH_SEED`, to be looked at; else of the first.
 #[test]
 fn one_seed() {
-    if let Some(seed) = number("CRASH_SEED") {
-        let trace = trace(seed, None);
-        println!("{trace}");
-        assert!(trace.ends_with("ok\n"), "seed {seed} fails");
-    }
+    let seed = number("CRASH_SEED").unwrap_or(0);
+    let trace = trace(seed, None);
+    println!("{trace}");
+    assert!(trace.ends_with("ok\n"), "seed {seed} fails");
 }
 
 #[test]

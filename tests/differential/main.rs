@@ -11,6 +11,7 @@
 //! cargo test --test differential                               1,000 cases of each operator, and of chains of them
 //! DIFFERENTIAL_CASES=100000 DIFFERENTIAL_SEED=7 cargo test --test differential session -- --nocapture
 //! DIFFERENTIAL_CASE=41 cargo test --test differential session  that case alone
+//! DIFFERENTIAL_FRESH_SEED=8 DIFFERENTIAL_FRESH=200 ..          so many more, of that seed
 //! ```
 
 mod case;
@@ -21,6 +22,7 @@ mod rules;
 mod run;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use case::Case;
 use families::{Draw, FAMILIES};
@@ -31,6 +33,8 @@ use run::{Outcome, ours, theirs};
 const CASES: u64 = 1_000;
 /// The seed of a plain `cargo test`.
 const SEED: u64 = 1;
+/// Cases per family of the second seed, where one is given.
+const FRESH: u64 = 200;
 
 /// Reasons that Kafka Streams has no count for: a bounded list that is full, an expression that fails (a `flat_map` of
 /// something that is no list).
@@ -142,10 +146,14 @@ fn check(family: &str) {
         Some(one) => one..one + 1,
         None => 0..self::number("DIFFERENTIAL_CASES").unwrap_or(CASES),
     };
-    let count = cases.end - cases.start;
+    let fresh = self::number("DIFFERENTIAL_FRESH_SEED")
+        .map(|seed| (seed, 0..self::number("DIFFERENTIAL_FRESH").unwrap_or(FRESH)));
+    let runs: Vec<(u64, Range<u64>)> = std::iter::once((seed, cases)).chain(fresh).collect();
+    let seeds: Vec<String> = runs.iter().map(|(seed, _)| seed.to_string()).collect();
+    let count: u64 = runs.iter().map(|(_, cases)| cases.end - cases.start).sum();
     let mut touched: BTreeMap<&str, (u64, usize)> = BTreeMap::new();
     let (mut records, mut drops) = (0, 0);
-    for number in cases {
+    for (seed, number) in runs.into_iter().flat_map(|(seed, cases)| cases.map(move |number| (seed, number))) {
         let case = draw(&mut case::rng(seed, family, number));
         let verdict = Verdict::of(&case);
         if verdict.difference().is_some() {
@@ -163,10 +171,12 @@ fn check(family: &str) {
         .map(|(rule, (cases, changed))| format!("{rule}: {cases} cases, {changed} records"))
         .collect();
     println!(
-        "{family}: seed {seed}, {count} cases, {records} records and {drops} drops the same; {}",
+        "{family}: seed {}, {count} cases, {records} records and {drops} drops the same; {}",
+        seeds.join(" and "),
         if by_rules.is_empty() { "no rule needed".into() } else { by_rules.join("; ") }
     );
-    if count < 200 {
+    // A share of few cases says little.
+    if count < CASES {
         return;
     }
     for Rule { name, source, at_most: most, .. } in RULES {
