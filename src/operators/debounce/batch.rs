@@ -1,9 +1,9 @@
 //! What changed since the last checkpoint: rows and tombstones, copied out of the table.
 //!
-//! Filled by the table on the task's thread, which only copies; sorted by whoever writes it (a background thread). Holds
-//! no reference to the table. The bytes stand in pieces of 1 MiB, so that nothing that was copied is ever moved again.
+//! Filled on the task's thread, which only copies; sorted on the thread that commits. It holds no reference to the
+//! table. The bytes are in pieces of 1 MiB, so that what was copied is never moved again.
 //!
-//! Invariants after `sort`: keys ascend and each appears once; a key that was removed and came back is its new row.
+//! Invariants after `sort`: keys ascend and each appears once; a key that was removed and came back has its new row.
 
 use super::row::{Row, length};
 use super::slab::low32;
@@ -22,10 +22,10 @@ struct Place {
     row_len: Option<u32>,
 }
 
-/// Keys that are gone, one behind the other.
+/// Keys that were removed, one after the other.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Removed {
-    /// Each with its length, u32, in front.
+    /// Each key has its length, u32, in front.
     keys: Vec<u8>,
     count: usize,
 }
@@ -37,18 +37,18 @@ impl Removed {
         self.count += 1;
     }
 
-    /// For [`Removed::back_to`].
+    /// The current position, for [`Removed::back_to`].
     pub(super) fn mark(&self) -> (usize, usize) {
         (self.keys.len(), self.count)
     }
 
-    /// Forgets what came after the mark.
+    /// Drops what was added after the mark.
     pub(super) fn back_to(&mut self, mark: (usize, usize)) {
         self.keys.truncate(mark.0);
         self.count = mark.1;
     }
 
-    /// Bytes of memory.
+    /// Memory in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.keys.capacity()
     }
@@ -84,7 +84,7 @@ impl DirtyBatch {
         DirtyBatch::default()
     }
 
-    /// Forgets the changes, keeps the memory.
+    /// Removes the changes, keeps the memory.
     pub fn clear(&mut self) {
         self.used = 0;
         self.places.clear();
@@ -92,7 +92,7 @@ impl DirtyBatch {
         self.order.clear();
     }
 
-    /// Nothing changed?
+    /// Whether nothing changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.places.is_empty() && self.removed.count == 0
@@ -104,13 +104,13 @@ impl DirtyBatch {
         if self.order.is_empty() { self.places.len() + self.removed.count } else { self.order.len() }
     }
 
-    /// Bytes of keys and rows, without those of keys that are gone.
+    /// Bytes of keys and rows, without removed keys.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.pieces[..self.used].iter().map(Vec::len).sum()
     }
 
-    /// Empties it and makes room for so many rows; takes the keys that are gone.
+    /// Empties the batch, reserves room for `rows`, and takes over the removed keys.
     pub(super) fn begin(&mut self, rows: usize, removed: &mut Removed) {
         self.clear();
         self.places.reserve(rows);
@@ -148,7 +148,7 @@ impl DirtyBatch {
         &bytes[start..start + place.key_len as usize]
     }
 
-    /// Sorts by key bytes. Takes a while: for the thread that writes.
+    /// Sorts by key. Takes a while, so call it on the thread that commits.
     pub fn sort(&mut self) {
         if !self.order.is_empty() {
             return;
@@ -160,7 +160,7 @@ impl DirtyBatch {
             row_len: None,
         });
         self.places.extend(gone);
-        // A row stands before the tombstone of its key, and goes in its place.
+        // A row comes before a tombstone of the same key, and replaces it.
         let mut order = state::order(self.places.len(), |n| self.key(&self.places[n]));
         if self.removed.count > 0 {
             order.dedup_by_key(|n| self.key(&self.places[*n as usize]));
@@ -168,7 +168,7 @@ impl DirtyBatch {
         self.order = order;
     }
 
-    /// Keys in order, each with its row, or `None` where the key was removed. Sort first.
+    /// Keys in order, each with its row, or `None` if the key was removed. Sort first.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
         debug_assert!(!self.order.is_empty() || self.is_empty(), "sort the batch first");
         self.order.iter().map(|n| {

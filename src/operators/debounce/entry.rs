@@ -1,7 +1,7 @@
-//! What one pending entry is in memory: a block with a fixed header, the key and the value.
+//! The memory of one pending entry: a block with a fixed header, the key and the value.
 //!
-//! Called by `table.rs` only. The block never moves while the entry lives, so that the index and the wheel may hold its
-//! handle without ever being told; a value that outgrows its block goes to a second one, a value over 4 KiB to an
+//! Used by `table.rs` only. The block never moves while the entry lives, so the index and the timer wheel can hold its
+//! handle without being updated. A value that outgrows its block moves to a second block; a value over 4 KiB has an
 //! allocation of its own.
 
 use super::row::{Row, length};
@@ -26,7 +26,7 @@ const SECOND: u8 = 16;
 const BIG: u8 = 32;
 /// The key is in `big`, before the payload.
 const BIG_KEY: u8 = 64;
-/// The entry is gone; the block waits for its timer.
+/// The entry was removed; the block stays until its timer comes.
 pub(super) const HUSK: u8 = 128;
 
 #[derive(Clone, Copy)]
@@ -42,7 +42,7 @@ pub(super) struct Head {
     /// The second block's handle, or the position in `big`.
     pub(super) second: u32,
     pub(super) flags: u8,
-    /// In which checkpoint's rows it belongs: see `table.rs`.
+    /// The checkpoint to which the change belongs: see `table.rs`.
     pub(super) mark: u8,
 }
 
@@ -159,7 +159,7 @@ impl Big {
         self.free.push(at);
     }
 
-    /// Bytes of memory.
+    /// Memory in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes + self.list.capacity() * size_of::<Vec<u8>>()
     }
@@ -172,7 +172,7 @@ impl Big {
     }
 }
 
-/// The memory that entries lie in; apart from the index and the wheel, so that they can be borrowed beside it.
+/// The memory of the entries, separate from the index and the wheel so that both can be borrowed at once.
 #[derive(Debug)]
 pub(super) struct Store {
     pub(super) slab: Slab,
@@ -238,7 +238,7 @@ impl Store {
         }
     }
 
-    /// A new block with key and payload; fills in what `head` says of where they are.
+    /// Creates a block with key and payload; sets in `head` where they are.
     pub(super) fn create(&mut self, head: &mut Head, key: &[u8], payload: Payload<'_>) -> u32 {
         let len = payload.len();
         head.key_len = length(key);
@@ -270,7 +270,7 @@ impl Store {
         handle
     }
 
-    /// Room for `len` bytes of payload where the entry has its payload now; only `big` grows.
+    /// Room for `len` bytes at the payload's present place, if there is enough; only `big` can grow.
     fn room(&mut self, handle: u32, head: &Head, len: usize) -> Option<&mut [u8]> {
         if head.is(BIG) {
             let start = if head.is(BIG_KEY) { head.key_len as usize } else { 0 };
@@ -313,7 +313,7 @@ impl Store {
         head.len = u32::try_from(len).expect("an entry is under 4 GiB");
     }
 
-    /// Gives the payload a new place, with room to grow: values that grow once tend to grow again.
+    /// Moves the payload to a larger place with room to spare, since values that grow once tend to grow again.
     fn move_out(&mut self, head: &mut Head, len: usize, write: impl FnOnce(&mut [u8])) {
         if head.is(SECOND) {
             self.slab.free(head.second);
@@ -331,7 +331,7 @@ impl Store {
         }
     }
 
-    /// Frees what the entry has beside its block.
+    /// Frees what the entry has besides its block.
     pub(super) fn free_rest(&mut self, head: &Head) {
         if head.is(BIG) {
             self.big.free(head.second);

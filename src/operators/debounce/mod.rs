@@ -1,19 +1,20 @@
 //! `debounce`: gathers the events of each key and sends one record when the key has gone quiet.
 //!
-//! An event counts from its own timestamp or from the node's clock, whichever is later, so the late events of a burst
-//! are collapsed like any others. What is due at a record's time fires before the record is taken: an event that comes
-//! exactly `quiet` after the last one begins a new entry. The record that is sent carries its deadline as timestamp
-//! and, as headers in decimal text, how many events it stands for and the first and last event's own timestamps.
+//! An event counts from its own timestamp or from the node's clock, whichever is later, so late events of a burst are
+//! collapsed like any others. What is due at a record's time fires before the record is processed: an event exactly
+//! `quiet` after the last one begins a new entry. The fired record has its deadline as timestamp, and as headers, in
+//! decimal text, how many events it stands for and the timestamps of the first and the last event.
 //!
-//! [`PendingTable`] is the resident state: an index, inline blocks and a lazy timer wheel, about 230 bytes per pending
-//! key of 20 + 128 bytes. It is read from the store when the task opens and never after; when an epoch ends, what
-//! changed goes to the store as sorted rows. Deadlines are computed from the rows, so no timer is stored.
+//! [`PendingTable`] holds the state in memory: an index, blocks and a lazy timer wheel, about 230 bytes per pending key
+//! of 20 + 128 bytes. It is read from the store when the task opens and never again; when an epoch ends, the changes go
+//! to the store as sorted rows. Deadlines follow from the rows, so no timer is stored.
 //!
-//! With `trailing`, an entry that fires by `max_wait` stays, with a count of 0, until its key is quiet: state that takes
-//! `quiet` to settle had not settled for its last event, so it is due once more. A new event takes its place.
+//! With `trailing`, an entry that fires because of `max_wait` stays pending with a count of 0 and fires once more when
+//! its key is quiet: whoever reads other state on each firing has not yet seen that state settle after the last event.
+//! A new event takes the place of such an entry.
 //!
 //! Invariants: what fires, and in which order, depends on the input alone, by (deadline, key bytes), never on hashes,
-//! memory or restarts. Nothing is dropped: an event is folded or refused.
+//! memory or restarts. No event is lost: each is folded into an entry or refused.
 
 mod batch;
 mod config;
@@ -61,25 +62,25 @@ pub fn pending_headers(row: &Row<'_>) -> Result<Headers, StateError> {
     headers::decode(row.extra).map(Headers::new)
 }
 
-/// Entries fired by one call of `on_time`: bounds what is between the nodes.
+/// Entries fired by one call of `on_time`, which bounds how many records are between nodes at once.
 const FIRE_MAX: usize = 1024;
 
-/// Pending keys from which on records are worth looking ahead at.
+/// With fewer pending keys than this, warming the caches is not worth it.
 const WARM_FROM: usize = 4096;
 
 /// The store of pending entries: key -> row.
 const PENDING: usize = 0;
 
-/// See the module. One store: the pending entries.
+/// The operator. Its one store has the pending entries.
 pub struct Debounce {
     keep: KeepConfig,
-    /// What fires at `max_wait` stays until it is quiet.
+    /// Whether an entry that fires at `max_wait` stays until its key is quiet.
     trailing: bool,
     items_max: u32,
     table: PendingTable,
-    /// Without a changelog: where each entry's first event was read. Then no rows are kept.
+    /// Only without a changelog: where each entry's first event was read. No rows are written then.
     origins: Option<Origins>,
-    /// Kept for their memory.
+    /// A buffer, kept to save allocations.
     extra: Vec<u8>,
     value: Vec<u8>,
 }
@@ -109,13 +110,13 @@ impl Debounce {
         }
     }
 
-    /// Puts the value to store into `self.value`, unless it is stored as it came. Says how to store it.
+    /// Puts the value to store into `self.value`, unless it is stored as it came. Returns how to store it.
     fn fold(&mut self, key: &[u8], record: &Record) -> Result<(Keep, Option<Bytes>), Unfit> {
         match &self.keep {
             KeepConfig::Last => Ok((Keep::Last, record.value.bytes())),
             KeepConfig::First => Ok((Keep::First, record.value.bytes())),
             KeepConfig::All => {
-                // The list without its brackets: appending copies only the new item.
+                // The list is stored without its brackets, so that appending copies only the new item.
                 let pending = self.table.get(key);
                 if pending.is_some_and(|p| p.row.count >= self.items_max) {
                     return Err(Unfit::Full);
@@ -225,7 +226,7 @@ impl Operator for Debounce {
         }
         if let Some(origins) = &mut self.origins {
             if done.created {
-                // Of an entry that had fired at `max_wait`: this event stands for it now.
+                // The entry had fired at `max_wait`: from now on it begins with this event.
                 origins.take(&key);
             }
             origins.add(&key, record.origin);
@@ -234,7 +235,7 @@ impl Operator for Debounce {
     }
 
     fn warm(&self, records: &[Record], _: &Stores<'_>) {
-        // A small table is in the caches anyway.
+        // A small table is in the processor's caches anyway.
         if self.table.len() > WARM_FROM {
             self.table.warm(records.iter().filter_map(|r| r.key.as_deref()));
         }
@@ -255,7 +256,7 @@ impl Operator for Debounce {
         self.table.pop_due(cx.clock.0, FIRE_MAX, |fired| match Debounce::record(list, &fired) {
             Ok(mut record) => {
                 if let Some(origins) = origins {
-                    // What fires again may not be passed by the committed offset before it has.
+                    // An entry that will fire again still holds the committed offset back.
                     record.origin = match trailing && fired.reason == FireReason::MaxWait {
                         true => origins.get(fired.key),
                         false => origins.take(fired.key),
@@ -273,14 +274,14 @@ impl Operator for Debounce {
     }
 
     fn seal(&mut self, _: &mut Cx<'_>) {
-        // Without a changelog what waits is read again: nobody would read its rows.
+        // Without a changelog the input is read again after a restart, so rows would never be used.
         if self.origins.is_none() {
             self.table.freeze();
         }
     }
 
     fn seal_more(&mut self, cx: &mut Cx<'_>, rows_max: usize) -> Result<bool, StateError> {
-        // Only copied here; sorted and written by whoever commits.
+        // Only copied here; the commit thread sorts and writes it.
         if let Some(batch) = self.table.copy_frozen(rows_max) {
             cx.hand_over(PENDING, Box::new(batch));
         }

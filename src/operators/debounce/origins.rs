@@ -1,5 +1,5 @@
-//! Where pending entries began, for topologies without a changelog: their committed offsets may not pass the oldest event
-//! whose effect is not durable yet. Kept apart from the table, which is the hot path of everybody else.
+//! Where pending entries began, for topologies without a changelog. Their committed offsets must stay before the oldest
+//! event whose effect is not durable yet. Separate from the table, so that other topologies do not pay for it.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -29,14 +29,14 @@ impl Origins {
         self.first.get(key).copied().unwrap_or_default()
     }
 
-    /// The key's entry leaves: where it began.
+    /// Removes the key's entry; returns where it began.
     pub(super) fn take(&mut self, key: &[u8]) -> Origin {
         let Some((key, origin)) = self.first.remove_entry(key) else { return Origin::default() };
         self.order.remove(&(origin.topic, origin.offset, key));
         origin
     }
 
-    /// The lowest offset of a topic that an entry began at.
+    /// The lowest offset of this topic at which a pending entry began.
     pub(super) fn oldest(&self, topic: u16) -> Option<i64> {
         let from = (topic, i64::MIN, Bytes::new());
         self.order.range(from..).next().filter(|(t, _, _)| *t == topic).map(|(_, offset, _)| *offset)

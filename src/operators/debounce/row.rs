@@ -21,12 +21,12 @@ const NULL: u8 = 1;
 /// One pending entry, without its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
-    /// Events folded; stays at the largest `u32`. 0: all of them were fired at `max_wait` already, and it fires once more
-    /// when the key has gone quiet.
+    /// Events folded, at most the largest `u32`. 0: all of them were fired at `max_wait` already, and the entry fires
+    /// once more when the key is quiet.
     pub count: u32,
-    /// The time that the first event counts from, milliseconds.
+    /// The time from which the first event counts, milliseconds.
     pub first: i64,
-    /// The latest time that any event counts from.
+    /// The latest time from which any event counts.
     pub last: i64,
     /// The first event's own timestamp.
     pub first_ts: i64,
@@ -38,13 +38,13 @@ pub struct Row<'a> {
     pub value: Option<&'a [u8]>,
 }
 
-/// The bytes are no row.
+/// The bytes are not a valid row.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RowError {
     /// Written by a newer slackwater, or not by slackwater.
     #[error("a debounce row of version {0}; this build reads version {VERSION}")]
     Version(u8),
-    /// Cut off, too long, or numbers that cannot be.
+    /// Truncated, too long, or with impossible numbers.
     #[error("a damaged debounce row: {0}")]
     Damaged(&'static str),
 }
@@ -127,7 +127,7 @@ impl Row<'_> {
     }
 }
 
-/// A length as the row holds it. Kafka's records are under 2 GiB, so one that does not fit cannot come.
+/// A length as the row stores it. Kafka's records are under 2 GiB, so every length fits.
 pub(super) fn length(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).expect("a record is under 4 GiB")
 }

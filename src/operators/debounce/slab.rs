@@ -1,16 +1,16 @@
 //! Blocks of memory by size class: where the pending entries live.
 //!
-//! Called by `table.rs` only. Memory is taken in chunks of 1 MiB, each cut into blocks of one size class, so that an
-//! entry costs no allocation of its own. A block is named by a `u32` handle (chunk and offset in units of 8 bytes) that
-//! stays valid until the block is freed. A chunk whose last block is freed serves any class again, or goes back to the
-//! allocator, so memory follows the load down too.
+//! Used by `table.rs` only. Memory is allocated in chunks of 1 MiB, each cut into blocks of one size class, so that an
+//! entry needs no allocation of its own. A `u32` handle (chunk, and offset in units of 8 bytes) names a block and stays
+//! valid until the block is freed. A chunk without blocks can serve any class, or is returned to the allocator, so
+//! memory use shrinks with the load.
 //!
-//! Each chunk also holds two bits per block, "changed since the last checkpoint began" and "changed before it and not
-//! looked at yet": a checkpoint then walks memory in address order, which costs a fraction of following a list of
-//! handles, and may stop on the way.
+//! Each chunk also has two bits per block: "changed since the last checkpoint began", and "changed before that, not
+//! copied yet". A checkpoint thus walks memory in address order, which costs a fraction of following a list of handles,
+//! and it can pause on the way.
 //!
-//! Invariants: a handle is never used after `free`; both bits of a free block are clear.
-//! Not here: what is inside a block.
+//! Invariants: a handle is never used after `free`; both bits of a free block are clear. What is inside a block is not
+//! known here.
 
 /// No block.
 pub(super) const NONE: u32 = u32::MAX;
@@ -23,7 +23,7 @@ const UNIT_BITS: u32 = 17;
 const UNIT_MASK: u32 = (1 << UNIT_BITS) - 1;
 const CHUNKS_MAX: usize = 1 << (32 - UNIT_BITS);
 const CLASSES: usize = 96;
-/// Empty chunks kept for the next need before memory goes back to the allocator.
+/// Empty chunks that are kept for later; more are returned to the allocator.
 const SPARE_MIN: usize = 2;
 
 /// Truncates to the low 32 bits.
@@ -66,27 +66,27 @@ struct Chunk {
     class: usize,
     /// Blocks in use.
     live: u32,
-    /// Units cut off so far; the rest has never been touched since the chunk took its class.
+    /// Units handed out so far; memory after them has not been touched since the chunk got its class.
     bump: u32,
     /// First free block (its first 4 bytes name the next), in units; `NONE` without one.
     free: u32,
     /// Position in the class's list of chunks with room; `NONE` when full.
     open_at: u32,
-    /// Units ever touched: what this chunk costs in resident memory.
+    /// Units ever touched, which is what the chunk costs in resident memory.
     touched: u32,
 }
 
 /// The blocks of one table.
 #[derive(Debug)]
 pub(super) struct Slab {
-    /// The chunks' memory; apart from the rest, so that the whole list stays in the nearest cache.
+    /// The chunks' memory, separate from the rest so that the whole list stays in the first-level cache.
     memory: Vec<Box<[u8]>>,
     chunks: Vec<Chunk>,
     /// Chunks with room, by class.
     open: Vec<Vec<u32>>,
     /// Chunks that hold memory and no block.
     spare: Vec<u32>,
-    /// Chunk numbers whose memory went back.
+    /// Numbers of chunks whose memory was returned.
     vacant: Vec<u32>,
     touched_units: usize,
 }
@@ -156,7 +156,7 @@ impl Slab {
         (number << UNIT_BITS) | unit
     }
 
-    /// Gives a block back.
+    /// Frees a block.
     pub(super) fn free(&mut self, handle: u32) {
         self.clear_dirty(handle);
         let number = handle >> UNIT_BITS;
@@ -216,7 +216,8 @@ impl Slab {
     fn close_chunk(&mut self, number: u32, class: usize) {
         let list = &mut self.open[class];
         if list.len() == 1 {
-            // The class's only room: kept, or a class with one entry would take and give back a chunk each time.
+            // It is the class's only room, so it is kept: otherwise a class with a single entry would allocate and free
+            // a chunk each time.
             return;
         }
         let at = self.chunks[number as usize].open_at as usize;
@@ -254,7 +255,8 @@ impl Slab {
         chunk.frozen[nth / 64] &= !(1 << (nth % 64));
     }
 
-    /// What has the "changed" bit is what [`Slab::next_frozen`] hands out from now on; all bits are clear again.
+    /// Begins a checkpoint: blocks with the "changed" bit are what [`Slab::next_frozen`] returns from now on; all
+    /// "changed" bits are cleared.
     pub(super) fn freeze(&mut self) {
         for chunk in &mut self.chunks {
             debug_assert!(chunk.frozen.iter().all(|word| *word == 0), "the last walk ended");
@@ -262,8 +264,8 @@ impl Slab {
         }
     }
 
-    /// Clears the frozen bits of up to 64 neighbouring blocks, at most `max`, and appends their handles to `out`. `cursor`
-    /// starts at (0, 0) and is moved on; false when there is nothing more.
+    /// Clears the frozen bits of up to 64 neighbouring blocks, at most `max`, and appends their handles to `out`.
+    /// `cursor` starts at (0, 0) and is advanced. False when there are no more.
     pub(super) fn next_frozen(
         &mut self,
         cursor: &mut (usize, usize),
@@ -281,7 +283,7 @@ impl Slab {
                     *word &= *word - 1;
                     left -= 1;
                 }
-                // What is left of the word comes next time.
+                // The rest of this word comes with the next call.
                 if *word != 0 {
                     return true;
                 }

@@ -1,21 +1,22 @@
 //! The pending entries of one debounce node on one partition, in memory.
 //!
-//! Called by the debounce operator on the task's thread; no I/O, no clock, no allocation per entry. An entry is one
-//! block: a fixed header, the key, and the value. The block never moves while the entry lives, so that the index and the
-//! wheel may hold its handle without ever being told; a value that outgrows its block goes to a second one.
+//! Used by the debounce operator on the task's thread: no I/O, no clock, no allocation per entry. An entry is one
+//! block: a fixed header, the key, and the value. The block never moves while the entry lives, so the index and the
+//! timer wheel can hold its handle without being updated; a value that outgrows its block moves to a second one.
 //!
 //! Invariants:
-//! - exactly one live timer per block, so a block is freed only when its timer comes; an entry taken out before that
-//!   leaves its block behind as a husk until then;
-//! - an entry's deadline never moves back (`first` is fixed, `last` only grows): a lazy timer is never late;
+//! - each block has exactly one live timer, so a block is freed only when its timer comes. An entry that is taken out before
+//!   leaves its block behind until then, as a husk;
+//! - an entry's deadline never moves back (`first` is fixed, `last` only grows), so a lazy timer is never late;
 //! - what is due fires by (deadline, key bytes), whatever the hash seed, the memory layout or the number of restarts.
 //!
-//! A checkpoint ([`PendingTable::freeze`]) fixes at one moment which entries it has; they are copied in pieces
-//! ([`PendingTable::copy_frozen`]), so that nothing stands still for long, and an entry that is about to change before
-//! its turn has come is copied first. Whether an entry has changed, and for which checkpoint, is its mark: that of the
-//! checkpoint to come, that of the one under way, or none.
+//! A checkpoint ([`PendingTable::freeze`]) fixes which entries belong to it at one moment. They are copied in pieces
+//! ([`PendingTable::copy_frozen`]), so that the task never stops for long; an entry that is about to change before its
+//! turn is copied first. An entry's mark says whether it has changed, and for which checkpoint: the next one, or the
+//! one under way.
 //!
-//! Deliberately absent: spilling to disk (10 % over memory costs ten times; see the design) and any knowledge of records.
+//! Deliberately absent: spilling to disk (10 % more data than memory made it ten times slower; see the design) and any
+//! knowledge of records.
 
 use std::hint::black_box;
 
@@ -122,7 +123,7 @@ pub struct Fired<'a> {
     pub row: Row<'a>,
 }
 
-/// The mark of an entry that the last checkpoint has as it is. The others are 1 and 2, in turn.
+/// The mark of an entry that is in the last checkpoint as it is. Checkpoints have the marks 1 and 2, alternating.
 const CLEAN: u8 = 0;
 
 /// A checkpoint that is being copied.
@@ -137,24 +138,24 @@ struct Frozen {
 #[derive(Debug)]
 pub struct PendingTable {
     rule: Rule,
-    /// An entry that fires because of `max_wait` stays until its key is quiet.
+    /// Whether an entry that fires because of `max_wait` stays until its key is quiet.
     trailing: bool,
     hasher: RandomState,
     index: Index,
     store: Store,
     wheel: Wheel,
-    /// Entries of `due_at` with their keys' hashes, by key descending: what is due and not yet fired.
+    /// Entries whose deadline is `due_at`, due but not fired yet, with their keys' hashes; by key, descending.
     due: Vec<(u32, u64)>,
     due_at: i64,
-    /// Entries to look at, kept for its memory.
+    /// Entries to check, kept to save allocations.
     look: Vec<u32>,
     len: usize,
     husks: usize,
     dirty: usize,
-    /// The mark of what changes now.
+    /// The mark for changes from now on.
     mark: u8,
     frozen: Option<Frozen>,
-    /// Keys that the last checkpoint has and that are gone.
+    /// Keys that the last checkpoint has and that were removed since.
     removed: Removed,
 }
 
@@ -195,7 +196,7 @@ impl PendingTable {
         self.len
     }
 
-    /// Nothing pending?
+    /// Whether nothing is pending.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -207,7 +208,7 @@ impl PendingTable {
         self.dirty
     }
 
-    /// Bytes of memory in use, about what the table adds to the process's resident memory.
+    /// Memory in bytes: about what the table adds to the process's resident memory.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.store.slab.bytes()
@@ -233,14 +234,14 @@ impl PendingTable {
         })
     }
 
-    /// Reads what upserts of these keys will need, so that the cache misses of many keys overlap. Optional; worth it
-    /// for groups of 16 to 64 keys when the table is larger than the caches.
+    /// Touches the memory that upserts of these keys will need, so that the cache misses of many keys overlap.
+    /// Optional; pays off for groups of 16 to 64 keys when the table is larger than the processor's caches.
     pub fn warm<'k>(&self, keys: impl IntoIterator<Item = &'k [u8]>) {
         const GROUP: usize = 64;
         let (mut hashes, mut slots, mut handles) = ([0; GROUP], [0; GROUP], [0; GROUP]);
         let mut keys = keys.into_iter();
         loop {
-            // Each loop does nothing but independent reads, so that the processor runs far ahead of the slow ones.
+            // Each loop does independent reads only, so the processor need not wait for one before it starts the next.
             let mut n = 0;
             for (hash, key) in hashes.iter_mut().zip(&mut keys) {
                 *hash = self.hasher.hash_one(key);
@@ -296,7 +297,7 @@ impl PendingTable {
         };
         let mut head = self.store.head(handle);
         self.touch(handle, &mut head);
-        // What was in it has fired: the event begins anew. Its deadline is no earlier than the entry's was.
+        // Its events have fired already, so this one begins a new entry. The new deadline is not before the old one.
         let anew = head.count == 0;
         if anew {
             (head.first, head.first_ts) = (counted.max(head.last), ts);
@@ -313,7 +314,7 @@ impl PendingTable {
         Upserted { created: anew, count: head.count }
     }
 
-    /// Before an entry changes: gives it the mark of now. The caller stores `head`.
+    /// Called before an entry changes: gives it the current mark. The caller stores `head`.
     #[inline]
     fn touch(&mut self, handle: u32, head: &mut Head) {
         if head.mark != self.mark {
@@ -344,8 +345,7 @@ impl PendingTable {
         handle
     }
 
-    /// Tells the time for the first time, so that entries find their place in the wheel as they come; nothing if it is
-    /// known already.
+    /// Sets the time if it is not known yet, so that entries added from now on are placed in the wheel at once.
     pub fn start(&mut self, clock: i64) {
         if !self.wheel.is_started() {
             self.wheel.advance(clock, &mut self.look);
@@ -379,7 +379,7 @@ impl PendingTable {
                     self.take_tie(at);
                     continue;
                 }
-                // Something came in before, or level with, what was left over.
+                // An entry was added that is due before what was left over, or at the same time.
                 (Some((at, _)), false) if at <= self.due_at => {
                     for (handle, _) in self.due.drain(..) {
                         self.wheel.arm(handle, self.due_at);
@@ -415,12 +415,12 @@ impl PendingTable {
         fired
     }
 
-    /// Arms again what the wheel handed over, by the deadline of now.
+    /// Puts entries that the wheel handed over back in, at their present deadlines.
     fn rearm(&mut self) {
         let mut look = std::mem::take(&mut self.look);
         let mut heads = [(0, 0); 32];
         for group in look.chunks(heads.len()) {
-            // All reads first: their cache misses overlap.
+            // All reads come first, so that their cache misses overlap.
             for (head, handle) in heads.iter_mut().zip(group) {
                 let block = self.store.slab.block(*handle);
                 *head = (i64_at(block, 0), i64_at(block, 8));
@@ -430,7 +430,7 @@ impl PendingTable {
             }
         }
         look.clear();
-        // One jump over everything must not keep its memory for ever.
+        // A jump over very many timers must not keep its memory.
         look.shrink_to(64 * 1024);
         self.look = look;
     }
@@ -455,7 +455,7 @@ impl PendingTable {
         if self.due.len() > 1 {
             self.due.sort_unstable_by(|a, b| key(b.0).cmp(key(a.0)));
         }
-        // What firing will read, all at once.
+        // Touches what firing will read, all at once.
         let mut sum = 0;
         for (handle, hash) in &self.due {
             let payload = store.slab.block(*handle);
@@ -464,7 +464,8 @@ impl PendingTable {
         black_box(sum);
     }
 
-    /// Takes a key's entry out before its deadline (its `deadline` is then that of now). `None` if it is not pending.
+    /// Removes a key's entry before its deadline; `taken` sees it with its present deadline. `None` if it is not
+    /// pending.
     pub fn take<T>(&mut self, key: &[u8], taken: impl FnOnce(Fired<'_>) -> T) -> Option<T> {
         let hash = self.hasher.hash_one(key);
         let handle = self.find(hash, key)?;
@@ -476,7 +477,7 @@ impl PendingTable {
             row: self.store.row(handle, &head),
         });
         self.remove(hash, handle, &head);
-        // The husk keeps its times: its timer finds the deadline as it was.
+        // The husk keeps its times, so that its timer computes the same deadline.
         let block = self.store.slab.block_mut(handle);
         block[FLAGS] = HUSK;
         block[MARK] = CLEAN;
@@ -485,7 +486,7 @@ impl PendingTable {
         Some(result)
     }
 
-    /// Removes the entry from everything but its block and its timer.
+    /// Removes the entry from everywhere, except for its block and its timer.
     fn remove(&mut self, hash: u64, handle: u32, head: &Head) {
         let mut head = *head;
         if head.mark == self.mark {
@@ -501,7 +502,8 @@ impl PendingTable {
         self.len -= 1;
     }
 
-    /// Before an entry without the mark of now changes or goes: the checkpoint under way may still want it as it is.
+    /// Called before an entry with an older mark changes or is removed: the checkpoint under way may need it as it is,
+    /// so copies it.
     fn copy_before_write(&mut self, handle: u32, head: &mut Head) {
         if head.mark == CLEAN {
             return;
@@ -519,9 +521,10 @@ impl PendingTable {
         self.husks -= 1;
     }
 
-    /// Begins a checkpoint: what changed since the last one began, as it is now. Takes it for persisted: the batch that
-    /// [`PendingTable::copy_frozen`] gives must be made durable, or the table dropped. An entry made and fired between
-    /// two checkpoints is in neither. Call `copy_frozen` until it is done before the next.
+    /// Begins a checkpoint of what changed since the last one began, as it is now. These entries count as persisted
+    /// from here on, so the batch from [`PendingTable::copy_frozen`] must be made durable, or the table dropped. An
+    /// entry that was made and fired between two checkpoints is in neither. Call `copy_frozen` until it is done before
+    /// the next `freeze`.
     pub fn freeze(&mut self) {
         self.freeze_into(DirtyBatch::new());
     }
@@ -535,14 +538,14 @@ impl PendingTable {
         self.frozen = Some(Frozen { batch, cursor: (0, 0) });
     }
 
-    /// Is a checkpoint being copied?
+    /// Whether a checkpoint is being copied.
     #[must_use]
     pub fn is_frozen(&self) -> bool {
         self.frozen.is_some()
     }
 
-    /// Looks at `rows_max` more rows at most of the checkpoint that [`PendingTable::freeze`] began; its batch, unsorted,
-    /// once it has them all. `None` also where none is under way.
+    /// Continues the checkpoint that [`PendingTable::freeze`] began, looking at up to `rows_max` more entries. Returns
+    /// the batch, unsorted, once it is complete; `None` before that, or if no checkpoint is under way.
     pub fn copy_frozen(&mut self, rows_max: usize) -> Option<DirtyBatch> {
         let mut frozen = self.frozen.take()?;
         let theirs = if self.mark == CLEAN + 1 { CLEAN + 2 } else { CLEAN + 1 };
@@ -552,11 +555,11 @@ impl PendingTable {
             if !self.store.slab.next_frozen(&mut frozen.cursor, rows_max - seen, &mut group) {
                 return Some(frozen.batch);
             }
-            // Looking costs as well, where everything has been copied already.
+            // Looking at an entry costs time too, even if it was copied before.
             seen += group.len();
             for handle in group.drain(..) {
                 let head = self.store.head(handle);
-                // Else it changed meanwhile, and was copied then.
+                // Otherwise it changed meanwhile and was copied then.
                 if head.mark == theirs {
                     frozen.batch.push(self.store.key(handle, &head), &self.store.row(handle, &head));
                     let block = self.store.slab.block_mut(handle);

@@ -1,16 +1,16 @@
 //! Timers: a lazy wheel that holds each entry exactly once.
 //!
-//! Called by `table.rs` only. An entry is armed when it is created and is *not* touched when its deadline moves on; at
-//! the old deadline the table is handed the entry, asks its header for the deadline of now and arms it again or fires
-//! it. So an event costs no timer work at all, and a key at most one look per window.
+//! Used by `table.rs` only. An entry is armed when it is created and *not* touched when its deadline moves on. At the
+//! old deadline the table gets the entry back, computes its present deadline from the header, and arms it again or
+//! fires it. So an event costs no timer work at all, and a key is looked at once per window at most.
 //!
-//! Level 0 has 1024 buckets of 64 ms, level 1 has 256 of 65 s, level 2 has 256 of 4.7 h; beyond that an entry waits in
-//! the furthest bucket and is looked at again then. When time reaches a bucket, its entries go to a heap that is exact
-//! to the millisecond. However far time jumps, only buckets that hold something are visited.
+//! Level 0 has 1024 buckets of 64 ms, level 1 has 256 of 65 s, level 2 has 256 of 4.7 h. An entry beyond that waits in
+//! the furthest bucket and is placed again when that one comes. When time reaches a bucket, its entries move to a heap
+//! that is exact to the millisecond. However far time jumps, only non-empty buckets are visited.
 //!
-//! Invariants: every bucket that holds something lies after `tick`; a deadline is never reported late (`next` may be
-//! early). Until time is first told, entries wait unplaced: where "near" is, is not known before (a restore arms
-//! millions of entries before the first look at a clock).
+//! Invariants: every non-empty bucket is after `tick`; a deadline is never reported late (`next` may be early). Before
+//! the time is known, entries are kept unplaced, because their bucket depends on it (a restore arms millions of entries
+//! before the first look at a clock).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -49,8 +49,8 @@ impl Level {
         self.buckets[slot].push(handle);
     }
 
-    /// Calls `f` with the number of ticks after `after` of each bucket in `(after, until]` that holds something, in
-    /// order, until it says stop.
+    /// Calls `f` for each non-empty bucket in `(after, until]`, in order, with its distance from `after` in ticks,
+    /// until `f` says stop.
     fn visit(&mut self, after: i64, until: i64, mut f: impl FnMut(&mut Self, i64, usize) -> bool) {
         let mut left = until.saturating_sub(after).min(self.len() - 1);
         let mut at = self.slot(after.wrapping_add(1));
@@ -84,7 +84,7 @@ impl Level {
         });
     }
 
-    /// When the first bucket after `after` that holds something begins, in milliseconds.
+    /// When the first non-empty bucket after `after` begins, in milliseconds.
     fn next(&mut self, after: i64) -> i64 {
         let mut next = i64::MAX;
         let shift = self.shift;
@@ -102,9 +102,9 @@ pub(super) struct Wheel {
     /// The level 0 bucket that time has reached; `None` before time is known.
     tick: Option<i64>,
     levels: [Level; 3],
-    /// What lies in the buckets that time has reached: exact.
+    /// Entries of buckets that time has reached, exact to the millisecond.
     near: BinaryHeap<Reverse<(i64, u32)>>,
-    /// Armed before time was known, and the least of their deadlines.
+    /// Entries armed before the time was known, and the earliest of their deadlines.
     unplaced: Vec<u32>,
     unplaced_next: i64,
     /// When the first bucket that holds something begins.
@@ -127,7 +127,7 @@ impl Wheel {
         }
     }
 
-    /// Is the time known?
+    /// Whether the time is known.
     #[inline]
     pub(super) fn is_started(&self) -> bool {
         self.tick.is_some()
@@ -159,7 +159,7 @@ impl Wheel {
         self.bucket_next = self.bucket_next.min(tick << last.shift);
     }
 
-    /// Moves time to `now` (never back) and appends to `out` every entry to look at: each must be armed again.
+    /// Advances time to `now` (never back) and appends to `out` every entry to look at; each must be armed again.
     pub(super) fn advance(&mut self, now: i64, out: &mut Vec<u32>) {
         let to = now >> TICK_BITS;
         let Some(from) = self.tick else {
@@ -183,17 +183,17 @@ impl Wheel {
         }
     }
 
-    /// The earliest entry among those that time has come near to.
+    /// The earliest of the entries whose bucket time has reached.
     pub(super) fn peek(&self) -> Option<(i64, u32)> {
         self.near.peek().map(|Reverse(first)| *first)
     }
 
-    /// Takes what [`Wheel::peek`] shows.
+    /// Removes the entry that [`Wheel::peek`] shows.
     pub(super) fn pop(&mut self) -> Option<(i64, u32)> {
         self.near.pop().map(|Reverse(first)| first)
     }
 
-    /// Gives back memory that only a jump over many timers needed.
+    /// Returns memory that only a jump over many timers needed.
     pub(super) fn relax(&mut self) {
         if self.near.is_empty() {
             self.near.shrink_to(16 * 1024);

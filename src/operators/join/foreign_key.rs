@@ -1,15 +1,15 @@
-//! Two tables, the right one by a foreign key: each left row with the right row that `on` names, kept up to date by both
-//! sides. The result is a table with the left table's keys.
+//! Two tables, where the left row names the right row by a foreign key (`on`). The result is a table with the left
+//! table's keys, kept up to date by both sides.
 //!
-//! A change of a left row meets the right row that its key names now, and has the later timestamp of the two. A change of a
-//! right row goes to all left rows that name it, in order of their keys, with its own timestamp. As in Kafka Streams
-//! (4.3), an inner join sends a tombstone whenever a left row goes or moves to a key without a
-//! row, needed or not, and none where the key stays; a left join sends each change of a row once. A left row that names
-//! no key counts as dropped in an inner join, also where it takes an earlier result back. A versioned table's change out
-//! of order is no change of the row, and is dropped.
+//! A changed left row is joined with the right row that its key now names; the result has the later timestamp of the
+//! two. A changed right row goes to all left rows that name it, in key order, with its own timestamp. As in Kafka
+//! Streams (4.3), an inner join sends a tombstone whenever a left row is deleted or moves to a key that has no row,
+//! needed or not, and none if the key stays the same; a left join sends each change of a row once. In an inner join, a
+//! left row that names no key counts as dropped, even if it retracts an earlier result. A versioned table's
+//! out-of-order change does not change the row, and is dropped.
 //!
-//! Own store: who names what, `[key length, 4][foreign key][left row] -> [window of the left row, 0 or 16 bytes]`. Both
-//! tables must be whole in the task: one partition.
+//! Own store: which left rows name a key, `[key length, 4][foreign key][left row] -> [window of the left row, 0 or 16
+//! bytes]`. The task must have both tables whole, so there is one partition.
 
 use std::ops::ControlFlow;
 
@@ -25,7 +25,7 @@ use crate::operators::table::{TableRow, TableView, row_id};
 use crate::operators::{Cx, Operator, OperatorError};
 use crate::state::{StateError, after_prefix};
 
-/// See the module.
+/// A join by foreign key within one task.
 pub(super) struct ForeignKey {
     left_join: bool,
     on: Expr,
@@ -35,7 +35,7 @@ pub(super) struct ForeignKey {
     maker: Maker,
 }
 
-/// A left row that is being changed: where its results go, and what the last one was.
+/// A left row whose result changes: the record that results are sent for, and the last result.
 struct Target<'a> {
     record: &'a Record,
     value: &'a Value,
@@ -55,7 +55,7 @@ impl ForeignKey {
         }
     }
 
-    /// The key that a left value names; `None` where it names none, or there is no value.
+    /// The key that a left value names; `None` if it names none, or if there is no value.
     fn foreign_key(&self, record: &Record, value: &Value) -> Result<Option<Bytes>, EvalError> {
         if value.is_null() {
             return Ok(None);
@@ -71,7 +71,7 @@ impl ForeignKey {
         }
     }
 
-    /// The result that was there before; null where nobody asks. One that could not be made was never sent.
+    /// The previous result; null if no node below asks for it. A result that could not be made was never sent.
     fn before(&self, around: &Around<'_>, left: &Value, right: Option<&Value>) -> Value {
         if self.sends_changes { self.result(around, left, right).unwrap_or_default() } else { Value::Null }
     }
@@ -95,7 +95,7 @@ impl ForeignKey {
     fn left_change(&self, record: &Record, old: &Value, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         let Some(key) = &record.key else { return Ok(()) };
         let id = row_id(key, record.window);
-        // A value whose key cannot be found out was never joined.
+        // A value whose key cannot be computed was never joined.
         let old_key = self.foreign_key(record, old).unwrap_or_default();
         let (new_key, failed) = match self.foreign_key(record, &record.value) {
             Ok(key) => (key, None),

@@ -1,26 +1,27 @@
-//! A foreign-key join whose two tables lie in different partitions: its two halves, with a topic each way between them
-//! (after KIP-213). The rules of what comes out are those of `foreign_key.rs`, which joins within one task.
+//! A foreign-key join of tables in different partitions: two halves, with a topic between them in each direction (after
+//! KIP-213). What comes out follows the rules in `foreign_key.rs`, which joins within one task.
 //!
 //! ```text
 //! left row changes -> LeftHalf  -- subscription topic, by foreign key -->  RightHalf <- right row changes
 //!        results   <- LeftHalf  <-- answer topic, by the left row's key --  RightHalf
 //! ```
 //!
-//! The left half, beside the left table, tells the right half which foreign key a row names now, with a hash of the row's
-//! value. The right half, beside the right table, keeps who names what, and answers with the right row: when somebody
-//! begins to name it, and when it changes. An answer to another value than the left row has now is stale and dropped: the
-//! answer to the newer value is on its way. Answers to one value come from one right task, in order, so the last one that
-//! is taken is right whatever happened in between.
+//! The left half, beside the left table, tells the right half which foreign key a row now names, with a hash of the
+//! row's value (a subscription). The right half, beside the right table, keeps the subscriptions, and answers with the
+//! right row: when a subscription begins, and whenever the right row changes. An answer for another value than the left
+//! row has now is stale and dropped, since the answer to the newer value is on its way. Answers to one value come from
+//! one right task, in order, so the last one accepted is right whatever was in flight.
 //!
-//! An inner join sends no tombstone where a row keeps its key and there is no right row; but if the tombstone for the right
-//! row's end was dropped as stale, its result would stay. So the left half of an inner join keeps which rows have a result,
-//! and lets such a quiet answer pass only for those. A row that goes on from no key to none takes back
-//! what is left of its result itself.
+//! An inner join sends no tombstone if a row keeps its key and there is no right row; but if the tombstone for the
+//! right row's deletion was dropped as stale, its result would stay. So the left half of an inner join remembers which
+//! rows have a result, and accepts such a quiet answer only for those. A row that changes from no key to no key
+//! retracts what is left of its result itself, because no answer will.
 //!
-//! Subscription: key the foreign key, value `[version = 1][kind][hash, 16][window, 0 or 16][left key]`, after the kind a byte
-//! that says whether there is a window. Answer: key and window of the left row, value `[version = 1][flags][hash, 0 or
-//! 16][right value]`. Timestamp and headers travel as those of records. Stores: left `row -> nothing`, for rows with a
-//! result; right `[key length, 4][foreign key][left row] -> [version = 1][hash, 16][window, 0 or 16]`.
+//! Subscription: key is the foreign key; value `[version = 1][kind][hash, 16][window, 0 or 16][left key]`, with a byte
+//! after the kind that says whether there is a window. Answer: key and window of the left row; value `[version =
+//! 1][flags][hash, 0 or 16][right value]`. Timestamp and headers travel as those of the records. Stores: left `row ->
+//! nothing`, for rows with a result; right `[key length, 4][foreign key][left row] -> [version = 1][hash, 16][window, 0
+//! or 16]`.
 
 use std::ops::ControlFlow;
 
@@ -43,7 +44,8 @@ const VERSION: u8 = 1;
 
 type Hash = [u8; 16];
 
-/// FNV-1a with 128 bits: the same on every machine and in every version. It tells a row's values apart, and guards nothing.
+/// FNV-1a with 128 bits: the same on every machine and in every version. It tells values of a row apart; it is not for
+/// security.
 fn hash(value: &[u8]) -> Hash {
     const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
@@ -56,11 +58,11 @@ fn hash(value: &[u8]) -> Hash {
 enum Ask {
     /// It names the key no longer.
     End,
-    /// The same, and wants to know the right row's time.
+    /// It no longer names the key, and wants an answer to learn the right row's timestamp.
     EndAndAnswer,
-    /// It names the key.
+    /// It names the key now.
     Begin,
-    /// The same; if there is no right row the answer is quiet.
+    /// It names the key now; if there is no right row, the answer is quiet.
     BeginQuietly,
 }
 
@@ -80,7 +82,7 @@ impl Ask {
 #[derive(Clone, Debug, PartialEq)]
 struct Subscription {
     ask: Ask,
-    /// Of the left row's value, null's too.
+    /// Hash of the left row's value, or of null.
     hash: Hash,
     window: Option<Window>,
     key: Bytes,
@@ -152,13 +154,13 @@ fn damaged() -> OperatorError {
     OperatorError::Fatal(StateError("a foreign-key join's topic was written by another version".into()))
 }
 
-/// The hash by which a left row's value is known; that of no value where there is none.
+/// The hash that identifies a left row's value; zeros for no value.
 fn hash_of(value: &Value) -> Hash {
-    // Not the hash of an empty value: that is one.
+    // Not the hash of the empty value, since that is a value.
     value.bytes().map_or([0; 16], |bytes| hash(&bytes))
 }
 
-/// See the module.
+/// The half beside the left table.
 pub(super) struct LeftHalf {
     left_join: bool,
     on: Expr,
@@ -176,7 +178,7 @@ impl LeftHalf {
         }
     }
 
-    /// The key that a left value names; `None` where it names none, or there is no value.
+    /// The key that a left value names; `None` if it names none, or if there is no value.
     fn foreign_key(&self, record: &Record, value: &Value) -> Result<Option<Bytes>, EvalError> {
         if value.is_null() {
             return Ok(None);
@@ -186,7 +188,7 @@ impl LeftHalf {
 
     fn left_change(&self, record: &Record, old: &Value, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         let Some(key) = &record.key else { return Ok(()) };
-        // A value whose key cannot be found out was never joined.
+        // A value whose key cannot be computed was never joined.
         let old_key = self.foreign_key(record, old).unwrap_or_default();
         let (new_key, failed) = match self.foreign_key(record, &record.value) {
             Ok(key) => (key, None),
@@ -223,7 +225,8 @@ impl LeftHalf {
                 if !record.value.is_null() {
                     cx.drop(Reason::NullKey);
                 }
-                // Nobody answers a change from no key to none: what an answer that is stale now would have taken back.
+                // No answer comes for a change from no key to no key, so retract here what a stale answer would have
+                // retracted.
                 let id = row_id(key, record.window);
                 if old_key.is_none() && cx.store(OWN).get(&id)?.is_some() {
                     cx.store(OWN).delete(&id);
@@ -284,7 +287,7 @@ impl Operator for LeftHalf {
     }
 }
 
-/// The old value of a row that has changed; `None` where the record is dropped.
+/// The old value of a row that has changed; `None` if the record is dropped.
 fn table_change(record: &mut Record, cx: &mut Cx<'_>) -> Option<Value> {
     let change = record.change.take().map_or_else(Change::first, |change| *change);
     if record.key.is_none() {
@@ -298,12 +301,12 @@ fn table_change(record: &mut Record, cx: &mut Cx<'_>) -> Option<Value> {
     Some(change.old)
 }
 
-/// The right half of a join: put beside the right table by the topology.
+/// The right half of a join, which the topology adds beside the right table.
 #[derive(Clone, Debug)]
 pub struct RightHalfConfig {
     /// How to read the right table.
     pub right: TableView,
-    /// The text of the join's `on`: who names what was found out with it.
+    /// The text of the join's `on`: subscriptions depend on it.
     pub on: String,
 }
 
@@ -315,7 +318,7 @@ impl RightHalfConfig {
     }
 }
 
-/// See the module.
+/// The half beside the right table.
 pub struct RightHalf {
     right: TableView,
 }

@@ -1,4 +1,4 @@
-//! `join`: a node's records together with those of another one, by key. What stands on each side decides the kind:
+//! `join`: joins a node's records with those of another node, by key. What is on each side decides the kind:
 //!
 //! | left (`from`) | right (`with`) | kind | file |
 //! |---|---|---|---|
@@ -8,8 +8,8 @@
 //! | table | table | the rows of one key, kept up to date | `table_table.rs` |
 //! | table | table, with `on` | each left row with the right row that `on` names | `foreign_key_apart.rs`; without topics `foreign_key.rs` |
 //!
-//! A table is a node with `table`, everything else is a stream. The topology finds out what stands where and hands the
-//! [`JoinPlan`] to the operator. The rules are those of Kafka Streams; where one is not, its file says so.
+//! A table is a node with `table`, everything else is a stream. The topology finds out what is on each side and gives
+//! the operator a [`JoinPlan`]. The rules are those of Kafka Streams; if one is not, its file says so.
 //!
 //! Stores: 0 is the join's own, then those of the tables that it reads, left before right.
 
@@ -71,7 +71,7 @@ impl Side {
     }
 }
 
-/// A new join without state. The builder has planned it.
+/// A new join without state, as the topology has planned it.
 #[must_use]
 pub fn build(config: &JoinConfig) -> Box<dyn Operator> {
     let plan = config.plan.as_ref().expect("the builder plans every join");

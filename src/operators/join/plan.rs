@@ -1,4 +1,4 @@
-//! What a join is, by what stands on each side; and what cannot be joined, with what to write instead.
+//! Which kind of join the two sides make; and what cannot be joined, with what to write instead.
 
 use super::config::{JoinConfig, JoinType};
 use crate::model::Problem;
@@ -20,7 +20,7 @@ pub enum JoinKind {
 }
 
 impl JoinKind {
-    /// What the join's own state depends on; `None`: it has none.
+    /// What the rows of the join's own store depend on; `None` if it has no store.
     #[must_use]
     pub fn state_kind(self, config: &JoinConfig) -> Option<&'static str> {
         match self {
@@ -41,27 +41,26 @@ pub struct JoinPlan {
     pub left: Option<TableView>,
     /// How to read the right table, if it is one.
     pub right: Option<TableView>,
-    /// Somebody below asks what a result was before.
+    /// Whether a node below asks for the previous result.
     pub sends_changes: bool,
-    /// By a foreign key: the two tables lie in different partitions, and this is the left half.
+    /// For a foreign key: whether the tables are in different partitions, and this is the left half.
     pub apart: bool,
 }
 
 impl JoinPlan {
-    /// Is the right side a second input, whose records trigger?
+    /// Whether the right side is a second input, whose records trigger results.
     #[must_use]
     pub fn right_triggers(&self) -> bool {
         matches!(self.kind, JoinKind::StreamStream | JoinKind::TableTable | JoinKind::ForeignKey)
     }
 
-    /// What the join's own state depends on; `None`: it has none.
+    /// What the rows of the join's own store depend on; `None` if it has no store.
     #[must_use]
     pub fn state_kind(&self, config: &JoinConfig) -> Option<&'static str> {
         if self.apart { Some("foreign-key join, left half") } else { self.kind.state_kind(config) }
     }
 
-    /// What the settings and the two sides make, or why they make nothing. `left` and `right` are their names and, where
-    /// they are tables, their settings.
+    /// Plans the join from its settings and its two sides, given by name and, if they are tables, settings.
     ///
     /// # Errors
     /// Everything that does not fit: field, message, help.

@@ -8,7 +8,7 @@ use super::config::JoinConfig;
 use crate::model::{EvalError, Expr, Headers, Json, NotJson, Record, Scope, Timestamp, Value, Window, pick};
 use crate::operators::{Cx, OperatorError};
 
-/// What a result is made for: what the expression may read besides the two values.
+/// The record that a result stands for: what the expression may read besides the two values.
 pub(super) struct Around<'a> {
     pub key: Option<&'a Bytes>,
     pub ts: Timestamp,
@@ -45,7 +45,7 @@ impl Maker {
         }
         let side = |value: &Value, name: &str| {
             let refused = |e: String| NotJson(format!("{e} (the {name} side)"));
-            // `.` is the left value too, of which nothing is known here.
+            // `.` is the left value as well, and which of its fields are read is not known here.
             if let (Value::Bytes(bytes), Some(expr)) = (value, &self.value)
                 && let Some(fields) = expr.fields_of(name).filter(|_| name != "left" || !expr.reads_value())
                 && let Some(found) = pick::<Json>(bytes, fields).map_err(|e| refused(e.to_string()))?
@@ -77,7 +77,7 @@ impl Maker {
     }
 }
 
-/// Refuses a record whose result cannot be made, while others of the same call go on.
+/// Refuses a record whose result cannot be made; others of the same call go on.
 pub(super) fn refuse(record: Record, error: &EvalError, cx: &mut Cx<'_>) {
     if let OperatorError::Reject(reject) = OperatorError::expression(record, error) {
         cx.reject(*reject);

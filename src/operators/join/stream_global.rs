@@ -1,7 +1,9 @@
-//! A stream and a global table: each record of the stream with the row that `on` names. Rows alone send nothing.
+//! A stream and a global table: each record of the stream is joined with the row that `on` names. Changes of rows send
+//! nothing.
 //!
-//! The row is the one that the table has when the record comes. The result has the record's key, timestamp and headers. A
-//! record without a value is dropped; one whose `on` gives null is dropped, or, in a left join, passed on alone.
+//! The row is the one in the table when the record is processed. The result has the record's key, timestamp and
+//! headers. A record without a value is dropped; one whose `on` gives null is dropped or, in a left join, passed on
+//! alone.
 
 use super::RIGHT_ONLY;
 use super::config::{JoinConfig, JoinType};
@@ -12,7 +14,7 @@ use crate::model::{Expr, Record, Scope, Value, key_text};
 use crate::operators::table::TableView;
 use crate::operators::{Cx, Operator, OperatorError};
 
-/// See the module.
+/// The join of a stream with a global table.
 pub(super) struct StreamGlobal {
     left: bool,
     on: Option<Expr>,

@@ -1,19 +1,20 @@
 //! Two streams: every pair of records with the same key whose timestamps are in the window, exactly once.
 //!
-//! A pair is in the window when `left - before <= right <= left + after`. Its result has the later timestamp of the two and
-//! leaves when the second one comes, partners in order of time. T is the node's clock: the highest timestamp of both sides.
+//! A pair is in the window when `left - before <= right <= left + after`. Its result has the later timestamp of the two
+//! and is sent when the second record comes; several partners in order of time. T is the node's clock (its stream
+//! time): the highest timestamp of both sides.
 //!
-//! In a left or outer join a record without a partner leaves alone, with its own timestamp, when T is past its window
-//! and grace: a left one at `T > left + after + grace`, a right one at `T > right + before + grace`. These results come
-//! before those of the record that moved T, by timestamp, right before left, by key. One that is already past its window
-//! (without grace) when it comes, and has no partner, leaves at once.
+//! In a left or outer join, a record without a partner is sent alone, with its own timestamp, when T has passed its
+//! window and grace: a left one at `T > left + after + grace`, a right one at `T > right + before + grace`. These
+//! results come before those of the record that advanced T; by timestamp, right before left, by key. A record whose
+//! window (without grace) has passed already when it comes, and that finds no partner, is sent alone at once.
 //!
-//! Records are kept, for partners that come late, until their side has gone on by more than `before + after + grace`, and
-//! never shorter than T allows a partner. But a record that has left alone takes no partner any more (in Kafka Streams it
-//! does): one that comes and finds only such is late, and dropped.
+//! Records are retained for late partners until their own side has advanced by more than `before + after + grace`, and
+//! at least as long as T admits a partner. But a record that was sent alone takes no partner any more (in Kafka Streams
+//! it does): a record that finds only such partners is late, and dropped.
 //!
-//! Records without a value are dropped, but count for how far their side has gone on; so are those without a key, except
-//! that one of an outer side leaves at once, alone.
+//! Records without a value are dropped, but they advance their side's time. So are those without a key, except that one
+//! of an outer side is sent alone at once.
 
 use std::ops::ControlFlow;
 
@@ -27,12 +28,12 @@ use crate::operators::table::row_id;
 use crate::operators::{Cx, Operator, OperatorError};
 use crate::state::StateError;
 
-/// Unmatched results sent by one call of `on_time`.
+/// Unmatched records sent alone by one call of `on_time`.
 const LEAVE_MAX: usize = 1024;
-/// Expired records deleted with each record that comes.
+/// Expired records deleted with each record.
 const PURGE_MAX: usize = 32;
 
-/// See the module.
+/// The join of two streams.
 pub(super) struct StreamStream {
     kind: JoinType,
     before: i64,
@@ -42,11 +43,11 @@ pub(super) struct StreamStream {
     kept_for: i64,
     maker: Maker,
     counters: Counters,
-    /// `counters` is not in the store yet.
+    /// Whether `counters` has changed since it was stored.
     dirty: bool,
-    /// By side: no record is in an earlier segment; `None`: there is none.
+    /// By side, the first segment that has records; `None` if there is none.
     oldest: [Option<i64>; 2],
-    /// By side: no record that waits is older; `None`: none waits.
+    /// By side, a time that no waiting record is older than; `None` if none waits.
     waiting: [Option<i64>; 2],
 }
 
@@ -68,7 +69,7 @@ impl StreamStream {
         }
     }
 
-    /// Do records of this side leave alone?
+    /// Whether records of this side are sent alone if they find no partner.
     fn is_outer(&self, side: Side) -> bool {
         match side {
             Side::Left => self.kind != JoinType::Inner,
@@ -84,7 +85,7 @@ impl StreamStream {
         }
     }
 
-    /// The last clock at which a record of this side has not left.
+    /// The last clock at which a record of this side still waits for a partner.
     fn close(&self, side: Side, ts: i64) -> i64 {
         ts.saturating_add(self.span(side)).saturating_add(self.grace)
     }
@@ -93,13 +94,13 @@ impl StreamStream {
         ts.div_euclid(self.kept_for.max(1))
     }
 
-    /// May a record of this side still have a partner?
+    /// Whether a record of this side may still find a partner.
     fn is_kept(&self, side: Side, ts: i64, clock: Timestamp) -> bool {
         let newest = self.counters.newest[side.at()];
         ts > newest.saturating_sub(self.kept_for) || clock.0 <= self.close(side, ts)
     }
 
-    /// The partners of a record that may still be joined, and whether there were others.
+    /// The partners of a record that may still be joined, and whether there were others that may not.
     fn partners(&self, place: &Place, cx: &mut Cx<'_>) -> Result<(Vec<(i64, Kept)>, bool), StateError> {
         let other = place.side.other();
         let from = place.ts.saturating_sub(self.span(other));
@@ -156,9 +157,9 @@ impl StreamStream {
         Ok(())
     }
 
-    /// Deletes some of what has expired on a side.
+    /// Deletes some expired records of a side.
     fn purge(&mut self, side: Side, cx: &mut Cx<'_>) -> Result<(), StateError> {
-        // One millisecond more than anything may be kept.
+        // Retained one millisecond longer than needed.
         let keep = self.segment(self.counters.newest[side.at()].saturating_sub(self.kept_for));
         let oldest = &mut self.oldest[side.at()];
         if oldest.is_some_and(|oldest| oldest < keep) {
@@ -215,7 +216,7 @@ impl Operator for StreamStream {
             }
             return Ok(());
         };
-        // Whatever is kept can be joined; parsed once for all partners.
+        // Only what can be parsed is retained; parsed once for all partners.
         let json = match record.value.json() {
             Ok(json) => json,
             Err(e) => return Err(OperatorError::expression(record, &e.into())),
@@ -304,7 +305,7 @@ impl Operator for StreamStream {
     }
 
     fn on_watermark(&mut self, cx: &mut Cx<'_>) {
-        // What waits will come out with its own timestamp: the nodes below must not be past it.
+        // Waiting records will be sent with their own timestamps, so the watermark below must not pass them.
         let oldest = self.waiting.iter().flatten().min().map_or(cx.clock, |ts| Timestamp(*ts));
         cx.watermark(cx.clock.min(oldest));
     }

@@ -1,15 +1,15 @@
-//! A stream and a table: each record of the stream with the row of its key. Rows alone send nothing.
+//! A stream and a table: each record of the stream is joined with the row of its key. Changes of rows send nothing.
 //!
-//! The row is the one that the table has when the record is joined, or, of a versioned table, had at the record's
+//! The row is the one in the table when the record is joined; in a versioned table, the one valid at the record's
 //! timestamp. The result has the record's key, timestamp and headers. A record without a value is dropped; one without
-//! a key is dropped, or, in a left join, passed on alone. A windowed record finds the row of its key and window, else that
-//! of its key.
+//! a key is dropped or, in a left join, passed on alone. A windowed record finds the row of its key and window,
+//! otherwise that of its key.
 //!
-//! With `grace` (versioned tables only) a record waits for rows that come late, until the clock is `grace` past it: that is
-//! the stream's time (of records with a key and a value), the table's does not count. Records leave by timestamp, then key; one that is older than that when
-//! it comes is joined at once.
+//! With `grace` (versioned tables only) a record waits for late rows until the clock is `grace` past it. The clock is
+//! the stream's time (of records with key and value); the table's records do not advance it. Records leave by
+//! timestamp, then key; one that is too old to wait when it comes is joined at once.
 //!
-//! Own store, with `grace` alone: `[0][timestamp, 8][key][number, 8] -> record`, and `[1] -> [1][next number, 8]`.
+//! Own store, only with `grace`: `[0][timestamp, 8][key][number, 8] -> record`, and `[1] -> [1][next number, 8]`.
 
 use std::ops::ControlFlow;
 
@@ -32,7 +32,7 @@ const WAITING: u8 = 0;
 const NEXT: u8 = 1;
 const VERSION: u8 = 1;
 
-/// See the module.
+/// The join of a stream with a table.
 pub(super) struct StreamTable {
     left: bool,
     table: TableView,
@@ -40,13 +40,13 @@ pub(super) struct StreamTable {
     room: Option<Room>,
 }
 
-/// What is known of the records that wait.
+/// The records that wait for late rows.
 struct Room {
     grace: i64,
     next: u64,
-    /// `next` is not in the store yet.
+    /// Whether `next` has changed since it was stored.
     dirty: bool,
-    /// No record that waits is older; `None`: none waits.
+    /// A time that no waiting record is older than; `None` if none waits.
     first: Option<i64>,
 }
 
@@ -72,7 +72,7 @@ impl StreamTable {
         self.table.as_of(store, key, record.ts)
     }
 
-    /// Sends the record on with its row; gives it back where the result cannot be made.
+    /// Sends the record on with its row; returns it if the result cannot be made.
     fn join(
         &self,
         mut record: Record,
@@ -188,12 +188,12 @@ impl Operator for StreamTable {
 
     fn deadline(&self) -> Option<Timestamp> {
         let room = self.room.as_ref()?;
-        // At the end of all time there is no clock that is so far past it: what waits there waits for ever.
+        // For timestamps near the end of the range there is no clock that is `grace` later; such records wait for ever.
         room.first.and_then(|first| first.checked_add(room.grace)).map(Timestamp)
     }
 
     fn on_time(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
-        // The task goes on with what is due only where something was sent.
+        // The task only calls again at once if something was sent.
         let sent = cx.tally.records_out;
         while cx.tally.records_out == sent && self.deadline().is_some_and(|at| at <= cx.clock) {
             self.leave(cx)?;
@@ -202,7 +202,7 @@ impl Operator for StreamTable {
     }
 
     fn on_watermark(&mut self, cx: &mut Cx<'_>) {
-        // What waits will come out with its own timestamp: the nodes below must not be past it.
+        // Waiting records will be sent with their own timestamps, so the watermark below must not pass them.
         let first = self.room.as_ref().and_then(|room| room.first).map_or(cx.clock, Timestamp);
         cx.watermark(cx.clock.min(first));
     }

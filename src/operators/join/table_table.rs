@@ -1,9 +1,9 @@
-//! Two tables by their keys: a table of the pairs of rows, kept up to date by both sides.
+//! Two tables by their keys: a table of the joined rows, kept up to date by both sides.
 //!
-//! A change of a row on one side meets the row that the other side has now. The result has the later timestamp of the
-//! two rows, also when it is a tombstone, and is itself a change: it knows the result that was there before. An inner join
-//! sends nothing while the other side has no row; a left one nothing while the left side has none. A versioned table's
-//! change out of order is no change of the row, and is dropped.
+//! A changed row is joined with the present row of the other side. The result has the later timestamp of the two rows,
+//! even if it is a tombstone, and is a change itself: it carries the previous result. An inner join sends nothing while
+//! the other side has no row, a left join nothing while the left side has none. A versioned table's out-of-order change
+//! does not change the row, and is dropped.
 
 use super::config::{JoinConfig, JoinType};
 use super::plan::JoinPlan;
@@ -14,7 +14,7 @@ use crate::model::{Change, EvalError, Record, Value};
 use crate::operators::table::{TableView, row_id};
 use crate::operators::{Cx, Operator, OperatorError};
 
-/// See the module.
+/// The join of two tables by key.
 pub(super) struct TableTable {
     kind: JoinType,
     left: TableView,
@@ -35,7 +35,7 @@ impl TableTable {
         }
     }
 
-    /// Must a result have a row of this side?
+    /// Whether a result needs a row of this side.
     fn needs(&self, side: Side) -> bool {
         match side {
             Side::Left => self.kind != JoinType::Outer,

@@ -6,9 +6,10 @@
 //! [3]                                                                            -> newest timestamps and next number
 //! ```
 //!
-//! The records of an id lie together in order of time, so a record finds its partners by short scans; a segment is as
-//! long as records are kept, so there are two such scans at most, and what has expired is deleted from the front. The
-//! second kind is the order in which unmatched results leave. Numbers are big-endian and order-preserving.
+//! The records of an id lie together in order of time, so a record finds its partners with short scans. A segment is as
+//! long as records are retained, so there are two scans at most, and expired records are deleted from the front. The
+//! second kind of row is the order in which unmatched records are sent. Numbers are big-endian and keep their order as
+//! bytes.
 
 use std::ops::ControlFlow;
 
@@ -27,7 +28,7 @@ const COUNTERS: u8 = 3;
 /// A record that is kept for partners to come.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub(super) struct Kept {
-    /// Its unmatched result has gone out: it takes no partner any more, and its value is not kept.
+    /// It was sent alone: it takes no partner any more, and its value is not kept.
     pub gone: bool,
     value: Vec<u8>,
     window: Option<(i64, i64)>,
@@ -167,7 +168,7 @@ pub(super) fn first_segment(store: &Store, side: Side) -> Result<Option<i64>, St
     first
 }
 
-/// Deletes up to `max` records of a side from the segments before `keep`. The first segment that is left.
+/// Deletes up to `max` records of a side from segments before `keep`. Returns the first segment left.
 pub(super) fn purge(store: &mut Store, side: Side, keep: i64, max: usize) -> Result<Option<i64>, StateError> {
     let mut expired: Vec<Vec<u8>> = Vec::new();
     let mut left = Ok(None);
@@ -222,7 +223,7 @@ pub(super) fn wait(store: &mut Store, place: &Place) -> Result<(), StateError> {
     Ok(())
 }
 
-/// They found a partner, or were sent on alone.
+/// Called when a record found a partner or was sent alone.
 pub(super) fn stop_waiting(store: &mut Store, side: Side, ts: i64, id: &[u8]) -> Result<(), StateError> {
     let key = waiting_key(side, ts, id);
     if store.get(&key)?.is_some() {
@@ -231,7 +232,7 @@ pub(super) fn stop_waiting(store: &mut Store, side: Side, ts: i64, id: &[u8]) ->
     Ok(())
 }
 
-/// Visits what waits, in order.
+/// Visits waiting records in order.
 pub(super) fn each_waiting(
     store: &Store,
     visit: &mut dyn FnMut(Waiting) -> ControlFlow<()>,

@@ -1,15 +1,16 @@
-//! `suppress`: holds the newest result of each key back, until its window is closed or for a time.
+//! `suppress`: holds the newest result of each key back, until its window closes or for a time.
 //!
-//! With C the node's clock: a result that waits for its window leaves when `end <= C - G`, G the window's grace (of a
-//! session: grace and gap); one that waits for a time `d` leaves when `first <= C - d`, `first` being the timestamp of the
-//! first update that was held. A later update takes the place of the earlier one and not its time. The record at hand is
-//! put first, then what is due leaves, by time, then key bytes; a record keeps its own timestamp. Deletions go on where
-//! a time is waited for; where the window is, they only remove what is held.
+//! With C the node's clock: a result that waits for its window is sent when `end <= C - G`, where G is the window's
+//! grace (for a session: grace plus gap); a result that waits for a time `d` is sent when `first <= C - d`, where
+//! `first` is the timestamp of the first update that was held. A later update replaces the earlier one but keeps its
+//! time. The current record is stored first; then what is due is sent, by time, then key bytes, each record with its
+//! own timestamp. When waiting for a time, deletions are sent on like updates; when waiting for a window, they only
+//! remove what is held.
 //!
-//! Bounds: more than `max_records` or `max_bytes` held, and the oldest leave early, or the task stops.
+//! Bounds: if more than `max_records` or `max_bytes` are held, the oldest are sent early, or the task stops.
 //!
-//! The buffer is in the store; in memory are its order and, up to a bound, its newest rows. A watermark is held back to
-//! the oldest row, so that it is not late below.
+//! The buffer is in the store; in memory are its order and, up to a bound, recently used rows. A watermark is held back
+//! to the oldest row, so that the row is not late for the nodes below.
 
 mod config;
 mod order;
@@ -27,15 +28,15 @@ use crate::model::{Record, Timestamp, Value, Window};
 use crate::state::codec::ordered_i64;
 use crate::state::{Cell, Cells, StateError, codec, decode_record, encode_record_into};
 
-/// Rows that leave in one call of `on_time`: bounds what is between the nodes.
+/// Rows sent by one call of `on_time`, which bounds how many records are between nodes at once.
 const LEAVE_MAX: usize = 1024;
-/// Rows that are looked up together.
+/// Rows that are looked up together, so that their cache misses overlap.
 const WARM_GROUP: usize = 64;
-/// Decoded rows kept in memory between epochs, bytes.
+/// Memory for decoded rows that are kept from one epoch to the next.
 const RESIDENT_BYTES: usize = 32 << 20;
 /// Version of the rows.
 const VERSION: u8 = 1;
-/// Memory of one entry of the order, about.
+/// Approximate memory of one entry of the order.
 const ORDER_BYTES: usize = 120;
 
 /// One held record.
@@ -47,7 +48,7 @@ struct Held {
 
 impl Cell for Held {
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), StateError> {
-        // The record is a list of bytes: their number, then they.
+        // The record is encoded as a byte list: its length (filled in afterwards), then its bytes.
         codec::encode_into(VERSION, &(self.time, self.size, 0u64), out)?;
         let start = out.len();
         encode_record_into(&self.record, out)?;
@@ -66,7 +67,7 @@ fn bounds(window: Option<Window>) -> Bounds {
     window.map(|w| (w.end.0, w.start.0))
 }
 
-/// Key of a row: a result is known by its key and window.
+/// The key of a row: a result is identified by its key and window.
 fn row_key(key: &[u8], window: Bounds, out: &mut Vec<u8>) {
     match window {
         Some((end, start)) => {
@@ -79,7 +80,7 @@ fn row_key(key: &[u8], window: Bounds, out: &mut Vec<u8>) {
     out.extend_from_slice(key);
 }
 
-/// Keys and values that are parts of a larger buffer get a buffer of their own: they may stay for long.
+/// Copies a key or value that is a slice of a larger buffer, since it may stay long and would keep the buffer alive.
 fn own(mut record: Record) -> Record {
     record.key = record.key.map(|key| Bytes::copy_from_slice(&key));
     if let Value::Bytes(bytes) = &record.value {
@@ -88,7 +89,7 @@ fn own(mut record: Record) -> Record {
     record
 }
 
-/// See the module. One store: the buffer.
+/// The operator. Its one store is the buffer.
 pub struct Suppress {
     until: Until,
     wait: i64,
@@ -103,7 +104,7 @@ pub struct Suppress {
 }
 
 impl Suppress {
-    /// The operator with nothing held. The settings have been checked.
+    /// The operator with nothing held. The settings were checked before.
     #[must_use]
     pub fn new(config: &SuppressConfig) -> Suppress {
         let wait = match config.until {
@@ -131,14 +132,14 @@ impl Suppress {
         self.cells.find(cx.store(0), &self.row, may_be_stored)
     }
 
-    /// Takes one record out of the buffer.
+    /// Removes a record from the buffer.
     fn take(&mut self, id: u32, cx: &mut Cx<'_>) -> Record {
         let held = self.cells.remove(cx.store(0), id);
         self.bytes -= held.size;
         held.record
     }
 
-    /// Sends the oldest on.
+    /// Sends the oldest record on.
     fn leave(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
         let Some(Spot { key, window }) = self.order.pop() else { return Ok(()) };
         let id = self.find(&key, window, cx)?;
@@ -148,7 +149,7 @@ impl Suppress {
         Ok(())
     }
 
-    /// Reads what taking out the next records will need, so that cache misses overlap.
+    /// Touches the memory that removing the next records will need, so that cache misses overlap.
     fn warm_next(&mut self) {
         let (mut bytes, mut ends) = (Vec::new(), Vec::new());
         for Spot { key, window } in self.order.next(WARM_GROUP) {
@@ -210,7 +211,7 @@ impl Operator for Suppress {
         let mut resized = Vec::new();
         cx.store(0).scan(b"", None, &mut |key, row| match Held::decode(row) {
             Ok(held) => {
-                // The settings may have got a bound since the row was written.
+                // Computed again: the settings may have got a bound since the row was written.
                 let value = held.record.value.size();
                 let size = held.record.key.as_ref().map_or(0, Bytes::len) + value;
                 let size = if bounded { size as u64 } else { 0 };
@@ -263,7 +264,7 @@ impl Operator for Suppress {
     }
 
     fn refuses_late(&self) -> bool {
-        // A window's result that comes after it was sent would be sent as another one.
+        // A late update would be sent as a second result of a window that has already sent its final one.
         self.until == Until::WindowCloses
     }
 

@@ -1,7 +1,7 @@
-//! Which held row leaves next: by time, then key, then window.
+//! The order in which held rows are sent: by time, then key, then window.
 //!
-//! Rows of one time lie in no order until it is theirs to leave: in a window that closes there are as many as keys, and a
-//! set of them, sorted or not, cost more than holding them.
+//! Rows of one time are sorted only when their time comes. A window that closes has as many rows as keys, and keeping
+//! them in a set, sorted or not, would cost more than holding them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,7 +12,7 @@ use crate::state;
 /// End and start of a window.
 pub(super) type Bounds = Option<(i64, i64)>;
 
-/// Whose row it is.
+/// Identifies a row.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Spot {
     pub(super) key: Bytes,
@@ -21,20 +21,20 @@ pub(super) struct Spot {
 
 enum Rows {
     Waiting(Waiting),
-    /// Last first.
+    /// Sorted, the next one last.
     Leaving(Vec<Spot>),
 }
 
-/// Rows as they came.
+/// Rows in order of arrival.
 #[derive(Default)]
 struct Waiting {
     rows: Vec<Spot>,
-    /// How many times a row has been removed since: so many of `rows` do not count.
+    /// How many times each row was removed since it was added: as many of its entries in `rows` are void.
     removed: HashMap<Spot, usize, ahash::RandomState>,
     removals: usize,
 }
 
-/// Removals from which on memory is worth a look.
+/// With fewer removals than this, void entries are not cleaned up.
 const REMOVALS: usize = 8;
 
 impl Waiting {
@@ -46,7 +46,7 @@ impl Waiting {
         }
     }
 
-    /// Takes out what does not count.
+    /// Drops the void entries.
     fn settle(&mut self) {
         let mut removed = std::mem::take(&mut self.removed);
         self.removals = 0;
@@ -63,14 +63,14 @@ impl Waiting {
     }
 }
 
-/// The rows of one time, at least one.
+/// The rows of one time; at least one.
 struct Group {
     rows: Rows,
-    /// The first start of a window, or the time; of those that were ever in the group.
+    /// The earliest start of a window (or time, without windows) of any row that was ever in the group.
     earliest: i64,
 }
 
-/// See the module.
+/// The order of all held rows.
 #[derive(Default)]
 pub(super) struct Order {
     groups: BTreeMap<i64, Group>,
@@ -85,7 +85,7 @@ impl Group {
         }
     }
 
-    /// Its rows, in order.
+    /// Its rows, sorted.
     fn leaving(&mut self) -> &mut Vec<Spot> {
         if let Rows::Waiting(waiting) = &mut self.rows {
             waiting.settle();
@@ -94,7 +94,7 @@ impl Group {
             let order = state::order(rows.len(), |n| rows[n].as_ref().map_or(&[], |spot| &spot.key));
             let mut sorted: Vec<Spot> =
                 order.into_iter().rev().filter_map(|n| rows[n as usize].take()).collect();
-            // Windows of one key: nearly sorted already.
+            // The windows of a key arrive nearly sorted, which the stable sort profits from.
             sorted.sort_by(|a, b| b.cmp(a));
             self.rows = Rows::Leaving(sorted);
         }
@@ -115,7 +115,7 @@ impl Order {
         self.len == 0
     }
 
-    /// Adds a row that is not there.
+    /// Adds a row that is not present.
     pub(super) fn insert(&mut self, time: i64, spot: Spot) {
         let start = spot.window.map_or(time, |(_, start)| start.min(time));
         let group = self
@@ -133,7 +133,7 @@ impl Order {
         }
     }
 
-    /// Removes a row that is there.
+    /// Removes a row that is present.
     pub(super) fn remove(&mut self, time: i64, spot: &Spot) {
         let Some(group) = self.groups.get_mut(&time) else { return };
         match &mut group.rows {
@@ -149,7 +149,7 @@ impl Order {
         }
     }
 
-    /// Takes out the first row.
+    /// Removes and returns the first row.
     pub(super) fn pop(&mut self) -> Option<Spot> {
         let mut first = self.groups.first_entry()?;
         let spot = first.get_mut().leaving().pop();
@@ -171,7 +171,7 @@ impl Order {
         self.groups.first_key_value().map(|(time, _)| *time)
     }
 
-    /// No row of the first time has a window that starts before.
+    /// A time that no window of the first rows starts before.
     pub(super) fn earliest(&self) -> Option<i64> {
         self.groups.first_key_value().map(|(_, group)| group.earliest)
     }

@@ -1,17 +1,17 @@
 //! `table`: a stream read as a table, one row per key. On a source (`table: {}` beside `kafka`) and as an operator.
 //!
-//! A record sets the row of its key, a tombstone deletes it, a record without a key is dropped. Every record goes on as it
-//! came, with the row's old value beside it ([`Change`]) for the nodes below that ask for it. A row of a windowed record
-//! is that of its key and window.
+//! A record sets the row of its key, a tombstone deletes it, a record without a key is dropped. Every record goes on as
+//! it came, with the row's old value attached ([`Change`]) for the nodes below that ask for it. A windowed record has
+//! the row of its key and window.
 //!
-//! A plain table takes records in the order in which they come, whatever their timestamps. With `versions` it keeps each
-//! row's history (`versions.rs`), and a record out of order changes the past of its row.
+//! A plain table takes records in the order in which they arrive, whatever their timestamps. With `versions` it keeps
+//! the history of each row (`versions.rs`), and a record out of order changes that history.
 //!
-//! The node owns the store; joins of the same task read it through a [`TableView`]. In memory are rows that were read
-//! lately, up to a bound.
+//! The node owns the store; joins in the same task read it through a [`TableView`]. Rows that were read lately are
+//! cached in memory, up to a bound.
 //!
-//! Plain row: `id -> [version = 1][timestamp, 8 bytes][value]`. `id` is the key, followed by the window's bounds if it
-//! has one.
+//! Plain row: `id -> [version = 1][timestamp, 8 bytes][value]`. The `id` is the key, followed by the window's bounds if
+//! it has a window.
 
 mod versions;
 
@@ -78,13 +78,13 @@ impl TableConfig {
         }
     }
 
-    /// What the state depends on: other rows, another name.
+    /// What the rows of the store depend on: another name means other rows.
     #[must_use]
     pub fn state_kind(&self) -> &'static str {
         if self.versions.is_some() { "versioned table" } else { "table" }
     }
 
-    /// How to read its rows.
+    /// How joins read its rows.
     #[must_use]
     pub fn view(&self) -> TableView {
         TableView { history: self.versions }
@@ -93,12 +93,12 @@ impl TableConfig {
 
 /// The only store: rows.
 const ROWS: usize = 0;
-/// Rows that were read and are kept in memory, bytes per table and task.
+/// Memory for rows that were read, in bytes per table and task.
 const READS_BYTES: usize = 48 << 20;
 /// Format of a plain row.
 const VERSION: u8 = 1;
 
-/// The bytes that say which row a record belongs to.
+/// The bytes that identify the row a record belongs to.
 #[must_use]
 pub fn row_id(key: &Bytes, window: Option<Window>) -> Bytes {
     let Some(window) = window else { return key.clone() };
@@ -109,7 +109,7 @@ pub fn row_id(key: &Bytes, window: Option<Window>) -> Bytes {
     id.freeze()
 }
 
-/// A row as it is now, or was.
+/// A row, as it is now or was at some time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TableRow {
     /// Timestamp of the record that set it.
@@ -136,7 +136,7 @@ impl TableView {
         store.get(id)?.map(decode).transpose()
     }
 
-    /// The row as it was at a time; of a table without versions, as it is now.
+    /// The row as it was at a time; in a table without versions, as it is now.
     ///
     /// # Errors
     /// The state failed.
@@ -167,7 +167,7 @@ fn decode(mut row: Bytes) -> Result<TableRow, StateError> {
     }
 }
 
-/// See the module.
+/// The operator.
 pub struct Table {
     versions: Option<Versions>,
 }
@@ -179,12 +179,12 @@ impl Table {
         Table { versions: config.versions.map(|history| Versions::new(history.0)) }
     }
 
-    /// Before the first record.
+    /// Called before the first record.
     pub fn open(cx: &mut Cx<'_>) {
         cx.store(ROWS).keep_reads(READS_BYTES);
     }
 
-    /// Sets or deletes the record's row and notes in the record what changed; `None` where the record is dropped.
+    /// Sets or deletes the record's row and attaches the change to the record; `None` if the record is dropped.
     ///
     /// # Errors
     /// The state failed.
@@ -213,7 +213,7 @@ impl Table {
     }
 }
 
-/// Sets or deletes a plain row. What it was before.
+/// Sets or deletes a plain row. Returns what it was before.
 fn put(
     store: &mut Store,
     id: &[u8],
@@ -252,7 +252,7 @@ impl Operator for Table {
 mod tests {
     use super::*;
 
-    /// Never edit: this is what lies on users' disks.
+    /// Never edit: rows on users' disks have this format.
     const ROW_V1: &[u8] = &[1, 0, 0, 0, 0, 0, 0, 1, 2, b'"', b'x', b'"'];
 
     #[test]

@@ -1,4 +1,4 @@
-//! The rows of a versioned table: each row as it is, what it was before, and when what was before may go.
+//! The rows of a versioned table: each row's newest version, its earlier versions, and when those may be deleted.
 //!
 //! ```text
 //! [0][id]                                       -> [1][timestamp, 8][1 or 0: deleted][value]   the newest version
@@ -7,10 +7,10 @@
 //! [3]                                           -> [1][timestamp, 8]                           highest timestamp put
 //! ```
 //!
-//! A version holds from its timestamp until the next one's. A look-up as of a time finds the newest version that is not
-//! later; further back than the history it finds the newest version or nothing, never one that happens to be there still.
-//! A record older than the history is late. A version goes when the one that replaced it is older than the history, so a
-//! deleted row leaves nothing behind.
+//! A version is valid from its timestamp until the next one's. A look-up as of a time finds the newest version that is
+//! not later. Further back than the history is retained, it finds the newest version or nothing, never an old version
+//! that happens not to be deleted yet. A record older than the history is late. A version is deleted when the one that
+//! replaced it is older than the history, so a deleted row leaves nothing behind.
 
 use std::ops::ControlFlow;
 
@@ -163,18 +163,18 @@ pub(super) fn as_of(store: &Store, id: &[u8], ts: i64, history: i64) -> Result<O
     Ok(found)
 }
 
-/// What a record did.
+/// The effect of a record.
 #[derive(Debug, PartialEq)]
 pub(super) enum Put {
     /// It is older than the history.
     Late,
-    /// It is the newest version now, and this was the one before.
+    /// It is now the newest version; the one before it.
     Newest(Option<TableRow>),
-    /// It changed the past; this is the newest version still.
+    /// It changed the history; the newest version, which is unchanged.
     Earlier(Option<TableRow>),
 }
 
-/// Writes versions. Keeps in memory what it would read for every record.
+/// Writes versions. Caches what it would otherwise read for every record.
 pub(super) struct Versions {
     history: i64,
     /// Read from the store with the first record.
@@ -184,7 +184,7 @@ pub(super) struct Versions {
 #[derive(Clone, Copy)]
 struct Known {
     observed: i64,
-    /// Nothing may go before this time; `None`: there is nothing.
+    /// The earliest time at which a version may be deleted; `None` if there is none to delete.
     expiry: Option<i64>,
 }
 
@@ -253,7 +253,7 @@ impl Versions {
                 }
                 store.put(&newest_key(id), encode_newest(ts, value));
                 if value.is_none() {
-                    // As good as no row, once nobody may ask for what was before.
+                    // A deleted row needs no version once its history may not be asked for.
                     expires(store, ts, ts);
                 }
                 Put::Newest(newest.and_then(Version::row))
@@ -268,7 +268,7 @@ impl Versions {
     }
 }
 
-/// When a version may go: the time at which it was replaced, its own, and its row.
+/// Parses an expiry key: when the version was replaced, its timestamp, and its row.
 fn read_expiry(key: &[u8]) -> Result<(i64, i64, &[u8]), StateError> {
     let (replaced_at, rest) =
         key.get(1..).and_then(|rest| rest.split_first_chunk::<8>()).ok_or_else(damaged)?;
@@ -285,7 +285,7 @@ fn first_expiry(store: &Store) -> Result<Option<i64>, StateError> {
     first
 }
 
-/// Deletes some versions that were replaced at the cutoff or before. When the next one may go.
+/// Deletes some of the versions that were replaced at the cutoff or before. Returns when the next one may be deleted.
 fn purge(store: &mut Store, cutoff: i64) -> Result<Option<i64>, StateError> {
     let mut expired: Vec<Vec<u8>> = Vec::new();
     let mut next = Ok(None);
