@@ -18,6 +18,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "counts read from metrics")]
 #![expect(clippy::unwrap_used, reason = "a bench that cannot start says so; shares code with the tests")]
 
+#[expect(dead_code, unused_imports, reason = "a bench uses its own part of what the tests share")]
 #[path = "../tests/common/mod.rs"]
 mod common;
 
@@ -30,7 +31,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{brokers, http_get, unique, wait};
+use common::instance::{http_get, strip_colours};
+use common::{brokers, unique, wait};
 use cpu_time::ThreadTime;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -158,7 +160,7 @@ struct Instance {
 
 impl Instance {
     fn text(&self) -> String {
-        common::strip_colours(&std::fs::read_to_string(&self.log).unwrap_or_default())
+        strip_colours(&std::fs::read_to_string(&self.log).unwrap_or_default())
     }
 
     /// What stands behind `name` in the log, up to the next space.

@@ -13,6 +13,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot start says so; shares code with the tests")]
 
+#[expect(dead_code, unused_imports, reason = "a bench uses its own part of what the tests share")]
 #[path = "../tests/common/mod.rs"]
 mod common;
 

@@ -27,7 +27,7 @@
 //!
 //! # Code map
 //!
-//! A module uses lower floors only, and one foreign crate has one home; `tests/architecture.rs` keeps both so and
+//! A module uses lower floors only, and one foreign crate has one home; `tests/sim/architecture.rs` keeps both so and
 //! lists the exceptions with their reasons.
 //!
 //! | floor | module | what is there |

@@ -117,10 +117,6 @@ impl Api {
         self.state.accounts.lock().unwrap().insert(account.into(), version);
     }
 
-    pub fn accounts(&self) -> BTreeMap<String, u64> {
-        self.state.accounts.lock().unwrap().clone()
-    }
-
     pub fn calls(&self) -> usize {
         self.state.calls.lock().unwrap().len()
     }

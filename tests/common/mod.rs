@@ -3,11 +3,10 @@
 //! [`Stage`] is a topology of the test's own on real topics, [`World`] the shipped account-sync with a table and an API,
 //! [`fleet`] several instances of it on a bad day. Needs `KAFKA_BROKERS`, and `SPANNER_EMULATOR_HOST` for a world
 //! (`./test` sets both). Nothing is skipped without them.
-#![allow(dead_code, unused_imports, reason = "each test binary uses its own part")]
 
 mod api;
 pub mod fleet;
-mod instance;
+pub mod instance;
 mod server;
 mod stage;
 mod world;
@@ -22,8 +21,8 @@ use slackwater::kafka::{Admin, KafkaConfig, OutRecord, TopicPartition, restore};
 use slackwater::model::{Clock, Headers, SystemClock, Timestamp};
 use slackwater::state::Row;
 
-pub use self::api::{Api, Mood, Overlap};
-pub use self::instance::{Instance, http_get, strip_colours};
+pub use self::api::Api;
+pub use self::instance::Instance;
 pub use self::server::OwnServer;
 pub use self::stage::{Stage, text};
 pub use self::world::{Setup, World};

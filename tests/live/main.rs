@@ -1,0 +1,21 @@
+//! Everything that needs a server: a real Apache Kafka, the Spanner emulator, a schema registry. `./test` starts them and sets
+//! their addresses; nothing is skipped without them.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod account_sync;
+mod chaos;
+mod clocks;
+mod custom_operator;
+mod failpoints;
+mod formats_registry;
+mod guarantees;
+mod kafka;
+mod operating;
+mod operators_live;
+mod ordering;
+mod repartition;
+mod spanner;
+mod tables;

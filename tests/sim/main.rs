@@ -1,0 +1,17 @@
+//! Everything that needs no server: what the program says, what `simulate` gives, and what pages and formats promise.
+
+mod architecture;
+mod cli;
+mod dev;
+mod diagnostics;
+mod docs;
+mod formats;
+mod lines;
+mod reference;
+mod simulate_joins;
+mod simulate_repartition;
+mod simulate_schema;
+mod simulate_tables;
+mod simulate_time;
+mod simulate_windows;
+mod task;
