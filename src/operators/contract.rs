@@ -326,6 +326,9 @@ pub struct Cx<'a> {
     stores: &'a mut [Store],
     own: &'a [usize],
     effects: &'a mut Effects,
+    /// The record that is being processed came with less stream time than its own timestamp: a node above holds the
+    /// clocks for what is still pending there, and so must whatever is made of this record.
+    pub(crate) held: bool,
     /// The node's counters.
     pub tally: &'a mut Tally,
 }
@@ -341,7 +344,7 @@ impl<'a> Cx<'a> {
         effects: &'a mut Effects,
         tally: &'a mut Tally,
     ) -> Cx<'a> {
-        Cx { now, clock, input, stores, own, effects, tally }
+        Cx { now, clock, input, stores, own, effects, held: false, tally }
     }
 
     /// The node's store `n`: its own first, then those of tables that it reads.
@@ -362,7 +365,8 @@ impl<'a> Cx<'a> {
     /// Sends a record through one output port.
     pub fn forward_to(&mut self, port: u16, record: Record) {
         // The source has kept a timestamp that is ahead of the wall clock from moving this node's: nor the next ones'.
-        let stream = record.ts.min(self.clock.max(self.now));
+        let come = if self.held { self.clock } else { self.clock.max(self.now) };
+        let stream = record.ts.min(come);
         self.tally.records_out += 1;
         self.effects.emits.push(Emit::Record { port, record, stream });
     }

@@ -5,10 +5,8 @@
 //! nobody. Retries wait on the wall clock without a slot. Nothing is passed on unenriched: a record leaves with its
 //! answer or is refused.
 //!
-//! Stream time: records leave in the order of their answers, but the clocks below must not pass what a record still
-//! pending will bring. So a record travels with at most the clock the node had before its oldest pending record, and
-//! when that one has left the clocks below are moved up to the next. What is below sees each record no later, and
-//! timers no earlier, than without the calls.
+//! Records leave in the order of their answers; how stream time is held for those still pending stands in
+//! `operators/shared/pending.rs`.
 //!
 //! Not here: HTTP, rate limits and the circuit breaker (`runtime/`).
 
@@ -17,16 +15,15 @@ mod row;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::ops::ControlFlow;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 pub use config::{ConfigError, EnrichConfig, FieldPath, HttpConfig};
-use row::Arrival;
 pub use row::describe_row;
 
+use super::shared::pending::{Arrival, Pending};
 use super::{Cx, Load, Operator, OperatorError, Reject};
 use crate::model::path::{Step, set_at};
 use crate::model::{Call, CallRequest, HttpRequest, Reason, Reply};
@@ -35,9 +32,6 @@ use crate::state::StateError;
 
 /// How much of an answer's body a refusal quotes, characters.
 const QUOTE_CHARS_MAX: usize = 200;
-
-/// The store of pending calls: sequence number, big-endian -> row.
-const PENDING: usize = 0;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -51,8 +45,8 @@ enum Stage {
     Waiting,
 }
 
-struct Pending {
-    arrival: Arrival,
+/// What is known of a pending call besides its record.
+struct Progress {
     /// Ready to send, or why it cannot be made (only after the topology was changed under a pending call).
     request: Result<HttpRequest, Refusal>,
     attempt: u32,
@@ -75,19 +69,13 @@ enum Verdict {
 /// The operator. One store: pending calls.
 pub struct Enrich {
     config: EnrichConfig,
-    pending: BTreeMap<u64, Pending>,
+    pending: Pending<Progress>,
     /// Per key: its pending calls in order; all but the first are `Queued`.
     lanes: HashMap<Bytes, VecDeque<u64>>,
     ready: BTreeSet<u64>,
     waiting: BTreeSet<(Timestamp, u64)>,
     unsendable: Vec<u64>,
     in_flight: usize,
-    bytes: usize,
-    next: u64,
-    /// The node's clock when it was last seen.
-    seen: Timestamp,
-    /// The highest stream time given to the nodes below since the start.
-    sent: Timestamp,
 }
 
 impl Enrich {
@@ -98,17 +86,13 @@ impl Enrich {
     pub fn new(config: EnrichConfig) -> Result<Enrich, ConfigError> {
         config.http.checked()?;
         Ok(Enrich {
+            pending: Pending::new(row::FORMAT, config.calls_pending_max.get()),
             config,
-            pending: BTreeMap::new(),
             lanes: HashMap::new(),
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
             unsendable: Vec::new(),
             in_flight: 0,
-            bytes: 0,
-            next: 0,
-            seen: Timestamp::MIN,
-            sent: Timestamp::MIN,
         })
     }
 
@@ -130,11 +114,10 @@ impl Enrich {
         self.config.http.request(&scope).map_err(|e| Refusal { reason: e.reason(), detail: e.to_string() })
     }
 
-    /// Takes a call into memory, behind those of its key.
-    fn admit(&mut self, seq: u64, arrival: Arrival, request: Result<HttpRequest, Refusal>) {
-        self.bytes += arrival.record.size();
+    /// Puts a call behind those of its key; what is to be kept of it in memory.
+    fn admit(&mut self, seq: u64, key: Option<&Bytes>, request: Result<HttpRequest, Refusal>) -> Progress {
         let mut stage = Stage::Ready;
-        if let Some(key) = &arrival.record.key {
+        if let Some(key) = key {
             let lane = self.lanes.entry(key.clone()).or_default();
             if !lane.is_empty() {
                 stage = Stage::Queued;
@@ -147,33 +130,31 @@ impl Enrich {
         if request.is_err() {
             self.unsendable.push(seq);
         }
-        self.pending.insert(seq, Pending { arrival, request, attempt: 0, stage });
-        self.next = self.next.max(seq + 1);
+        Progress { request, attempt: 0, stage }
     }
 
     /// Starts calls while slots are free, oldest first.
     fn pump(&mut self, cx: &mut Cx<'_>) {
         while self.in_flight < self.config.calls_in_flight_max.get() {
             let Some(seq) = self.ready.pop_first() else { return };
-            let Some(pending) = self.pending.get_mut(&seq) else { continue };
-            let Ok(request) = &pending.request else { continue };
-            pending.attempt += 1;
-            pending.stage = Stage::InFlight;
+            let Some(held) = self.pending.get_mut(seq) else { continue };
+            let Ok(request) = &held.state.request else { continue };
+            held.state.attempt += 1;
+            held.state.stage = Stage::InFlight;
             self.in_flight += 1;
             cx.call(Call {
                 id: seq,
-                attempt: pending.attempt,
-                key: pending.arrival.record.key.clone(),
+                attempt: held.state.attempt,
+                key: held.arrival.record.key.clone(),
                 request: CallRequest::Http(request.clone()),
             });
         }
     }
 
-    /// The call is over, whatever came of it: forgets it and lets its key's next one go.
-    fn finish(&mut self, seq: u64, cx: &mut Cx<'_>) -> Option<Pending> {
-        let done = self.pending.remove(&seq)?;
-        cx.store(PENDING).delete(&seq.to_be_bytes());
-        self.bytes = self.bytes.saturating_sub(done.arrival.record.size());
+    /// The call is over, whatever came of it: forgets it and lets its key's next one go. What it was for, and how often it
+    /// was made.
+    fn finish(&mut self, seq: u64, cx: &mut Cx<'_>) -> Option<(Arrival, u32)> {
+        let done = self.pending.remove(seq, cx)?;
         self.ready.remove(&seq);
         if let Some(key) = &done.arrival.record.key
             && let Some(lane) = self.lanes.get_mut(key)
@@ -188,108 +169,72 @@ impl Enrich {
                     self.lanes.remove(key);
                 }
                 Some(front) => {
-                    if let Some(next) = self.pending.get_mut(front)
-                        && next.stage == Stage::Queued
+                    if let Some(next) = self.pending.get_mut(*front)
+                        && next.state.stage == Stage::Queued
                     {
-                        next.stage = Stage::Ready;
+                        next.state.stage = Stage::Ready;
                         self.ready.insert(*front);
                     }
                 }
             }
         }
-        Some(done)
-    }
-
-    /// Sends an enriched record on, with the stream time that what is still pending allows.
-    fn forward(&mut self, arrival: &Arrival, record: Record, cx: &mut Cx<'_>) {
-        let held = match self.pending.first_key_value() {
-            Some((_, oldest)) => oldest.arrival.before.min(arrival.clock),
-            None => arrival.clock,
-        };
-        self.sent = self.sent.max(record.ts.min(held));
-        cx.forward_held(record, held);
-    }
-
-    /// Moves the clocks below as far as the oldest pending record allows.
-    fn catch_up(&mut self, cx: &mut Cx<'_>) {
-        let free = self.pending.first_key_value().map_or(cx.clock, |(_, oldest)| oldest.arrival.before);
-        if free > self.sent {
-            self.sent = free;
-            cx.watermark(free);
-        }
+        Some((done.arrival, done.state.attempt))
     }
 
     fn reject(&mut self, seq: u64, refusal: Refusal, cx: &mut Cx<'_>) {
-        if let Some(done) = self.finish(seq, cx) {
-            cx.reject(Reject {
-                reason: refusal.reason,
-                detail: refusal.detail,
-                record: done.arrival.record,
-                attempts: done.attempt,
-            });
+        if let Some((arrival, attempts)) = self.finish(seq, cx) {
+            let Refusal { reason, detail } = refusal;
+            cx.reject(Reject { reason, detail, record: arrival.record, attempts });
         }
     }
 
     /// Waits for the next attempt, or gives up.
     fn retry(&mut self, seq: u64, detail: String, after: Option<Millis>, cx: &mut Cx<'_>) {
-        let Some(pending) = self.pending.get_mut(&seq) else { return };
-        let attempt = pending.attempt;
+        let Some(held) = self.pending.get_mut(seq) else { return };
+        let attempt = held.state.attempt;
         if self.config.retry.is_last(attempt) {
             let detail = format!("gave up after attempt {attempt}: {detail}");
             return self.reject(seq, Refusal { reason: Reason::Exhausted, detail }, cx);
         }
         let own = seq.to_be_bytes();
-        let key = pending.arrival.record.key.as_deref().unwrap_or(&own);
+        let key = held.arrival.record.key.as_deref().unwrap_or(&own);
         let at = cx.now.plus(self.config.retry.delay(key, attempt, after));
-        pending.stage = Stage::Waiting;
+        held.state.stage = Stage::Waiting;
         self.waiting.insert((at, seq));
     }
 
     fn answer(&mut self, seq: u64, answer: Json, cx: &mut Cx<'_>) {
-        let Some(done) = self.finish(seq, cx) else { return };
-        match set_answer(&done.arrival.record.value, self.config.into.steps(), answer) {
-            Ok(value) => {
-                let record = Record { value, ..done.arrival.record.clone() };
-                self.forward(&done.arrival, record, cx);
-            }
-            Err(detail) => cx.reject(Reject {
-                reason: Reason::NotJson,
-                detail,
-                record: done.arrival.record,
-                attempts: done.attempt,
-            }),
+        let Some((arrival, attempts)) = self.finish(seq, cx) else { return };
+        let Arrival { record, clock, .. } = arrival;
+        match set_answer(&record.value, self.config.into.steps(), answer) {
+            Ok(value) => self.pending.forward(clock, Record { value, ..record }, cx),
+            Err(detail) => cx.reject(Reject { reason: Reason::NotJson, detail, record, attempts }),
         }
     }
 }
 
 impl Operator for Enrich {
     fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
-        let mut rows = Vec::new();
-        cx.store(PENDING).scan(b"", None, &mut |key, row| {
-            rows.push(read_seq(key).and_then(|seq| Ok((seq, row::decode(row)?))));
-            ControlFlow::Continue(())
-        })?;
-        self.seen = cx.clock;
-        for row in rows {
-            let (seq, arrival) = row?;
+        for (seq, arrival) in self.pending.rescan(cx)? {
             let request = self.prepare(&arrival.record);
-            self.admit(seq, arrival, request);
+            let progress = self.admit(seq, arrival.record.key.as_ref(), request);
+            self.pending.resume(seq, arrival, progress);
         }
         self.pump(cx);
         Ok(())
     }
 
     fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
-        let before = self.seen;
-        self.seen = self.seen.max(cx.clock);
-        let request = match self.prepare(&record) {
+        let arrival = self.pending.arrive(record, cx);
+        let request = match self.prepare(&arrival.record) {
             Ok(request) => request,
-            Err(refusal) => return Err(OperatorError::reject(record, refusal.reason, refusal.detail)),
+            Err(refusal) => {
+                return Err(OperatorError::reject(arrival.record, refusal.reason, refusal.detail));
+            }
         };
-        let seq = self.next;
-        let arrival = Arrival { record, before, clock: self.seen };
-        cx.store(PENDING).put_new(&seq.to_be_bytes(), row::encode(&arrival)?);
-        self.admit(seq, arrival, Ok(request));
+        let seq = self.pending.next_id();
+        let progress = self.admit(seq, arrival.record.key.as_ref(), Ok(request));
+        self.pending.hold(arrival, progress, cx)?;
         self.pump(cx);
         Ok(())
     }
@@ -303,7 +248,7 @@ impl Operator for Enrich {
 
     fn on_wall(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         for seq in std::mem::take(&mut self.unsendable) {
-            if let Some(Err(refusal)) = self.pending.get(&seq).map(|p| &p.request) {
+            if let Some(Err(refusal)) = self.pending.get(seq).map(|p| &p.state.request) {
                 let refusal = refusal.clone();
                 self.reject(seq, refusal, cx);
             }
@@ -312,19 +257,19 @@ impl Operator for Enrich {
             && at <= cx.now
         {
             self.waiting.pop_first();
-            if let Some(pending) = self.pending.get_mut(&seq) {
-                pending.stage = Stage::Ready;
+            if let Some(held) = self.pending.get_mut(seq) {
+                held.state.stage = Stage::Ready;
                 self.ready.insert(seq);
             }
         }
-        self.catch_up(cx);
+        self.pending.catch_up(cx);
         self.pump(cx);
         Ok(())
     }
 
     fn on_reply(&mut self, call: u64, reply: Reply, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         // An answer nobody waits for: the call was made again by another life of this task.
-        if self.pending.get(&call).is_none_or(|p| p.stage != Stage::InFlight) {
+        if self.pending.get(call).is_none_or(|p| p.state.stage != Stage::InFlight) {
             return Ok(());
         }
         self.in_flight -= 1;
@@ -333,37 +278,27 @@ impl Operator for Enrich {
             Verdict::Retry { detail, after } => self.retry(call, detail, after, cx),
             Verdict::Refused(detail) => self.reject(call, Refusal { reason: Reason::Refused, detail }, cx),
         }
-        self.catch_up(cx);
+        self.pending.catch_up(cx);
         self.pump(cx);
         Ok(())
     }
 
     fn on_watermark(&mut self, cx: &mut Cx<'_>) {
-        self.seen = self.seen.max(cx.clock);
-        if self.pending.is_empty() {
-            self.sent = self.sent.max(cx.clock);
-            cx.watermark(cx.clock);
-        }
+        self.pending.on_watermark(cx);
     }
 
     fn oldest(&self, topic: u16) -> Option<i64> {
-        // As many as `calls_pending_max`, once a checkpoint.
-        self.pending
-            .values()
-            .map(|p| p.arrival.record.origin)
-            .filter(|o| o.topic == topic && o.offset >= 0)
-            .map(|o| o.offset)
-            .min()
+        self.pending.oldest_offset(topic)
     }
 
     fn load(&self) -> Load {
         Load {
             keys: self.lanes.len(),
-            bytes: self.bytes,
+            bytes: self.pending.bytes(),
             calls: self.pending.len(),
             caller: true,
             debounce: false,
-            full: self.pending.len() >= self.config.calls_pending_max.get(),
+            full: self.pending.is_full(),
         }
     }
 }
@@ -374,12 +309,6 @@ impl Operator for Enrich {
 /// The bytes are no such row.
 pub fn pending_record(row: &[u8]) -> Result<Record, StateError> {
     row::decode(row).map(|arrival| arrival.record)
-}
-
-fn read_seq(key: &[u8]) -> Result<u64, StateError> {
-    let bytes =
-        key.try_into().map_err(|_| StateError(format!("pending call: key of {} bytes", key.len())))?;
-    Ok(u64::from_be_bytes(bytes))
 }
 
 /// Can an answer be set at `path`? The value must be an object, and so must everything on the way that is there.

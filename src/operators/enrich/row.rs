@@ -6,6 +6,7 @@ use bytes::Bytes;
 use crate::model::{Headers, Origin, Record, Timestamp, Value, Window};
 use crate::operators::shared::describe;
 use crate::operators::shared::describe::Described;
+use crate::operators::shared::pending::{Arrival, RowFormat};
 use crate::state::{StateError, codec};
 
 /// Format of the row. A change adds a number and a fixture; this one stays readable.
@@ -30,16 +31,8 @@ struct PendingRow {
     clock: i64,
 }
 
-/// What a row holds.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Arrival {
-    /// As it came into the node.
-    pub record: Record,
-    /// The node's clock before the record came.
-    pub before: Timestamp,
-    /// The node's clock with the record.
-    pub clock: Timestamp,
-}
+/// The row holds its clocks.
+pub(super) const FORMAT: RowFormat = RowFormat { encode, decode: |row, _| decode(row) };
 
 pub(super) fn encode(arrival: &Arrival) -> Result<Bytes, StateError> {
     let record = &arrival.record;

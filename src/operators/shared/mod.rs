@@ -1,6 +1,7 @@
-//! What several operators have in common: windows, retries, rate limits, rows for people.
+//! What several operators have in common: windows, pending records, retries, rate limits, rows for people.
 
 pub mod describe;
+pub mod pending;
 pub mod rate_limit;
 pub mod retry;
 pub mod window;

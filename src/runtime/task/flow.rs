@@ -151,7 +151,12 @@ impl Task {
                 }
             }
             self.nodes[n].tally.records_in += 1;
-            self.call(n, input, now, |op, cx| op.on_record(record, cx), step)?;
+            let held = stream < record.ts;
+            let on_record = |op: &mut dyn Operator, cx: &mut Cx<'_>| {
+                cx.held = held;
+                op.on_record(record, cx)
+            };
+            self.call(n, input, now, on_record, step)?;
             // After what the record itself caused: below it on the stack.
             if self.due(n) {
                 self.stack.push(Work::Time { node: n });

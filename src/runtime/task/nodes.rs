@@ -1,7 +1,5 @@
 //! The two ends of a task's graph as operators: what decodes a record that was read, and what makes a sink's row.
 
-use std::collections::HashMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,6 +12,7 @@ use crate::model::{
 use crate::model::{Reason, Reply, SinkRow};
 use crate::operators::shared::describe;
 use crate::operators::shared::describe::Described;
+use crate::operators::shared::pending::{Arrival, Pending, RowFormat};
 use crate::operators::table::{Table, TableConfig};
 use crate::operators::{Cx, Load, Operator, OperatorError, Reject};
 use crate::sinks::SinkConfig;
@@ -164,10 +163,17 @@ pub(in crate::runtime) struct SinkNode {
     config: SinkConfig,
     encoder: Option<Encoder>,
     read_from: bool,
-    next: u64,
-    pending: HashMap<u64, Record>,
-    full_at: usize,
+    pending: Pending<()>,
 }
+
+/// Deliveries that a sink which is read from waits for; at this the task takes no more input.
+const DELIVERIES_PENDING_MAX: usize = 10_000;
+
+/// A pending delivery's row is the record alone.
+const DELIVERY: RowFormat = RowFormat {
+    encode: |arrival| encode_record(&arrival.record),
+    decode: |row, clock| Ok(Arrival::restored(decode_record(row)?, clock)),
+};
 
 impl SinkNode {
     pub(in crate::runtime) fn new(
@@ -181,7 +187,7 @@ impl SinkNode {
             _ => None,
         };
         let config = config.clone();
-        SinkNode { config, encoder, read_from, next: 0, pending: HashMap::new(), full_at: 10_000 }
+        SinkNode { config, encoder, read_from, pending: Pending::new(DELIVERY, DELIVERIES_PENDING_MAX) }
     }
 
     fn row(&self, record: Record, reply_to: Option<u64>) -> Result<SinkRow, OperatorError> {
@@ -206,34 +212,17 @@ impl Operator for SinkNode {
         if !self.read_from {
             return Ok(());
         }
-        let mut found: Vec<(u64, Record)> = Vec::new();
-        let mut bad = None;
-        cx.store(0).scan(b"", None, &mut |key, value| {
-            let id = <[u8; 8]>::try_from(key).map(u64::from_be_bytes);
-            match (id, decode_record(value)) {
-                (Ok(id), Ok(record)) => found.push((id, record)),
-                (_, Err(e)) => bad = Some(e),
-                (Err(_), _) => {
-                    bad = Some(StateError("a pending delivery has a key of the wrong length".into()))
-                }
-            }
-            if bad.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        if let Some(e) = bad {
-            return Err(e);
-        }
-        for (id, record) in found {
-            self.next = self.next.max(id + 1);
-            match self.row(record.clone(), Some(id)) {
+        for (id, arrival) in self.pending.rescan(cx)? {
+            match self.row(arrival.record.clone(), Some(id)) {
                 Ok(row) => cx.deliver(row),
                 Err(OperatorError::Reject(reject)) => {
-                    cx.store(0).delete(&id.to_be_bytes());
+                    self.pending.forget(id, cx);
                     cx.reject(*reject);
                     continue;
                 }
                 Err(OperatorError::Fatal(e)) => return Err(e),
             }
-            self.pending.insert(id, record);
+            self.pending.resume(id, arrival, ());
         }
         Ok(())
     }
@@ -244,43 +233,37 @@ impl Operator for SinkNode {
             cx.deliver(row);
             return Ok(());
         }
-        let id = self.next;
-        let row = self.row(record.clone(), Some(id))?;
-        self.next += 1;
-        cx.store(0).put_new(&id.to_be_bytes(), encode_record(&record)?);
-        self.pending.insert(id, record);
+        let arrival = self.pending.arrive(record, cx);
+        let row = self.row(arrival.record.clone(), Some(self.pending.next_id()))?;
+        self.pending.hold(arrival, (), cx)?;
         cx.deliver(row);
         Ok(())
     }
 
     fn on_reply(&mut self, call: u64, reply: Reply, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
-        let Some(record) = self.pending.remove(&call) else { return Ok(()) };
-        cx.store(0).delete(&call.to_be_bytes());
-        match reply {
-            Reply::Refused { message } => {
-                return Err(OperatorError::reject(record, Reason::SinkRefused, message));
+        let Some(done) = self.pending.remove(call, cx) else { return Ok(()) };
+        let Arrival { record, clock, .. } = done.arrival;
+        let result = match reply {
+            Reply::Refused { message } => Err(OperatorError::reject(record, Reason::SinkRefused, message)),
+            Reply::Delivered(_) | Reply::Http { .. } | Reply::Failed { .. } => {
+                self.pending.forward(clock, record, cx);
+                Ok(())
             }
-            Reply::Delivered(_) | Reply::Http { .. } | Reply::Failed { .. } => cx.forward(record),
-        }
-        if self.pending.is_empty() {
-            cx.watermark(cx.clock);
-        }
-        Ok(())
+        };
+        self.pending.catch_up(cx);
+        result
     }
 
     fn on_watermark(&mut self, cx: &mut Cx<'_>) {
-        if self.pending.is_empty() {
-            cx.watermark(cx.clock);
-        }
+        self.pending.on_watermark(cx);
     }
 
     fn oldest(&self, topic: u16) -> Option<i64> {
-        let origins = self.pending.values().map(|r| r.origin);
-        origins.filter(|o| o.topic == topic && o.offset >= 0).map(|o| o.offset).min()
+        self.pending.oldest_offset(topic)
     }
 
     fn load(&self) -> Load {
-        Load { calls: self.pending.len(), full: self.pending.len() >= self.full_at, ..Load::default() }
+        Load { calls: self.pending.len(), full: self.pending.is_full(), ..Load::default() }
     }
 }
 
