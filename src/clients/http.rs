@@ -1,8 +1,8 @@
 //! Makes HTTP calls. Called by the call driver, one attempt at a time; the one home of `reqwest`.
 //!
 //! Every attempt is one request: no redirects, no retries, no proxy, so that limiter and counters see all of them.
-//! What can be tried again is [`Reply::Failed`]; what cannot be sent at all, or answers with more than is allowed, is
-//! [`Reply::Refused`]. Not here: what a status means (`operators/enrich`).
+//! What can be tried again is [`Reply::Again`]; what cannot be sent at all, or answers with more than is allowed, is
+//! [`Reply::Refused`]. What a status means is decided here ([`judge`]): a fact of HTTP, not of any one API.
 
 use std::error::Error;
 use std::num::NonZeroUsize;
@@ -10,12 +10,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Method};
 
-use crate::model::{Clock, Millis, Size, Timestamp};
+use super::Called;
+use crate::model::{Clock, Json, Millis, Size, Timestamp};
 use crate::model::{HttpRequest, Reply};
+
+/// How much of an answer's body a refusal quotes, characters.
+const QUOTE_CHARS_MAX: usize = 200;
+
+/// What a call may come to, as it is counted: `failed` is no answer, `refused` could not be sent or was too large.
+pub const OUTCOMES: [&str; 9] = ["1xx", "2xx", "3xx", "4xx", "429", "5xx", "other", "failed", "refused"];
 
 /// The clients could not be made: TLS or DNS settings of this machine.
 #[derive(Debug, thiserror::Error)]
@@ -62,18 +69,18 @@ impl HttpCaller {
     }
 
     /// One attempt. Takes at most the request's timeout; never fails, says what happened.
-    pub async fn call(&self, request: &HttpRequest) -> Reply {
+    pub async fn call(&self, request: &HttpRequest) -> Called {
         match self.attempt(request).await {
-            Ok(reply) => reply,
-            Err(e) if e.is_builder() => Reply::Refused { message: format!("cannot be sent: {}", causes(e)) },
+            Ok(called) => called,
+            Err(e) if e.is_builder() => refused(format!("cannot be sent: {}", causes(e))),
             Err(e) if e.is_timeout() && !e.is_connect() => {
-                Reply::Failed { message: format!("no answer within {}", request.timeout) }
+                failed(format!("no answer within {}", request.timeout))
             }
-            Err(e) => Reply::Failed { message: causes(e) },
+            Err(e) => failed(causes(e)),
         }
     }
 
-    async fn attempt(&self, request: &HttpRequest) -> Result<Reply, reqwest::Error> {
+    async fn attempt(&self, request: &HttpRequest) -> Result<Called, reqwest::Error> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.clients.len();
         let method = match request.method {
             "POST" => Method::POST,
@@ -102,13 +109,8 @@ impl HttpCaller {
             let room = self.max_body.bytes() - body.len();
             if chunk.len() > room {
                 if status.is_success() {
-                    return Ok(Reply::Refused {
-                        message: format!(
-                            "status {}: the body is larger than {}",
-                            status.as_u16(),
-                            self.max_body
-                        ),
-                    });
+                    let (status, max) = (status.as_u16(), self.max_body);
+                    return Ok(refused(format!("status {status}: the body is larger than {max}")));
                 }
                 // Of an error only the start is of use.
                 body.extend_from_slice(&chunk[..room]);
@@ -116,8 +118,58 @@ impl HttpCaller {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Reply::Http { status: status.as_u16(), retry_after, body: Bytes::from(body) })
+        Ok(answered(status.as_u16(), retry_after, &body))
     }
+}
+
+fn failed(message: String) -> Called {
+    Called { reply: Reply::Again { message, after: None }, outcome: "failed", alive: false, pause: None }
+}
+
+/// The server is not to blame.
+fn refused(message: String) -> Called {
+    Called { reply: Reply::Refused { message }, outcome: "refused", alive: true, pause: None }
+}
+
+fn answered(status: u16, retry_after: Option<Millis>, body: &[u8]) -> Called {
+    let outcome = match status {
+        429 => "429",
+        100..=199 => "1xx",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        500..=599 => "5xx",
+        _ => "other",
+    };
+    let pause = retry_after.filter(|_| matches!(status, 429 | 503));
+    Called { reply: judge(status, retry_after, body), outcome, alive: status < 500, pause }
+}
+
+/// What an answer means.
+#[must_use]
+pub fn judge(status: u16, retry_after: Option<Millis>, body: &[u8]) -> Reply {
+    match status {
+        200..=299 if body.is_empty() => Reply::Answer(Json::Null),
+        200..=299 => match serde_json::from_slice(body) {
+            Ok(json) => Reply::Answer(json),
+            Err(e) => Reply::Refused {
+                message: format!("status {status}, but the body is no JSON ({e}): {}", quote(body)),
+            },
+        },
+        408 | 425 | 429 | 500..=599 => {
+            Reply::Again { message: format!("status {status}: {}", quote(body)), after: retry_after }
+        }
+        300..=399 => Reply::Refused {
+            message: format!("status {status}: redirects are not followed: {}", quote(body)),
+        },
+        _ => Reply::Refused { message: format!("status {status}: {}", quote(body)) },
+    }
+}
+
+/// The start of a body, for people.
+fn quote(body: &[u8]) -> String {
+    let start = &body[..body.len().min(QUOTE_CHARS_MAX * 4)];
+    String::from_utf8_lossy(start).chars().take(QUOTE_CHARS_MAX).collect()
 }
 
 /// The error and what caused it, without the URL (it may hold a secret).

@@ -40,28 +40,24 @@ pub struct HttpRequest {
     pub timeout: Millis,
 }
 
-/// The answer to a call.
+/// The answer to a call, or to a row of a sink that is read from. What a server's own words for it were (a status, an error
+/// code) was judged by its client.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
-    /// The API answered.
-    Http {
-        /// Status code.
-        status: u16,
-        /// `Retry-After`, already turned into a delay.
-        retry_after: Option<Millis>,
-        /// Body.
-        body: Bytes,
-    },
-    /// No answer: timeout, refused connection, broken body.
-    Failed {
+    /// What was asked for.
+    Answer(Json),
+    /// Not this time: no answer, or one that says so. The same call may be made again.
+    Again {
         /// What happened.
+        message: String,
+        /// Not before this has passed, where the server said so.
+        after: Option<Millis>,
+    },
+    /// Refused for good: the same again would be refused again.
+    Refused {
+        /// What was said.
         message: String,
     },
     /// A sink has the row durably; what stands there now, where the sink was asked for it.
     Delivered(Option<Json>),
-    /// A sink refused the row for good.
-    Refused {
-        /// What it said.
-        message: String,
-    },
 }

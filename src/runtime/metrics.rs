@@ -2,7 +2,6 @@
 //!
 //! Labels: `topology` on everything, `node`, and `partition` for what an assigned partition holds; never a record's key.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -54,6 +53,8 @@ pub struct Metrics {
     calls_in_flight: IntGaugeVec,
     calls_pending: IntGaugeVec,
     call_retries: IntCounterVec,
+    call_time: CounterVec,
+    breaker_opened: IntCounterVec,
     limiter_wait: CounterVec,
     limiter_used: GaugeVec,
     sink_batches: IntCounterVec,
@@ -69,7 +70,7 @@ pub struct Metrics {
 
 #[derive(Default)]
 struct Scraped {
-    calls: Vec<(String, Arc<CallCounters>, BTreeMap<&'static str, u64>)>,
+    calls: Vec<(String, Arc<CallCounters>)>,
     limiters: Vec<(String, Arc<Limiter>)>,
     schemas: Option<Arc<Formats>>,
 }
@@ -179,6 +180,17 @@ impl Metrics {
             calls_in_flight: gauge("calls_in_flight", "Calls sent and not answered.", node)?,
             calls_pending: gauge("calls_pending", "Calls waiting or sent.", part)?,
             call_retries: counter("call_retries_total", "Calls made again.", node)?,
+            call_time: {
+                let opts = Opts::new("call_seconds_total", "Time that calls were on the wire.");
+                let c = CounterVec::new(opts, node)?;
+                r.register(Box::new(c.clone()))?;
+                c
+            },
+            breaker_opened: counter(
+                "call_breaker_opened_total",
+                "Times that calls were stopped because the API failed.",
+                node,
+            )?,
             limiter_wait: {
                 let opts = Opts::new("limiter_wait_seconds_total", "Time that calls waited for the limiter.");
                 let c = CounterVec::new(opts, &["limit"])?;
@@ -228,14 +240,19 @@ impl Metrics {
 
     fn scrape(&self) {
         // Held by whoever scrapes, for moments.
-        let mut scraped = self.scraped.lock().unwrap_or_else(PoisonError::into_inner);
-        for (node, counters, last) in &mut scraped.calls {
-            for (status, value) in counters.by_status() {
-                let before = last.insert(status, value).unwrap_or(0);
-                self.calls.with_label_values(&[node, status]).inc_by(value.saturating_sub(before));
+        let scraped = self.scraped.lock().unwrap_or_else(PoisonError::into_inner);
+        for (node, counters) in &scraped.calls {
+            let labels = &[node.as_str()];
+            for (status, value) in counters.by_outcome() {
+                let counter = self.calls.with_label_values(&[node, status]);
+                counter.inc_by(value.saturating_sub(counter.get()));
             }
+            let time = self.call_time.with_label_values(labels);
+            time.inc_by((counters.call_time().as_secs_f64() - time.get()).max(0.0));
+            let opened = self.breaker_opened.with_label_values(labels);
+            opened.inc_by(counters.breaker_opened().saturating_sub(opened.get()));
             let in_flight = i64::try_from(counters.in_flight.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
-            self.calls_in_flight.with_label_values(&[node]).set(in_flight);
+            self.calls_in_flight.with_label_values(labels).set(in_flight);
         }
         if let Some(formats) = &scraped.schemas {
             for (result, value) in formats.counts() {
@@ -257,7 +274,7 @@ impl Metrics {
     /// Watches a call driver's counters.
     pub fn watch_calls(&self, node: &str, counters: Arc<CallCounters>) {
         let mut scraped = self.scraped.lock().unwrap_or_else(PoisonError::into_inner);
-        scraped.calls.push((node.to_owned(), counters, BTreeMap::new()));
+        scraped.calls.push((node.to_owned(), counters));
     }
 
     /// Watches the look-ups of schemas, where there is a registry.

@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
+use crate::clients::http::judge;
 use crate::model::Reply;
 use crate::model::{Json, Millis};
 
@@ -32,16 +31,12 @@ impl Default for Answer {
 }
 
 impl Answer {
-    /// As the driver's reply.
+    /// As the reply to the call: judged as an API's answer is.
     #[must_use]
     pub fn reply(&self) -> Reply {
         match self.status {
-            0 => Reply::Failed { message: "no answer".into() },
-            status => Reply::Http {
-                status,
-                retry_after: self.retry_after,
-                body: Bytes::from(self.body.to_string()),
-            },
+            0 => Reply::Again { message: "no answer".into(), after: None },
+            status => judge(status, self.retry_after, self.body.to_string().as_bytes()),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use bytes::Bytes;
+use slackwater::clients::http::judge;
 use slackwater::model::{Call, CallRequest, Cell, Payload, Reply, SinkRow};
 use slackwater::model::{Json, Timestamp};
 use slackwater::testing::{Dice, Faults, MemoryBroker};
@@ -149,15 +150,14 @@ impl Env {
     /// The API's answer: a function of the request, unless it has a bad moment.
     pub fn answer(&mut self, call: &Call) -> Reply {
         let CallRequest::Http(request) = &call.request;
-        let http = |status, body: Json| Reply::Http {
-            status,
-            retry_after: None,
-            body: Bytes::from(if body.is_null() { String::new() } else { body.to_string() }),
+        let http = |status, body: Json| {
+            let body = if body.is_null() { String::new() } else { body.to_string() };
+            judge(status, None, body.as_bytes())
         };
         if !self.calm {
             match self.dice.below(10) {
                 0 => return http(503, Json::Null),
-                1 => return Reply::Failed { message: "timed out".into() },
+                1 => return Reply::Again { message: "timed out".into(), after: None },
                 _ => {}
             }
         }

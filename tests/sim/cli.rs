@@ -477,7 +477,9 @@ const METRICS: &[&str] = &[
     "slackwater_calls_in_flight gauge node",
     "slackwater_calls_pending gauge node partition",
     "slackwater_calls_total counter node status",
+    "slackwater_call_breaker_opened_total counter node",
     "slackwater_call_retries_total counter node",
+    "slackwater_call_seconds_total counter node",
     "slackwater_checkpoint_duration_seconds histogram",
     "slackwater_checkpoint_phase_seconds_total counter phase",
     "slackwater_checkpoint_timestamp_seconds gauge node partition",
@@ -602,6 +604,26 @@ fn a_run_is_ready_shows_its_metrics_and_stops_on_sigterm() {
     assert_eq!(code, Some(0), "{log}");
     assert!(log.lines().last().is_some_and(|line| line.contains("\"message\":\"stopped\"")), "{log}");
     assert!(state.join("in-0").is_dir(), "state has its folder");
+}
+
+/// Two workers, and the node's only task on the first of them: the metric is that of the process, not of one worker.
+#[test]
+fn calls_in_flight_are_those_of_every_worker() {
+    let dir = folder();
+    let text = "name: t\nsources:\n  a: { generate: { rate: 100/s, count: 3 } }\noperators:\n  call: { from: a, enrich: \
+                { http: { get: \"${ACCOUNTS_API}/x\", timeout: 1h }, into: .x } }\nsinks:\n  out: { from: call, blackhole: {} }\n";
+    let path = file(&dir, "t.yaml", text);
+    // Accepts calls and never answers.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let api = format!("http://{}", listener.local_addr().expect("is bound"));
+    let running = Running::start(&path, &dir.path().join("state"), &[("ACCOUNTS_API", &api)]);
+    let pending = "slackwater_calls_pending{node=\"call\",partition=\"0\",topology=\"t\"} 3\n";
+    let text = running.until("/metrics", |_, text| text.contains(pending));
+    let (_call, _) = listener.accept().expect("a call");
+    let in_flight = "slackwater_calls_in_flight{node=\"call\",topology=\"t\"} ";
+    assert!(text.contains(in_flight), "{text}");
+    running.until("/metrics", |_, text| text.contains(&format!("{in_flight}3\n")));
+    running.signal("-KILL");
 }
 
 #[test]

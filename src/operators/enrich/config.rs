@@ -29,7 +29,7 @@ pub struct EnrichConfig {
     /// How failed calls are retried.
     #[serde(default)]
     pub retry: RetryConfig,
-    /// Calls of one task that may be under way at a time. Default 128.
+    /// Calls that may be under way at a time, of all tasks of this instance. Default 128.
     #[serde(default = "calls_in_flight_max")]
     pub calls_in_flight_max: NonZeroUsize,
     /// Calls of one task that may wait or be under way; at this the task takes no more input. Default 10000.

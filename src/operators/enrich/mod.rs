@@ -8,7 +8,7 @@
 //! Records leave in the order of their answers; how stream time is held for those still pending stands in
 //! `operators/shared/pending.rs`.
 //!
-//! Not here: HTTP, rate limits and the circuit breaker (`runtime/`).
+//! Not here: HTTP and what its answers mean (`clients/`), rate limits and the circuit breaker (`runtime/`).
 
 mod config;
 mod row;
@@ -29,9 +29,6 @@ use crate::model::path::{Step, set_at};
 use crate::model::{Call, CallRequest, HttpRequest, Reason, Reply};
 use crate::model::{Json, Millis, Record, Scope, Timestamp, Value};
 use crate::state::StateError;
-
-/// How much of an answer's body a refusal quotes, characters.
-const QUOTE_CHARS_MAX: usize = 200;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -57,13 +54,6 @@ struct Progress {
 struct Refusal {
     reason: Reason,
     detail: String,
-}
-
-/// What an answer means.
-enum Verdict {
-    Answer(Json),
-    Retry { detail: String, after: Option<Millis> },
-    Refused(String),
 }
 
 /// The operator. One store: pending calls.
@@ -273,10 +263,14 @@ impl Operator for Enrich {
             return Ok(());
         }
         self.in_flight -= 1;
-        match judge(reply) {
-            Verdict::Answer(json) => self.answer(call, json, cx),
-            Verdict::Retry { detail, after } => self.retry(call, detail, after, cx),
-            Verdict::Refused(detail) => self.reject(call, Refusal { reason: Reason::Refused, detail }, cx),
+        match reply {
+            Reply::Answer(json) => self.answer(call, json, cx),
+            // No sink answers here: what stands there now is what it would be.
+            Reply::Delivered(row) => self.answer(call, row.unwrap_or(Json::Null), cx),
+            Reply::Again { message, after } => self.retry(call, message, after, cx),
+            Reply::Refused { message } => {
+                self.reject(call, Refusal { reason: Reason::Refused, detail: message }, cx);
+            }
         }
         self.pending.catch_up(cx);
         self.pump(cx);
@@ -331,37 +325,4 @@ fn set_answer(value: &Value, path: &[Step], answer: Json) -> Result<Value, Strin
     let mut json = Arc::unwrap_or_clone(value.json().map_err(|e| e.to_string())?);
     set_at(&mut json, path, answer).map_err(|e| e.to_string())?;
     Ok(Value::from(json))
-}
-
-/// What an answer means: facts of HTTP, not of any one API.
-fn judge(reply: Reply) -> Verdict {
-    let (status, retry_after, body) = match reply {
-        Reply::Http { status, retry_after, body } => (status, retry_after, body),
-        Reply::Failed { message } => return Verdict::Retry { detail: message, after: None },
-        Reply::Refused { message } => return Verdict::Refused(message),
-        // No sink answers here; an empty answer is what it would be.
-        Reply::Delivered(_) => return Verdict::Answer(Json::Null),
-    };
-    match status {
-        200..=299 if body.is_empty() => Verdict::Answer(Json::Null),
-        200..=299 => match serde_json::from_slice(&body) {
-            Ok(json) => Verdict::Answer(json),
-            Err(e) => {
-                Verdict::Refused(format!("status {status}, but the body is no JSON ({e}): {}", quote(&body)))
-            }
-        },
-        408 | 425 | 429 | 500..=599 => {
-            Verdict::Retry { detail: format!("status {status}: {}", quote(&body)), after: retry_after }
-        }
-        300..=399 => {
-            Verdict::Refused(format!("status {status}: redirects are not followed: {}", quote(&body)))
-        }
-        _ => Verdict::Refused(format!("status {status}: {}", quote(&body))),
-    }
-}
-
-/// The start of a body, for people.
-fn quote(body: &[u8]) -> String {
-    let start = &body[..body.len().min(QUOTE_CHARS_MAX * 4)];
-    String::from_utf8_lossy(start).chars().take(QUOTE_CHARS_MAX).collect()
 }

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::clients::http::judge;
 use crate::operators::{Effects, Emit, Tally};
 use crate::state::{Backend, MemoryBackend, Store};
 
@@ -28,11 +29,11 @@ fn config(more: Json) -> EnrichConfig {
 }
 
 fn ok(body: &str) -> Reply {
-    Reply::Http { status: 200, retry_after: None, body: Bytes::from(body.to_owned()) }
+    judge(200, None, body.as_bytes())
 }
 
 fn status(status: u16, retry_after: Option<i64>) -> Reply {
-    Reply::Http { status, retry_after: retry_after.map(Millis), body: Bytes::from("no") }
+    judge(status, retry_after.map(Millis), b"no")
 }
 
 impl Bench {
@@ -255,10 +256,7 @@ fn answers_by_status() {
         assert_eq!(b.node.load().calls, 0);
     };
     check(ok("{\"a\":1}"), r#"k {"n":1,"account":{"a":1}} @1"#);
-    check(
-        Reply::Http { status: 204, retry_after: None, body: Bytes::new() },
-        r#"k {"n":1,"account":null} @1"#,
-    );
+    check(judge(204, None, b""), r#"k {"n":1,"account":null} @1"#);
     check(ok("<html>"), "reject k refused x1: status 200, but the body is no JSON (");
     for code in [400, 401, 403, 404, 409, 410, 422] {
         check(status(code, None), &format!("reject k refused x1: status {code}: no"));
@@ -268,7 +266,7 @@ fn answers_by_status() {
         let says = format!("reject k exhausted x1: gave up after attempt 1: status {code}: no");
         check(status(code, None), &says);
     }
-    let failed = Reply::Failed { message: "timeout".into() };
+    let failed = Reply::Again { message: "timeout".into(), after: None };
     check(failed, "reject k exhausted x1: gave up after attempt 1: timeout");
     let refused = Reply::Refused { message: "the body is larger than 1MiB".into() };
     check(refused, "reject k refused x1: the body is larger than 1MiB");
@@ -286,7 +284,7 @@ fn retries_wait_by_the_wall_clock_and_their_number_is_bounded() {
     assert_eq!(first, Timestamp(b.config.retry.delay(b"a", 1, None).0), "hash of key and attempt");
     b.advance_to(100);
     b.expect(&["call 0 a x2"]);
-    b.reply(0, Reply::Failed { message: "timeout after 5s".into() });
+    b.reply(0, Reply::Again { message: "timeout after 5s".into(), after: None });
     b.advance_to(300);
     b.expect(&["call 0 a x3"]);
     b.reply(0, status(500, None));

@@ -1,14 +1,14 @@
-//! The call driver of one node: performs the calls that its tasks ask for.
+//! The call driver of one node: performs the calls that its tasks ask for, whichever worker they belong to.
 //!
 //! A worker hands in a job without waiting ([`CallDriver::try_submit`]; a full queue gives it back). Each job, once a
 //! slot is free, waits for the circuit breaker and for the limiter's grant, then makes one attempt; its answer goes
-//! back with the job's ticket. Retries are the operator's: they come as new jobs. `Retry-After` on 429 and 503 pauses
-//! the limiter, so it slows every caller of that API.
+//! back with the job's ticket. Retries are the operator's: they come as new jobs. A server that wants to be left alone
+//! (`Retry-After` on 429 and 503) pauses the limiter, so it slows every caller of that API.
 //!
 //! Order: jobs of one key never overlap, because the operator sends a key's next call after the answer to the one
 //! before. Shutdown: calls under way are dropped; they are pending in the checkpoint and will be made again.
 //!
-//! Not here: what an answer means for the record.
+//! Not here: what an answer means (`clients/`), and what it means for the record (`operators/enrich`).
 
 pub mod breaker;
 pub mod limiter;
@@ -30,8 +30,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::breaker::{Admission, Breaker, Pass};
 use self::limiter::Limiter;
-use crate::clients::http::HttpCaller;
-use crate::model::{Call, CallRequest, Reply};
+use crate::clients::{Called, Caller};
+use crate::model::{Call, Reply};
 
 /// The longest pause that one answer's `Retry-After` puts on the limiter.
 const PAUSE_MAX: Duration = Duration::from_secs(300);
@@ -45,60 +45,52 @@ pub struct Job<T> {
     pub call: Call,
 }
 
-/// What a node's calls came to. Read by the metrics at any time.
-#[derive(Debug, Default)]
+/// What a node's calls came to, in all tasks of this process. Read by the metrics at any time.
+#[derive(Debug)]
 pub struct CallCounters {
-    /// Answers by class of status: index 1 is 1xx ... 5 is 5xx; 0 is any other.
-    pub by_class: [AtomicU64; 6],
-    /// Answers with status 429.
-    pub throttled: AtomicU64,
-    /// Attempts without an answer: timeouts, connection errors.
-    pub failed: AtomicU64,
-    /// Attempts that could not be sent, or whose answer was too large.
-    pub refused: AtomicU64,
+    /// By what they came to.
+    outcomes: Vec<(&'static str, AtomicU64)>,
     /// Requests on the wire now.
     pub in_flight: AtomicUsize,
-    /// Time jobs waited for the limiter, microseconds, summed.
-    pub limiter_wait_micros: AtomicU64,
     /// Time on the wire, microseconds, summed.
-    pub call_micros: AtomicU64,
+    call_micros: AtomicU64,
     /// How often the circuit opened.
-    pub breaker_opened: AtomicU64,
+    breaker_opened: AtomicU64,
 }
 
 impl CallCounters {
-    /// Answers by the `status` label of `slackwater_calls_total`.
+    /// Nothing counted yet, of calls that may come to these outcomes.
     #[must_use]
-    pub fn by_status(&self) -> [(&'static str, u64); 9] {
-        let class = |n: usize| self.by_class[n].load(Ordering::Relaxed);
-        [
-            ("1xx", class(1)),
-            ("2xx", class(2)),
-            ("3xx", class(3)),
-            ("4xx", class(4).saturating_sub(self.throttled.load(Ordering::Relaxed))),
-            ("429", self.throttled.load(Ordering::Relaxed)),
-            ("5xx", class(5)),
-            ("other", class(0)),
-            ("failed", self.failed.load(Ordering::Relaxed)),
-            ("refused", self.refused.load(Ordering::Relaxed)),
-        ]
+    pub fn new(outcomes: &[&'static str]) -> CallCounters {
+        CallCounters {
+            outcomes: outcomes.iter().map(|name| (*name, AtomicU64::new(0))).collect(),
+            in_flight: AtomicUsize::new(0),
+            call_micros: AtomicU64::new(0),
+            breaker_opened: AtomicU64::new(0),
+        }
     }
-}
 
-impl CallCounters {
-    fn count(&self, reply: &Reply, took: Duration) {
-        let counter = match reply {
-            Reply::Http { status, .. } => {
-                if *status == 429 {
-                    self.throttled.fetch_add(1, Ordering::Relaxed);
-                }
-                let class = usize::from(status / 100);
-                &self.by_class[if class < self.by_class.len() { class } else { 0 }]
-            }
-            Reply::Failed { .. } => &self.failed,
-            Reply::Refused { .. } | Reply::Delivered(_) => &self.refused,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+    /// Attempts by the `status` label of `slackwater_calls_total`.
+    pub fn by_outcome(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.outcomes.iter().map(|(name, n)| (*name, n.load(Ordering::Relaxed)))
+    }
+
+    /// Time that calls were on the wire, summed.
+    #[must_use]
+    pub fn call_time(&self) -> Duration {
+        Duration::from_micros(self.call_micros.load(Ordering::Relaxed))
+    }
+
+    /// How often the circuit opened.
+    #[must_use]
+    pub fn breaker_opened(&self) -> u64 {
+        self.breaker_opened.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, outcome: &'static str, took: Duration) {
+        if let Some((_, n)) = self.outcomes.iter().find(|(name, _)| *name == outcome) {
+            n.fetch_add(1, Ordering::Relaxed);
+        }
         self.call_micros.fetch_add(micros(took), Ordering::Relaxed);
     }
 }
@@ -114,7 +106,7 @@ pub struct CallParts {
     /// Paces the attempts; without one they are only paused by `Retry-After`.
     pub limiter: Option<Arc<Limiter>>,
     /// Makes the requests.
-    pub caller: HttpCaller,
+    pub caller: Caller,
     /// Jobs that may wait for the limiter or be on the wire at a time; as many again may be queued.
     pub in_flight_max: usize,
     /// Where the calls are counted.
@@ -123,9 +115,17 @@ pub struct CallParts {
     pub cancel: CancellationToken,
 }
 
-/// A running driver. Dropped, it takes no more jobs and ends once the calls under way are answered.
+/// A running driver, shared by the workers of a process: one circuit breaker, one pool of connections, one bound. When
+/// every clone is dropped, it takes no more jobs and ends once the calls under way are answered.
 pub struct CallDriver<T> {
     jobs: mpsc::Sender<Job<T>>,
+}
+
+// Not derived: a ticket need not be cloned.
+impl<T> Clone for CallDriver<T> {
+    fn clone(&self) -> Self {
+        CallDriver { jobs: self.jobs.clone() }
+    }
 }
 
 /// What a job carries to its reply.
@@ -171,7 +171,7 @@ impl<T: Ticket> CallDriver<T> {
 
 struct Shared<F> {
     limiter: Arc<Limiter>,
-    caller: HttpCaller,
+    caller: Caller,
     counters: Arc<CallCounters>,
     start: Instant,
     /// Shared by the calls under way; never held across an await.
@@ -230,14 +230,13 @@ impl<F> Shared<F> {
         F: Fn(T, u64, Reply),
     {
         let Some(pass) = self.pass(|| job.ticket.begin()).await else { return };
-        let CallRequest::Http(request) = &job.call.request;
         let began = Instant::now();
         let flying = Flying::new(&self.counters.in_flight);
-        let reply = self.caller.call(request).await;
+        let called = self.caller.call(&job.call.request).await;
         drop(flying);
-        self.counters.count(&reply, began.elapsed());
-        self.settle(pass, &reply);
-        (self.reply_to)(job.ticket, job.call.id, reply);
+        self.counters.count(called.outcome, began.elapsed());
+        self.settle(pass, &called);
+        (self.reply_to)(job.ticket, job.call.id, called.reply);
     }
 
     /// Waits until the circuit is closed (or needs a probe) and the limiter grants the attempt. A grant that meets a
@@ -247,9 +246,7 @@ impl<F> Shared<F> {
     async fn pass(&self, begin: impl Fn() -> bool) -> Option<Pass> {
         loop {
             self.circuit().await;
-            let came = Instant::now();
             self.limiter.acquire().await;
-            self.counters.limiter_wait_micros.fetch_add(micros(came.elapsed()), Ordering::Relaxed);
             let mut breaker = self.breaker();
             if !matches!(breaker.look(self.start.elapsed()), Admission::Go(_)) {
                 continue;
@@ -277,18 +274,13 @@ impl<F> Shared<F> {
     }
 
     /// Tells breaker and limiter what the answer says about the API.
-    fn settle(&self, pass: Pass, reply: &Reply) {
-        if let Reply::Http { status: 429 | 503, retry_after: Some(after), .. } = reply {
-            self.limiter.pause_for(after.duration().min(PAUSE_MAX));
+    fn settle(&self, pass: Pass, called: &Called) {
+        if let Some(pause) = called.pause {
+            self.limiter.pause_for(pause.duration().min(PAUSE_MAX));
         }
-        let alive = match reply {
-            Reply::Failed { .. } => false,
-            Reply::Http { status, .. } => *status < 500,
-            Reply::Delivered(_) | Reply::Refused { .. } => true,
-        };
         let (turned, open, opened) = {
             let mut breaker = self.breaker();
-            let turned = breaker.done(self.start.elapsed(), pass, alive);
+            let turned = breaker.done(self.start.elapsed(), pass, called.alive);
             (turned, breaker.is_open(), breaker.opened())
         };
         if turned {

@@ -11,7 +11,8 @@ use super::*;
 
 impl Ticket for &'static str {}
 
-use crate::model::HttpRequest;
+use crate::clients::http::{HttpCaller, judge};
+use crate::model::{CallRequest, HttpRequest};
 use crate::model::{Expr, Millis, Size, SystemClock, Template};
 use crate::operators::enrich::HttpConfig;
 use crate::operators::shared::rate_limit::{RateLimitConfig, RateScope};
@@ -52,19 +53,16 @@ async fn bench(routes: Router, setup: Setup) -> Bench {
         let limit = limit.parse().expect("is a rate");
         Arc::new(Limiter::new(&RateLimitConfig { limit, scope: RateScope::Instance }))
     });
-    let counters = Arc::new(CallCounters::default());
+    let caller =
+        HttpCaller::new(config.connections, config.max_body, setup.in_flight_max, Arc::new(SystemClock));
+    let caller = Caller::Http(caller.expect("a client"));
+    let counters = Arc::new(CallCounters::new(caller.outcomes()));
     let cancel = CancellationToken::new();
     let (tx, replies) = mpsc::channel(1000);
     let parts = CallParts {
         node: "account".into(),
         limiter,
-        caller: HttpCaller::new(
-            config.connections,
-            config.max_body,
-            setup.in_flight_max,
-            Arc::new(SystemClock),
-        )
-        .expect("a client"),
+        caller,
         in_flight_max: setup.in_flight_max,
         counters: Arc::clone(&counters),
         cancel: cancel.clone(),
@@ -101,13 +99,15 @@ impl Bench {
             .expect("a reply")
     }
 
-    fn classes(&self) -> Vec<u64> {
-        self.counters.by_class.iter().map(|c| c.load(Ordering::Relaxed)).collect()
+    /// What was counted, as `2xx 8`.
+    fn counted(&self) -> Vec<String> {
+        let counted = self.counters.by_outcome().filter(|(_, n)| *n > 0);
+        counted.map(|(outcome, n)| format!("{outcome} {n}")).collect()
     }
 }
 
 fn http(status: u16, body: &str) -> Reply {
-    Reply::Http { status, retry_after: None, body: Bytes::from(body.to_owned()) }
+    judge(status, None, body.as_bytes())
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ async fn calls_run_in_parallel_up_to_the_bound() {
     }
     ids.sort_unstable();
     assert_eq!(ids, (0..8).collect::<Vec<_>>());
-    assert_eq!(b.classes(), [0, 0, 8, 0, 0, 0]);
+    assert_eq!(b.counted(), ["2xx 8"]);
     assert_eq!(b.counters.in_flight.load(Ordering::Relaxed), 0);
 }
 
@@ -170,14 +170,12 @@ async fn retry_after_pauses_every_caller() {
         let mut b = bench(routes, Setup { limit, ..SETUP }).await;
         b.submit("busy", "/busy");
         let (_, _, reply) = b.reply().await;
-        let body = Bytes::from("slow down");
-        assert_eq!(reply, Reply::Http { status: 429, retry_after: Some(Millis(1000)), body });
+        assert_eq!(reply, judge(429, Some(Millis(1000)), b"slow down"));
         let began = Instant::now();
         b.submit("ok", "/ok");
         assert_eq!(b.reply().await.2, http(200, "1"));
         assert!(began.elapsed() >= Duration::from_millis(950), "{limit:?}: after {:?}", began.elapsed());
-        assert_eq!(b.counters.throttled.load(Ordering::Relaxed), 1);
-        assert!(b.counters.limiter_wait_micros.load(Ordering::Relaxed) >= 950_000);
+        assert_eq!(b.counted(), ["2xx 1", "429 1"]);
     }
 }
 
@@ -195,7 +193,7 @@ async fn failures_are_told_in_words() {
     let CallRequest::Http(request) = &mut job.call.request;
     request.timeout = Millis(100);
     b.driver.try_submit(job).expect("room");
-    assert_eq!(b.reply().await.2, Reply::Failed { message: "no answer within 100ms".into() });
+    assert_eq!(b.reply().await.2, Reply::Again { message: "no answer within 100ms".into(), after: None });
 
     b.submit("t", "/redirect");
     assert_eq!(b.reply().await.2, http(302, ""));
@@ -224,12 +222,11 @@ async fn failures_are_told_in_words() {
         request.url = url.to_owned();
         b.driver.try_submit(job).expect("room");
         let reply = b.reply().await.2;
-        let (Reply::Failed { message } | Reply::Refused { message }) = &reply else { panic!("{reply:?}") };
+        let (Reply::Again { message, .. } | Reply::Refused { message }) = &reply else { panic!("{reply:?}") };
         assert!(message.contains(says) && !message.contains("secret"), "{url}: {message}");
         assert_eq!(matches!(reply, Reply::Refused { .. }), refuses, "{url}: {message}");
     }
-    assert_eq!(b.counters.failed.load(Ordering::Relaxed), 2);
-    assert_eq!(b.counters.refused.load(Ordering::Relaxed), 4);
+    assert_eq!(b.counted(), ["2xx 1", "3xx 1", "4xx 1", "failed 2", "refused 4"]);
 }
 
 #[tokio::test]
@@ -259,11 +256,16 @@ async fn a_dead_api_is_left_alone_and_probed() {
         async move { if n < 20 { StatusCode::BAD_GATEWAY.into_response() } else { "1".into_response() } }
     });
     let mut b = bench(Router::new().route("/", route), Setup { in_flight_max: 4, ..SETUP }).await;
-    for _ in 0..20 {
-        b.submit("t", "/");
+    // Two workers' calls, and one circuit that opens for both.
+    let other = b.driver.clone();
+    for n in 0..20 {
+        let job = b.job("t", "/");
+        let driver = if n % 2 == 0 { &b.driver } else { &other };
+        driver.try_submit(job).expect("room in the queue");
         assert_eq!(b.reply().await.2, http(502, ""));
     }
-    assert_eq!(b.counters.breaker_opened.load(Ordering::Relaxed), 1);
+    assert_eq!(b.counters.breaker_opened(), 1);
+    assert!(b.counters.call_time() > Duration::ZERO);
     let began = Instant::now();
     for _ in 0..4 {
         b.submit("t", "/");

@@ -15,6 +15,7 @@ use super::router::Router;
 use super::sinks::Transactional;
 use super::status::set_status;
 use super::{Engine, EngineError, Shared};
+use crate::clients::Caller;
 use crate::clients::http::HttpCaller;
 use crate::kafka::{Admin, Assignment, GroupOptions, GroupReader, KafkaConfig, TxnError, TxnWriter};
 use crate::model::Reply;
@@ -84,6 +85,7 @@ impl Engine {
         if topology.reads_schemas() {
             self.resolve_schemas(&topology);
         }
+        let calls = self.calls(&tokio, &limiters)?;
         let instance = self.options.instance_id.clone().unwrap_or_else(random_id);
         for (n, (inbox, mail)) in mails.into_iter().enumerate() {
             let mode = match (&kafka, plan.topics.is_empty()) {
@@ -104,7 +106,7 @@ impl Engine {
             .map_err(|e| EngineError::Failed(e.to_string()))?;
             let outside = Outside {
                 sinks: sinks.clone(),
-                calls: self.calls(&tokio, &limiters)?,
+                calls: calls.clone(),
                 restore: restorer.handle(),
                 transactional: transactional.iter().map(|(n, (lane, _))| (*n, lane.clone())).collect(),
                 changelogs: plan.changelogs.to_vec(),
@@ -196,7 +198,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Drivers of calls by node, and how their answers come back.
+    /// Drivers of calls by node, one each for all workers, and how their answers come back.
     fn calls(
         &self,
         tokio: &TokioHandle,
@@ -206,8 +208,6 @@ impl Engine {
         for (n, node) in self.topology.nodes.iter().enumerate() {
             let NodeKind::Operator(config) = &node.kind else { continue };
             let NodeConfig::Enrich(enrich) = &**config else { continue };
-            let counters = Arc::new(CallCounters::default());
-            self.shared.metrics.watch_calls(&node.name, Arc::clone(&counters));
             let in_flight_max = enrich.calls_in_flight_max.get();
             let caller = HttpCaller::new(
                 enrich.http.connections,
@@ -216,6 +216,9 @@ impl Engine {
                 Arc::new(SystemClock),
             )
             .map_err(|e| EngineError::Failed(e.to_string()))?;
+            let caller = Caller::Http(caller);
+            let counters = Arc::new(CallCounters::new(caller.outcomes()));
+            self.shared.metrics.watch_calls(&node.name, Arc::clone(&counters));
             let parts = CallParts {
                 node: node.name.clone(),
                 limiter: enrich.rate_limit.as_ref().and_then(|l| limiters.get(l)).map(Arc::clone),

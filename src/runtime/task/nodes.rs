@@ -245,7 +245,7 @@ impl Operator for SinkNode {
         let Arrival { record, clock, .. } = done.arrival;
         let result = match reply {
             Reply::Refused { message } => Err(OperatorError::reject(record, Reason::SinkRefused, message)),
-            Reply::Delivered(_) | Reply::Http { .. } | Reply::Failed { .. } => {
+            Reply::Delivered(_) | Reply::Answer(_) | Reply::Again { .. } => {
                 self.pending.forward(clock, record, cx);
                 Ok(())
             }

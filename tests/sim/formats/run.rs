@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::{Value as Json, json};
+use slackwater::clients::http::judge;
 use slackwater::model::{CallRequest, Reply};
 use slackwater::model::{Headers, Origin, Record, Timestamp, Value};
 use slackwater::runtime::{DEAD_LETTER, Input, Step, Task, TaskError, TaskId, applied_positions};
@@ -79,8 +80,7 @@ impl<'a> Run<'a> {
         }
         if let Some(node) = line["answer"].as_str() {
             let status = line["status"].as_u64().and_then(|s| u16::try_from(s).ok()).unwrap_or(200);
-            let body = Bytes::from(line["body"].to_string());
-            return self.reply(node, Reply::Http { status, retry_after: None, body });
+            return self.reply(node, judge(status, None, line["body"].to_string().as_bytes()));
         }
         if let Some(node) = line["delivered"].as_str() {
             return self.reply(node, Reply::Delivered(None));
