@@ -77,12 +77,6 @@ impl RocksBackend {
             .map_err(|e| failed(&format!("cannot read {}", dir.display()), &e))?;
         Ok(RocksBackend { db: Arc::new(db) })
     }
-
-    /// Approximate size on disk, in bytes.
-    #[must_use]
-    pub fn disk_bytes(&self) -> u64 {
-        self.db.property_int_value("rocksdb.total-sst-files-size").ok().flatten().unwrap_or(0)
-    }
 }
 
 impl Backend for RocksBackend {

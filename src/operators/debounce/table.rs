@@ -582,17 +582,6 @@ impl PendingTable {
         }
     }
 
-    /// [`PendingTable::drain_into`] with everything done here: `f` gets keys in order, each with its row, or `None`
-    /// where the key is gone.
-    pub fn drain_dirty(&mut self, mut f: impl FnMut(&[u8], Option<&[u8]>)) {
-        let mut batch = DirtyBatch::new();
-        self.drain_into(&mut batch);
-        batch.sort();
-        for (key, row) in batch.iter() {
-            f(key, row);
-        }
-    }
-
     /// Puts back a row of a checkpoint. It is not dirty; a row of the same key that is there already is replaced.
     ///
     /// # Errors
