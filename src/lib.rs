@@ -50,7 +50,7 @@
 //! | 8 | [`cli`] | one file per command, exit codes, logs |
 //!
 //! Where to begin: a new operator is a file in `operators/` and a variant of [`operators::NodeConfig`]; a new sink a
-//! file in `sinks/` and a variant of [`sinks::SinkConfig`]; the compiler lists the rest. Both need no change elsewhere.
+//! file in `sinks/` that implements [`sinks::SinkSettings`] and a line in the list of kinds.
 //! A new source is a file in `sources/` that implements [`sources::SourceSettings`], and a line in `sources/registry.rs`.
 //! An operator of a user's own crate implements [`operators::custom`]'s traits and is named in a [`yaml::Registry`].
 //!

@@ -9,7 +9,7 @@ use super::{BAD_FILE, Exit, UNAVAILABLE, read_text};
 use crate::formats::WriterError;
 use crate::kafka::{Admin, AdminError};
 use crate::operators::NodeConfig;
-use crate::sinks::{SinkConfig, SinkConnection, SinkError};
+use crate::sinks::{SinkError, Surroundings};
 use crate::topology::{NodeKind, Uneven, WrittenTopic};
 use crate::yaml::{Loaded, Mode, Registry, Report, load_with};
 
@@ -120,20 +120,20 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
     }
     for node in &topology.nodes {
         match &node.kind {
-            NodeKind::Sink(sink) if !matches!(**sink, SinkConfig::Kafka(_)) => {
+            // Topics were looked at above.
+            NodeKind::Sink(sink) if sink.topic().is_none() => {
                 let env = |name: &str| std::env::var(name).ok();
                 let attempt = async {
-                    tokio::time::timeout(Duration::from_secs(15), SinkConnection::connect(sink, &env, None))
-                        .await
+                    let around = Surroundings { env: &env, kafka: None };
+                    tokio::time::timeout(Duration::from_secs(15), sink.connect(around)).await
                 };
-                let kind = sink.kind_name();
                 let (message, field, code) = match runtime.block_on(attempt) {
                     Ok(Ok(_)) => continue,
                     Ok(Err(SinkError::Config { message, column })) => {
-                        (message, column.map_or(kind.to_owned(), |c| format!("{kind}.columns.{c}")), BAD_FILE)
+                        (message, sink.field_of(column.as_deref()), BAD_FILE)
                     }
-                    Ok(Err(e)) => (e.to_string(), kind.to_owned(), UNAVAILABLE),
-                    Err(_) => ("no answer in 15 s".into(), kind.to_owned(), UNAVAILABLE),
+                    Ok(Err(e)) => (e.to_string(), sink.field_of(None), UNAVAILABLE),
+                    Err(_) => ("no answer in 15 s".into(), sink.field_of(None), UNAVAILABLE),
                 };
                 problems
                     .push((places.report("connect::sink", Some(&node.name), &field, &message, None), code));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::model::{Millis, SystemClock};
 use crate::operators::NodeConfig;
-use crate::sinks::{SinkConfig, TableSink};
+use crate::sinks::TableSink;
 use crate::topology::{NodeKind, Topology};
 
 /// Divides the times that operators wait for (debounce: `quiet`, `settle`, `max_wait`) by `speed`. Says what became of
@@ -71,13 +71,8 @@ pub fn stand_in_tables(topology: &Topology) -> BTreeMap<usize, TableSink> {
     let mut tables = BTreeMap::new();
     for (n, node) in topology.nodes.iter().enumerate() {
         let NodeKind::Sink(sink) = &node.kind else { continue };
-        match &**sink {
-            SinkConfig::Spanner(config) => {
-                tables.insert(n, TableSink::for_spanner(config, Arc::new(SystemClock)));
-            }
-            // They need nothing that is not here.
-            SinkConfig::Kafka(_) | SinkConfig::Stdout(_) | SinkConfig::File(_) | SinkConfig::Blackhole(_) => {
-            }
+        if let Some(table) = sink.table() {
+            tables.insert(n, TableSink::standing_for(table, Arc::new(SystemClock)));
         }
     }
     tables

@@ -28,7 +28,7 @@ impl Subject {
     pub fn find(topology: &Topology) -> Option<Subject> {
         topology.nodes.iter().enumerate().find_map(|(sink, node)| {
             let NodeKind::Sink(config) = &node.kind else { return None };
-            let columns = config.columns()?;
+            let columns = config.table()?.columns;
             let answers = answers_before(topology, sink);
             let column = columns.0.iter().find_map(|(name, column)| match column {
                 Column::Expr(expr) if answers.iter().any(|a| a == expr.text().trim()) => Some(name.clone()),
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
     use crate::model::{Cell, Payload, SinkRow};
     use crate::model::{ManualClock, Millis, Record, Value};
-    use crate::sinks::spanner::Operation;
+    use crate::sinks::Operation;
     use crate::yaml::{Mode, load};
 
     fn write(table: &TableSink, id: &str, state: Json) {

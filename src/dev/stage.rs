@@ -20,7 +20,7 @@ use crate::kafka::{KafkaConfig, MockBroker, TopicPartition, Writer};
 use crate::model::Millis;
 use crate::operators::NodeConfig;
 use crate::runtime::{Engine, EngineError, EngineOptions, Override, Shared};
-use crate::sinks::{SinkConnection, TableSink};
+use crate::sinks::{Connected, TableSink};
 use crate::topology::{Node, NodeKind, Topology};
 use crate::yaml::{Loaded, Mode, Registry, load_with};
 
@@ -154,7 +154,7 @@ impl Stage {
             stop_deadline: Duration::from_secs(30),
         };
         let stand_ins = Override {
-            sinks: self.tables.iter().map(|(n, t)| (*n, SinkConnection::Table(t.clone()))).collect(),
+            sinks: self.tables.iter().map(|(n, t)| (*n, Arc::new(t.clone()) as Arc<dyn Connected>)).collect(),
             plain_commits: true,
         };
         let topology = Arc::clone(&self.topology);

@@ -18,7 +18,7 @@ use super::inbox::{Handle, Inbox, Message};
 use super::metrics::SinkMetrics;
 use crate::model::{Clock, Json, SystemClock};
 use crate::model::{Reply, SinkRow};
-use crate::sinks::{Answer, Answers, Batch, Sink, SinkError, SinkLane};
+use crate::sinks::{Answer, Answers, Batch, Lane as SinkLane, SinkError};
 
 /// Batches of rows on their way to one lane.
 const LANE_QUEUE: usize = 8;
@@ -53,7 +53,7 @@ impl SinkDriver {
     /// Starts the lanes of a node, given by its number and name.
     pub fn start(
         (node, name): (usize, &str),
-        lanes: Vec<SinkLane>,
+        lanes: Vec<Box<dyn SinkLane>>,
         batch: &Batch,
         metrics: &SinkMetrics,
         fatal: &Fatal,
@@ -112,7 +112,7 @@ struct Lane {
     node: usize,
     /// The node's, for the log.
     name: Arc<str>,
-    sink: SinkLane,
+    sink: Box<dyn SinkLane>,
     batch: Batch,
     metrics: SinkMetrics,
     fatal: Fatal,
@@ -182,7 +182,7 @@ impl Lane {
             let started = Instant::now();
             let mut answers = Answers::new(rows.len());
             // Not cancelled half way: a write that has begun is let end, some clients cannot be dropped in the middle.
-            let result = self.sink.deliver(&rows, &mut answers).await;
+            let result = self.sink.deliver_batch(&rows, &mut answers).await;
             self.metrics.batch(rows.len(), started.elapsed(), result.is_ok());
             let mut left = self.answer(part, answers, result.is_ok());
             match result {

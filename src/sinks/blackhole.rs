@@ -1,37 +1,47 @@
-//! The `blackhole` sink: takes everything, keeps nothing, counts. For benches, and to see what a topology costs by
+//! The `blackhole` sink: takes everything, keeps nothing. For benches, and to see what a topology costs by
 //! itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Answers, Sink, SinkError};
-use crate::model::SinkRow;
+use super::{Answers, Batch, Connected, Lane, Sink, SinkError, SinkSettings, Surroundings};
+use crate::model::{Millis, SinkRow};
 
 /// Takes records and forgets them.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct BlackholeConfig {}
 
-/// Counts what it was given; clones share the count.
-#[derive(Clone, Debug, Default)]
-pub struct Blackhole {
-    rows: Arc<AtomicU64>,
+/// Takes rows.
+#[derive(Clone, Copy)]
+struct Blackhole;
+
+impl SinkSettings for BlackholeConfig {
+    fn label(&self) -> String {
+        String::new()
+    }
+
+    fn connect<'a>(&'a self, _: Surroundings<'a>) -> BoxFuture<'a, Result<Arc<dyn Connected>, SinkError>> {
+        Box::pin(async { Ok(Arc::new(Blackhole) as Arc<dyn Connected>) })
+    }
+
+    // Nothing is won by waiting.
+    fn batch(&self) -> Batch {
+        Batch { linger: Millis::ZERO, ..Batch::default() }
+    }
 }
 
-impl Blackhole {
-    /// Rows so far.
-    #[must_use]
-    pub fn rows(&self) -> u64 {
-        self.rows.load(Ordering::Relaxed)
+impl Connected for Blackhole {
+    fn lane(&self) -> Box<dyn Lane> {
+        Box::new(*self)
     }
 }
 
 impl Sink for Blackhole {
-    async fn deliver(&mut self, batch: &[SinkRow], _: &mut Answers) -> Result<(), SinkError> {
-        self.rows.fetch_add(batch.len() as u64, Ordering::Relaxed);
+    async fn deliver(&mut self, _: &[SinkRow], _: &mut Answers) -> Result<(), SinkError> {
         Ok(())
     }
 }

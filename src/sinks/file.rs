@@ -7,6 +7,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, json};
@@ -14,9 +15,8 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::Mutex;
 
-use super::{Answers, Batch, Sink, SinkError};
-use crate::model::SinkRow;
-use crate::model::{Json, Record, Scope};
+use super::{Answers, Batch, Connected, Lane, Sink, SinkError, SinkSettings, Surroundings};
+use crate::model::{Json, Millis, Problem, Record, Scope, SinkRow};
 
 /// Writes records to standard output, one JSON object a line.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
@@ -32,6 +32,48 @@ pub struct FileConfig {
     /// How records are gathered before the file is synced.
     #[serde(default)]
     pub batch: Batch,
+}
+
+impl SinkSettings for StdoutConfig {
+    fn label(&self) -> String {
+        String::new()
+    }
+
+    fn connect<'a>(&'a self, _: Surroundings<'a>) -> BoxFuture<'a, Result<Arc<dyn Connected>, SinkError>> {
+        Box::pin(async { Ok(Arc::new(LineSink::stdout()) as Arc<dyn Connected>) })
+    }
+
+    // Nothing is won by waiting.
+    fn batch(&self) -> Batch {
+        Batch { linger: Millis::ZERO, ..Batch::default() }
+    }
+}
+
+impl SinkSettings for FileConfig {
+    fn label(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn connect<'a>(&'a self, _: Surroundings<'a>) -> BoxFuture<'a, Result<Arc<dyn Connected>, SinkError>> {
+        Box::pin(async { Ok(Arc::new(LineSink::file(&self.path).await?) as Arc<dyn Connected>) })
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        if self.path.as_os_str().is_empty() {
+            return vec![Problem::setting("path", "the file has no name", "write `path: records.jsonl`")];
+        }
+        Vec::new()
+    }
+
+    fn batch(&self) -> Batch {
+        self.batch.clone()
+    }
+}
+
+impl Connected for LineSink {
+    fn lane(&self) -> Box<dyn Lane> {
+        Box::new(self.clone())
+    }
 }
 
 /// A record as a line shows it.

@@ -1,17 +1,21 @@
 //! The `kafka` sink's settings, and what they make of a record. The producer is `kafka/`'s.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Batch;
+use super::{Batch, Connected, KafkaLane, SinkError, SinkSettings, Surroundings};
 use crate::formats::{Encoder, Format, WriterSchema};
-use crate::model::Payload;
+use crate::kafka::topic_problem;
 use crate::model::{
     CHANGE_HEADER, EvalError, Expr, Headers, Json, Millis, Record, Scope, Value, WINDOW_HEADER, key_text,
 };
+use crate::model::{Payload, Problem, SinkRow, Timestamp};
 
 /// Writes records to a Kafka topic. A record that is a window's result has the window in the header `window`, as text:
 /// `START,END` in milliseconds, as `window.start` and `window.end` are in expressions.
@@ -178,6 +182,63 @@ impl KafkaSinkConfig {
         let set = self.headers.keys().enumerate().filter_map(|(n, name)| Some((name, text(n + 2)?)));
         let headers = set.fold(outer_headers(record), |headers, (name, value)| headers.with(name, value));
         (text(0), text(1), headers)
+    }
+}
+
+impl SinkSettings for KafkaSinkConfig {
+    fn label(&self) -> String {
+        self.topic.clone()
+    }
+
+    fn connect<'a>(
+        &'a self,
+        around: Surroundings<'a>,
+    ) -> BoxFuture<'a, Result<Arc<dyn Connected>, SinkError>> {
+        Box::pin(async move {
+            let Some(writer) = around.kafka else {
+                let message = "a kafka sink needs the topology's `kafka: { brokers: ... }`".into();
+                return Err(SinkError::Config { message, column: None });
+            };
+            Ok(Arc::new(KafkaLane::new(Arc::clone(writer), self)) as Arc<dyn Connected>)
+        })
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        let topic = topic_problem(&self.topic);
+        let topic = topic.map(|(message, help)| Problem::setting("topic", message, help));
+        let mut problems: Vec<Problem> = topic.into_iter().collect();
+        if self.headers.contains_key("") {
+            let help = "write `headers: { name: EXPRESSION }`";
+            problems.push(Problem::setting("headers", "a header has no name", help));
+        }
+        problems
+    }
+
+    fn topic(&self) -> Option<&str> {
+        Some(&self.topic)
+    }
+
+    fn exprs_mut(&mut self) -> Vec<&mut Expr> {
+        self.key.iter_mut().chain(self.value.iter_mut()).chain(self.headers.values_mut()).collect()
+    }
+
+    fn files_mut(&mut self) -> Vec<&mut PathBuf> {
+        let schemas = self.writer_schema.iter_mut().chain(self.key_writer_schema.iter_mut());
+        schemas.filter_map(|schema| schema.file.as_mut()).collect()
+    }
+
+    fn payload(&self, record: &Record) -> Result<Payload, EvalError> {
+        KafkaSinkConfig::payload(self, record)
+    }
+
+    fn batch(&self) -> Batch {
+        self.batch.clone()
+    }
+
+    fn show(&self, row: &SinkRow, _: Timestamp) -> (Json, Json) {
+        let (key, value, _) = self.message(&row.record, &row.payload);
+        let key = key.map_or(Json::Null, |k| Json::from(String::from_utf8_lossy(&k)));
+        (key, value.map_or(Json::Null, |v| Value::Bytes(v).show()))
     }
 }
 

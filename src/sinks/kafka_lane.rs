@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Answers, KafkaSinkConfig, Sink, SinkError};
+use super::{Answers, Connected, KafkaSinkConfig, Lane, Sink, SinkError};
 use crate::kafka::{OutRecord, Outcome, WriteClass, WriteError, WriteReport, Writer};
 use crate::model::SinkRow;
 
@@ -39,6 +39,16 @@ impl KafkaLane {
             headers,
             ts: Some(row.record.ts),
         }
+    }
+}
+
+impl Connected for KafkaLane {
+    fn lane(&self) -> Box<dyn Lane> {
+        Box::new(self.clone())
+    }
+
+    fn lanes(&self) -> usize {
+        4
     }
 }
 

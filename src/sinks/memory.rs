@@ -1,4 +1,4 @@
-//! A table in memory: Spanner's place in `dev` and `test`, where nothing is installed.
+//! A table in memory: a database's place in `dev` and `test`, where nothing is installed.
 //!
 //! Rows are JSON objects by their key columns, shared by every clone. There is no schema here: a value is kept as it
 //! came, and no type is checked; that is what the tests on the real emulator are for.
@@ -8,8 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Map;
 
-use super::spanner::{Operation, SpannerConfig};
-use super::{Answers, Sink, SinkError};
+use super::{Answers, Connected, Lane, Operation, Sink, SinkError, Table};
 use crate::model::{Cell, Payload, SinkRow};
 use crate::model::{Clock, Json};
 
@@ -39,12 +38,11 @@ impl TableSink {
         TableSink { columns: columns.into(), key, operation, clock, content: Arc::default() }
     }
 
-    /// The table of a Spanner sink. Without a database to ask, its key is the columns that are `key`, else the first.
+    /// Stands for the table of a sink. Without a database to ask, its key is the columns that are `key`, else the first.
     #[must_use]
-    pub fn for_spanner(config: &SpannerConfig, clock: Arc<dyn Clock>) -> TableSink {
-        let columns: Vec<String> = config.columns.0.iter().map(|(name, _)| name.clone()).collect();
-        let key = super::registry::likely_key(&config.columns);
-        TableSink::new(&columns, &key, config.operation, clock)
+    pub fn standing_for(table: Table<'_>, clock: Arc<dyn Clock>) -> TableSink {
+        let columns: Vec<String> = table.names().cloned().collect();
+        TableSink::new(&columns, &table.likely_key(), table.operation, clock)
     }
 
     /// All rows, by key.
@@ -132,6 +130,12 @@ fn refused(what: String) -> SinkError {
     SinkError::Refused { message: format!("local table: {what}") }
 }
 
+impl Connected for TableSink {
+    fn lane(&self) -> Box<dyn Lane> {
+        Box::new(self.clone())
+    }
+}
+
 impl Sink for TableSink {
     async fn deliver(&mut self, batch: &[SinkRow], _: &mut Answers) -> Result<(), SinkError> {
         self.write(batch)
@@ -159,8 +163,8 @@ mod tests {
         let clock = Arc::new(ManualClock::default());
         let columns = [("State", "."), ("Id", "key"), ("At", "commit_timestamp()")];
         let columns = Columns::new(columns.map(|(name, text)| (name, Expr::new(text, None))));
-        let mut config = SpannerConfig::new("d", "T", columns);
-        let table = TableSink::for_spanner(&config, clock.clone());
+        let upsert = Table { columns: &columns, operation: Operation::Upsert };
+        let table = TableSink::standing_for(upsert, clock.clone());
         table
             .write(&[row(json!("a"), json!(1)), row(json!("b"), json!(2)), row(json!("a"), json!(3))])
             .unwrap();
@@ -170,8 +174,8 @@ mod tests {
         assert!(table.write(&[row(json!("c"), json!(1)), row(Json::Null, json!(1))]).is_err());
         assert_eq!(table.len(), 2, "one bad row: nothing of its commit is there");
 
-        config.operation = Operation::Insert;
-        let insert = TableSink::for_spanner(&config, clock);
+        let insert = Table { columns: &columns, operation: Operation::Insert };
+        let insert = TableSink::standing_for(insert, clock);
         insert.write(&[row(json!("a"), json!(1))]).unwrap();
         let again = insert.write(&[row(json!("a"), json!(1))]);
         assert!(matches!(again, Err(SinkError::Refused { .. })));

@@ -1,4 +1,6 @@
-//! Floor 2: sinks. The only async contract, the registry of kinds, one file per sink.
+//! Floor 2: sinks. The only async contract, the list of kinds, one file per kind.
+//!
+//! A new kind is a file that implements [`SinkSettings`] and a line in the list of `registry.rs`.
 //!
 //! A sink node evaluates a record to a [`SinkRow`] inside the task (pure, `runtime/task/nodes.rs`); the driver batches rows
 //! per lane (same key, same lane), keeps one batch of a lane in flight, and calls [`Sink::deliver`]. When a batch is
@@ -13,7 +15,11 @@ mod kafka;
 mod kafka_lane;
 mod memory;
 mod registry;
+mod settings;
 pub mod spanner;
+mod table;
+#[cfg(test)]
+mod toy;
 
 use std::future::Future;
 use std::time::Duration;
@@ -23,12 +29,15 @@ use serde::Deserialize;
 
 pub use answers::{Answer, Answers};
 pub use blackhole::BlackholeConfig;
+pub use columns::Column;
 pub use file::{FileConfig, StdoutConfig};
 pub use kafka::KafkaSinkConfig;
 pub use kafka_lane::KafkaLane;
 pub use memory::TableSink;
-pub use registry::{SinkConfig, SinkConnection, SinkLane};
+pub use registry::SinkConfig;
+pub use settings::{Connected, Lane, SinkSettings, Surroundings};
 pub use spanner::SpannerConfig;
+pub use table::{Operation, Table};
 
 use crate::model::SinkRow;
 use crate::model::{Millis, Size};

@@ -189,7 +189,7 @@ impl Topology {
     /// Does node `n` write rows of a table?
     #[must_use]
     pub fn is_table_sink(&self, n: usize) -> bool {
-        matches!(self.nodes.get(n).map(|n| &n.kind), Some(NodeKind::Sink(s)) if s.columns().is_some())
+        matches!(self.nodes.get(n).map(|n| &n.kind), Some(NodeKind::Sink(s)) if s.table().is_some())
     }
 
     /// The changelog of a sub-topology, if it keeps state: whether there is one is [`State::changelog`]'s.

@@ -18,8 +18,9 @@ use gcloud_spanner::statement::Statement;
 use serde_json::{Value as Json, json};
 use slackwater::model::{Cell, Payload, SinkRow};
 use slackwater::model::{Clock, Expr, Record, SystemClock, Timestamp, Value};
+use slackwater::sinks::Operation;
 use slackwater::sinks::columns::Columns;
-use slackwater::sinks::spanner::{Operation, Spanner, SpannerConfig, create_database, statements};
+use slackwater::sinks::spanner::{Spanner, SpannerConfig, create_database, statements};
 use slackwater::sinks::{Answers, Sink, SinkError};
 
 const ACCOUNTS: &str = include_str!("../../topology/account-sync.sql");

@@ -39,7 +39,7 @@ use super::metrics::Metrics;
 use super::task::TaskId;
 use crate::kafka::{Admin, GroupReader, Writer};
 use crate::operators::Commits;
-use crate::sinks::SinkConnection;
+use crate::sinks::Connected;
 use crate::state::{DirError, RocksEnv, StateDir};
 use crate::topology::Topology;
 
@@ -63,7 +63,7 @@ pub struct EngineOptions {
 #[derive(Clone, Default)]
 pub struct Override {
     /// Connections used in place of the configured ones.
-    pub sinks: BTreeMap<usize, SinkConnection>,
+    pub sinks: BTreeMap<usize, Arc<dyn Connected>>,
     /// Commit offsets by the consumer, without changelog: the broker has no transactions.
     pub plain_commits: bool,
 }

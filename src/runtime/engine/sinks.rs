@@ -16,7 +16,7 @@ use crate::formats::WriterError;
 use crate::kafka::{Admin, MESSAGE_BYTES_MAX, Writer};
 use crate::runtime::delivery::{Fatal, SinkDriver};
 use crate::runtime::task::DEAD_LETTER;
-use crate::sinks::{Batch, KafkaLane, KafkaSinkConfig, SinkConfig, SinkConnection, SinkError};
+use crate::sinks::{Batch, KafkaLane, KafkaSinkConfig, SinkConfig, SinkError, Surroundings};
 use crate::topology::{Guarantee, NodeKind, Topology};
 
 /// Finds the registry's ids of the schemas that sinks write with; waits while it is away.
@@ -67,11 +67,10 @@ pub(super) async fn connect(
             Some(connection) => connection.clone(),
             None => loop {
                 let env = |name: &str| std::env::var(name).ok();
-                match unless_stopped(stop, SinkConnection::connect(config, &env, writer)).await? {
+                match unless_stopped(stop, config.connect(Surroundings { env: &env, kafka: writer })).await? {
                     Ok(connection) => break connection,
                     Err(SinkError::Config { message, column }) => {
-                        let kind = config.kind_name();
-                        let field = column.map_or_else(|| kind.to_owned(), |c| format!("{kind}.columns.{c}"));
+                        let field = config.field_of(column.as_deref());
                         return Err(EngineError::Config { node: Some(node.name.clone()), field, message });
                     }
                     Err(SinkError::Retry { message, .. } | SinkError::Refused { message }) => {
@@ -90,7 +89,7 @@ pub(super) async fn connect(
     }
     if let (Some(dead_letter), Some(writer)) = (&topology.settings.errors.dead_letter, writer) {
         let config = KafkaSinkConfig::new(dead_letter.topic.clone());
-        let lane = SinkConnection::Kafka(KafkaLane::new(Arc::clone(writer), &config)).lane();
+        let lane = Box::new(KafkaLane::new(Arc::clone(writer), &config));
         let metrics = shared.metrics.sink("dead_letter");
         let driver = SinkDriver::start(
             (DEAD_LETTER, "dead_letter"),

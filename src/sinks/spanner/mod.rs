@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use gcloud_gax::conn::Environment;
 use gcloud_gax::grpc::Code;
 use gcloud_gax::retry::RetrySetting;
@@ -40,9 +41,8 @@ pub use admin::{create_database, statements};
 use self::failure::{Failure, judge};
 use self::schema::Plan;
 use super::columns::Columns;
-use super::{Answers, Batch, Sink, SinkError};
-use crate::model::Problem;
-use crate::model::SinkRow;
+use super::{Answers, Batch, Connected, Lane, Operation, Sink, SinkError, SinkSettings, Surroundings, Table};
+use crate::model::{Expr, Problem, SinkRow};
 
 /// The variable that every Spanner client reads.
 const EMULATOR_HOST: &str = "SPANNER_EMULATOR_HOST";
@@ -106,21 +106,6 @@ pub struct SpannerConfig {
     /// `host:port` of an emulator. Default: the environment variable SPANNER_EMULATOR_HOST, if it is set.
     #[serde(default)]
     pub emulator: Option<String>,
-}
-
-/// What writing a row does.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-pub enum Operation {
-    /// Inserts the row, or updates the written columns of the row with that primary key.
-    #[default]
-    Upsert,
-    /// Inserts the row. A row that exists is refused, also one that was written before a crash: prefer upsert.
-    Insert,
-    /// Updates the written columns. A row that does not exist is refused.
-    Update,
-    /// Replaces the row: columns that are not written become NULL.
-    Replace,
 }
 
 /// How to log in to Google Cloud.
@@ -189,6 +174,48 @@ impl SpannerConfig {
     /// The emulator to use, if any: the setting, then the environment.
     pub fn emulator(&self, env: &(dyn Fn(&str) -> Option<String> + Sync)) -> Option<String> {
         self.emulator.clone().or_else(|| env(EMULATOR_HOST)).filter(|host| !host.is_empty())
+    }
+}
+
+impl SinkSettings for SpannerConfig {
+    fn label(&self) -> String {
+        self.table.clone()
+    }
+
+    fn connect<'a>(
+        &'a self,
+        around: Surroundings<'a>,
+    ) -> BoxFuture<'a, Result<Arc<dyn Connected>, SinkError>> {
+        Box::pin(async move {
+            let spanner = Box::pin(Spanner::connect(self, around.env)).await?;
+            Ok(Arc::new(spanner) as Arc<dyn Connected>)
+        })
+    }
+
+    fn check(&self) -> Vec<Problem> {
+        SpannerConfig::check(self)
+    }
+
+    fn table(&self) -> Option<Table<'_>> {
+        Some(Table { columns: &self.columns, operation: self.operation })
+    }
+
+    fn exprs_mut(&mut self) -> Vec<&mut Expr> {
+        self.columns.exprs_mut().collect()
+    }
+
+    fn batch(&self) -> Batch {
+        self.batch.clone()
+    }
+}
+
+impl Connected for Spanner {
+    fn lane(&self) -> Box<dyn Lane> {
+        Box::new(Spanner::lane(self))
+    }
+
+    fn lanes(&self) -> usize {
+        Spanner::lanes(self)
     }
 }
 
