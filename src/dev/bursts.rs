@@ -21,7 +21,7 @@ const GAP_MS: RangeInclusive<u64> = 500..=6_000;
 /// Changes that wait for their time, at most: a bound for a `--speed` far below 1.
 const WAITING_MAX: usize = 100_000;
 
-/// See the module.
+/// The source of changes: which account changes next, and when.
 pub struct Bursts {
     rng: SmallRng,
     /// Sums of the accounts' weights, for drawing one.

@@ -66,7 +66,7 @@ pub enum FeedEnd {
     Failed(String),
 }
 
-/// See the module.
+/// The feed: it applies changes to accounts and announces each one.
 pub struct Feed {
     options: FeedOptions,
     writer: Writer,

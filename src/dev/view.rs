@@ -97,7 +97,7 @@ pub fn limit_text(limit: f64) -> String {
     if whole.subsec_nanos() == 0 { count(whole.as_secs()) } else { limit.to_string() }
 }
 
-/// See the module. Cheap to clone.
+/// The display of a run. Cheap to clone.
 #[derive(Clone)]
 pub struct View(Option<Block>);
 

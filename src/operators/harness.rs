@@ -23,7 +23,7 @@ pub(super) fn out(key: &str, value: Json, ts: i64) -> Out {
     Out::Record { key: Some(key.to_owned()), value, ts }
 }
 
-/// See the module. The node's own store is number 0.
+/// Drives one operator as a task does, for tests. The node's own store is number 0.
 pub(super) struct Harness {
     make: Box<dyn Fn() -> Box<dyn Operator>>,
     op: Box<dyn Operator>,

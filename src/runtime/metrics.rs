@@ -520,7 +520,7 @@ impl CheckpointMetrics {
         self.phases[phase as usize].inc_by(took.as_secs_f64());
     }
 
-    /// One was not.
+    /// Counts a checkpoint that was not committed.
     pub fn failed(&self) {
         self.failed.inc();
     }

@@ -125,7 +125,7 @@ struct Producer {
     txn: Option<Txn>,
 }
 
-/// See the module.
+/// The broker of the crash model.
 #[derive(Default)]
 pub struct MemoryBroker {
     inputs: BTreeMap<Input, Vec<Record>>,

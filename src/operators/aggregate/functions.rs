@@ -207,7 +207,7 @@ impl Function {
     }
 }
 
-/// See the module.
+/// The aggregate functions of a node, and how its result is made of theirs.
 pub(super) struct Plan {
     by: Option<Expr>,
     pub(super) functions: Vec<Function>,

@@ -61,7 +61,7 @@ enum Grouping {
     Sliding(Sliding),
 }
 
-/// See the module. One store: the rows.
+/// The operator. One store: the rows.
 pub struct Aggregate {
     plan: Plan,
     is_final: bool,

@@ -23,7 +23,7 @@ use crate::model::{Change, EvalError, Expr, Json, Record, Scope, Value};
 use crate::model::{Problem, Reason};
 use crate::operators::{Cx, OperatorError};
 
-/// See the module.
+/// An aggregate over the rows of a table.
 pub(super) struct OverTable {
     /// Where the rows are.
     pub(super) plain: Plain,

@@ -102,7 +102,7 @@ pub(super) struct Taken {
     pub(super) left_out: u64,
 }
 
-/// See the module.
+/// The rows of an aggregate, with a cache of those in use.
 pub(super) struct Rows {
     pub(super) cells: Cells<Row>,
     /// Was there anything in the store when the task opened?

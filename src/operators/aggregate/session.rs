@@ -30,7 +30,7 @@ struct Span {
     end: i64,
 }
 
-/// See the module.
+/// An aggregate in session windows.
 pub(super) struct Sessions {
     gap: i64,
     grace: i64,

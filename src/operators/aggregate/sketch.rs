@@ -14,7 +14,7 @@ use crate::state::StateError;
 /// Binary logarithm of the number of registers. Part of the format on disk.
 const LG_REGISTERS: u8 = 12;
 
-/// See the module.
+/// A sketch that estimates how many different values there were.
 #[derive(Clone, PartialEq)]
 pub(super) struct Sketch(HllSketch);
 

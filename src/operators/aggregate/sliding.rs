@@ -36,7 +36,7 @@ enum Change {
     Copy(Row),
 }
 
-/// See the module.
+/// An aggregate in sliding windows.
 pub(super) struct Sliding {
     difference: i64,
     grace: i64,

@@ -42,7 +42,7 @@ enum Closing {
     Stored(Vec<u8>),
 }
 
-/// See the module.
+/// An aggregate in tumbling or hopping windows.
 pub(super) struct TimeWindows {
     size: i64,
     advance: i64,

@@ -7,7 +7,7 @@ use crate::model::Reason;
 use crate::operators::Cx;
 use crate::state::StateError;
 
-/// See the module.
+/// An aggregate without windows.
 pub(super) struct Plain {
     pub(super) rows: Rows,
 }

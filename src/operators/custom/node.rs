@@ -32,7 +32,7 @@ const VERSION: u8 = 1;
 /// Timers and punctuations called by one call of `on_time`: the rest follows when the task asks again.
 const CALLS_MAX: usize = 1024;
 
-/// See the module.
+/// The node that runs a user's processor.
 pub(super) struct ProcessorNode<P> {
     processor: P,
     /// With the time at which each is due next.

@@ -12,7 +12,7 @@ use super::limiter::Limiter;
 use crate::operators::RateScope;
 use crate::topology::Topology;
 
-/// See the module.
+/// This instance's share of every cluster-wide limit, with the sub-topologies that use the limit.
 #[derive(Default)]
 pub(in crate::runtime) struct Shares(Vec<(Arc<Limiter>, Users)>);
 

@@ -24,7 +24,7 @@ pub(in crate::runtime) fn purge_every(checkpoint: Duration) -> Duration {
     checkpoint.saturating_mul(CHECKPOINTS).max(EVERY_MIN)
 }
 
-/// See the module.
+/// Deletes committed records from repartition topics.
 pub(in crate::runtime) struct Purge {
     /// Asked and told; its calls block.
     pub admin: Arc<Admin>,

@@ -1,5 +1,5 @@
 //! A global table: the rows of whole topics, the same in every instance. Sans-I/O: records and positions go in, rows are
-//! written. The thread that reads the topics is in `global_reader.rs`, the test driver calls it directly.
+//! written. The thread that reads the topics is in `reader.rs`, the test driver calls it directly.
 //!
 //! The rows are in a database of their own, without a changelog: the topics are what they can be read from again. One
 //! write holds the rows of a batch and the positions behind it, so what is on disk is always what the topics say up to the
@@ -20,7 +20,7 @@ use crate::operators::{Cx, Effects, Operator, OperatorError, Reject, Tally};
 use crate::state::{Backend, META_POSITIONS, META_SHAPE, Row, StateError, Store, codec};
 use crate::topology::{NodeKind, OnFailure, Topology};
 
-/// See the module.
+/// The rows of a global table, written by one thread.
 pub struct GlobalTable {
     node: usize,
     name: String,

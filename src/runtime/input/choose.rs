@@ -19,9 +19,9 @@ use crate::model::{Millis, Timestamp};
 pub enum Head {
     /// A record is here, with this timestamp.
     Record(Timestamp),
-    /// Nothing is here, and there is more to be had, or nobody knows.
+    /// No record is here, and the input is not known to be caught up.
     Behind,
-    /// Nothing is here, and its end has been reached.
+    /// No record is here, and the input is caught up.
     CaughtUp,
 }
 

@@ -1,13 +1,15 @@
-//! The wall clock time up to which everything has come through the repartition topics: so far it moves their readers' clocks.
+//! Horizons: the wall clock time up to which everything has arrived in a repartition topic. Its readers' clocks advance
+//! with the wall clock only that far.
 //!
-//! To have read such a topic to its end says nothing: the tasks that write it may be hours behind. So one loop per process
-//! asks the broker, for each topic in turn: where do the inputs of its writers end (now, at `at`), and, until it is so,
-//! has the group committed all of that? Then whatever came before `at` stands in the topic, and where the topic ends then,
-//! a reader has everything up to `at`. Inputs that are repartition topics themselves end where that was found out of them.
+//! That a reader is caught up with such a topic says nothing, since the tasks that write it may be hours behind. So one
+//! loop per process asks the broker, for each topic in turn: at which offsets do the inputs of its writers end now (at
+//! time `at`)? And then, repeatedly: has the group committed all of these? Once it has, everything that came before
+//! `at` is in the topic, and a reader that has read up to the topic's present end has everything up to `at`. If an
+//! input of the writers is a repartition topic too, the end that was found for that one is used.
 //!
-//! Behind a node that sends records later than it commits their causes (`emit: final`, a debounce, calls) that cannot be
-//! known: only records move the clocks of those who read such a topic. It is the same on any number of instances, and costs two or
-//! three questions per topic and round.
+//! If a node sends records later than it commits their causes (`emit: final`, a debounce, calls), this cannot be known
+//! for the topics below it: the clocks of their readers advance with records only. The result is the same on any number
+//! of instances, and a round costs two or three requests per topic.
 //!
 //! Called by the engine; read by the workers.
 
@@ -117,7 +119,7 @@ impl Ask for Group {
     }
 }
 
-/// See the module.
+/// Finds out up to which time the inputs of a task are known to be complete.
 pub(in crate::runtime) struct Horizon {
     stages: Vec<Stage>,
     goals: Vec<Option<Goal>>,

@@ -1,7 +1,7 @@
 //! Records of a task with several input partitions that were read and not taken yet, and in which order they are taken.
 //!
 //! Owned by the worker's slot of the task. Holds at most one poll of each input: an input is read again only when
-//! nothing of it is left here. What is here is in nobody's checkpoint: when the readers go back, it is thrown away.
+//! nothing of it is left here. Records that wait here are in no checkpoint: when the readers rewind, they are dropped.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::model::{Millis, Record, Timestamp};
 /// How often it is said that a task waits for an input.
 const SAY: Duration = Duration::from_secs(30);
 
-/// See the module. Inputs are counted from 0, in the order of the task's readers.
+/// Records that were read ahead from the inputs of a task. Inputs are counted from 0, in the order of the task's readers.
 pub struct Ahead {
     chooser: Chooser,
     /// Records by input, each with the time that it will have in the task.

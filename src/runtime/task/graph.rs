@@ -4,8 +4,8 @@
 use super::Node;
 use crate::topology::{NodeKind, SubTopology, Topology};
 
-/// Finds the inputs at which the wall clock has to be held back: the first on its way where somebody refuses what is late;
-/// what stands below reads a clock that is behind already.
+/// Finds the inputs at which the wall clock is held back: those of nodes that refuse late records. Below such a node the
+/// clock is held back already, so only the first one on each path counts.
 pub(super) fn set_delays(nodes: &mut [Node]) {
     let mut behind: Vec<bool> = nodes.iter().map(|n| n.op.refuses_late()).collect();
     // Nodes stand in any order: until nothing changes.

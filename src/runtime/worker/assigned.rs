@@ -39,7 +39,7 @@ pub enum Rewound {
     Restoring,
 }
 
-/// See the module.
+/// A task that is assigned to this instance, and how far it is with commits.
 pub struct Assigned {
     handle: Handle,
     phase: Phase,

@@ -19,7 +19,7 @@ const VISIT: usize = 256;
 /// How long a task that leaves waits for calls on the wire.
 const CALLS_GRACE: Duration = Duration::from_secs(3);
 
-/// See the module.
+/// A task on its worker, with what it reads and what it waits for.
 pub(super) struct Slot {
     pub(super) assigned: Assigned,
     pub(super) readers: Vec<(usize, TaskReader)>,
