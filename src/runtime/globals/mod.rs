@@ -1,4 +1,4 @@
-//! Global tables: each instance reads their topics whole, and its tasks only look rows up.
+//! Global tables: each instance reads their topics whole; its tasks only look rows up.
 
 pub(super) mod reader;
 mod table;

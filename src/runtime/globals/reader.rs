@@ -1,9 +1,10 @@
-//! The threads that read global tables: one per table, all partitions of its topics, in no group.
+//! The threads that read global tables: one per table, which reads all partitions of its topics, in no group.
 //!
-//! Called by the engine. Before any task starts, each table is read up to the end that its topics had then; `/ready` waits,
-//! and the log and `slackwater_restore_remaining_rows` say how much is left. Then the threads go on until the stop.
-//! What is on disk is read on from; it is made anew where it is of other topics, ahead of them, or so old that tombstones
-//! may have been compacted away meanwhile.
+//! Called by the engine. Before any task starts, each table is read up to the end that its topics had at that time;
+//! until then `/ready` waits, and the log and `slackwater_restore_remaining_rows` say how much is left. Afterwards the
+//! threads go on until the process stops. Reading continues from the positions on disk. The rows on disk are deleted
+//! and read anew if they are from other topics, are ahead of the topics, or are so old that tombstones may have been
+//! compacted away since.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,11 +22,11 @@ use crate::model::{Clock, SystemClock, Timestamp};
 use crate::state::{Backend, RocksBackend, RocksEnv, StateDir};
 use crate::topology::Topology;
 
-/// Records of one write.
+/// Records of one write to the database.
 const BATCH: usize = 4096;
-/// How long a thread waits for records before it looks whether it is to stop.
+/// How long a thread waits for records before it checks whether to stop.
 const WAIT: Duration = Duration::from_millis(100);
-/// Between two lines about the progress.
+/// Time between two log lines about the progress.
 const SAY: Duration = Duration::from_secs(2);
 
 /// What every table's thread needs.
@@ -38,7 +39,7 @@ pub(in crate::runtime) struct Reading<'a> {
     pub dir: &'a Path,
     pub env: &'a RocksEnv,
     pub metrics: &'a Metrics,
-    /// Told when a table cannot be kept up to date any more, once it has been read.
+    /// Called if a table can no longer be kept up to date after it was read.
     pub failed: Arc<dyn Fn(String) + Send + Sync>,
 }
 
@@ -47,7 +48,7 @@ pub(in crate::runtime) struct Reading<'a> {
 pub(in crate::runtime) struct GlobalReaders {
     /// Rows by node, for the tasks.
     pub rows: Globals,
-    /// Names, with what comes when the table has been read, or cannot be.
+    /// For each table, by name, the signal that it has been read, or cannot be.
     pub pending: Vec<(String, oneshot::Receiver<Result<(), String>>)>,
     threads: Vec<std::thread::JoinHandle<()>>,
     stop: CancellationToken,
@@ -92,7 +93,7 @@ impl GlobalReaders {
         Ok(readers)
     }
 
-    /// Ends the threads; waits some milliseconds.
+    /// Waits some milliseconds for the threads to end.
     pub fn join(mut self) -> bool {
         self.stop.cancel();
         self.threads.drain(..).all(|thread| thread.join().is_ok())
@@ -107,7 +108,7 @@ impl Drop for GlobalReaders {
 
 type Opened = (GlobalTable, Arc<dyn Backend>, Vec<(TopicPartition, u16, i64)>);
 
-/// Opens a table's database, made anew where it cannot be read on from, and says where each partition goes on.
+/// Opens a table's database, emptied if reading cannot continue from it, and finds where each partition continues.
 fn open(reading: &Reading<'_>, node: usize) -> Result<Opened, String> {
     let name = &reading.topology.nodes[node].name;
     let dir = StateDir::global(reading.dir, name);
@@ -132,7 +133,7 @@ fn open(reading: &Reading<'_>, node: usize) -> Result<Opened, String> {
     Err(format!("global table {name}: its rows could not be made anew"))
 }
 
-/// Why what is on disk cannot be read on from.
+/// Why reading cannot continue from what is on disk.
 fn unusable(
     admin: &Admin,
     table: &GlobalTable,
@@ -173,7 +174,7 @@ struct Thread {
 }
 
 impl Thread {
-    /// Reads until the stop. `read` is told once the table is as its topics were at the beginning.
+    /// Reads until the stop. `read` is signalled once the table is as its topics were at the beginning.
     fn run(mut self, read: &mut Option<oneshot::Sender<Result<(), String>>>) -> Result<(), String> {
         let started = Instant::now();
         let partitions: Vec<TopicPartition> = self.from.iter().map(|(at, ..)| at.clone()).collect();
@@ -213,7 +214,7 @@ impl Thread {
         Ok(())
     }
 
-    /// Tries until it works; `None` when it is to stop.
+    /// Repeats a request until it succeeds; `None` at the stop.
     fn ask<T, E: std::fmt::Display>(&self, mut f: impl FnMut(&Admin) -> Result<T, E>) -> Option<T> {
         while !self.stop.is_cancelled() {
             match f(&self.admin) {

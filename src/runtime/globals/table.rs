@@ -1,11 +1,12 @@
-//! A global table: the rows of whole topics, the same in every instance. Sans-I/O: records and positions go in, rows are
-//! written. The thread that reads the topics is in `reader.rs`, the test driver calls it directly.
+//! A global table: the rows of whole topics, the same in every instance. It does no I/O on the topics: records and
+//! positions come in as arguments. The thread that reads the topics is in `reader.rs`; the test driver calls this
+//! directly.
 //!
-//! The rows are in a database of their own, without a changelog: the topics are what they can be read from again. One
-//! write holds the rows of a batch and the positions behind it, so what is on disk is always what the topics say up to the
-//! positions. One thread writes; tasks read the same database through stores that never change anything, so they see a
-//! batch whole or not at all, and nothing else orders it with their own records: as in Kafka Streams, a global table is
-//! not synchronised by time.
+//! The rows are in a database of their own, without a changelog, since they can be read from the topics again. One
+//! write holds the rows of a batch and the positions after it, so the rows on disk always match the positions on disk.
+//! One thread writes; tasks read the same database through stores that never write. They see a batch whole or not at
+//! all, but when they see it is not coordinated with their own records: as in Kafka Streams, a global table is not
+//! synchronised by time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,13 +36,13 @@ pub struct GlobalTable {
     rows: Vec<Row>,
 }
 
-/// What the positions know a partition by.
+/// The name of a partition in the stored positions.
 fn place(topic: &str, partition: i32) -> String {
     format!("{topic}-{partition}")
 }
 
 impl GlobalTable {
-    /// The table of that node over what a database holds; nothing is asked of the topics.
+    /// The table of this node over a database's contents, without asking the topics anything.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -85,7 +86,7 @@ impl GlobalTable {
         &self.topics
     }
 
-    /// The next offset of a partition that it has not got; 0 where it has nothing.
+    /// The next offset to read from a partition; 0 if nothing was read.
     #[must_use]
     pub fn position(&self, topic: &str, partition: i32) -> i64 {
         self.positions.get(&place(topic, partition)).copied().unwrap_or(0)
@@ -95,7 +96,7 @@ impl GlobalTable {
         Bytes::from(format!("{} = global table of {}", self.name, self.topics.join(", ")))
     }
 
-    /// Was what is on disk made of the same topics? If not it is of no use.
+    /// Whether the rows on disk are from the same topics. If not, they cannot be used.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -104,9 +105,9 @@ impl GlobalTable {
         Ok(shape.is_none_or(|shape| shape == self.shape()))
     }
 
-    /// Takes records in, each partition's in order, and writes them with the positions behind them: topic, partition and
-    /// next offset of each partition read. What was dropped. A record that cannot be taken ends it where the policy is
-    /// `stop`; else it is dropped: every instance reads it, so it is no dead letter.
+    /// Applies records (in order for each partition) and writes the rows together with the positions after them: topic,
+    /// partition and next offset of each partition read. Returns what was dropped. A record that is refused ends the
+    /// table if the policy is `stop`; otherwise it is dropped, not dead-lettered, because every instance reads it.
     ///
     /// # Errors
     /// The database failed, or a record was refused and the policy is `stop`.
@@ -141,7 +142,7 @@ impl GlobalTable {
                 }
             }
             drops.append(&mut self.effects.drops);
-            // Nobody reads a global table as a stream.
+            // No node reads a global table as a stream.
             self.effects.emits.clear();
         }
         let mut moved = false;
@@ -185,7 +186,7 @@ impl GlobalTable {
         self.node
     }
 
-    /// Takes what was counted since the last time.
+    /// Takes the counts since the last call.
     pub fn take_tally(&mut self) -> Tally {
         std::mem::take(&mut self.tally)
     }

@@ -1,16 +1,15 @@
 //! Which input of a task is read next: the rules of KIP-353 and KIP-695, pure.
 //!
-//! A task with several inputs (a join, a merge, a source of several topics) takes the record with the lowest
-//! timestamp among the heads of its inputs; with equal ones, the input that is named first. An input of which nothing
-//! is here makes that a guess, so the task waits:
+//! A task with several inputs (a join, a merge, a source of several topics) takes the record with the lowest timestamp
+//! among the first records of its inputs; if two are equal, that of the input named first. If an input has no record
+//! here, a lower timestamp may still come, so the task waits:
 //!
-//! - for as long as more of it is known, or may be expected, to be there (the end of the partition or of the file has not
-//!   been reached);
-//! - once its end has been reached, for `idle` at most, since more might be on its way;
-//! - then it goes on without it, and does not wait again before a record of it was taken.
+//! - as long as the input is not caught up, so that more records are known or expected to be there;
+//! - once it is caught up, for `idle` at most, since more might be in flight;
+//! - then it goes on without the input, and does not wait for it again before a record of it was taken.
 //!
-//! Called by the worker for whatever a task reads. Standard input and made-up records are always at their end: nobody
-//! knows when more of them comes.
+//! Called by the worker for all that a task reads. Standard input and generated records always count as caught up,
+//! because when more of them come cannot be known.
 
 use crate::model::{Millis, Timestamp};
 
@@ -32,16 +31,16 @@ pub enum Choice {
     Take {
         /// The input.
         input: usize,
-        /// The head that comes next of the others; `None`: there is none.
+        /// The first record of the other inputs that comes next; `None` if there is none.
         until: Option<Next>,
     },
-    /// Take nothing yet: this input has nothing here.
+    /// Take nothing yet: wait for this input.
     WaitFor(usize),
-    /// No input has anything.
+    /// No input has a record.
     Nothing,
 }
 
-/// The head of another input, up to which one may be read on.
+/// The first record of another input, up to which this one may be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Next {
     ts: Timestamp,
@@ -49,7 +48,7 @@ pub struct Next {
 }
 
 impl Next {
-    /// Does a record of `input` with this timestamp come before it?
+    /// Whether this record comes before one of `input` with that timestamp.
     #[must_use]
     pub fn is_after(self, ts: Timestamp, input: usize) -> bool {
         (ts, input) < (self.ts, self.input)
@@ -60,12 +59,12 @@ impl Next {
 #[derive(Debug)]
 pub struct Chooser {
     idle: Millis,
-    /// Until when the task waits for an input whose end was reached.
+    /// Until when the task waits for an input that is caught up.
     deadlines: Vec<Option<Timestamp>>,
 }
 
 impl Chooser {
-    /// Waits for `idle` for an input whose end was reached.
+    /// A chooser that waits for `idle` for an input that is caught up.
     #[must_use]
     pub fn new(idle: Millis) -> Chooser {
         Chooser { idle, deadlines: Vec::new() }

@@ -33,20 +33,20 @@ const EVERY_MAX: Duration = Duration::from_secs(2);
 struct Stage {
     topic: Arc<str>,
     partitions: i32,
-    /// Other topics that its writers read, with their partitions.
+    /// Other topics that its writers read, with their numbers of partitions.
     external: Vec<(Arc<str>, i32)>,
-    /// Stages that its writers read.
+    /// Repartition topics that its writers read, by index.
     stages: Vec<usize>,
 }
 
-/// Everything that came before `at` stands in front of these offsets, by partition.
+/// Offsets, by partition, that everything from before `at` is in front of.
 #[derive(Clone, Debug, PartialEq)]
 struct Reached {
     at: Timestamp,
     ends: Vec<i64>,
 }
 
-/// What the workers see.
+/// The horizons found so far, for the workers.
 #[derive(Debug, Default)]
 pub struct Horizons {
     names: Vec<Arc<str>>,
@@ -54,8 +54,8 @@ pub struct Horizons {
 }
 
 impl Horizons {
-    /// The wall clock time up to which a reader of this partition that goes on at `next` has every record; `None` where that
-    /// is not known.
+    /// The wall clock time up to which a reader of this partition has every record, if it continues at `next`; `None`
+    /// if that is not known.
     fn until(&self, stage: usize, partition: i32, next: i64) -> Option<Timestamp> {
         let all = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
         let reached = all.get(stage)?.as_ref()?;
@@ -64,11 +64,11 @@ impl Horizons {
     }
 }
 
-/// A partition of a repartition topic, for its reader.
+/// One partition of a repartition topic, for its reader.
 #[derive(Clone, Debug)]
 pub struct Upstream {
     horizons: Arc<Horizons>,
-    /// `None`: never known.
+    /// `None` if its horizon can never be known.
     stage: Option<usize>,
     partition: i32,
 }
@@ -81,14 +81,15 @@ impl Upstream {
         Upstream { horizons: Arc::clone(horizons), stage, partition }
     }
 
-    /// The wall clock time up to which a reader that goes on at `next` has every record; `None` where that is not known.
+    /// The wall clock time up to which the reader has every record, if it continues at `next`; `None` if that is not
+    /// known.
     #[must_use]
     pub fn until(&self, next: i64) -> Option<Timestamp> {
         self.horizons.until(self.stage?, self.partition, next)
     }
 }
 
-/// What has to be committed so that a stage has everything up to `at`.
+/// What must be committed before a stage is known to have everything up to `at`.
 #[derive(Clone, Debug, PartialEq)]
 struct Goal {
     at: Timestamp,
@@ -119,7 +120,7 @@ impl Ask for Group {
     }
 }
 
-/// Finds out up to which time the inputs of a task are known to be complete.
+/// The loop that finds out the horizons of a topology's repartition topics.
 pub(in crate::runtime) struct Horizon {
     stages: Vec<Stage>,
     goals: Vec<Option<Goal>>,
@@ -127,7 +128,7 @@ pub(in crate::runtime) struct Horizon {
 }
 
 impl Horizon {
-    /// Of a topology's repartition topics, with the partitions of every topic.
+    /// For a topology's repartition topics, given the number of partitions of every topic.
     pub(in crate::runtime) fn new(topology: &Topology, partitions: impl Fn(&str) -> Option<i32>) -> Horizon {
         let stages = stages(topology, partitions);
         let names = stages.iter().map(|stage| Arc::clone(&stage.topic)).collect();
@@ -135,17 +136,17 @@ impl Horizon {
         Horizon { goals: vec![None; stages.len()], seen: Arc::new(Horizons { names, reached }), stages }
     }
 
-    /// The workers' side.
+    /// The horizons as the workers see them.
     pub(in crate::runtime) fn seen(&self) -> Arc<Horizons> {
         Arc::clone(&self.seen)
     }
 
-    /// No topic whose horizon could be known.
+    /// Whether there is no topic whose horizon can be known.
     pub(in crate::runtime) fn is_empty(&self) -> bool {
         self.stages.is_empty()
     }
 
-    /// Asks again and again until `stop`; `checkpoint` is the time between two commits.
+    /// Asks the broker until `stop`; `checkpoint` is the time between two commits.
     pub(in crate::runtime) async fn run(
         self,
         admin: Arc<Admin>,
@@ -180,7 +181,7 @@ impl Horizon {
         Ok(())
     }
 
-    /// `None`: a stage above has none yet.
+    /// `None` if a stage that its writers read has no horizon yet.
     fn goal(&self, n: usize, now: Timestamp, broker: &impl Ask) -> Result<Option<Goal>, AdminError> {
         let stage = &self.stages[n];
         let (mut at, mut ends) = (now, Vec::new());
@@ -210,7 +211,7 @@ fn is_committed(ends: &[(TopicPartition, i64)], broker: &impl Ask) -> Result<boo
     for ((partition, end), offset) in ends.iter().zip(committed) {
         match offset {
             GroupOffset::At(next) if next >= *end => {}
-            // Nobody commits where nothing is.
+            // An empty partition has no commit.
             GroupOffset::None => nothing.push((partition.clone(), *end)),
             GroupOffset::At(_) | GroupOffset::Pending => return Ok(false),
         }
@@ -223,11 +224,12 @@ fn is_committed(ends: &[(TopicPartition, i64)], broker: &impl Ask) -> Result<boo
     Ok(nothing.iter().zip(starts).all(|((_, end), start)| start >= *end))
 }
 
-/// The repartition topics whose writers send everything on before they commit it; those that others read first.
+/// The repartition topics whose writers send everything on before they commit its cause; a topic comes after those that
+/// its writers read.
 fn stages(topology: &Topology, partitions: impl Fn(&str) -> Option<i32>) -> Vec<Stage> {
     let own = topology.repartitions();
     let mut stages: Vec<Stage> = Vec::new();
-    // Each round finds those that read only what has been found.
+    // Each round finds those whose inputs are all found already.
     loop {
         let before = stages.len();
         for repartition in &own {
@@ -261,7 +263,8 @@ fn stages(topology: &Topology, partitions: impl Fn(&str) -> Option<i32>) -> Vec<
     }
 }
 
-/// The topics from which a sink's records come; `None`: a node in between holds records, or they come from elsewhere.
+/// The topics from which a sink's records come; `None` if a node in between holds records, or if they come from
+/// elsewhere.
 fn feeding(topology: &Topology, sink: usize) -> Option<Vec<String>> {
     let (mut topics, mut seen, mut next) = (Vec::new(), vec![sink], vec![sink]);
     while let Some(n) = next.pop() {

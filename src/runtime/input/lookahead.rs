@@ -9,43 +9,43 @@ use std::time::{Duration, Instant};
 use super::choose::{Choice, Chooser, Head};
 use crate::model::{Millis, Record, Timestamp};
 
-/// How often it is said that a task waits for an input.
+/// How often the log says that a task waits for an input.
 const SAY: Duration = Duration::from_secs(30);
 
 /// Records that were read ahead from the inputs of a task. Inputs are counted from 0, in the order of the task's readers.
 pub struct Ahead {
     chooser: Chooser,
-    /// Records by input, each with the time that it will have in the task.
+    /// Records by input, each with its timestamp in the task.
     inputs: Vec<VecDeque<(Timestamp, Record)>>,
     waits: Option<(usize, Instant)>,
 }
 
 impl Ahead {
-    /// Nothing was read. `idle`: how long to wait for an input whose end was reached.
+    /// Nothing read yet. `idle`: how long to wait for an input that is caught up.
     #[must_use]
     pub fn new(idle: Millis) -> Ahead {
         Ahead { chooser: Chooser::new(idle), inputs: Vec::new(), waits: None }
     }
 
-    /// The readers go back.
+    /// Drops everything, because the readers rewind.
     pub fn clear(&mut self) {
         self.inputs.clear();
         self.waits = None;
     }
 
-    /// Is everything taken that was read?
+    /// Whether everything that was read has been taken.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.inputs.iter().all(VecDeque::is_empty)
     }
 
-    /// Is nothing of an input left?
+    /// Whether no record of an input is left.
     #[must_use]
     pub fn wants(&self, input: usize) -> bool {
         self.inputs.get(input).is_none_or(VecDeque::is_empty)
     }
 
-    /// Records of an input were read, in order.
+    /// Adds records read from an input, in order.
     pub fn push(&mut self, input: usize, records: impl Iterator<Item = (Timestamp, Record)>) {
         if self.inputs.len() <= input {
             self.inputs.resize_with(input + 1, VecDeque::new);
@@ -53,8 +53,8 @@ impl Ahead {
         self.inputs[input].extend(records);
     }
 
-    /// The next records, all of one input. `None`: nothing may be taken now. `caught_up`: for each input, whether
-    /// everything that is in the partition has been read.
+    /// The next records, all of one input; `None` if none may be taken now. `caught_up` says for each input whether
+    /// everything in its partition has been read.
     pub fn take(&mut self, caught_up: &[bool], now: Timestamp) -> Option<(usize, Vec<Record>)> {
         self.inputs.resize_with(caught_up.len(), VecDeque::new);
         let head = |(records, caught_up): (&VecDeque<(Timestamp, Record)>, &bool)| match records.front() {
@@ -82,7 +82,7 @@ impl Ahead {
         Some((input, records.drain(..count).map(|(_, record)| record).collect()))
     }
 
-    /// An input that the others have been waiting for long enough to say so; once in a while.
+    /// An input that the others have been waiting for so long that it should be logged; once per interval.
     pub fn stalled(&mut self) -> Option<usize> {
         let (input, since) = self.waits.filter(|(_, since)| since.elapsed() >= SAY)?;
         self.waits = Some((input, since + SAY));

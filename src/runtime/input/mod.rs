@@ -1,7 +1,7 @@
 //! What one task reads: the partitions assigned to it, or a source that is no Kafka topic, each behind a [`TaskReader`].
 //!
-//! `lookahead` and `choose` put the records of several inputs in the order of their timestamps; `horizon` finds out up to
-//! when a repartition topic has everything.
+//! `lookahead` and `choose` put the records of several inputs in the order of their timestamps; `horizon` finds out up
+//! to which time a repartition topic is complete.
 
 pub(super) mod choose;
 pub(super) mod horizon;
@@ -21,15 +21,16 @@ enum Feed {
 
 /// One input of a task: where its records come from, and those that were read but must still wait.
 ///
-/// A record that may not come in yet holds back those behind it, of this input only: nothing more is read, and the input
-/// counts as not caught up, so that no clock moves past it. What is held is one poll.
+/// A record that may not come in yet holds back the records after it, of this input only: nothing more is read, and the
+/// input counts as not caught up, so that no clock moves past it. At most one poll is held.
 pub struct TaskReader {
     from: Feed,
     /// The input's number in the task.
     input: u16,
     held: VecDeque<Record>,
     batch: Vec<Record>,
-    /// Of a repartition topic: up to when it is complete is known from the progress of the tasks that write it.
+    /// For a repartition topic: up to which time it is complete, which depends on the progress of the tasks that write
+    /// it.
     upstream: Option<Upstream>,
 }
 
@@ -39,7 +40,7 @@ impl TaskReader {
         TaskReader { from, input, held: VecDeque::new(), batch: Vec::new(), upstream }
     }
 
-    /// A partition of the topic that is the task's input number `input`; `upstream`: of a repartition topic.
+    /// A partition of the topic that is the task's input number `input`. `upstream`: for a repartition topic.
     #[must_use]
     pub fn partition(mut reader: PartitionReader, input: usize, upstream: Option<Upstream>) -> TaskReader {
         reader.set_topic(input);
@@ -52,7 +53,7 @@ impl TaskReader {
         TaskReader::new(Feed::Source(reader), input, None)
     }
 
-    /// Appends up to `max` records that are here already.
+    /// Appends up to `max` records that have arrived already.
     ///
     /// # Errors
     /// The source cannot be read now; the next poll may work.
@@ -60,7 +61,7 @@ impl TaskReader {
         match &mut self.from {
             Feed::Partition(reader) => match reader.poll_batch(max, out) {
                 Ok(polled) => Ok(polled.records),
-                // The worker will be told.
+                // The worker gets an event of its own for this.
                 Err(ReadError::Revoked) => Ok(0),
                 Err(e) => Err(e.to_string()),
             },
@@ -73,8 +74,8 @@ impl TaskReader {
         }
     }
 
-    /// [`TaskReader::poll`], up to the first record that may not come in yet: it and those behind it wait here, and nothing
-    /// more is read until it may.
+    /// Like [`TaskReader::poll`], but only up to the first record that may not come in yet. It and those after it are
+    /// held here, and nothing more is read until it may.
     ///
     /// # Errors
     /// As [`TaskReader::poll`].
@@ -99,7 +100,7 @@ impl TaskReader {
         Ok(out.len() - before)
     }
 
-    /// Has everything been read that is there, and nothing waits here?
+    /// Whether everything in the input has been read and nothing is held here.
     #[must_use]
     pub fn caught_up(&self) -> bool {
         self.held.is_empty()
@@ -109,8 +110,9 @@ impl TaskReader {
             }
     }
 
-    /// The wall clock time up to which every record is here: so far it moves the clocks of the nodes below. `None` while
-    /// records wait here or in the partition, and where that is not known.
+    /// The wall clock time up to which every record has been read, which is how far the clocks of the nodes below may
+    /// advance with the wall clock. `None` while records are held here or left in the partition, and if it is not
+    /// known.
     #[must_use]
     pub fn until(&self, now: Timestamp) -> Option<Timestamp> {
         match &self.upstream {
@@ -122,8 +124,8 @@ impl TaskReader {
         }
     }
 
-    /// While nothing of it is here, are records of the task's other inputs processed? A partition or a file first has to
-    /// be read to its end; a live source, of which nobody knows when more comes, keeps none waiting.
+    /// Whether records of the task's other inputs are processed while this one has none. Not before a partition or a
+    /// file is read to its end; a live source, where more may come at any time or never, never keeps others waiting.
     #[must_use]
     pub fn lets_others_go_on(&self) -> bool {
         self.held.is_empty()
@@ -133,7 +135,7 @@ impl TaskReader {
             }
     }
 
-    /// Has it ended for good?
+    /// Whether it has ended for good.
     #[must_use]
     pub fn ended(&self) -> bool {
         match &self.from {
@@ -142,20 +144,20 @@ impl TaskReader {
         }
     }
 
-    /// The end of the partition, if it was reached and nothing has come since.
+    /// The end of the partition, if it is caught up.
     #[must_use]
     pub fn end(&self) -> Option<i64> {
         self.next_offset().filter(|_| self.caught_up())
     }
 
-    /// Does the group commit its offsets?
+    /// Whether the group commits its offsets.
     #[must_use]
     pub fn has_offsets(&self) -> bool {
         matches!(self.from, Feed::Partition(_))
     }
 
-    /// The offset behind the last record that the task got, where it is known. At the end of the partition it is also
-    /// behind marks of transactions.
+    /// The offset after the last record that the task got, if known. At the end of the partition it is also past
+    /// transaction markers.
     fn next_offset(&self) -> Option<i64> {
         match &self.from {
             Feed::Partition(reader) => match self.held.front() {
@@ -175,7 +177,7 @@ impl TaskReader {
         }
     }
 
-    /// Whether this assignment of the partition is over; `None` where nobody else can have it.
+    /// Tells whether this assignment of the partition is over; `None` if no other instance can have the input.
     #[must_use]
     pub fn lease(&self) -> Option<Lease> {
         match &self.from {
@@ -184,8 +186,8 @@ impl TaskReader {
         }
     }
 
-    /// Goes to `offset`, the last committed one, unless it is there. What is no partition cannot be read again: it goes on
-    /// where it is, with what waits here.
+    /// Goes back to `offset`, the last committed one, unless the reader is there. An input that is no partition cannot
+    /// be read again: it goes on where it is, with the records held here.
     ///
     /// # Errors
     /// The partition is not ours any more, or cannot be moved now: then nothing may be read.

@@ -37,7 +37,8 @@ pub enum TaskError {
 /// What can happen to a task.
 #[derive(Debug)]
 pub enum Input {
-    /// Records of one topic, in offset order. `topic` counts in [`Topology::inputs`](crate::topology::Topology::inputs).
+    /// Records of one topic, in offset order. `topic` is an index into
+    /// [`Topology::inputs`](crate::topology::Topology::inputs).
     Records {
         /// Index of the topic.
         topic: usize,
@@ -53,7 +54,7 @@ pub enum Input {
         /// The answer.
         reply: Reply,
     },
-    /// Another consumer group has committed, on this task's partition.
+    /// Another consumer group has committed offsets on this task's partition.
     Commits(Commits),
     /// `rows` deliveries of an epoch are durable.
     Acked {
@@ -73,10 +74,11 @@ pub enum Input {
         /// What the sink said.
         message: String,
     },
-    /// Time went by.
+    /// Time has passed.
     Clock {
-        /// The wall clock time up to which the task's inputs are caught up, but for records still under way to the topics:
-        /// so far it moves the nodes' clocks. `None` where an input is behind: records alone move them then.
+        /// The wall clock time up to which the task's inputs are complete; the nodes' clocks advance with it that far.
+        /// Records still in flight to the topics are not counted. `None` if an input is not caught up: then only
+        /// records advance the clocks.
         until: Option<Timestamp>,
     },
 }
@@ -86,7 +88,8 @@ pub enum Input {
 pub struct Delivery {
     /// The sink's node.
     pub node: usize,
-    /// The epoch that waits for it. Rows with `reply_to` are answered by [`Input::Reply`] instead.
+    /// The epoch that waits for its acknowledgement. A row with `reply_to` is answered by [`Input::Reply`] instead, and
+    /// no epoch waits for it.
     pub epoch: u64,
     /// What to write.
     pub row: SinkRow,
@@ -104,7 +107,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// Nothing to do?
+    /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.deliveries.is_empty() && self.calls.is_empty() && self.drops.is_empty()
@@ -118,21 +121,21 @@ pub struct Sealed {
     pub epoch: u64,
     /// Changed rows, sorted by key once [`Sealed::finish`] was called.
     pub rows: Vec<Row>,
-    /// What nobody has turned into rows yet.
+    /// Rows that are not encoded yet.
     pub late: Vec<Late>,
-    /// Records of Kafka sinks that belong into the checkpoint's transaction: node and row.
+    /// Records of Kafka sinks that are written in the checkpoint's transaction: node and row.
     pub outputs: Vec<(usize, SinkRow)>,
-    /// Next offset to read, by index of the topic; only topics of which something was read.
+    /// Next offset to read, by index of the topic; only topics from which something was read.
     pub positions: Vec<(usize, i64)>,
 }
 
 impl Sealed {
-    /// Turns everything into rows sorted by key: the slow part of a checkpoint, for the thread that commits.
+    /// Encodes and sorts all rows. This is the slow part of a checkpoint, so the commit thread calls it.
     pub fn finish(&mut self) {
         for late in self.late.drain(..) {
             late.append_to(&mut self.rows);
         }
-        // Stable sorting finds the sorted runs that these are.
+        // A stable sort is fast on runs that are sorted already, which these are.
         self.rows.sort_by(|a, b| a.0.cmp(&b.0));
     }
 }

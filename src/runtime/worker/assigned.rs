@@ -1,13 +1,13 @@
-//! One task of one assignment, from its restore to its release: what may be done with it, and when.
+//! One task of one assignment, from its restore to its release: the rules of what may be done with it, and when.
 //!
-//! Called by the worker, which reads, waits and writes, and by the crash model, which does so on a broker in memory;
-//! the rules are here, once:
+//! The worker calls this, and does the reading, waiting and writing; so does the crash model, with a broker in memory.
+//! The rules exist once, here:
 //!
-//! - what comes back for another assignment of the same partition is ignored: every answer carries its [`Handle`];
-//! - one epoch at a time is between its seal and the moment its rows are in the backend; a large one is copied in
-//!   pieces, with input in between, and is committed when it is whole;
-//! - a task that leaves takes no input; it goes after an epoch that was sealed since has been applied;
-//! - a checkpoint that was not committed takes the task back to the last one that was, and its readers with it.
+//! - an answer for another assignment of the same partition is ignored: every answer carries its [`Handle`];
+//! - only one epoch at a time is between its seal and the moment its rows are in the backend; a large one is copied in
+//!   pieces, with input in between, and is committed when it is complete;
+//! - a task that is leaving takes no input; it is released after an epoch that was sealed since has been applied;
+//! - after a checkpoint that was not committed, the task and its readers go back to the last one that was.
 
 use std::sync::Arc;
 
@@ -28,14 +28,14 @@ struct Running {
     committing: bool,
 }
 
-/// What became of a task whose checkpoint was not committed.
+/// The state of a task after a checkpoint that was not committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rewound {
-    /// That was another assignment's.
+    /// The answer was for another assignment.
     Stale,
-    /// It was leaving: drop it, its next owner reads on from the last checkpoint.
+    /// The task was leaving: drop it; its next owner continues from the last checkpoint.
     Gone,
-    /// It waits for its restore under its new handle.
+    /// It waits for its restore, under a new handle.
     Restoring,
 }
 
@@ -43,11 +43,11 @@ pub enum Rewound {
 pub struct Assigned {
     handle: Handle,
     phase: Phase,
-    /// No more input; committed once more, then released.
+    /// It takes no more input, is committed once more, and is then released.
     leaving: bool,
-    /// Sealed for the last time.
+    /// Whether its last epoch was sealed.
     last: bool,
-    /// Its readers are ahead of the checkpoint that it is restored to.
+    /// Whether its readers are ahead of the checkpoint that it is restored to.
     ahead: bool,
 }
 
@@ -58,13 +58,13 @@ impl Assigned {
         Assigned { handle, phase: Phase::Restoring, leaving: false, last: false, ahead }
     }
 
-    /// Whose answers count.
+    /// The handle whose answers count.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle
     }
 
-    /// Does it leave?
+    /// Whether it is leaving.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.leaving
@@ -87,13 +87,13 @@ impl Assigned {
         }
     }
 
-    /// May records be read for it now?
+    /// Whether records may be read for it now.
     #[must_use]
     pub fn takes_input(&self) -> bool {
         !self.leaving && self.task().is_some_and(Task::wants_input)
     }
 
-    /// The restore is done. True if the readers must go back to where it starts.
+    /// The restore is done. True if the readers must go back to where the task starts.
     #[must_use]
     pub fn restored(&mut self, task: Task, backend: Arc<dyn Backend>) -> bool {
         self.phase = Phase::Running(Box::new(Running { task, backend, sealed: None, committing: false }));
