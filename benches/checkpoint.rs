@@ -40,7 +40,7 @@ use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
 use slackwater::kafka::{Admin, KafkaConfig, OutRecord, TopicPartition, TopicSpec, Writer};
 use slackwater::model::{Headers, Origin, Record, Timestamp, Value};
-use slackwater::runtime::{Input, Step, Task, TaskId};
+use slackwater::runtime::{Input, Step, Task, TaskId, TaskOptions};
 use slackwater::state::{Backend, RocksBackend, RocksEnv};
 use slackwater::yaml::{Mode, load};
 
@@ -716,7 +716,8 @@ fn pause(yaml: &str, keys: usize) {
     let dir = tempfile::tempdir().unwrap();
     let rocks: Arc<dyn Backend> = Arc::new(RocksBackend::open(dir.path(), &env()).unwrap());
     let (mut step, id) = (Step::default(), TaskId { sub: 0, partition: 0 });
-    let mut task = Task::open(&loaded.topology, id, &rocks, Timestamp(0), &mut step).unwrap();
+    let mut task =
+        Task::open(&loaded.topology, id, &rocks, &TaskOptions::default(), Timestamp(0), &mut step).unwrap();
     task.start_at(0, 0);
     for round in 0..4 {
         touch(&mut task, &mut step, keys, round);

@@ -25,7 +25,7 @@ use std::sync::mpsc;
 use bytes::Bytes;
 use cpu_time::{ProcessTime, ThreadTime};
 use slackwater::model::{Origin, Record, Timestamp, Value};
-use slackwater::runtime::{Input, Sealed, Step, Task, TaskId};
+use slackwater::runtime::{Input, Sealed, Step, Task, TaskId, TaskOptions};
 use slackwater::state::{Backend, RocksBackend, RocksEnv};
 use slackwater::yaml::{Mode, load};
 
@@ -216,7 +216,7 @@ fn ours(operators: &str, args: Args) -> Result<(f64, f64), Error> {
     let backend: Arc<dyn Backend> = Arc::new(RocksBackend::open(dir.path(), &env)?);
     let mut step = Step::default();
     let id = TaskId { sub: 0, partition: 0 };
-    let mut task = Task::open(&topology, id, &backend, Timestamp(START), &mut step)?;
+    let mut task = Task::open(&topology, id, &backend, &TaskOptions::default(), Timestamp(START), &mut step)?;
     let topics: Vec<String> = task.topics().iter().map(ToString::to_string).collect();
     (0..topics.len()).for_each(|topic| task.start_at(topic, 0));
     let mut writer = Writer::start(backend);

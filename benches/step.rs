@@ -26,7 +26,7 @@ use common::{Error, Feed, KEY, MAX_WAIT, QUIET, RULE, SEGMENTS, VALUE, in_a_proc
 use cpu_time::ThreadTime;
 use slackwater::model::{Origin, Record, Timestamp, Value};
 use slackwater::operators::debounce::{Keep, PendingTable};
-use slackwater::runtime::{Input, Sealed, Step, Task, TaskId};
+use slackwater::runtime::{Input, Sealed, Step, Task, TaskId, TaskOptions};
 use slackwater::state::{Backend, MemoryBackend, RocksBackend, RocksEnv};
 use slackwater::topology::Topology;
 use slackwater::yaml::{Mode, load};
@@ -135,7 +135,7 @@ sinks: {{ out: {{ from: settled, blackhole: {{}} }} }}
 fn open(topology: &Topology, backend: &Arc<dyn Backend>) -> Result<Task, Error> {
     let mut step = Step::default();
     let id = TaskId { sub: 0, partition: 0 };
-    let mut task = Task::open(topology, id, backend, Timestamp(START), &mut step)?;
+    let mut task = Task::open(topology, id, backend, &TaskOptions::default(), Timestamp(START), &mut step)?;
     task.start_at(0, 0);
     Ok(task)
 }

@@ -29,7 +29,7 @@ pub use engine::{Engine, EngineError, EngineOptions, MissingTopics, Override, Sh
 pub use globals::GlobalTable;
 pub use inbox::Handle;
 pub use task::{
-    DEAD_LETTER, Delivery, Globals, Input, Sealed, Step, Task, TaskError, TaskId, applied_positions, inspect,
-    is_empty,
+    DEAD_LETTER, Delivery, Globals, Input, Sealed, Step, Task, TaskError, TaskId, TaskOptions,
+    applied_positions, inspect, is_empty,
 };
 pub use worker::{Assigned, Rewound};

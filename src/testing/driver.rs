@@ -10,7 +10,9 @@ use std::sync::Arc;
 use crate::model::{Call, Reason, Reply, SinkRow};
 use crate::model::{Json, Millis, Origin, Record, Timestamp, Value};
 use crate::operators::{Admits, Commits};
-use crate::runtime::{DEAD_LETTER, Delivery, GlobalTable, Globals, Input, Step, Task, TaskError, TaskId};
+use crate::runtime::{
+    DEAD_LETTER, Delivery, GlobalTable, Globals, Input, Step, Task, TaskError, TaskId, TaskOptions,
+};
 use crate::sinks::SinkConfig;
 use crate::state::{Backend, MemoryBackend};
 use crate::topology::{Changelog, NodeKind, Topology};
@@ -137,7 +139,8 @@ impl TopologyTestDriver {
     ) -> Result<Slot, DriverError> {
         let id = TaskId { sub, partition: 0 };
         let dynamic: Arc<dyn Backend> = Arc::clone(&backend) as Arc<dyn Backend>;
-        let mut task = Task::open_with(&self.topology, id, &dynamic, &self.rows, self.wall, &mut self.step)?;
+        let options = TaskOptions { globals: self.rows.clone(), ..TaskOptions::default() };
+        let mut task = Task::open(&self.topology, id, &dynamic, &options, self.wall, &mut self.step)?;
         let committed = committed.unwrap_or_else(|| vec![0; task.topics().len()]);
         for (topic, offset) in committed.iter().enumerate() {
             task.start_at(topic, *offset);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use slackwater::model::SinkRow;
 use slackwater::model::{Record, Timestamp};
-use slackwater::runtime::{Input, Step, Task};
+use slackwater::runtime::{Input, Step, Task, TaskOptions};
 use slackwater::state::{Backend, MemoryBackend, Row};
 
 use super::ledger::Committed;
@@ -31,7 +31,14 @@ impl Replay {
         let backend = Arc::new(MemoryBackend::default());
         let dynamic = Arc::clone(&backend) as Arc<dyn Backend>;
         let id = shape.task(partition);
-        let task = Task::open(&shape.topology, id, &dynamic, Timestamp(0), &mut Step::default());
+        let task = Task::open(
+            &shape.topology,
+            id,
+            &dynamic,
+            &TaskOptions::default(),
+            Timestamp(0),
+            &mut Step::default(),
+        );
         let task = task.expect("starts");
         Replay { task, backend, records: Vec::new(), read: 0, results: Vec::new() }
     }

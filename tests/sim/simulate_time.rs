@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 use slackwater::model::{Record, Timestamp, Value};
-use slackwater::runtime::{Input, Step, Task, TaskId};
+use slackwater::runtime::{Input, Step, Task, TaskId, TaskOptions};
 use slackwater::state::{Backend, MemoryBackend};
 use slackwater::testing::simulate;
 use slackwater::topology::Topology;
@@ -205,7 +205,8 @@ fn a_record_from_the_future_closes_no_windows_however_far_below() {
         let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::default());
         let (now, mut step) = (Timestamp(1_000_000), Step::default());
         let id = TaskId { sub: 0, partition: 0 };
-        let mut task = Task::open(&topology, id, &backend, now, &mut step).expect("opens");
+        let mut task =
+            Task::open(&topology, id, &backend, &TaskOptions::default(), now, &mut step).expect("opens");
         for ts in [now.0, now.0 + 3_600_000] {
             let record = Record::new("k", Value::Bytes("1".into()), Timestamp(ts));
             task.step(Input::Records { topic: 0, records: vec![record] }, now, &mut step).expect("takes it");

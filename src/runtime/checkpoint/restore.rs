@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::super::inbox::{Message, Restored};
 use super::super::metrics::Metrics;
-use super::super::task::{Globals, Step, Task, TaskId, applied_positions};
+use super::super::task::{Step, Task, TaskId, TaskOptions, applied_positions};
 use super::super::worker::Order;
 use super::failpoint;
 use crate::kafka::{Admin, GroupOffset, KafkaConfig, RestoreError, TopicPartition, restore};
@@ -41,8 +41,7 @@ struct Parts {
     /// Sees offsets behind open transactions.
     ends: Option<Arc<Admin>>,
     changelogs: Arc<Vec<Option<Arc<str>>>>,
-    transactional: Vec<(usize, usize)>,
-    globals: Globals,
+    options: TaskOptions,
     dir: PathBuf,
     env: RocksEnv,
     metrics: Metrics,
@@ -59,8 +58,7 @@ impl Restorer {
         kafka: Option<KafkaConfig>,
         admin: Option<Arc<Admin>>,
         changelogs: Arc<Vec<Option<Arc<str>>>>,
-        transactional: Vec<(usize, usize)>,
-        globals: Globals,
+        options: TaskOptions,
         dir: PathBuf,
         env: RocksEnv,
         metrics: Metrics,
@@ -78,8 +76,7 @@ impl Restorer {
             admin,
             ends,
             changelogs,
-            transactional,
-            globals,
+            options,
             dir,
             env,
             metrics,
@@ -134,10 +131,9 @@ impl Parts {
                 }
             };
         let mut step = Step::default();
-        let mut task =
-            Task::open_with(&self.topology, id, &backend, &self.globals, SystemClock.now(), &mut step)
-                .map_err(|e| e.to_string())?;
-        task.set_transactional(self.transactional.clone(), &mut step).map_err(|e| e.to_string())?;
+        let options = TaskOptions { delay: order.delay, ..self.options.clone() };
+        let task = Task::open(&self.topology, id, &backend, &options, SystemClock.now(), &mut step)
+            .map_err(|e| e.to_string())?;
         let mut said = Instant::now();
         while order.gates.iter().any(|gate| !gate.is_idle()) {
             order.say(&mut said, &"calls of an earlier assignment are still under way");

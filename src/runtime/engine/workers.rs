@@ -30,7 +30,7 @@ use crate::runtime::delivery::SinkDriver;
 use crate::runtime::inbox::{Message, inbox};
 use crate::runtime::input::TaskReader;
 use crate::runtime::input::horizon::Horizon;
-use crate::runtime::task::TaskId;
+use crate::runtime::task::{TaskId, TaskOptions};
 use crate::runtime::worker::{Calls, Outside, Ticket, Worker};
 use crate::state::RocksEnv;
 use crate::topology::{NodeKind, Topology};
@@ -58,13 +58,17 @@ impl Engine {
             self.reader = Some(self.join_group(config, &plan, &limiters)?);
         }
         let asked = admin.clone();
+        let tasks = TaskOptions {
+            globals: self.globals.rows.clone(),
+            transactional: transactional.iter().map(|(node, (_, bytes_max))| (*node, *bytes_max)).collect(),
+            ..TaskOptions::default()
+        };
         let restorer = Restorer::new(
             Arc::clone(&topology),
             kafka.clone(),
             admin,
             Arc::clone(&plan.changelogs),
-            transactional.iter().map(|(node, (_, bytes_max))| (*node, *bytes_max)).collect(),
-            self.globals.rows.clone(),
+            tasks,
             self.options.state_dir.clone(),
             env,
             self.shared.metrics.clone(),

@@ -66,7 +66,7 @@ impl Task {
         for call in self.effects.calls.drain(..) {
             step.calls.push((global, call));
         }
-        let gather = self.message_bytes_max(global);
+        let gather = self.nodes[n].message_bytes_max;
         for row in self.effects.rows.drain(..) {
             if let Some(bytes_max) = gather {
                 if row.exceeds(bytes_max) {

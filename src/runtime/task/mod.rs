@@ -15,6 +15,7 @@ mod graph;
 pub mod inspect;
 pub(super) mod nodes;
 mod open;
+mod options;
 mod seal;
 mod step;
 
@@ -24,6 +25,7 @@ use std::sync::Arc;
 
 use admit::Admission;
 use flow::{Arrival, Work};
+pub use options::TaskOptions;
 pub use step::{Delivery, Input, Sealed, Step, TaskError, TaskId};
 
 use self::nodes::{dead_letter, event_time};
@@ -48,7 +50,16 @@ struct Node {
     takes_changes: bool,
     /// By input: the wall clock comes through it, and has to stay behind for this node.
     delays: Vec<bool>,
+    /// Its rows go into the transaction that commits the epoch; the largest message that its topic takes, in bytes.
+    message_bytes_max: Option<usize>,
     tally: Tally,
+}
+
+/// Where records go that no node can process.
+struct DeadLetter {
+    node: usize,
+    /// As [`Node::message_bytes_max`].
+    message_bytes_max: Option<usize>,
 }
 
 /// See the module.
@@ -86,13 +97,11 @@ pub struct Task {
     delay: Millis,
     /// Without a changelog: positions are held back to what has no durable effect yet.
     low_watermark: bool,
-    /// Rows of these nodes go into the checkpoint's transaction instead of to a driver; with the largest message of
-    /// each in bytes.
-    transactional: Vec<(usize, usize)>,
+    /// Rows for the transaction that commits the open epoch.
     outputs: Vec<(usize, SinkRow)>,
     /// What came to the sealed epoch after its seal: dead letters of rows that a sink refused.
     late_outputs: Vec<(usize, SinkRow)>,
-    dead_letter: Option<usize>,
+    dead_letter: Option<DeadLetter>,
     stack: Vec<Work>,
     effects: Effects,
     clocks_saved: Vec<(String, i64)>,
@@ -103,8 +112,6 @@ pub struct Task {
 /// Format of a task's rows as a whole: how keys are built, what rows there are. What a row holds has a version of its
 /// own, its first byte. State without the row is of format 1.
 const FORMAT: u32 = 1;
-/// Rows that an operator copies before it lets records through again: some milliseconds.
-const SEAL_ROWS: usize = 2048;
 
 /// Records that nodes are told of before they come: as many as the nearest caches hold.
 const WARM_GROUP: usize = 64;
@@ -244,11 +251,6 @@ impl Task {
         Ok(())
     }
 
-    /// How far the wall clock stays behind for nodes that refuse what is late; nothing unless it is said.
-    pub fn set_delay(&mut self, delay: Millis) {
-        self.delay = delay;
-    }
-
     fn tick(&mut self, until: Option<Timestamp>, now: Timestamp, step: &mut Step) -> Result<(), TaskError> {
         for n in 0..self.nodes.len() {
             if self.nodes[n].op.wall_deadline().is_some_and(|at| at <= now) {
@@ -314,46 +316,10 @@ impl Task {
         self.nodes.iter_mut().zip(&self.global).map(|(n, g)| (*g, std::mem::take(&mut n.tally)))
     }
 
-    /// From now on, rows of these sinks are part of the sealed epoch ([`Sealed::outputs`]): for exactly-once delivery
-    /// to Kafka, in the transaction that commits the epoch. Those in `step`, made while the task opened, are taken out of it.
-    ///
-    /// With the largest message that the node's topic takes, in bytes: a transaction with a larger one would fail, and
-    /// fail again each time it is made, so such a row is refused before.
-    ///
-    /// # Errors
-    /// A row in `step` is refused, and the policy is `stop`.
-    pub fn set_transactional(
-        &mut self,
-        nodes: Vec<(usize, usize)>,
-        step: &mut Step,
-    ) -> Result<(), TaskError> {
-        self.transactional = nodes;
-        for Delivery { node, epoch, row } in std::mem::take(&mut step.deliveries) {
-            let Some(bytes_max) = self.message_bytes_max(node).filter(|_| row.reply_to.is_none()) else {
-                step.deliveries.push(Delivery { node, epoch, row });
-                continue;
-            };
-            self.outstanding -= 1;
-            if row.exceeds(bytes_max) {
-                let name = self.by_global.get(&node).map(|n| Arc::clone(&self.nodes[*n].shown));
-                let policy = if node == DEAD_LETTER { OnFailure::Stop } else { self.policy };
-                let name = name.unwrap_or_else(|| "dead_letter".into());
-                self.reject(too_large(row, bytes_max), &name, node, epoch, policy, step)?;
-            } else {
-                self.outputs.push((node, row));
-            }
-        }
-        Ok(())
-    }
-
     /// What has come to the sealed epoch's [`Sealed::outputs`] since it was sealed; all of it is there when the epoch is
     /// settled.
     pub fn take_late_outputs(&mut self) -> Vec<(usize, SinkRow)> {
         std::mem::take(&mut self.late_outputs)
-    }
-
-    fn message_bytes_max(&self, node: usize) -> Option<usize> {
-        self.transactional.iter().find(|(n, _)| *n == node).map(|(_, bytes_max)| *bytes_max)
     }
 
     /// Rows gathered for the open epoch's transaction: a bound for the driver.
@@ -361,6 +327,7 @@ impl Task {
     pub fn gathered(&self) -> usize {
         self.outputs.len()
     }
+
     fn acked(&mut self, epoch: u64, rows: u64) {
         if epoch == self.epoch {
             debug_assert!(self.outstanding >= rows, "more acks than deliveries");
@@ -408,15 +375,16 @@ impl Task {
         step: &mut Step,
     ) -> Result<(), TaskError> {
         let topic = self.topics.get(usize::from(reject.record.origin.topic)).map(|t| &**t);
-        match (policy, self.dead_letter) {
+        match (policy, &self.dead_letter) {
             (OnFailure::Skip, _) => {
                 step.drops.push((node, reject.reason));
                 Ok(())
             }
-            (OnFailure::DeadLetter, Some(sink)) => {
+            (OnFailure::DeadLetter, Some(DeadLetter { node: sink, message_bytes_max })) => {
+                let sink = *sink;
                 let record = dead_letter(&reject, name, topic);
                 let row = SinkRow { reply_to: None, record, payload: Payload::Record };
-                if let Some(bytes_max) = self.message_bytes_max(sink) {
+                if let Some(bytes_max) = *message_bytes_max {
                     if row.exceeds(bytes_max) {
                         return self.reject(reject, name, node, epoch, OnFailure::Stop, step);
                     }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::graph::{reached, set_delays, shape};
-use super::{DEAD_LETTER, FORMAT, Globals, Node, SEAL_ROWS, Step, Task, TaskError, TaskId};
-use crate::model::{Millis, Timestamp};
+use super::{DEAD_LETTER, DeadLetter, FORMAT, Node, Step, Task, TaskError, TaskId, TaskOptions};
+use crate::model::Timestamp;
 use crate::operators::{Effects, Operator, OperatorError, Tally};
 use crate::runtime::task::nodes::{SinkNode, SourceNode};
 use crate::state::{Backend, META_CLOCKS, META_FORMAT, META_SHAPE, StateError, Store, codec};
@@ -15,29 +15,16 @@ use crate::topology::{Changelog, ClockMode, NodeKind, Topology};
 
 impl Task {
     /// A task over its state: reads back what resident operators keep, makes pending calls again. `step` receives
-    /// those calls and deliveries. For a topology without global tables.
+    /// those calls and deliveries.
     ///
     /// # Errors
-    /// State that cannot be read, or that another shape of the topology wrote.
+    /// State that cannot be read, or that another shape of the topology wrote; a global table that is not there; a row
+    /// made here is refused, and the policy is `stop`.
     pub fn open(
         topology: &Topology,
         id: TaskId,
         backend: &Arc<dyn Backend>,
-        now: Timestamp,
-        step: &mut Step,
-    ) -> Result<Task, TaskError> {
-        Task::open_with(topology, id, backend, &Globals::new(), now, step)
-    }
-
-    /// [`Task::open`], with the topology's global tables.
-    ///
-    /// # Errors
-    /// As [`Task::open`]; also when a global table is missing.
-    pub fn open_with(
-        topology: &Topology,
-        id: TaskId,
-        backend: &Arc<dyn Backend>,
-        globals: &Globals,
+        options: &TaskOptions,
         now: Timestamp,
         step: &mut Step,
     ) -> Result<Task, TaskError> {
@@ -71,7 +58,7 @@ impl Task {
                     continue;
                 }
                 let name = &topology.nodes[*table].name;
-                let rows = globals.get(table);
+                let rows = options.globals.get(table);
                 let rows =
                     rows.ok_or_else(|| StateError(format!("the global table `{name}` is not there")))?;
                 own.push(sub.nodes.len() + seen.len());
@@ -93,6 +80,7 @@ impl Task {
                     // A repartition topic carries them on.
                     NodeKind::Sink(_) => node.made_for.is_some(),
                 },
+                message_bytes_max: options.transactional.get(&g).copied(),
                 tally: Tally::default(),
             });
         }
@@ -130,15 +118,17 @@ impl Task {
             sealed: None,
             copying: false,
             spent: Vec::new(),
-            seal_rows: SEAL_ROWS,
+            seal_rows: options.seal_rows.max(1),
             policy: topology.settings.errors.policy(),
             hybrid: topology.settings.time.clock == ClockMode::Hybrid,
-            delay: Millis::ZERO,
+            delay: options.delay,
             low_watermark: topology.settings.state.changelog == Changelog::Off,
-            transactional: Vec::new(),
             outputs: Vec::new(),
             late_outputs: Vec::new(),
-            dead_letter: topology.settings.errors.dead_letter.is_some().then_some(DEAD_LETTER),
+            dead_letter: topology.settings.errors.dead_letter.as_ref().map(|_| DeadLetter {
+                node: DEAD_LETTER,
+                message_bytes_max: options.transactional.get(&DEAD_LETTER).copied(),
+            }),
             stack: Vec::new(),
             effects: Effects::default(),
             clocks_saved: Vec::new(),

@@ -103,12 +103,6 @@ impl Task {
         Ok(())
     }
 
-    /// How many rows each resident operator copies in [`Task::seal_begin`] and [`Task::seal_more`], in place of some
-    /// thousands. At least 1.
-    pub fn set_seal_rows(&mut self, rows_max: usize) {
-        self.seal_rows = rows_max.max(1);
-    }
-
     /// Is the sealed epoch not whole yet?
     #[must_use]
     pub fn is_copying(&self) -> bool {

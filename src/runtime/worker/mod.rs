@@ -31,7 +31,7 @@ use super::input::lookahead::Ahead;
 use super::metrics::WorkerMetrics;
 use super::task::{Input, Step, Task, TaskError, TaskId};
 use crate::kafka::PartitionReader;
-use crate::model::{Clock, Record, SystemClock, Timestamp};
+use crate::model::{Clock, Millis, Record, SystemClock, Timestamp};
 use crate::state::StateError;
 
 /// Rows and calls that wait to be handed on; above it no input is taken.
@@ -289,7 +289,10 @@ impl Worker {
         slot.unwanted = CancellationToken::new();
         (self.outside.status)(handle.id, TaskStatus::Restoring);
         let (inbox, unwanted) = (self.inbox.clone(), slot.unwanted.clone());
-        (self.outside.restore)(Order { handle, inbox, unwanted, gates });
+        // Only what is read from Kafka can still be under way when the wall clock is there.
+        let kafka = slot.readers.iter().any(|(_, r)| r.has_offsets());
+        let delay = if kafka { self.outside.delay } else { Millis::ZERO };
+        (self.outside.restore)(Order { handle, inbox, unwanted, gates, delay });
     }
 
     fn stop_task(&mut self, id: TaskId, error: &TaskError) {
@@ -418,7 +421,6 @@ impl Worker {
         match result {
             Ok(Restored { mut task, backend, step, offsets, firsts }) => {
                 if slot.readers.iter().any(|(_, r)| r.has_offsets()) {
-                    task.set_delay(self.outside.delay);
                     // Lines cannot be had again: what is here of them goes on.
                     slot.ahead.clear();
                 }

@@ -98,4 +98,6 @@ pub struct Order {
     pub unwanted: CancellationToken,
     /// Calls of earlier assignments of the task: it may not make them again before they have ended.
     pub gates: Vec<CallGate>,
+    /// How far the wall clock stays behind in the task.
+    pub delay: Millis,
 }

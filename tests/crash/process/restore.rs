@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use slackwater::runtime::{Handle, Task};
+use slackwater::runtime::{Handle, Task, TaskOptions};
 use slackwater::state::{Backend, META_CHANGELOG, META_CLOCKS, changelog};
 use slackwater::testing::CommittedOffset;
 
@@ -121,17 +121,19 @@ impl Process {
         }
         slot.base = env.ledger.committed.get(&partition).map_or(0, |c| c.version);
         let backend: Arc<dyn Backend> = Arc::clone(&disk.backend) as Arc<dyn Backend>;
-        let task = Task::open(&env.shape.topology, handle.id, &backend, env.wall, &mut self.step);
+        let options = TaskOptions {
+            // So that there is something left to copy when the next records come.
+            seal_rows: 1,
+            transactional: env.shape.transactional.iter().map(|node| (*node, usize::MAX)).collect(),
+            ..TaskOptions::default()
+        };
+        let task = Task::open(&env.shape.topology, handle.id, &backend, &options, env.wall, &mut self.step);
         let mut task = task.map_err(|e| format!("the task does not start: {e}"))?;
-        // So that there is something left to copy when the next records come.
-        task.set_seal_rows(1);
         for (reader, start) in slot.readers.iter().zip(&starts) {
             if let Some(start) = start {
                 task.start_at(reader.input.0, *start);
             }
         }
-        let transactional = env.shape.transactional.iter().map(|node| (*node, usize::MAX)).collect();
-        task.set_transactional(transactional, &mut self.step).map_err(|e| e.to_string())?;
         let ahead = slot.assigned.restored(task, backend) && !env.is(Mutation::ReadersNotRewound);
         for (reader, start) in slot.readers.iter_mut().zip(&starts) {
             if let Some(at) = start

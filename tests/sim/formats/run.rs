@@ -7,7 +7,9 @@ use serde_json::{Value as Json, json};
 use slackwater::clients::http::judge;
 use slackwater::model::{CallRequest, Reply};
 use slackwater::model::{Headers, Origin, Record, Timestamp, Value};
-use slackwater::runtime::{DEAD_LETTER, Input, Step, Task, TaskError, TaskId, applied_positions};
+use slackwater::runtime::{
+    DEAD_LETTER, Input, Step, Task, TaskError, TaskId, TaskOptions, applied_positions,
+};
 use slackwater::state::{Backend, Row};
 use slackwater::topology::{NodeKind, Topology};
 use slackwater::yaml::{Mode, load};
@@ -52,7 +54,7 @@ impl<'a> Run<'a> {
         let sub = topology.subs.iter().position(|sub| sub.topics.iter().any(|t| t == topic));
         let id = TaskId { sub: sub.expect("somebody reads the topic"), partition: 0 };
         let wall = Timestamp(0);
-        let mut task = Task::open(topology, id, &backend, wall, &mut step)?;
+        let mut task = Task::open(topology, id, &backend, &TaskOptions::default(), wall, &mut step)?;
         let positions = applied_positions(&*backend)?;
         for (n, topic) in task.topics().to_vec().iter().enumerate() {
             let at = positions.iter().find(|(name, _)| name == &**topic).map_or(0, |(_, at)| *at);
