@@ -49,8 +49,9 @@
 //! | 7 | [`dev`] | `slackwater dev`: the stand-ins of a topology's servers, the feed, the proof |
 //! | 8 | [`cli`] | one file per command, exit codes, logs |
 //!
-//! Where to begin: a new operator is a file in `operators/` and a variant of [`operators::NodeConfig`]; a new sink a
-//! file in `sinks/` that implements [`sinks::SinkSettings`] and a line in the list of kinds.
+//! Where to begin: a new operator is a file in `operators/` that implements [`operators::OperatorSettings`] and a line in
+//! the list of `operators/registry.rs`; a new sink a file in `sinks/` that implements [`sinks::SinkSettings`] and a line
+//! in the list of `sinks/registry.rs`.
 //! A new source is a file in `sources/` that implements [`sources::SourceSettings`], and a line in `sources/registry.rs`.
 //! An operator of a user's own crate implements [`operators::custom`]'s traits and is named in a [`yaml::Registry`].
 //!

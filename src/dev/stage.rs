@@ -18,7 +18,6 @@ use crate::dev::{
 use crate::gateway::AdminServer;
 use crate::kafka::{KafkaConfig, MockBroker, TopicPartition, Writer};
 use crate::model::Millis;
-use crate::operators::NodeConfig;
 use crate::runtime::{Engine, EngineError, EngineOptions, Override, Shared};
 use crate::sinks::{Connected, TableSink};
 use crate::topology::{Node, NodeKind, Topology};
@@ -258,10 +257,7 @@ fn join_or(parts: &[String], none: &str) -> String {
 
 /// Does it call an API?
 pub(super) fn calls(topology: &Topology) -> bool {
-    topology
-        .nodes
-        .iter()
-        .any(|n| matches!(&n.kind, NodeKind::Operator(c) if matches!(**c, NodeConfig::Enrich(_))))
+    topology.nodes.iter().any(|n| matches!(&n.kind, NodeKind::Operator(c) if c.makes_calls()))
 }
 
 /// Makes every topic that the topology names, and says which.

@@ -7,7 +7,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::filter::check_condition;
-use super::{Cx, Operator, OperatorError};
+use super::settings::Exprs;
+use super::{Cx, Operator, OperatorError, OperatorSettings};
 use crate::model::Problem;
 use crate::model::{Expr, Record, Scope};
 
@@ -111,5 +112,20 @@ impl Operator for Branch {
             cx.forward_to(port, record);
         }
         Ok(())
+    }
+}
+
+impl OperatorSettings for BranchConfig {
+    fn build(&self) -> Box<dyn Operator> {
+        Box::new(Branch::new(self))
+    }
+    fn ports(&self) -> Vec<String> {
+        self.0.iter().map(|(name, _)| name.clone()).collect()
+    }
+    fn exprs_mut(&mut self) -> Exprs<'_> {
+        self.0.iter_mut().map(|(_, e)| (e, &[] as &[&str])).collect()
+    }
+    fn check(&self) -> Vec<Problem> {
+        self.check()
     }
 }

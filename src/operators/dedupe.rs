@@ -17,7 +17,8 @@ use serde::Deserialize;
 
 use super::inserted::by_id;
 use super::key_by::check_key;
-use super::{Cx, Operator, OperatorError};
+use super::settings::Exprs;
+use super::{ByIdConfig, Cx, NodeConfig, Operator, OperatorError, OperatorSettings};
 use crate::model::{Expr, Millis, Record, Scope, Timestamp, key_text};
 use crate::model::{Problem, Reason};
 use crate::state::StateError;
@@ -50,6 +51,44 @@ impl DedupeConfig {
             problems.push(Problem::setting("dedupe.within", "no time at all", help));
         }
         problems
+    }
+}
+
+impl OperatorSettings for DedupeConfig {
+    fn build(&self) -> Box<dyn Operator> {
+        Box::new(Dedupe::new(self))
+    }
+    fn state_kind(&self, kind: &'static str) -> Option<&'static str> {
+        Some(kind)
+    }
+    /// From the id back to the record's own key.
+    fn changes_key(&self) -> bool {
+        self.carried
+    }
+    fn restores_key(&self) -> bool {
+        self.carried
+    }
+    fn needs_key_together(&self) -> bool {
+        true
+    }
+    fn regroups_mut(&mut self) -> Option<&mut Expr> {
+        self.by.as_mut()
+    }
+    fn regroup(&mut self, by: Expr) -> (NodeConfig, &'static str) {
+        self.carried = true;
+        (NodeConfig::ById(ByIdConfig(by)), "id")
+    }
+    fn keeps_values(&self) -> bool {
+        true
+    }
+    fn exprs_mut(&mut self) -> Exprs<'_> {
+        self.by.iter_mut().map(|e| (e, &[] as &[&str])).collect()
+    }
+    fn check(&self) -> Vec<Problem> {
+        self.check()
+    }
+    fn label(&self, kind: &'static str) -> String {
+        format!("{kind} {}", self.within)
     }
 }
 

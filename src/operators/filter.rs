@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Cx, Operator, OperatorError};
+use super::settings::Exprs;
+use super::{Cx, Operator, OperatorError, OperatorSettings};
 use crate::model::Problem;
 use crate::model::{Expr, Record, Scope, Yields};
 
@@ -17,6 +18,21 @@ impl FilterConfig {
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
         check_condition("filter", &self.0)
+    }
+}
+
+impl OperatorSettings for FilterConfig {
+    fn build(&self) -> Box<dyn Operator> {
+        Box::new(Filter::new(self))
+    }
+    fn exprs_mut(&mut self) -> Exprs<'_> {
+        vec![(&mut self.0, &[])]
+    }
+    fn check(&self) -> Vec<Problem> {
+        self.check()
+    }
+    fn label(&self, kind: &'static str) -> String {
+        format!("{kind} {}", self.0.text())
     }
 }
 

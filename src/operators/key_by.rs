@@ -8,7 +8,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Cx, Operator, OperatorError};
+use super::settings::Exprs;
+use super::{Cx, Operator, OperatorError, OperatorSettings};
 use crate::model::Problem;
 use crate::model::{Expr, Record, Scope, key_text};
 
@@ -58,6 +59,30 @@ impl Operator for KeyBy {
         record.key = key;
         cx.forward(record);
         Ok(())
+    }
+}
+
+impl OperatorSettings for KeyByConfig {
+    fn build(&self) -> Box<dyn Operator> {
+        Box::new(KeyBy::new(self))
+    }
+    fn key_expr(&self) -> Option<String> {
+        Some(self.0.text().to_owned())
+    }
+    fn changes_key(&self) -> bool {
+        true
+    }
+    fn keeps_values(&self) -> bool {
+        true
+    }
+    fn exprs_mut(&mut self) -> Exprs<'_> {
+        vec![(&mut self.0, &[])]
+    }
+    fn check(&self) -> Vec<Problem> {
+        self.check()
+    }
+    fn label(&self, kind: &'static str) -> String {
+        format!("{kind} {}", self.0.text())
     }
 }
 

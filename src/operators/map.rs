@@ -3,11 +3,12 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Cx, Operator, OperatorError};
+use super::settings::Exprs;
+use super::{Cx, Operator, OperatorError, OperatorSettings};
 use crate::model::Problem;
 use crate::model::{EvalError, Expr, Json, Record, Scope, Value, Yields};
 
-/// The expression of the new value (`map`), or of a list of new values (`flat_map`).
+/// The expression of the new value.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct MapConfig(pub Expr);
@@ -23,10 +24,17 @@ impl MapConfig {
         let help = "write the new value, for example `.amount`, or `null` where a tombstone is meant";
         vec![Problem::setting("map", "the expression is empty", help)]
     }
+}
 
+/// The expression of a list of new values.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct FlatMapConfig(pub Expr);
+
+impl FlatMapConfig {
     /// What is wrong with the settings of a `flat_map`.
     #[must_use]
-    pub fn check_list(&self) -> Vec<Problem> {
+    pub fn check(&self) -> Vec<Problem> {
         let yields = self.0.yields();
         if yields.may_be(Yields::LIST) {
             return Vec::new();
@@ -37,6 +45,30 @@ impl MapConfig {
             message,
             "write a list, for example `.lines` or `[.a, .b]`, or use `map`",
         )]
+    }
+}
+
+impl OperatorSettings for MapConfig {
+    fn build(&self) -> Box<dyn Operator> {
+        Box::new(Map::new(self))
+    }
+    fn exprs_mut(&mut self) -> Exprs<'_> {
+        vec![(&mut self.0, &[])]
+    }
+    fn check(&self) -> Vec<Problem> {
+        self.check()
+    }
+}
+
+impl OperatorSettings for FlatMapConfig {
+    fn build(&self) -> Box<dyn Operator> {
+        Box::new(FlatMap::new(self))
+    }
+    fn exprs_mut(&mut self) -> Exprs<'_> {
+        vec![(&mut self.0, &[])]
+    }
+    fn check(&self) -> Vec<Problem> {
+        self.check()
     }
 }
 
@@ -73,7 +105,7 @@ pub struct FlatMap {
 impl FlatMap {
     /// A flat map with that expression.
     #[must_use]
-    pub fn new(config: &MapConfig) -> FlatMap {
+    pub fn new(config: &FlatMapConfig) -> FlatMap {
         FlatMap { values: config.0.clone() }
     }
 }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Cx, Operator, OperatorError};
+use super::{Cx, Operator, OperatorError, OperatorSettings};
 use crate::model::Record;
 
 /// No settings: `merge: {}`.
@@ -18,5 +18,17 @@ impl Operator for Merge {
     fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         cx.forward(record);
         Ok(())
+    }
+}
+
+impl OperatorSettings for MergeConfig {
+    fn build(&self) -> Box<dyn Operator> {
+        Box::new(Merge)
+    }
+    fn keeps_values(&self) -> bool {
+        true
+    }
+    fn input_count(&self) -> Option<(std::ops::RangeInclusive<usize>, &'static str)> {
+        Some((2..=usize::MAX, "a merge reads at least two: `from: [a, b]`"))
     }
 }

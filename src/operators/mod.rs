@@ -26,9 +26,12 @@ mod map;
 mod merge;
 mod peek;
 mod registry;
+mod settings;
 pub mod shared;
 pub mod suppress;
 pub mod table;
+#[cfg(test)]
+mod toy;
 
 pub use aggregate::AggregateConfig;
 pub use branch::BranchConfig;
@@ -43,10 +46,11 @@ pub use filter::FilterConfig;
 pub use inserted::{ByIdConfig, RegroupConfig};
 pub use join::{JoinConfig, JoinKind, JoinPlan, JoinType, RightHalfConfig, Within};
 pub use key_by::KeyByConfig;
-pub use map::MapConfig;
+pub use map::{FlatMapConfig, MapConfig};
 pub use merge::MergeConfig;
 pub use peek::PeekConfig;
 pub use registry::NodeConfig;
+pub use settings::{Exprs, OperatorSettings, Sends, Windows};
 pub use shared::{RateLimitConfig, RateScope, WindowConfig};
 pub use suppress::SuppressConfig;
 pub use table::TableConfig;

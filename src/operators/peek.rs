@@ -8,7 +8,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Cx, Operator, OperatorError};
+use super::{Cx, Operator, OperatorError, OperatorSettings};
 use crate::model::Problem;
 use crate::model::{Rate, Record, Timestamp};
 
@@ -136,6 +136,18 @@ impl Lines {
         }
         self.left -= 1.0;
         Some(std::mem::take(&mut self.left_out))
+    }
+}
+
+impl OperatorSettings for PeekConfig {
+    fn build(&self) -> Box<dyn Operator> {
+        Box::new(Peek::new(self))
+    }
+    fn keeps_values(&self) -> bool {
+        true
+    }
+    fn check(&self) -> Vec<Problem> {
+        self.check()
     }
 }
 

@@ -9,6 +9,8 @@ mod mock;
 mod simulate;
 mod tests_of_a_file;
 #[cfg(test)]
+mod toy_operator;
+#[cfg(test)]
 mod toy_source;
 
 pub use broker::{BrokerError, CommittedOffset, Dice, Faults, MemoryBroker};

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Changelog, ClockMode, Guarantee, NodeKind, OnFailure, Topology};
-use crate::operators::{JoinKind, NodeConfig};
+use crate::operators::Sends;
 
 /// What `slackwater explain` says; the fields' names are its JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -156,7 +156,7 @@ impl Topology {
                 };
             }
             // The record has its own key again: the one that came to the node in front.
-            NodeKind::Operator(config) if matches!(&**config, NodeConfig::Dedupe(c) if c.carried) => {
+            NodeKind::Operator(config) if config.restores_key() => {
                 let before =
                     self.nodes.iter().find(|node| node.made_for == Some(n) && !node.inputs.is_empty())?;
                 return keys[before.inputs.first()?.node].clone();
@@ -168,8 +168,7 @@ impl Topology {
             return own;
         }
         // A join's result has the left key; of what is read together each may have its own.
-        let joins =
-            matches!(&node.kind, NodeKind::Operator(config) if matches!(**config, NodeConfig::Join(_)));
+        let joins = matches!(&node.kind, NodeKind::Operator(config) if config.with().is_some());
         let read = if joins { &node.inputs[..1.min(node.inputs.len())] } else { &node.inputs[..] };
         let mut found: Vec<&str> = Vec::new();
         for key in read.iter().filter_map(|input| keys[input.node].as_deref()) {
@@ -205,27 +204,10 @@ impl Topology {
         let changes = match &node.kind {
             NodeKind::Source(_) => false,
             NodeKind::Sink(_) => of_a_table(),
-            NodeKind::Operator(config) => match &**config {
-                NodeConfig::Join(join) => join
-                    .plan
-                    .is_some_and(|plan| matches!(plan.kind, JoinKind::TableTable | JoinKind::ForeignKey)),
-                NodeConfig::Aggregate(_)
-                | NodeConfig::Debounce(_)
-                | NodeConfig::Custom(_)
-                | NodeConfig::Table(_)
-                | NodeConfig::Regroup(_)
-                | NodeConfig::RightHalf(_) => false,
-                NodeConfig::Filter(_)
-                | NodeConfig::Map(_)
-                | NodeConfig::FlatMap(_)
-                | NodeConfig::KeyBy(_)
-                | NodeConfig::Branch(_)
-                | NodeConfig::Merge(_)
-                | NodeConfig::Peek(_)
-                | NodeConfig::Enrich(_)
-                | NodeConfig::Suppress(_)
-                | NodeConfig::Dedupe(_)
-                | NodeConfig::ById(_) => of_a_table(),
+            NodeKind::Operator(config) => match config.sends() {
+                Sends::Changes => true,
+                Sends::Stream => false,
+                Sends::AsRead => of_a_table(),
             },
         };
         if changes { "changes" } else { "stream" }

@@ -17,7 +17,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Input, Node, NodeKind, Topology};
 use crate::model::Expr;
 use crate::model::Problem;
-use crate::operators::{ByIdConfig, KeyByConfig, NodeConfig, RegroupConfig};
 use crate::sinks::{KafkaSinkConfig, SinkConfig};
 use crate::sources::{KafkaSource, SourceConfig};
 
@@ -111,26 +110,19 @@ fn split_regrouping(nodes: &mut Vec<Node>, problems: &mut Vec<Problem>) {
     for n in 0..nodes.len() {
         let inputs = nodes[n].inputs.clone();
         let NodeKind::Operator(config) = &mut nodes[n].kind else { continue };
-        let over_table = matches!(&**config, NodeConfig::Aggregate(c) if c.over_table);
-        let dedupes = matches!(&**config, NodeConfig::Dedupe(_));
-        let key_by = |expr: Expr| {
-            NodeKind::Operator(Box::new(if over_table {
-                NodeConfig::Regroup(RegroupConfig(expr))
-            } else if dedupes {
-                NodeConfig::ById(ByIdConfig(expr))
-            } else {
-                NodeConfig::KeyBy(KeyByConfig(expr))
-            }))
-        };
-        let suffix = if dedupes { "id" } else { "key" };
         let Some(expr) = config.regroups_mut().filter(|expr| !expr.is_key()) else { continue };
         let by_key = Expr::new("key", expr.span());
         let wanted = std::mem::replace(expr, by_key);
-        if let NodeConfig::Dedupe(c) = &mut **config {
-            c.carried = true;
-        }
+        let (before, suffix) = config.regroup(wanted);
         let name = nodes[n].name.clone();
-        let key = add(nodes, &format!("{name}-{suffix}"), key_by(wanted), inputs, n, problems);
+        let key = add(
+            nodes,
+            &format!("{name}-{suffix}"),
+            NodeKind::Operator(Box::new(before)),
+            inputs,
+            n,
+            problems,
+        );
         nodes[n].inputs = vec![Input { node: key, port: 0 }];
     }
 }
@@ -331,7 +323,8 @@ mod tests {
     use crate::model::Millis;
     use crate::operators::aggregate::CountConfig;
     use crate::operators::{
-        AggregateConfig, BranchConfig, DebounceConfig, DedupeConfig, FilterConfig, MergeConfig,
+        AggregateConfig, BranchConfig, DebounceConfig, DedupeConfig, FilterConfig, KeyByConfig, MergeConfig,
+        NodeConfig,
     };
     use crate::sinks::BlackholeConfig;
     use crate::sources::{GenerateSource, KafkaSource, SourceConfig};

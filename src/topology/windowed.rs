@@ -4,7 +4,7 @@
 //! records have none never meet.
 
 use super::{Input, Node, NodeKind};
-use crate::operators::NodeConfig;
+use crate::operators::Windows;
 
 /// What may come out of a node. Nothing known yet is neither.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,16 +55,16 @@ fn of_node(nodes: &[Node], withs: &[Option<Input>], n: usize, all: &[Windowed]) 
         NodeKind::Sink(_) => return inputs,
         NodeKind::Operator(config) => &**config,
     };
-    match config {
-        NodeConfig::Aggregate(c) if c.window.is_some() => Windowed::WITH,
-        NodeConfig::Aggregate(_) => Windowed::WITHOUT,
-        NodeConfig::Debounce(_) | NodeConfig::Custom(_) => Windowed::UNKNOWN,
-        NodeConfig::Join(_) => {
+    match config.windows() {
+        Windows::Always => Windowed::WITH,
+        Windows::Never => Windowed::WITHOUT,
+        Windows::Unknown => Windowed::UNKNOWN,
+        Windows::AsRead if config.with().is_some() => {
             let is_table = |input: &Input| nodes[input.node].table.is_some();
             let looked_up = withs[n].as_ref().is_some_and(is_table) && !node.inputs.iter().any(is_table);
             let right = withs[n].filter(|_| !looked_up).map(|right| all[right.node]);
             inputs.or(right.unwrap_or_default())
         }
-        _ => inputs,
+        Windows::AsRead => inputs,
     }
 }

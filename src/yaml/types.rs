@@ -129,8 +129,7 @@ fn operator(
             Kind::any()
         }
         other => {
-            let passes =
-                ["key_by", "merge", "peek", "suppress", "dedupe", "table"].contains(&other.kind_name());
+            let passes = other.keeps_values();
             for (expr, vars) in other.exprs_mut() {
                 let value = if passes { value.clone() } else { Kind::any() };
                 compile_typed(expr, compiler, vars, &value, problems);

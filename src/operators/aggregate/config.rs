@@ -7,7 +7,9 @@ use super::fields::FieldsConfig;
 use crate::model::Problem;
 use crate::model::{Expr, Json, Millis};
 use crate::operators::key_by::check_key;
+use crate::operators::settings::{Exprs, Sends, Windows};
 use crate::operators::shared::window::{WindowConfig, WindowKind};
+use crate::operators::{KeyByConfig, NodeConfig, Operator, OperatorSettings, RegroupConfig};
 
 /// One result per key, or per key and window, from all its records. Give exactly one aggregation. An expression that
 /// gives `null` adds nothing; `count`, `reduce` and `fold` see every record.
@@ -359,6 +361,56 @@ impl AggregateConfig {
     #[must_use]
     pub fn suppress_grace(&self) -> Option<Millis> {
         self.window.map(|w| w.suppress_grace())
+    }
+}
+
+impl OperatorSettings for Box<AggregateConfig> {
+    fn build(&self) -> Box<dyn Operator> {
+        Box::new(super::Aggregate::new(self))
+    }
+    fn state_kind(&self, kind: &'static str) -> Option<&'static str> {
+        Some(kind)
+    }
+    fn state_shape(&self) -> Option<String> {
+        Some(AggregateConfig::state_shape(self))
+    }
+    fn key_expr(&self) -> Option<String> {
+        let by = self.by.as_ref().filter(|_| AggregateConfig::changes_key(self));
+        by.map(|by| by.text().to_owned())
+    }
+    fn needs_key_together(&self) -> bool {
+        true
+    }
+    fn regroups_mut(&mut self) -> Option<&mut Expr> {
+        self.by.as_mut()
+    }
+    fn regroup(&mut self, by: Expr) -> (NodeConfig, &'static str) {
+        let node = match self.over_table {
+            true => NodeConfig::Regroup(RegroupConfig(by)),
+            false => NodeConfig::KeyBy(KeyByConfig(by)),
+        };
+        (node, "key")
+    }
+    fn takes_changes(&self) -> bool {
+        self.over_table
+    }
+    fn holds_records(&self) -> bool {
+        self.emit == EmitConfig::Final
+    }
+    fn sends(&self) -> Sends {
+        Sends::Stream
+    }
+    fn windows(&self) -> Windows {
+        if self.window.is_some() { Windows::Always } else { Windows::Never }
+    }
+    fn exprs_mut(&mut self) -> Exprs<'_> {
+        AggregateConfig::exprs_mut(self)
+    }
+    fn check(&self) -> Vec<Problem> {
+        AggregateConfig::check(self)
+    }
+    fn label(&self, kind: &'static str) -> String {
+        format!("{kind} {}", AggregateConfig::label(self))
     }
 }
 

@@ -15,14 +15,14 @@ mod schedule;
 
 use std::fmt;
 
-use super::{NodeConfig, Operator};
+use super::settings::{Exprs, Sends, Windows};
+use super::shared::describe::Described;
+use super::{NodeConfig, Operator, OperatorSettings};
 use crate::model::Expr;
 use crate::model::Problem;
 
 pub use processor::{NamedStore, Processor, ProcessorCx};
 pub use schedule::{Clock, Punctuator};
-
-pub(super) use node::describe_row;
 
 /// Settings of an operator of the user's own. To stand in YAML it must also be `serde::Deserialize` (without `flatten`,
 /// `untagged` and internal tags: they lose places); every mistake in its settings is shown in its place.
@@ -86,45 +86,52 @@ impl CustomConfig {
     pub fn new(config: impl CustomOperator) -> CustomConfig {
         CustomConfig(Box::new(config))
     }
+}
 
-    pub(super) fn kind(&self) -> &'static str {
-        self.0.kind()
-    }
-
-    pub(super) fn build(&self) -> Box<dyn Operator> {
+impl OperatorSettings for CustomConfig {
+    fn build(&self) -> Box<dyn Operator> {
         self.0.build()
     }
-
-    pub(super) fn is_stateful(&self) -> bool {
-        self.0.is_stateful()
+    fn own_kind(&self) -> Option<&'static str> {
+        Some(self.0.kind())
     }
-
-    pub(super) fn needs_key_together(&self) -> bool {
-        self.0.needs_key_together()
+    fn state_kind(&self, kind: &'static str) -> Option<&'static str> {
+        self.0.is_stateful().then_some(kind)
     }
-
-    pub(super) fn changes_key(&self) -> bool {
+    fn changes_key(&self) -> bool {
         self.0.changes_key()
     }
-
-    pub(super) fn ports(&self) -> Vec<String> {
+    fn needs_key_together(&self) -> bool {
+        self.0.needs_key_together()
+    }
+    fn holds_records(&self) -> bool {
+        true
+    }
+    fn sends(&self) -> Sends {
+        Sends::Stream
+    }
+    fn windows(&self) -> Windows {
+        Windows::Unknown
+    }
+    fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
+        node::describe_row(key, value)
+    }
+    fn ports(&self) -> Vec<String> {
         self.0.ports()
     }
-
+    fn exprs_mut(&mut self) -> Exprs<'_> {
+        self.0.exprs_mut().into_iter().map(|e| (e, &[] as &[&str])).collect()
+    }
     /// What is wrong, with fields as seen from the node.
-    pub(super) fn check(&self) -> Vec<Problem> {
+    fn check(&self) -> Vec<Problem> {
+        let kind = self.0.kind();
         let mut problems = self.0.check();
         for Problem { field, .. } in &mut problems {
-            *field = if field.is_empty() { self.kind().into() } else { format!("{}.{field}", self.kind()) };
+            *field = if field.is_empty() { kind.into() } else { format!("{kind}.{field}") };
         }
         problems
     }
-
-    pub(super) fn exprs_mut(&mut self) -> Vec<&mut Expr> {
-        self.0.exprs_mut()
-    }
-
-    pub(super) fn label(&self) -> String {
+    fn label(&self, _kind: &'static str) -> String {
         self.0.label()
     }
 }

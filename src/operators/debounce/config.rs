@@ -8,6 +8,9 @@ use serde::Deserialize;
 use super::table::Rule;
 use crate::model::Problem;
 use crate::model::{Expr, Millis};
+use crate::operators::settings::{Exprs, Sends, Windows};
+use crate::operators::shared::describe::Described;
+use crate::operators::{Operator, OperatorSettings};
 
 /// Gathers the events of each key and sends one record when the key has gone quiet. Give `quiet` or `settle`.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -169,6 +172,47 @@ impl DebounceConfig {
                 Rule::Quiet { quiet: quiet.unwrap_or_default().0, max_wait: self.max_wait.map(|wait| wait.0) }
             }
         }
+    }
+}
+
+impl OperatorSettings for DebounceConfig {
+    fn build(&self) -> Box<dyn Operator> {
+        Box::new(super::Debounce::new(self))
+    }
+    fn state_kind(&self, kind: &'static str) -> Option<&'static str> {
+        Some(kind)
+    }
+    fn state_shape(&self) -> Option<String> {
+        Some(self.state_shape().to_owned())
+    }
+    fn needs_key_together(&self) -> bool {
+        true
+    }
+    fn unbounded(&self) -> Option<&'static str> {
+        (self.max_wait.is_none() && self.settle.is_none()).then_some(
+            "add `max_wait`: it bounds how long a key that never goes quiet holds the committed offset back",
+        )
+    }
+    fn holds_records(&self) -> bool {
+        true
+    }
+    fn sends(&self) -> Sends {
+        Sends::Stream
+    }
+    fn windows(&self) -> Windows {
+        Windows::Unknown
+    }
+    fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
+        self.describe_row(key, value)
+    }
+    fn exprs_mut(&mut self) -> Exprs<'_> {
+        self.exprs_mut()
+    }
+    fn check(&self) -> Vec<Problem> {
+        self.check()
+    }
+    fn label(&self, kind: &'static str) -> String {
+        format!("{kind} {}", self.label())
     }
 }
 

@@ -12,7 +12,10 @@ use serde::{Deserialize, Deserializer, de};
 use crate::model::path::{Step, parse_path};
 use crate::model::{EvalError, Expr, Millis, Scope, Size, Template};
 use crate::model::{HttpRequest, Problem};
+use crate::operators::settings::Exprs;
+use crate::operators::shared::describe::Described;
 use crate::operators::shared::retry::RetryConfig;
+use crate::operators::{Operator, OperatorSettings};
 
 /// Calls an HTTP API for each record and puts the answer into the record's value. Calls of different keys run in
 /// parallel, those of one key in order; a call under way at a crash is made again.
@@ -366,6 +369,39 @@ impl JsonSchema for FieldPath {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "pattern": r"^\.", "examples": [".account"] })
+    }
+}
+
+impl OperatorSettings for Box<EnrichConfig> {
+    fn build(&self) -> Box<dyn Operator> {
+        Box::new(super::Enrich::new((**self).clone()).expect("the builder has checked the settings"))
+    }
+    fn state_kind(&self, kind: &'static str) -> Option<&'static str> {
+        Some(kind)
+    }
+    fn unbounded(&self) -> Option<&'static str> {
+        None
+    }
+    fn holds_records(&self) -> bool {
+        true
+    }
+    fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
+        super::describe_row(key, value)
+    }
+    fn makes_calls(&self) -> bool {
+        true
+    }
+    fn rate_limit(&self) -> Option<&str> {
+        self.rate_limit.as_deref()
+    }
+    fn exprs_mut(&mut self) -> Exprs<'_> {
+        EnrichConfig::exprs_mut(self).map(|e| (e, &[] as &[&str])).collect()
+    }
+    fn check(&self) -> Vec<Problem> {
+        EnrichConfig::check(self)
+    }
+    fn label(&self, kind: &'static str) -> String {
+        format!("{kind} {}", EnrichConfig::label(self))
     }
 }
 

@@ -4,7 +4,8 @@
 //! The record's key becomes the id, and its own key travels in a header, which the dedupe takes off again
 //! ([`restore`]): what leaves the dedupe is the record as it came in.
 
-use super::super::{Cx, Operator, OperatorError};
+use super::super::settings::Exprs;
+use super::super::{Cx, Operator, OperatorError, OperatorSettings};
 use crate::model::Reason;
 use crate::model::{Expr, KEY_HEADER, Record, Scope, key_text};
 
@@ -49,6 +50,21 @@ impl Operator for ById {
 pub(in crate::operators) fn restore(record: &mut Record) {
     record.key = record.headers.get(KEY_HEADER).cloned();
     record.headers = record.headers.without(KEY_HEADER);
+}
+
+impl OperatorSettings for ByIdConfig {
+    fn build(&self) -> Box<dyn Operator> {
+        Box::new(ById::new(self))
+    }
+    fn changes_key(&self) -> bool {
+        true
+    }
+    fn exprs_mut(&mut self) -> Exprs<'_> {
+        vec![(&mut self.0, &[])]
+    }
+    fn label(&self, _kind: &'static str) -> String {
+        format!("by id {}", self.0.text())
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@
 
 use bytes::Bytes;
 
-use super::super::{Cx, Operator, OperatorError};
+use super::super::settings::{Exprs, Sends};
+use super::super::{Cx, Operator, OperatorError, OperatorSettings};
 use crate::model::Reason;
 use crate::model::{Change, EvalError, Expr, Record, Scope, Value, key_text};
 
@@ -67,6 +68,27 @@ impl Operator for Regroup {
             Err(e) => return Err(OperatorError::expression(record, &e)),
         }
         Ok(())
+    }
+}
+
+impl OperatorSettings for RegroupConfig {
+    fn build(&self) -> Box<dyn Operator> {
+        Box::new(Regroup::new(self))
+    }
+    fn changes_key(&self) -> bool {
+        true
+    }
+    fn takes_changes(&self) -> bool {
+        true
+    }
+    fn sends(&self) -> Sends {
+        Sends::Stream
+    }
+    fn exprs_mut(&mut self) -> Exprs<'_> {
+        vec![(&mut self.0, &[])]
+    }
+    fn label(&self, _kind: &'static str) -> String {
+        format!("group by {}", self.0.text())
     }
 }
 

@@ -7,6 +7,8 @@ use super::plan::JoinPlan;
 use crate::model::Problem;
 use crate::model::{Expr, Millis};
 use crate::operators::key_by::check_key;
+use crate::operators::settings::{Exprs, Sends};
+use crate::operators::{JoinKind, Operator, OperatorSettings};
 
 /// Joins a node's records (left) with those of another node (right), by key.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -100,5 +102,47 @@ impl JoinConfig {
             JoinType::Outer => "outer ",
         };
         format!("{kind}join {}", self.with)
+    }
+}
+
+impl OperatorSettings for Box<JoinConfig> {
+    fn build(&self) -> Box<dyn Operator> {
+        super::build(self)
+    }
+    fn state_kind(&self, _kind: &'static str) -> Option<&'static str> {
+        self.plan.and_then(|plan| plan.state_kind(self))
+    }
+    fn needs_key_together(&self) -> bool {
+        true
+    }
+    fn takes_changes(&self) -> bool {
+        true
+    }
+    fn holds_records(&self) -> bool {
+        let unmatched =
+            self.kind != JoinType::Inner && self.plan.is_none_or(|plan| plan.kind == JoinKind::StreamStream);
+        unmatched || self.grace.is_some() && self.plan.is_none_or(|p| p.kind == JoinKind::StreamTable)
+    }
+    fn sends(&self) -> Sends {
+        match self.plan.map(|plan| plan.kind) {
+            Some(JoinKind::TableTable | JoinKind::ForeignKey) => Sends::Changes,
+            _ => Sends::Stream,
+        }
+    }
+    fn with(&self) -> Option<&str> {
+        Some(&self.with)
+    }
+    fn input_count(&self) -> Option<(std::ops::RangeInclusive<usize>, &'static str)> {
+        Some((1..=1, "a join reads one node, and the other one is in `with`; put a `merge` before it"))
+    }
+    fn exprs_mut(&mut self) -> Exprs<'_> {
+        JoinConfig::exprs_mut(self)
+    }
+    /// The topology knows what stands on each side, and checks that.
+    fn check(&self) -> Vec<Problem> {
+        JoinConfig::check(self)
+    }
+    fn label(&self, _kind: &'static str) -> String {
+        JoinConfig::label(self)
     }
 }

@@ -397,6 +397,27 @@ impl Operator for RightHalf {
     }
 }
 
+impl crate::operators::OperatorSettings for RightHalfConfig {
+    fn build(&self) -> Box<dyn Operator> {
+        Box::new(RightHalf::new(self))
+    }
+    fn state_kind(&self, _kind: &'static str) -> Option<&'static str> {
+        Some("foreign-key join, right half")
+    }
+    fn state_shape(&self) -> Option<String> {
+        Some(self.state_shape())
+    }
+    fn needs_key_together(&self) -> bool {
+        true
+    }
+    fn takes_changes(&self) -> bool {
+        true
+    }
+    fn sends(&self) -> crate::operators::settings::Sends {
+        crate::operators::settings::Sends::Stream
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

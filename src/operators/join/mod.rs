@@ -29,7 +29,7 @@ mod table_table;
 mod window_rows;
 
 pub use config::{JoinConfig, JoinType, Within};
-pub use foreign_key_apart::{RightHalf, RightHalfConfig};
+pub use foreign_key_apart::RightHalfConfig;
 pub use plan::{JoinKind, JoinPlan};
 
 use super::Operator;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::model::Problem;
 use crate::model::{Millis, Size};
+use crate::operators::{Operator, OperatorSettings};
 
 /// Holds results back until their window is closed, or for a time.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -148,5 +149,29 @@ impl SuppressConfig {
             Until::WindowCloses => "window_closes".into(),
             Until::Time(limit) => limit.to_string(),
         }
+    }
+}
+
+impl OperatorSettings for SuppressConfig {
+    fn build(&self) -> Box<dyn Operator> {
+        Box::new(super::Suppress::new(self))
+    }
+    fn state_kind(&self, kind: &'static str) -> Option<&'static str> {
+        Some(kind)
+    }
+    fn needs_key_together(&self) -> bool {
+        true
+    }
+    fn holds_records(&self) -> bool {
+        true
+    }
+    fn keeps_values(&self) -> bool {
+        true
+    }
+    fn check(&self) -> Vec<Problem> {
+        self.check()
+    }
+    fn label(&self, kind: &'static str) -> String {
+        format!("{kind} {}", self.label())
     }
 }

@@ -20,7 +20,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use self::versions::{Put, Versions};
-use super::{Cx, Operator, OperatorError};
+use super::settings::Sends;
+use super::{Cx, Operator, OperatorError, OperatorSettings};
 use crate::model::{Change, Millis, Record, Timestamp, Value, Window};
 use crate::model::{Problem, Reason};
 use crate::state::codec::ordered_i64;
@@ -245,6 +246,36 @@ impl Operator for Table {
             cx.forward(record);
         }
         Ok(())
+    }
+}
+
+impl OperatorSettings for TableConfig {
+    fn build(&self) -> Box<dyn Operator> {
+        Box::new(Table::new(self))
+    }
+    fn state_kind(&self, _kind: &'static str) -> Option<&'static str> {
+        Some(self.state_kind())
+    }
+    fn needs_key_together(&self) -> bool {
+        true
+    }
+    fn sends(&self) -> Sends {
+        Sends::Stream
+    }
+    fn keeps_values(&self) -> bool {
+        true
+    }
+    fn table(&self) -> Option<&TableConfig> {
+        Some(self)
+    }
+    fn input_count(&self) -> Option<(std::ops::RangeInclusive<usize>, &'static str)> {
+        Some((1..=1, "a table reads one node; put a `merge` before it"))
+    }
+    fn check(&self) -> Vec<Problem> {
+        self.check(true)
+    }
+    fn label(&self, _kind: &'static str) -> String {
+        self.label()
     }
 }
 
