@@ -1,6 +1,6 @@
 //! The Rust DSL, and the one place where a graph is checked. The YAML is compiled into calls of this builder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::checks::{check_name, check_promises, check_settings, check_table, check_topics, check_topology};
 use super::{
@@ -41,6 +41,10 @@ pub struct TopologyBuilder {
     tables: BTreeMap<String, TableConfig>,
     /// What the values of sources have to be, by name.
     schemas: BTreeMap<String, Shape>,
+    /// Nodes that could not be read, or not whole: what they give is not known.
+    misread: BTreeSet<String>,
+    /// What those of them that are not in `nodes` read.
+    unread: Vec<(String, Vec<String>)>,
 }
 
 impl TopologyBuilder {
@@ -110,6 +114,23 @@ impl TopologyBuilder {
         self
     }
 
+    /// Notes that a node's settings could not be read whole: its outputs are not known, so a `from` that names it is no
+    /// problem of its own.
+    #[must_use]
+    pub(crate) fn misread(mut self, name: impl Into<String>) -> TopologyBuilder {
+        self.misread.insert(name.into());
+        self
+    }
+
+    /// Notes a node that could not be read at all, as [`TopologyBuilder::misread`] does. The names in its own `from` are
+    /// looked up as those of every node are; a topology does not come of it.
+    #[must_use]
+    pub(crate) fn unread(mut self, name: impl Into<String>, from: Vec<String>) -> TopologyBuilder {
+        let name = name.into();
+        self.unread.push((name.clone(), from));
+        self.misread(name)
+    }
+
     /// Checks the graph.
     ///
     /// # Errors
@@ -140,7 +161,12 @@ impl TopologyBuilder {
         }
         let mut inputs: Vec<(Vec<Input>, Option<Input>)> = Vec::new();
         for (name, kind, from) in &self.nodes {
-            inputs.push(resolve(name, kind, from, &self.nodes, &mut problems));
+            inputs.push(resolve(name, kind, from, &self.nodes, &self.misread, &mut problems));
+        }
+        for (name, from) in &self.unread {
+            for text in from {
+                look_up(text, name, "from", &self.nodes, &self.misread, &mut problems);
+            }
         }
         let mut nodes: Vec<Node> = Vec::new();
         let mut withs: Vec<Option<Input>> = Vec::new();
@@ -157,7 +183,7 @@ impl TopologyBuilder {
         if problems.is_empty() {
             set_grace(&mut nodes, &mut problems);
         }
-        if !problems.is_empty() {
+        if !problems.is_empty() || !self.unread.is_empty() {
             return Err(problems);
         }
         repartition::insert(&self.name, &mut nodes)?;
@@ -199,6 +225,7 @@ fn resolve(
     kind: &NodeKind,
     from: &[String],
     nodes: &[(String, NodeKind, Vec<String>)],
+    misread: &BTreeSet<String>,
     problems: &mut Vec<Problem>,
 ) -> (Vec<Input>, Option<Input>) {
     if matches!(kind, NodeKind::Source(_)) {
@@ -222,13 +249,7 @@ fn resolve(
             Some("name each node once".into()),
         ));
     }
-    let mut found = |text: &str, field: &str| match find(text, name, nodes) {
-        Ok(input) => Some(input),
-        Err((message, help)) => {
-            problems.push(problem("graph::from", name, field, &message, Some(help)));
-            None
-        }
-    };
+    let mut found = |text: &str, field: &str| look_up(text, name, field, nodes, misread, problems);
     let inputs: Vec<Input> = from.iter().filter_map(|text| found(text, "from")).collect();
     let NodeKind::Operator(config) = kind else { return (inputs, None) };
     let with = config.with().and_then(|text| found(text, "join.with"));
@@ -239,6 +260,27 @@ fn resolve(
         problems.push(problem("graph::from", name, "from", "wrong number of inputs", Some(help.into())));
     }
     (inputs, with)
+}
+
+/// The output that a name in a node's `from` or `with` means. One of a misread node is not known, and that is no problem
+/// of this node.
+fn look_up(
+    text: &str,
+    name: &str,
+    field: &str,
+    nodes: &[(String, NodeKind, Vec<String>)],
+    misread: &BTreeSet<String>,
+    problems: &mut Vec<Problem>,
+) -> Option<Input> {
+    match find(text, name, nodes) {
+        Ok(input) => Some(input),
+        Err((message, help)) => {
+            if !misread.contains(text.split('.').next().unwrap_or(text)) {
+                problems.push(problem("graph::from", name, field, &message, Some(help)));
+            }
+            None
+        }
+    }
 }
 
 /// Tells each `suppress: { until: window_closes }` the grace of the windows above it. One of its own that is shorter would

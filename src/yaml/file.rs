@@ -195,14 +195,19 @@ pub fn load_with(
     for (key, node) in entries(root, "sources", &mut problems) {
         let Some(config) = one_kind(key, node, SourceConfig::KINDS, &["table", "schema"], &mut problems)
         else {
+            builder = builder.unread(&key.name, Vec::new());
             continue;
         };
         let before = problems.len();
         let table = node.get("table").map(|table| decode::<TableConfig>(table, &mut problems));
         let shape = node.get("schema").and_then(|schema| decode::<Field>(schema, &mut problems));
-        let Some(mut config) = decode::<SourceConfig>(&config, &mut problems) else { continue };
+        let Some(mut config) = decode::<SourceConfig>(&config, &mut problems) else {
+            builder = builder.unread(&key.name, Vec::new());
+            continue;
+        };
         if problems.len() > before {
             misread.insert(key.name.as_str());
+            builder = builder.misread(&key.name);
         }
         for path in config.files_mut() {
             beside(file, path);
@@ -222,33 +227,53 @@ pub fn load_with(
         kinds.insert(key.name.clone(), kind);
         builder = match table {
             Some(Some(table)) => builder.table(&key.name, config, table),
-            Some(None) => continue,
+            Some(None) => builder.unread(&key.name, Vec::new()),
             None => builder.source(&key.name, config),
         };
     }
     let known: Vec<&str> = NodeConfig::KINDS.iter().copied().chain(registry.kinds()).collect();
     for (key, node) in entries(root, "operators", &mut problems) {
         let from = from_of(node, &mut problems);
-        let Some(config) = one_kind(key, node, &known, &["from"], &mut problems) else { continue };
+        let Some(config) = one_kind(key, node, &known, &["from"], &mut problems) else {
+            builder = builder.unread(&key.name, from);
+            continue;
+        };
         let before = problems.len();
-        let Some(config) = registry.read(&config, &mut problems) else { continue };
+        let Some(config) = registry.read(&config, &mut problems) else {
+            builder = builder.unread(&key.name, from);
+            continue;
+        };
         if problems.len() > before {
             misread.insert(key.name.as_str());
+            builder = builder.misread(&key.name);
         }
         drafts.push((key.name.clone(), from, Draft::Operator(config)));
     }
     for (key, node) in entries(root, "sinks", &mut problems) {
         let from = from_of(node, &mut problems);
-        let Some(config) = one_kind(key, node, SinkConfig::KINDS, &["from"], &mut problems) else { continue };
+        let Some(config) = one_kind(key, node, SinkConfig::KINDS, &["from"], &mut problems) else {
+            builder = builder.unread(&key.name, from);
+            continue;
+        };
         let before = problems.len();
-        let Some(mut config) = decode::<SinkConfig>(&config, &mut problems) else { continue };
+        let Some(mut config) = decode::<SinkConfig>(&config, &mut problems) else {
+            builder = builder.unread(&key.name, from);
+            continue;
+        };
         if problems.len() > before {
             misread.insert(key.name.as_str());
+            builder = builder.misread(&key.name);
         }
         for path in config.files_mut() {
             beside(file, path);
         }
         drafts.push((key.name.clone(), from, Draft::Sink(config)));
+    }
+    // Nodes below a section whose name is wrong.
+    for (_, section) in root.entries().iter().filter(|(key, _)| !SECTIONS.contains(&key.name.as_str())) {
+        for (key, _) in section.entries() {
+            builder = builder.misread(&key.name);
+        }
     }
     types::compile(&mut drafts, kinds, &compiler, &mut problems);
     for (name, from, draft) in drafts {
@@ -270,7 +295,7 @@ pub fn load_with(
             problems.extend(
                 found
                     .into_iter()
-                    .filter(|p| !(broken && (follows(p, root, &misread) || unset(p))))
+                    .filter(|p| !(broken && (follows(p, &places, &misread) || unset(p))))
                     .map(|p| place(&places, p)),
             );
             None
@@ -292,19 +317,20 @@ pub fn load_with(
 
 /// A problem of the graph that only follows from what could not be read: the node or its setting is in the file after
 /// all, or in a section whose name is wrong.
-fn follows(problem: &Problem, root: &Node, misread: &BTreeSet<&str>) -> bool {
+fn follows(problem: &Problem, places: &Places, misread: &BTreeSet<&str>) -> bool {
+    let root = &places.root;
     let unknown_section = || root.entries().iter().any(|(key, _)| !SECTIONS.contains(&key.name.as_str()));
     match problem.code {
         "graph::setting" | "graph::source" => problem.node.as_deref().is_some_and(|n| misread.contains(n)),
         "graph::no_source" => {
             !root.get("sources").is_none_or(|s| s.entries().is_empty()) || unknown_section()
         }
-        "graph::from" => {
-            let named = problem.message.split('`').nth(1).unwrap_or_default();
-            let base = named.split('.').next().unwrap_or_default();
-            root.entries().iter().any(|(_, section)| section.get(base).is_some())
+        "graph::rate_limit" => {
+            // The limit is in the file, and could not be read.
+            let limit = places.text.get(places.of(problem.node.as_deref(), &problem.field));
+            let limit = limit.map(|limit| limit.trim_matches(['"', '\'']));
+            root.get("rate_limits").is_some_and(|limits| limit.is_none_or(|l| limits.get(l).is_some()))
         }
-        "graph::rate_limit" => root.get("rate_limits").is_some(),
         _ => false,
     }
 }

@@ -34,6 +34,22 @@ macro_rules! cases {
 }
 
 cases! {
+    unknown_names_beside_nodes_that_cannot_be_read: r#"
+name: t
+rate_limits:
+  api: { limit: 10/s }
+  slow: { limit: often }
+sources:
+  in: { kafka: { topic: a, clust: b } }
+operators:
+  wrong: { from: nowhere, filter: { a: 1 }, colour: red }
+  route: { from: in, branch: { big: 5 } }
+  asks: { from: route.big, enrich: { http: { url: "http://localhost" }, into: .a, rate_limit: apo } }
+  paced: { from: in, enrich: { http: { url: "http://localhost" }, into: .a, rate_limit: slow } }
+  lost: { from: inn, map: . }
+sinks:
+  out: { from: wrong, blackhole: {} }
+"#;
     commas_between_braces: r#"
 name: t
 sources:
