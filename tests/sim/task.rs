@@ -120,7 +120,8 @@ fn rows_that_become_durable_out_of_order_are_not_late_below_their_sink() {
         let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::default());
         let now = Timestamp(1_000_000);
         let mut step = Step::default();
-        let mut task = Task::open(&topology, ID, &backend, now, &mut step).expect("opens");
+        let mut task =
+            Task::open(&topology, ID, &backend, &TaskOptions::default(), now, &mut step).expect("opens");
         let record = |key: &'static str, ts: i64, offset: i64| Record {
             origin: Origin { topic: 0, partition: 0, offset },
             ..Record::new(key, Value::Bytes(Bytes::from("{\"n\":1}")), Timestamp(ts))

@@ -9,6 +9,7 @@ use crate::operators::{Admits, Commits, Cx, FilterConfig, NodeConfig, Operator, 
 use crate::runtime::checkpoint::CommitMode;
 use crate::runtime::inbox::inbox;
 use crate::runtime::metrics::Metrics;
+use crate::runtime::task::TaskOptions;
 use crate::sinks::{BlackholeConfig, SinkConfig};
 use crate::sources::{GenerateSource, SourceConfig};
 use crate::state::{Backend, MemoryBackend};
@@ -58,8 +59,15 @@ fn what_another_group_commits_reaches_the_task_and_lets_in_what_waited() {
         restore: Box::new(move |order: Order| {
             let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::default());
             let mut step = Step::default();
-            let mut task =
-                Task::open(&restored, order.handle.id, &backend, SystemClock.now(), &mut step).unwrap();
+            let mut task = Task::open(
+                &restored,
+                order.handle.id,
+                &backend,
+                &TaskOptions::default(),
+                SystemClock.now(),
+                &mut step,
+            )
+            .unwrap();
             let gate = restored.node("gate").unwrap();
             task.stand_in(&restored, gate, Box::new(Gate { done: 0, came: came.clone() }));
             let result = Ok(Restored { task, backend, step, offsets: Vec::new(), firsts: Vec::new() });
