@@ -11,6 +11,8 @@ mod tests_of_a_file;
 #[cfg(test)]
 mod toy_operator;
 #[cfg(test)]
+mod toy_sink;
+#[cfg(test)]
 mod toy_source;
 
 pub use broker::{BrokerError, CommittedOffset, Dice, Faults, MemoryBroker};

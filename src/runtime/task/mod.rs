@@ -386,6 +386,9 @@ impl Task {
                 let row = SinkRow { reply_to: None, record, payload: Payload::Record };
                 if let Some(bytes_max) = *message_bytes_max {
                     if row.exceeds(bytes_max) {
+                        let too_large = format!("the topic takes messages up to {bytes_max} bytes");
+                        let detail = format!("{}; its dead letter is too large: {too_large}", reject.detail);
+                        let reject = Reject { detail, ..reject };
                         return self.reject(reject, name, node, epoch, OnFailure::Stop, step);
                     }
                     let outputs =
