@@ -51,8 +51,8 @@
 //!
 //! Where to begin: a new operator is a file in `operators/` that implements [`operators::OperatorSettings`] and a line in
 //! the list of `operators/registry.rs`; a new sink a file in `sinks/` that implements [`sinks::SinkSettings`] and a line
-//! in the list of `sinks/registry.rs`.
-//! A new source is a file in `sources/` that implements [`sources::SourceSettings`], and a line in `sources/registry.rs`.
+//! in the list of `sinks/registry.rs`; a new source a file in `sources/` that implements [`sources::SourceSettings`] and a
+//! line in the list of `sources/registry.rs`. What follows from a list alone is written once, in `model/kinds.rs`.
 //! An operator of a user's own crate implements [`operators::custom`]'s traits and is named in a [`yaml::Registry`].
 //!
 //! # Invariants

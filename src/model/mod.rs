@@ -6,6 +6,7 @@
 mod backoff;
 mod call;
 pub mod expr;
+pub(crate) mod kinds;
 pub mod path;
 mod pick;
 mod problem;

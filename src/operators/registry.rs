@@ -1,113 +1,67 @@
 //! The kinds of operators: one list, from which everything follows that goes by the kind's name.
 
-use std::ops::{Deref, DerefMut};
-
-use schemars::JsonSchema;
-use serde::Deserialize;
-
 use super::shared::describe::Described;
 use super::{
     AggregateConfig, BranchConfig, ByIdConfig, CustomConfig, DebounceConfig, DedupeConfig, EnrichConfig,
     FilterConfig, FlatMapConfig, JoinConfig, KeyByConfig, MapConfig, MergeConfig, OperatorSettings,
     PeekConfig, RegroupConfig, RightHalfConfig, SuppressConfig, TableConfig,
 };
-
-/// Makes [`NodeConfig`] of lines `"key in YAML": Variant(Settings)`, each with the words that editors show. What stands
-/// behind `never in a file` is put in by the topology or registered.
-macro_rules! kinds {
-    (
-        $($(#[doc = $doc:literal])+ $(#[cfg($when:meta)])? $name:literal: $kind:ident($settings:ty),)+
-        never in a file:
-        $($(#[doc = $inner_doc:literal])+ $inner_name:literal: $inner:ident($inner_settings:ty),)+
-    ) => {
-        /// An operator's settings; its kind is the key that holds them in YAML.
-        #[derive(Clone, Debug, Deserialize, JsonSchema)]
-        pub enum NodeConfig {
-            $($(#[doc = $doc])+ $(#[cfg($when)])? #[serde(rename = $name)] $kind($settings),)+
-            $($(#[doc = $inner_doc])+ #[serde(skip)] $inner($inner_settings),)+
-        }
-
-        impl NodeConfig {
-            /// All built-in kinds, as written in YAML.
-            pub const KINDS: &'static [&'static str] = &[$($(#[cfg($when)])? $name,)+];
-
-            /// The key in YAML.
-            #[must_use]
-            pub fn kind_name(&self) -> &'static str {
-                let listed = match self {
-                    $($(#[cfg($when)])? NodeConfig::$kind(_) => $name,)+
-                    $(NodeConfig::$inner(_) => $inner_name,)+
-                };
-                self.own_kind().unwrap_or(listed)
-            }
-        }
-
-        impl Deref for NodeConfig {
-            type Target = dyn OperatorSettings;
-
-            fn deref(&self) -> &Self::Target {
-                match self {
-                    $($(#[cfg($when)])? NodeConfig::$kind(settings) => settings,)+
-                    $(NodeConfig::$inner(settings) => settings,)+
-                }
-            }
-        }
-
-        impl DerefMut for NodeConfig {
-            fn deref_mut(&mut self) -> &mut Self::Target {
-                match self {
-                    $($(#[cfg($when)])? NodeConfig::$kind(settings) => settings,)+
-                    $(NodeConfig::$inner(settings) => settings,)+
-                }
-            }
-        }
-    };
-}
+use crate::model::kinds::kinds;
 
 kinds! {
-    /// Lets a record pass where the condition is true.
-    "filter": Filter(FilterConfig),
-    /// Computes a new value.
-    "map": Map(MapConfig),
-    /// Computes a list; each element becomes a record.
-    "flat_map": FlatMap(FlatMapConfig),
-    /// Gives records another key.
-    "key_by": KeyBy(KeyByConfig),
-    /// Sends a record to the first output whose condition is true.
-    "branch": Branch(BranchConfig),
-    /// Reads several nodes as one.
-    "merge": Merge(MergeConfig),
-    /// Shows records in the log and lets them pass.
-    "peek": Peek(PeekConfig),
-    /// Waits until a key has gone quiet, then sends on what it gathered.
-    "debounce": Debounce(DebounceConfig),
-    /// Calls an API for each record and puts the answer into it.
-    "enrich": Enrich(Box<EnrichConfig>),
-    /// One result per key, or per key and window.
-    "aggregate": Aggregate(Box<AggregateConfig>),
-    /// Holds results back until their window is closed, or for a time.
-    "suppress": Suppress(SuppressConfig),
-    /// Lets the first record of an id pass and drops the others.
-    "dedupe": Dedupe(DedupeConfig),
-    /// Reads a stream as a table: the newest value of each key.
-    "table": Table(TableConfig),
-    /// Joins the node's records with those of another node.
-    "join": Join(Box<JoinConfig>),
-    /// Lets every so-manieth record pass: shows what a new kind needs.
-    #[cfg(test)]
-    "toy": Toy(super::toy::ToyConfig),
-    never in a file:
-    /// Sends a table's changes to the groups that its rows belong to. Put in by the topology.
-    "regroup": Regroup(RegroupConfig),
-    /// Sends records to their ids, in front of a dedupe. Put in by the topology.
-    "by_id": ById(ByIdConfig),
-    /// The right half of a foreign-key join. Put in by the topology.
-    "right half of a join": RightHalf(RightHalfConfig),
-    /// An operator of the user's own: its kind is registered, not known here.
-    "custom": Custom(CustomConfig),
+    /// An operator's settings; its kind is the key that holds them in YAML.
+    NodeConfig: OperatorSettings {
+        /// Lets a record pass where the condition is true.
+        "filter": Filter(FilterConfig),
+        /// Computes a new value.
+        "map": Map(MapConfig),
+        /// Computes a list; each element becomes a record.
+        "flat_map": FlatMap(FlatMapConfig),
+        /// Gives records another key.
+        "key_by": KeyBy(KeyByConfig),
+        /// Sends a record to the first output whose condition is true.
+        "branch": Branch(BranchConfig),
+        /// Reads several nodes as one.
+        "merge": Merge(MergeConfig),
+        /// Shows records in the log and lets them pass.
+        "peek": Peek(PeekConfig),
+        /// Waits until a key has gone quiet, then sends on what it gathered.
+        "debounce": Debounce(DebounceConfig),
+        /// Calls an API for each record and puts the answer into it.
+        "enrich": Enrich(Box<EnrichConfig>),
+        /// One result per key, or per key and window.
+        "aggregate": Aggregate(Box<AggregateConfig>),
+        /// Holds results back until their window is closed, or for a time.
+        "suppress": Suppress(SuppressConfig),
+        /// Lets the first record of an id pass and drops the others.
+        "dedupe": Dedupe(DedupeConfig),
+        /// Reads a stream as a table: the newest value of each key.
+        "table": Table(TableConfig),
+        /// Joins the node's records with those of another node.
+        "join": Join(Box<JoinConfig>),
+        /// Lets every so-manieth record pass: shows what a new kind needs.
+        #[cfg(test)]
+        "toy": Toy(super::toy::ToyConfig),
+    }
+    never in a file {
+        /// Sends a table's changes to the groups that its rows belong to. Put in by the topology.
+        "regroup": Regroup(RegroupConfig),
+        /// Sends records to their ids, in front of a dedupe. Put in by the topology.
+        "by_id": ById(ByIdConfig),
+        /// The right half of a foreign-key join. Put in by the topology.
+        "right half of a join": RightHalf(RightHalfConfig),
+        /// An operator of the user's own: its kind is registered, not known here.
+        "custom": Custom(CustomConfig),
+    }
 }
 
 impl NodeConfig {
+    /// The key in YAML; of an operator of the user's own, the name that it is registered under.
+    #[must_use]
+    pub fn kind_name(&self) -> &'static str {
+        self.own_kind().unwrap_or_else(|| self.listed())
+    }
+
     /// Does it keep state?
     #[must_use]
     pub fn is_stateful(&self) -> bool {

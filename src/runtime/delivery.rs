@@ -183,7 +183,7 @@ impl Lane {
             let mut answers = Answers::new(rows.len());
             // Not cancelled half way: a write that has begun is let end, some clients cannot be dropped in the middle.
             let result = self.sink.deliver_batch(&rows, &mut answers).await;
-            self.metrics.batch(rows.len(), started.elapsed(), result.is_ok());
+            self.metrics.batch(started.elapsed(), result.is_ok());
             let mut left = self.answer(part, answers, result.is_ok());
             match result {
                 Ok(()) => attempt = 0,
@@ -245,7 +245,7 @@ impl Lane {
                 Some(Answer::Wrote(row)) => Some(row),
                 Some(Answer::Written) | None => None,
             };
-            self.metrics.latency(now.since(parcel.row.record.ts).duration());
+            self.metrics.row(now.since(parcel.row.record.ts).duration());
             acks.add(parcel, row);
         }
         acks.send();
@@ -290,4 +290,130 @@ fn backoff(attempt: u32) -> Duration {
     let base = 50u64 << attempt.min(7);
     let ms = base.min(5_000);
     Duration::from_millis(ms - rand::random_range(0..=ms / 4))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use super::super::inbox::inbox;
+    use super::super::metrics::Metrics;
+    use super::super::task::TaskId;
+    use super::*;
+    use crate::model::{Payload, Record, Timestamp, Value};
+    use crate::sinks::{BlackholeConfig, Sink, SinkConfig};
+    use crate::sources::{SourceConfig, StdinSource};
+    use crate::topology::TopologyBuilder;
+
+    /// Answers as it is told to, and notes the keys that it was handed.
+    struct Scripted {
+        /// Of each call: an answer per row (`w` written, `W` wrote, `x` refused, `-` none), and how it ends.
+        script: VecDeque<(&'static str, Result<(), SinkError>)>,
+        handed: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Sink for Scripted {
+        async fn deliver(&mut self, batch: &[SinkRow], out: &mut Answers) -> Result<(), SinkError> {
+            let keys: Vec<_> = batch.iter().filter_map(|row| row.record.key.as_deref()).collect();
+            let keys = String::from_utf8_lossy(&keys.concat()).into_owned();
+            self.handed.lock().unwrap().push(keys);
+            let (answers, result) = self.script.pop_front().expect("no more calls than that");
+            assert_eq!(answers.len(), batch.len(), "an answer for each of the rows that are left");
+            for (row, answer) in answers.chars().enumerate() {
+                match answer {
+                    'w' => out.written(row),
+                    'W' => out.wrote(row, Json::from("as it is")),
+                    'x' => out.refused(row, "bad"),
+                    _ => {}
+                }
+            }
+            result
+        }
+    }
+
+    /// Writes a row for each letter (a capital one waits for its reply); what the sink was handed call by call, what
+    /// the task was told, and how many rows count as written.
+    async fn write(
+        rows: &str,
+        script: &[(&'static str, Result<(), SinkError>)],
+    ) -> (String, Vec<String>, String) {
+        let topology = TopologyBuilder::new("t")
+            .source("in", SourceConfig::Stdin(StdinSource::default()))
+            .sink("out", ["in"], SinkConfig::Blackhole(BlackholeConfig::default()))
+            .build()
+            .unwrap();
+        let metrics = Metrics::new(&topology).unwrap();
+        let (inbox, mail) = inbox();
+        let handle = Handle { id: TaskId { sub: 0, partition: 0 }, generation: 1 };
+        let parcel = |(n, key): (u64, char)| {
+            let record = Record::new(key.to_string(), Value::Null, Timestamp(1));
+            let reply_to = key.is_uppercase().then_some(n);
+            let row = SinkRow { reply_to, record, payload: Payload::Record };
+            Parcel { handle, inbox: inbox.clone(), epoch: 7, node: 1, row }
+        };
+        let handed = Arc::new(Mutex::new(Vec::new()));
+        let mut lane = Lane {
+            node: 1,
+            name: "out".into(),
+            sink: Box::new(Scripted {
+                script: script.iter().cloned().collect(),
+                handed: Arc::clone(&handed),
+            }),
+            batch: Batch::default(),
+            metrics: metrics.sink("out"),
+            fatal: Arc::new(|_, error| panic!("{error}")),
+            stop: CancellationToken::new(),
+        };
+        assert!(lane.write((0..).zip(rows.chars()).map(parcel).collect()).await);
+        let mut told = Vec::new();
+        while let Some(message) = mail.try_next() {
+            told.push(match message {
+                Message::Acked { epoch: 7, rows, .. } => format!("{rows} written"),
+                Message::Refused { epoch: 7, record, message, .. } => {
+                    format!("{} {message}", String::from_utf8_lossy(record.key.as_deref().unwrap()))
+                }
+                Message::Reply { call, reply, .. } => format!("{call} {reply:?}"),
+                _ => "something else".to_owned(),
+            });
+        }
+        let counted = metrics.text();
+        let counted = counted.lines().find(|line| line.starts_with("slackwater_sink_rows_total")).unwrap();
+        let counted = counted.rsplit(' ').next().unwrap().to_owned();
+        (handed.lock().unwrap().join(" "), told, counted)
+    }
+
+    #[tokio::test]
+    async fn a_row_with_an_answer_is_not_handed_in_again() {
+        let again = || Err(SinkError::Retry { message: "away".into(), after: Some(Duration::ZERO) });
+        let bad = || Err(SinkError::Refused { message: "one is bad".into() });
+        let check = async |rows: &str, script: &[_], handed: &str, told: &[&str], counted: &str| {
+            assert_eq!(
+                write(rows, script).await,
+                (handed.into(), told.iter().map(|t| (*t).into()).collect(), counted.into())
+            );
+        };
+        // Without answers the result counts for all.
+        check("abc", &[("---", Ok(()))], "abc", &["3 written"], "3").await;
+        check("ab", &[("--", again()), ("--", Ok(()))], "ab ab", &["2 written"], "2").await;
+        // What is refused is told at once, and is no row that was written.
+        check("abc", &[("wxw", Ok(()))], "abc", &["b bad", "2 written"], "2").await;
+        // Only what has no answer is tried again, in order.
+        check(
+            "abcd",
+            &[("w-x-", again()), ("--", Ok(()))],
+            "abcd bd",
+            &["c bad", "1 written", "2 written"],
+            "3",
+        )
+        .await;
+        check("ab", &[("wx", again())], "ab", &["b bad", "1 written"], "1").await;
+        // Only what has no answer is split to find the bad row.
+        let split = [("w---", bad()), ("-", Ok(())), ("--", bad()), ("-", Ok(())), ("-", bad())];
+        let told = ["1 written", "1 written", "1 written", "d one is bad"];
+        check("abcd", &split, "abcd b cd c d", &told, "3").await;
+        // A row that is waited for has its own answer, with the row that came back.
+        let told = ["0 Delivered(Some(String(\"as it is\")))", "1 Refused { message: \"bad\" }"];
+        check("AB", &[("Wx", Ok(()))], "AB", &told, "1").await;
+    }
 }

@@ -464,19 +464,19 @@ pub struct SinkMetrics {
 }
 
 impl SinkMetrics {
-    /// A batch was tried.
-    pub fn batch(&self, rows: usize, took: Duration, written: bool) {
+    /// A batch was tried. Its rows are counted one by one ([`SinkMetrics::row`]): some may be refused.
+    pub fn batch(&self, took: Duration, written: bool) {
         if written {
             self.batches.inc();
-            self.rows.inc_by(rows as u64);
             self.write.observe(took.as_secs_f64());
         } else {
             self.failures.inc();
         }
     }
 
-    /// A row is durable so long after its record's timestamp.
-    pub fn latency(&self, took: Duration) {
+    /// A row is durable, so long after its record's timestamp.
+    pub fn row(&self, took: Duration) {
+        self.rows.inc();
         self.latency.observe(took.as_secs_f64());
     }
 }

@@ -72,7 +72,8 @@ pub enum SinkError {
 /// Writes rows. Owned by one lane of one node's driver, called one batch at a time.
 pub trait Sink: Send {
     /// Writes all rows durably, in order, or says why not. `out` takes what is known of single rows: a row that has an
-    /// answer there is not handed in again. For the others the result counts: `Ok` is written; on an error any part of
+    /// answer there is not handed in again, so none is answered while an older one of its key has no answer and may have
+    /// to be written behind it. For rows without an answer the result counts: `Ok` is written; on an error any part of
     /// them may have been written.
     ///
     /// # Errors

@@ -1,77 +1,40 @@
 //! The kinds of sinks: one list, from which everything follows that goes by the kind's name.
 
-use std::ops::{Deref, DerefMut};
-
-use schemars::JsonSchema;
-use serde::Deserialize;
-
 #[cfg(test)]
 use super::toy::ToySink;
 use super::{
     BlackholeConfig, Column, FileConfig, KafkaSinkConfig, SinkSettings, SpannerConfig, StdoutConfig,
 };
 use crate::model::Problem;
-
-/// Makes [`SinkConfig`] of lines `"key in YAML": Variant(Settings)`, each with the words that editors show.
-macro_rules! kinds {
-    ($($(#[doc = $doc:literal])+ $(#[cfg($when:meta)])? $name:literal: $kind:ident($settings:ty),)+) => {
-        /// A sink's settings; its kind is the key that holds them in YAML. What they say is asked through
-        /// [`SinkSettings`].
-        #[derive(Clone, Debug, Deserialize, JsonSchema)]
-        pub enum SinkConfig {
-            $($(#[doc = $doc])+ $(#[cfg($when)])? #[serde(rename = $name)] $kind($settings),)+
-        }
-
-        impl SinkConfig {
-            /// All kinds, as written in YAML.
-            pub const KINDS: &'static [&'static str] = &[$($(#[cfg($when)])? $name,)+];
-
-            /// The kind, as in YAML.
-            #[must_use]
-            pub fn kind_name(&self) -> &'static str {
-                match self {
-                    $($(#[cfg($when)])? SinkConfig::$kind(_) => $name,)+
-                }
-            }
-        }
-
-        impl Deref for SinkConfig {
-            type Target = dyn SinkSettings;
-
-            fn deref(&self) -> &Self::Target {
-                match self {
-                    $($(#[cfg($when)])? SinkConfig::$kind(settings) => settings,)+
-                }
-            }
-        }
-
-        impl DerefMut for SinkConfig {
-            fn deref_mut(&mut self) -> &mut Self::Target {
-                match self {
-                    $($(#[cfg($when)])? SinkConfig::$kind(settings) => settings,)+
-                }
-            }
-        }
-    };
-}
+use crate::model::kinds::kinds;
 
 kinds! {
-    /// Rows of a Cloud Spanner table.
-    "spanner": Spanner(SpannerConfig),
-    /// Messages of a Kafka topic.
-    "kafka": Kafka(KafkaSinkConfig),
-    /// Lines on standard output.
-    "stdout": Stdout(StdoutConfig),
-    /// Lines in a file.
-    "file": File(FileConfig),
-    /// Nothing.
-    "blackhole": Blackhole(BlackholeConfig),
-    /// For the test of this list.
-    #[cfg(test)]
-    "toy": Toy(ToySink),
+    /// A sink's settings; its kind is the key that holds them in YAML.
+    SinkConfig: SinkSettings {
+        /// Rows of a Cloud Spanner table.
+        "spanner": Spanner(SpannerConfig),
+        /// Messages of a Kafka topic.
+        "kafka": Kafka(KafkaSinkConfig),
+        /// Lines on standard output.
+        "stdout": Stdout(StdoutConfig),
+        /// Lines in a file.
+        "file": File(FileConfig),
+        /// Nothing.
+        "blackhole": Blackhole(BlackholeConfig),
+        /// For the test of this list.
+        #[cfg(test)]
+        "toy": Toy(ToySink),
+    }
+    never in a file {}
 }
 
 impl SinkConfig {
+    /// The kind, as in YAML.
+    #[must_use]
+    pub fn kind_name(&self) -> &'static str {
+        self.listed()
+    }
+
     /// What a graph shows: the kind, and what it writes to.
     #[must_use]
     pub fn label(&self) -> String {

@@ -1,71 +1,35 @@
 //! The kinds of sources: one list, from which everything follows that goes by the kind's name.
 
-use std::ops::{Deref, DerefMut};
-
-use schemars::JsonSchema;
-use serde::Deserialize;
-
 use super::{FileSource, GenerateSource, KafkaSource, OpenError, Reader, SourceSettings, StdinSource};
+use crate::model::kinds::kinds;
 use crate::model::{Expr, Problem, Timestamp, Yields};
 
-/// Makes [`SourceConfig`] of lines `"key in YAML": Variant(Settings)`, each with the words that editors show.
-macro_rules! kinds {
-    ($($(#[doc = $doc:literal])+ $(#[cfg($when:meta)])? $name:literal: $kind:ident($settings:ty),)+) => {
-        /// A source's settings; its kind is the key that holds them in YAML. What they say is asked through
-        /// [`SourceSettings`].
-        #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
-        pub enum SourceConfig {
-            $($(#[doc = $doc])+ $(#[cfg($when)])? #[serde(rename = $name)] $kind($settings),)+
-        }
-
-        impl SourceConfig {
-            /// All kinds, as written in YAML.
-            pub const KINDS: &'static [&'static str] = &[$($(#[cfg($when)])? $name,)+];
-
-            /// The kind, as in YAML.
-            #[must_use]
-            pub fn kind_name(&self) -> &'static str {
-                match self {
-                    $($(#[cfg($when)])? SourceConfig::$kind(_) => $name,)+
-                }
-            }
-        }
-
-        impl Deref for SourceConfig {
-            type Target = dyn SourceSettings;
-
-            fn deref(&self) -> &Self::Target {
-                match self {
-                    $($(#[cfg($when)])? SourceConfig::$kind(settings) => settings,)+
-                }
-            }
-        }
-
-        impl DerefMut for SourceConfig {
-            fn deref_mut(&mut self) -> &mut Self::Target {
-                match self {
-                    $($(#[cfg($when)])? SourceConfig::$kind(settings) => settings,)+
-                }
-            }
-        }
-    };
-}
-
 kinds! {
-    /// A Kafka topic, read as a member of the topology's consumer group.
-    "kafka": Kafka(KafkaSource),
-    /// Made-up records, for tries and load tests.
-    "generate": Generate(GenerateSource),
-    /// Lines of a file, one record each.
-    "file": File(FileSource),
-    /// Lines of standard input, one record each.
-    "stdin": Stdin(StdinSource),
-    /// A number of records, all alike: shows what a new kind needs.
-    #[cfg(test)]
-    "toy": Toy(super::toy::ToySource),
+    /// A source's settings; its kind is the key that holds them in YAML.
+    #[derive(PartialEq)]
+    SourceConfig: SourceSettings {
+        /// A Kafka topic, read as a member of the topology's consumer group.
+        "kafka": Kafka(KafkaSource),
+        /// Made-up records, for tries and load tests.
+        "generate": Generate(GenerateSource),
+        /// Lines of a file, one record each.
+        "file": File(FileSource),
+        /// Lines of standard input, one record each.
+        "stdin": Stdin(StdinSource),
+        /// A number of records, all alike: shows what a new kind needs.
+        #[cfg(test)]
+        "toy": Toy(super::toy::ToySource),
+    }
+    never in a file {}
 }
 
 impl SourceConfig {
+    /// The kind, as in YAML.
+    #[must_use]
+    pub fn kind_name(&self) -> &'static str {
+        self.listed()
+    }
+
     /// For graphs: `kafka user-changes`.
     #[must_use]
     pub fn label(&self) -> String {
