@@ -15,8 +15,7 @@ use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Method};
 
 use super::Called;
-use crate::model::{Clock, Json, Millis, Size, Timestamp};
-use crate::model::{HttpRequest, Reply};
+use crate::model::{Clock, HttpRequest, Json, Millis, Reply, Size, Timestamp};
 
 /// How much of an answer's body a refusal quotes, characters.
 const QUOTE_CHARS_MAX: usize = 200;

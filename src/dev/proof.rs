@@ -106,8 +106,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{Cell, Payload, SinkRow};
-    use crate::model::{ManualClock, Millis, Record, Value};
+    use crate::model::{Cell, ManualClock, Millis, Payload, Record, SinkRow, Value};
     use crate::sinks::Operation;
     use crate::yaml::{Mode, load};
 

@@ -8,9 +8,8 @@ use ::vrl::value::Kind;
 use ::vrl::value::kind::{Collection, Field as KeyField};
 
 use super::names::paths_named;
-use crate::model::did_you_mean;
 use crate::model::path::Step;
-use crate::model::{Field, Shape, Types};
+use crate::model::{Field, Shape, Types, did_you_mean};
 
 /// The kind of the values of a shape.
 #[must_use]

@@ -39,9 +39,8 @@ use self::names::{NAMES, mentions, shielded, state, with_names};
 use self::object::ObjectOf;
 use self::refused::is_refused;
 use self::rewrite::Fixes;
-use crate::model::Problem;
 use crate::model::path::parse_path;
-use crate::model::{Expr, Function, Json, Types};
+use crate::model::{Expr, Function, Json, Problem, Types};
 
 /// Each round answers complaints one level further out. An expression that needs more rounds is refused.
 const ROUNDS_MAX: usize = 64;

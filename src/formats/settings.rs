@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::model::Millis;
-use crate::model::Problem;
+use crate::model::{Millis, Problem};
 
 /// What the bytes of a key or a value are.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]

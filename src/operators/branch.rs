@@ -9,8 +9,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use super::filter::check_condition;
 use super::settings::Exprs;
 use super::{Cx, Operator, OperatorError, OperatorSettings};
-use crate::model::Problem;
-use crate::model::{Expr, Record, Scope};
+use crate::model::{Expr, Problem, Record, Scope};
 
 /// Outputs in order, each with its condition: `{ large: .amount > 1000, small: true }`, read as `from: NODE.large`.
 #[derive(Clone, Debug, Default)]

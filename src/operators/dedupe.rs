@@ -19,8 +19,7 @@ use super::inserted::by_id;
 use super::key_by::check_key;
 use super::settings::Exprs;
 use super::{ByIdConfig, Cx, NodeConfig, Operator, OperatorError, OperatorSettings};
-use crate::model::{Expr, Millis, Record, Scope, Timestamp, key_text};
-use crate::model::{Problem, Reason};
+use crate::model::{Expr, Millis, Problem, Reason, Record, Scope, Timestamp, key_text};
 use crate::state::StateError;
 use crate::state::codec::{ordered_i64, read_ordered_i64};
 

@@ -5,8 +5,7 @@ use serde::Deserialize;
 
 use super::settings::Exprs;
 use super::{Cx, Operator, OperatorError, OperatorSettings};
-use crate::model::Problem;
-use crate::model::{Expr, Record, Scope, Yields};
+use crate::model::{Expr, Problem, Record, Scope, Yields};
 
 /// The condition: an expression that gives true or false.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

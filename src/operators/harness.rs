@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::{Cx, Effects, Emit, Operator, OperatorError, Tally};
-use crate::model::Reason;
-use crate::model::{Json, Record, Timestamp};
+use crate::model::{Json, Reason, Record, Timestamp};
 use crate::state::{Backend, MemoryBackend, Store};
 
 /// What came out, shown.

@@ -10,8 +10,7 @@ use serde::Deserialize;
 
 use super::settings::Exprs;
 use super::{Cx, Operator, OperatorError, OperatorSettings};
-use crate::model::Problem;
-use crate::model::{Expr, Record, Scope, key_text};
+use crate::model::{Expr, Problem, Record, Scope, key_text};
 
 /// The expression of the new key: text is taken as it is, anything else as JSON. A record for which it gives null goes on
 /// without a key; what needs a key below drops it, or refuses it.
@@ -89,8 +88,7 @@ impl OperatorSettings for KeyByConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Reason;
-    use crate::model::{Headers, Origin, Timestamp, Value, Window};
+    use crate::model::{Headers, Origin, Reason, Timestamp, Value, Window};
     use crate::operators::{Effects, Emit, Tally};
     use serde_json::json;
 

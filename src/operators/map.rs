@@ -5,8 +5,7 @@ use serde::Deserialize;
 
 use super::settings::Exprs;
 use super::{Cx, Operator, OperatorError, OperatorSettings};
-use crate::model::Problem;
-use crate::model::{EvalError, Expr, Json, Record, Scope, Value, Yields};
+use crate::model::{EvalError, Expr, Json, Problem, Record, Scope, Value, Yields};
 
 /// The expression of the new value.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -9,8 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Cx, Operator, OperatorError, OperatorSettings};
-use crate::model::Problem;
-use crate::model::{Rate, Record, Timestamp};
+use crate::model::{Problem, Rate, Record, Timestamp};
 
 /// Shows records in the log. `peek: {}` shows them with `SLACKWATER_LOG=slackwater=trace`.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, JsonSchema)]

@@ -16,8 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::inbox::{Handle, Inbox, Message};
 use super::metrics::SinkMetrics;
-use crate::model::{Clock, Json, SystemClock};
-use crate::model::{Reply, SinkRow};
+use crate::model::{Clock, Json, Reply, SinkRow, SystemClock};
 use crate::sinks::{Answer, Answers, Batch, Lane as SinkLane, SinkError};
 
 /// Batches of rows on their way to one lane.

@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use super::task::{Step, Task, TaskId};
 use crate::kafka::PartitionReader;
-use crate::model::Record;
-use crate::model::Reply;
+use crate::model::{Record, Reply};
 use crate::operators::Commits;
 use crate::state::Backend;
 

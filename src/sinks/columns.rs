@@ -6,8 +6,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use crate::model::Cell;
-use crate::model::{EvalError, Expr, Scope};
+use crate::model::{Cell, EvalError, Expr, Scope};
 
 /// What a column gets.
 #[derive(Clone, Debug, PartialEq)]

@@ -185,8 +185,7 @@ async fn print(text: String) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Payload;
-    use crate::model::{Headers, Timestamp, Value, Window};
+    use crate::model::{Headers, Payload, Timestamp, Value, Window};
 
     #[test]
     fn a_line_holds_what_the_record_has() {

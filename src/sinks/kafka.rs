@@ -13,9 +13,9 @@ use super::{Batch, Connected, KafkaLane, SinkError, SinkSettings, Surroundings};
 use crate::formats::{Encoder, Format, WriterSchema};
 use crate::kafka::topic_problem;
 use crate::model::{
-    CHANGE_HEADER, EvalError, Expr, Headers, Json, Millis, Record, Scope, Value, WINDOW_HEADER, key_text,
+    CHANGE_HEADER, EvalError, Expr, Headers, Json, Millis, Payload, Problem, Record, Scope, SinkRow,
+    Timestamp, Value, WINDOW_HEADER, key_text,
 };
-use crate::model::{Payload, Problem, SinkRow, Timestamp};
 
 /// Writes records to a Kafka topic. A record that is a window's result has the window in the header `window`, as text:
 /// `START,END` in milliseconds, as `window.start` and `window.end` are in expressions.

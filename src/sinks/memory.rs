@@ -9,8 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Map;
 
 use super::{Answers, Connected, Lane, Operation, Sink, SinkError, Table};
-use crate::model::{Cell, Payload, SinkRow};
-use crate::model::{Clock, Json};
+use crate::model::{Cell, Clock, Json, Payload, SinkRow};
 
 /// A local table. Cheap to clone.
 #[derive(Clone)]

@@ -39,8 +39,7 @@ pub use settings::{Connected, Lane, SinkSettings, Surroundings};
 pub use spanner::SpannerConfig;
 pub use table::{Operation, Table};
 
-use crate::model::SinkRow;
-use crate::model::{Millis, Size};
+use crate::model::{Millis, SinkRow, Size};
 
 /// Why a batch was not written.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]

@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::model::{Call, Reason, Reply, SinkRow};
-use crate::model::{Json, Millis, Origin, Record, Timestamp, Value};
+use crate::model::{Call, Json, Millis, Origin, Reason, Record, Reply, SinkRow, Timestamp, Value};
 use crate::operators::{Admits, Commits};
 use crate::runtime::{
     DEAD_LETTER, Delivery, GlobalTable, Globals, Input, Step, Task, TaskError, TaskId, TaskOptions,

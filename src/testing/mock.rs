@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::clients::http::judge;
-use crate::model::Reply;
-use crate::model::{Json, Millis};
+use crate::model::{Json, Millis, Reply};
 
 /// One scripted answer.
 #[derive(Clone, Debug, PartialEq)]

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use super::builder::problem;
 use super::{Node, NodeKind, Settings, SubTopology};
 use crate::formats::{Format, Formats, SchemaProblem, WriterSchema};
-use crate::model::Problem;
-use crate::model::Shape;
+use crate::model::{Problem, Shape};
 use crate::sinks::{KafkaSinkConfig, SinkConfig};
 use crate::sources::SourceConfig;
 

@@ -15,8 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Input, Node, NodeKind, Topology};
-use crate::model::Expr;
-use crate::model::Problem;
+use crate::model::{Expr, Problem};
 use crate::sinks::{KafkaSinkConfig, SinkConfig};
 use crate::sources::{KafkaSource, SourceConfig};
 

@@ -8,8 +8,7 @@ use serde::Deserialize;
 
 use super::decode::decode;
 use super::tree::{Kind, Node};
-use crate::model::Problem;
-use crate::model::{Json, Millis};
+use crate::model::{Json, Millis, Problem};
 
 /// One test.
 #[derive(Clone, Debug)]

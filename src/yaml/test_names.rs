@@ -7,8 +7,7 @@ use std::ops::Range;
 
 use super::test_case::is_status;
 use super::tree::{Kind, Node};
-use crate::model::Reason;
-use crate::model::{Problem, did_you_mean};
+use crate::model::{Problem, Reason, did_you_mean};
 use crate::topology::{NodeKind, Topology};
 
 /// What may be expected of a node, beside a list of records.

@@ -13,8 +13,7 @@ use std::ops::Range;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
-use crate::model::Json;
-use crate::model::Problem;
+use crate::model::{Json, Problem};
 
 /// Nesting deeper than this is refused (the tree is walked recursively).
 const DEPTH_MAX: usize = 32;

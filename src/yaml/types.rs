@@ -6,13 +6,11 @@
 use std::collections::BTreeMap;
 
 use crate::expressions::{Kind, VrlCompiler, compile_scoped, compile_typed, element, with_field};
-use crate::model::Problem;
-use crate::model::{Expr, Types};
-use crate::operators::JoinType;
+use crate::model::{Expr, Problem, Types};
 use crate::operators::aggregate::FieldFunction;
 use crate::operators::debounce::KeepConfig;
 use crate::operators::shared::window::WindowKind;
-use crate::operators::{AggregateConfig, NodeConfig};
+use crate::operators::{AggregateConfig, JoinType, NodeConfig};
 use crate::sinks::SinkConfig;
 
 /// A node that reads others, before it goes to the builder.

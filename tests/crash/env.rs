@@ -5,8 +5,7 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 use slackwater::clients::http::judge;
-use slackwater::model::{Call, CallRequest, Cell, Payload, Reply, SinkRow};
-use slackwater::model::{Json, Timestamp};
+use slackwater::model::{Call, CallRequest, Cell, Json, Payload, Reply, SinkRow, Timestamp};
 use slackwater::testing::{Dice, Faults, MemoryBroker};
 
 use super::ledger::{Input, Ledger};

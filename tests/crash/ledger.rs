@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use slackwater::model::SinkRow;
-use slackwater::model::{Headers, Origin, Record, Timestamp, Value};
+use slackwater::model::{Headers, Origin, Record, SinkRow, Timestamp, Value};
 use slackwater::runtime::Sealed;
 use slackwater::state::{META_CLOCKS, Row, codec};
 

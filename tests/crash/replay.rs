@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use slackwater::model::SinkRow;
-use slackwater::model::{Record, Timestamp};
+use slackwater::model::{Record, SinkRow, Timestamp};
 use slackwater::runtime::{Input, Step, Task, TaskOptions};
 use slackwater::state::{Backend, MemoryBackend, Row};
 

@@ -16,12 +16,10 @@ use gcloud_spanner::client::{Client, ClientConfig};
 use gcloud_spanner::session::SessionConfig;
 use gcloud_spanner::statement::Statement;
 use serde_json::{Value as Json, json};
-use slackwater::model::{Cell, Payload, SinkRow};
-use slackwater::model::{Clock, Expr, Record, SystemClock, Timestamp, Value};
-use slackwater::sinks::Operation;
+use slackwater::model::{Cell, Clock, Expr, Payload, Record, SinkRow, SystemClock, Timestamp, Value};
 use slackwater::sinks::columns::Columns;
 use slackwater::sinks::spanner::{Spanner, SpannerConfig, create_database, statements};
-use slackwater::sinks::{Answers, Sink, SinkError};
+use slackwater::sinks::{Answers, Operation, Sink, SinkError};
 
 const ACCOUNTS: &str = include_str!("../../topology/account-sync.sql");
 const ACCOUNT_COLUMNS: [(&str, &str); 3] =

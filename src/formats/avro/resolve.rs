@@ -9,9 +9,8 @@ use apache_avro::Schema;
 use apache_avro::schema::Name;
 use apache_avro::types::Value;
 
-use super::AvroSchema;
-use super::from_json;
 use super::to_json::real;
+use super::{AvroSchema, from_json};
 
 /// Converts a value of the writer's schema to the reader's.
 pub(super) fn resolve(value: Value, writer: &AvroSchema, reader: &AvroSchema) -> Result<Value, String> {

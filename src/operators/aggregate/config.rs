@@ -4,8 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::fields::FieldsConfig;
-use crate::model::Problem;
-use crate::model::{Expr, Json, Millis};
+use crate::model::{Expr, Json, Millis, Problem};
 use crate::operators::key_by::check_key;
 use crate::operators::settings::{Exprs, Sends, Windows};
 use crate::operators::shared::window::{WindowConfig, WindowKind};

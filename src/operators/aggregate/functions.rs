@@ -12,8 +12,7 @@ use super::accumulator::{Acc, Number, PART_BYTES_MAX, Part, SET_ITEM_BYTES, cano
 use super::config::{AggregateConfig, CollectConfig};
 use super::fields::{FieldConfig, FieldFunction};
 use super::sketch::Sketch;
-use crate::model::Reason;
-use crate::model::{EvalError, Expr, Json, Record, Scope, Value, key_text};
+use crate::model::{EvalError, Expr, Json, Reason, Record, Scope, Value, key_text};
 use crate::operators::OperatorError;
 
 pub(super) enum Function {

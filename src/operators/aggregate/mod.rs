@@ -46,8 +46,7 @@ use unwindowed::Plain;
 
 use super::shared::window::WindowKind;
 use super::{Cx, Load, Operator, OperatorError, Stores};
-use crate::model::Reason;
-use crate::model::{Json, Record, Timestamp};
+use crate::model::{Json, Reason, Record, Timestamp};
 use crate::state::StateError;
 
 /// Results sent by one call of `on_time`: bounds what is between the nodes.

@@ -19,8 +19,7 @@ use super::fields::FieldFunction;
 use super::functions::{Function, Plan, Unfit, full};
 use super::rows::Incoming;
 use super::unwindowed::Plain;
-use crate::model::{Change, EvalError, Expr, Json, Record, Scope, Value};
-use crate::model::{Problem, Reason};
+use crate::model::{Change, EvalError, Expr, Json, Problem, Reason, Record, Scope, Value};
 use crate::operators::{Cx, OperatorError};
 
 /// An aggregate over the rows of a table.

@@ -19,8 +19,7 @@ use super::FINALS_MAX;
 use super::accumulator::{Row, row_ts};
 use super::functions::Plan;
 use super::rows::{Fail, Incoming, Rows, final_result, read_row_key, row_key};
-use crate::model::Reason;
-use crate::model::{Record, Timestamp, Value};
+use crate::model::{Reason, Record, Timestamp, Value};
 use crate::operators::Cx;
 use crate::state::StateError;
 

@@ -21,8 +21,7 @@ use super::FINALS_MAX;
 use super::accumulator::{Acc, Row};
 use super::functions::Plan;
 use super::rows::{Fail, Incoming, Rows, final_result, read_row_key, row_key};
-use crate::model::Reason;
-use crate::model::{Json, Timestamp};
+use crate::model::{Json, Reason, Timestamp};
 use crate::operators::Cx;
 use crate::state::{StateError, Store};
 

@@ -18,8 +18,7 @@ use std::fmt;
 use super::settings::{Exprs, Sends, Windows};
 use super::shared::describe::Described;
 use super::{NodeConfig, Operator, OperatorSettings};
-use crate::model::Expr;
-use crate::model::Problem;
+use crate::model::{Expr, Problem};
 
 pub use processor::{NamedStore, Processor, ProcessorCx};
 pub use schedule::{Clock, Punctuator};

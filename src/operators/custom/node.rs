@@ -15,8 +15,7 @@ use bytes::Bytes;
 
 use super::processor::{Processor, ProcessorCx};
 use super::schedule::{Clock, Punctuator};
-use crate::model::Record;
-use crate::model::{Json, Timestamp};
+use crate::model::{Json, Record, Timestamp};
 use crate::operators::shared::describe;
 use crate::operators::shared::describe::Described;
 use crate::operators::{Cx, Operator, OperatorError};

@@ -8,8 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::node::{Timers, store_prefix};
 use super::schedule::Punctuator;
-use crate::model::Reason;
-use crate::model::{Record, Timestamp};
+use crate::model::{Reason, Record, Timestamp};
 use crate::operators::{Cx, OperatorError};
 use crate::state::{StateError, Store, Visit, after_prefix};
 

@@ -4,8 +4,7 @@ use serde_json::json;
 
 use super::super::schedule::Punctuator;
 use super::*;
-use crate::model::Reason;
-use crate::model::{Millis, Value};
+use crate::model::{Millis, Reason, Value};
 use crate::operators::Reject;
 use crate::operators::harness::{Harness, Out, out};
 

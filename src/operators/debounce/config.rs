@@ -6,8 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::table::Rule;
-use crate::model::Problem;
-use crate::model::{Expr, Millis};
+use crate::model::{Expr, Millis, Problem};
 use crate::operators::settings::{Exprs, Sends, Windows};
 use crate::operators::shared::describe::Described;
 use crate::operators::{Operator, OperatorSettings};

@@ -43,8 +43,7 @@ pub use table::{Fired, Keep, Pending, PendingTable, Reason as FireReason, Rule, 
 
 use self::origins::Origins;
 use super::{Cx, Load, Operator, OperatorError, Stores};
-use crate::model::Reason;
-use crate::model::{EvalError, Headers, Json, Record, Scope, Timestamp, Value, check_json};
+use crate::model::{EvalError, Headers, Json, Reason, Record, Scope, Timestamp, Value, check_json};
 use crate::state::StateError;
 
 /// Header of a fired record: how many events it stands for.

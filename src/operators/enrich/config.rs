@@ -10,8 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::model::path::{Step, parse_path};
-use crate::model::{EvalError, Expr, Millis, Scope, Size, Template};
-use crate::model::{HttpRequest, Problem};
+use crate::model::{EvalError, Expr, HttpRequest, Millis, Problem, Scope, Size, Template};
 use crate::operators::settings::Exprs;
 use crate::operators::shared::describe::Described;
 use crate::operators::shared::retry::RetryConfig;

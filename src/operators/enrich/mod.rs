@@ -26,8 +26,9 @@ pub use row::describe_row;
 use super::shared::pending::{Arrival, Pending};
 use super::{Cx, Load, Operator, OperatorError, Reject};
 use crate::model::path::{Step, set_at};
-use crate::model::{Call, CallRequest, HttpRequest, Reason, Reply};
-use crate::model::{Json, Millis, Record, Scope, Timestamp, Value};
+use crate::model::{
+    Call, CallRequest, HttpRequest, Json, Millis, Reason, Record, Reply, Scope, Timestamp, Value,
+};
 use crate::state::StateError;
 
 #[derive(Clone, Copy, PartialEq, Eq)]

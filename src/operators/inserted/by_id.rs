@@ -6,8 +6,7 @@
 
 use super::super::settings::Exprs;
 use super::super::{Cx, Operator, OperatorError, OperatorSettings};
-use crate::model::Reason;
-use crate::model::{Expr, KEY_HEADER, Record, Scope, key_text};
+use crate::model::{Expr, KEY_HEADER, Reason, Record, Scope, key_text};
 
 /// The expression of a record's id.
 #[derive(Clone, Debug)]

@@ -12,8 +12,7 @@ use bytes::Bytes;
 
 use super::super::settings::{Exprs, Sends};
 use super::super::{Cx, Operator, OperatorError, OperatorSettings};
-use crate::model::Reason;
-use crate::model::{Change, EvalError, Expr, Record, Scope, Value, key_text};
+use crate::model::{Change, EvalError, Expr, Reason, Record, Scope, Value, key_text};
 
 /// The expression of a row's group.
 #[derive(Clone, Debug)]

@@ -4,8 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::plan::JoinPlan;
-use crate::model::Problem;
-use crate::model::{Expr, Millis};
+use crate::model::{Expr, Millis, Problem};
 use crate::operators::key_by::check_key;
 use crate::operators::settings::{Exprs, Sends};
 use crate::operators::{JoinKind, Operator, OperatorSettings};

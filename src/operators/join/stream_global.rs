@@ -9,8 +9,7 @@ use super::RIGHT_ONLY;
 use super::config::{JoinConfig, JoinType};
 use super::plan::JoinPlan;
 use super::result::{Around, Maker};
-use crate::model::Reason;
-use crate::model::{Expr, Record, Scope, Value, key_text};
+use crate::model::{Expr, Reason, Record, Scope, Value, key_text};
 use crate::operators::table::TableView;
 use crate::operators::{Cx, Operator, OperatorError};
 

@@ -5,8 +5,7 @@ use serde_json::json;
 
 use super::config::{JoinConfig, JoinType, Within};
 use super::stream_stream::StreamStream;
-use crate::model::Reason;
-use crate::model::{Expr, Json, Millis, Record, Timestamp, Value, Window};
+use crate::model::{Expr, Json, Millis, Reason, Record, Timestamp, Value, Window};
 use crate::operators::Operator;
 use crate::operators::harness::{Harness, Out};
 

@@ -9,8 +9,7 @@ use super::config::{JoinConfig, JoinType};
 use super::plan::JoinPlan;
 use super::result::{Around, Maker};
 use super::{LEFT, RIGHT, Side};
-use crate::model::Reason;
-use crate::model::{Change, EvalError, Record, Value};
+use crate::model::{Change, EvalError, Reason, Record, Value};
 use crate::operators::table::{TableView, row_id};
 use crate::operators::{Cx, Operator, OperatorError};
 

@@ -4,8 +4,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::model::Backoff;
-use crate::model::Millis;
+use crate::model::{Backoff, Millis};
 
 /// Retries of one call: exponential backoff with full jitter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

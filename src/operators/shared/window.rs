@@ -6,8 +6,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::model::Millis;
-use crate::model::Problem;
+use crate::model::{Millis, Problem};
 
 /// Windows that one record may be in: each is a row of state and a result of its own.
 const PANES_MAX: i64 = 10_000;

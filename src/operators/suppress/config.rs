@@ -3,8 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::model::Problem;
-use crate::model::{Millis, Size};
+use crate::model::{Millis, Problem, Size};
 use crate::operators::{Operator, OperatorSettings};
 
 /// Holds results back until their window is closed, or for a time.

@@ -23,8 +23,7 @@ pub use config::{OnFull, SuppressConfig, Until};
 use order::{Bounds, Order, Spot};
 
 use super::{Cx, Load, Operator, OperatorError};
-use crate::model::Reason;
-use crate::model::{Record, Timestamp, Value, Window};
+use crate::model::{Reason, Record, Timestamp, Value, Window};
 use crate::state::codec::ordered_i64;
 use crate::state::{Cell, Cells, StateError, codec, decode_record, encode_record_into};
 

@@ -22,8 +22,7 @@ use serde::Deserialize;
 use self::versions::{Put, Versions};
 use super::settings::Sends;
 use super::{Cx, Operator, OperatorError, OperatorSettings};
-use crate::model::{Change, Millis, Record, Timestamp, Value, Window};
-use crate::model::{Problem, Reason};
+use crate::model::{Change, Millis, Problem, Reason, Record, Timestamp, Value, Window};
 use crate::state::codec::ordered_i64;
 use crate::state::{StateError, Store};
 

@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::super::task::TaskId;
 use super::limiter::Limiter;
 use crate::operators::RateScope;
+use crate::runtime::task::TaskId;
 use crate::topology::Topology;
 
 /// This instance's share of every cluster-wide limit, with the sub-topologies that use the limit.

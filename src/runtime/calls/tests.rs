@@ -12,8 +12,7 @@ use super::*;
 impl Ticket for &'static str {}
 
 use crate::clients::http::{HttpCaller, judge};
-use crate::model::{CallRequest, HttpRequest};
-use crate::model::{Expr, Millis, Size, SystemClock, Template};
+use crate::model::{CallRequest, Expr, HttpRequest, Millis, Size, SystemClock, Template};
 use crate::operators::enrich::HttpConfig;
 use crate::operators::shared::rate_limit::{RateLimitConfig, RateScope};
 

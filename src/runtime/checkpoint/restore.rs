@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle as TokioHandle;
 use tokio::sync::Semaphore;
 
-use super::super::inbox::{Message, Restored};
-use super::super::metrics::Metrics;
-use super::super::task::{Step, Task, TaskId, TaskOptions, applied_positions};
-use super::super::worker::Order;
 use super::failpoint;
 use crate::kafka::{Admin, GroupOffset, KafkaConfig, RestoreError, TopicPartition, restore};
 use crate::model::{Clock, SystemClock, Timestamp};
+use crate::runtime::inbox::{Message, Restored};
+use crate::runtime::metrics::Metrics;
+use crate::runtime::task::{Step, Task, TaskId, TaskOptions, applied_positions};
+use crate::runtime::worker::Order;
 use crate::state::{Backend, MemoryBackend, RocksBackend, RocksEnv, Row, StateDir, StateError, changelog};
 use crate::topology::{Changelog, Topology};
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::super::every::every;
-use super::super::task::TaskId;
 use crate::kafka::{Admin, AdminError, GroupOffset, TopicPartition};
+use crate::runtime::every::every;
+use crate::runtime::task::TaskId;
 
 /// Checkpoints between two purges.
 const CHECKPOINTS: u32 = 10;

@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::super::checkpoint::restore::OUTDATED_MS;
-use super::super::metrics::Metrics;
-use super::super::task::Globals;
 use super::table::GlobalTable;
 use crate::kafka::{Admin, Follower, KafkaConfig, TopicPartition};
 use crate::model::{Clock, SystemClock, Timestamp};
+use crate::runtime::checkpoint::restore::OUTDATED_MS;
+use crate::runtime::metrics::Metrics;
+use crate::runtime::task::Globals;
 use crate::state::{Backend, RocksBackend, RocksEnv, StateDir};
 use crate::topology::Topology;
 

@@ -13,11 +13,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::super::task::TaskError;
-use super::super::task::nodes::SourceNode;
-use crate::model::Reason;
-use crate::model::{Record, Timestamp};
+use crate::model::{Reason, Record, Timestamp};
 use crate::operators::{Cx, Effects, Operator, OperatorError, Reject, Tally};
+use crate::runtime::task::TaskError;
+use crate::runtime::task::nodes::SourceNode;
 use crate::state::{Backend, META_POSITIONS, META_SHAPE, Row, StateError, Store, codec};
 use crate::topology::{NodeKind, OnFailure, Topology};
 

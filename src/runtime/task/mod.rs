@@ -29,8 +29,7 @@ pub use options::TaskOptions;
 pub use step::{Delivery, Input, Sealed, Step, TaskError, TaskId};
 
 use self::nodes::{dead_letter, event_time};
-use crate::model::{Expr, Millis, Origin, Record, Timestamp};
-use crate::model::{Payload, Reason, SinkRow};
+use crate::model::{Expr, Millis, Origin, Payload, Reason, Record, SinkRow, Timestamp};
 use crate::operators::{Effects, Load, Operator, Reject, Stores, Tally};
 use crate::state::{Backend, META_POSITIONS, Spent, StateError, Store, codec};
 use crate::topology::OnFailure;

@@ -6,10 +6,9 @@ use bytes::Bytes;
 
 use crate::formats::{Bad, Decoder, Encoder};
 use crate::model::{
-    CHANGE_HEADER, Change, EvalError, Expr, Json, Millis, Record, Scope, Timestamp, WINDOW_HEADER, Window,
-    key_text,
+    CHANGE_HEADER, Change, EvalError, Expr, Json, Millis, Reason, Record, Reply, Scope, SinkRow, Timestamp,
+    WINDOW_HEADER, Window, key_text,
 };
-use crate::model::{Reason, Reply, SinkRow};
 use crate::operators::shared::describe;
 use crate::operators::shared::describe::Described;
 use crate::operators::shared::pending::{Arrival, Pending, RowFormat};

@@ -1,7 +1,6 @@
 //! What goes into a task and what comes out: names, inputs, effects, a sealed epoch.
 
-use crate::model::{Call, Reason, Reply, SinkRow};
-use crate::model::{Record, Timestamp};
+use crate::model::{Call, Reason, Record, Reply, SinkRow, Timestamp};
 use crate::operators::Commits;
 use crate::state::{Late, Row, StateError};
 

@@ -11,9 +11,9 @@
 
 use std::sync::Arc;
 
-use super::super::inbox::Handle;
-use super::super::task::{Input, Sealed, Step, Task, TaskError};
 use crate::model::Timestamp;
+use crate::runtime::inbox::Handle;
+use crate::runtime::task::{Input, Sealed, Step, Task, TaskError};
 use crate::state::Backend;
 
 enum Phase {

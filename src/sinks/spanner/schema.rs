@@ -14,8 +14,7 @@ use prost_types::{ListValue, Value};
 
 use super::encode::{ColumnType, commit_timestamp, key_bytes};
 use super::{Operation, SpannerConfig};
-use crate::model::{Cell, Payload, SinkRow};
-use crate::model::{Json, Types};
+use crate::model::{Cell, Json, Payload, SinkRow, Types};
 use crate::sinks::SinkError;
 use crate::sinks::columns::Column;
 

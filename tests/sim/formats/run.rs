@@ -5,8 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value as Json, json};
 use slackwater::clients::http::judge;
-use slackwater::model::{CallRequest, Reply};
-use slackwater::model::{Headers, Origin, Record, Timestamp, Value};
+use slackwater::model::{CallRequest, Headers, Origin, Record, Reply, Timestamp, Value};
 use slackwater::runtime::{
     DEAD_LETTER, Input, Step, Task, TaskError, TaskId, TaskOptions, applied_positions,
 };

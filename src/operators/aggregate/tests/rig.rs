@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::super::AggregateConfig;
-use crate::model::Reason;
-use crate::model::{Json, Record, Timestamp, Value};
+use crate::model::{Json, Reason, Record, Timestamp, Value};
 use crate::operators::{Cx, Effects, Emit, Operator, OperatorError, Tally};
 use crate::state::{Backend, MemoryBackend, Store};
 
