@@ -1,5 +1,5 @@
 //! Floor 1: Kafka. The only home of `rdkafka`: reading as a member of a group, writing (plain and in transactions),
-//! administration, restoring a changelog, and librdkafka's mock broker for `dev`.
+//! administration, restoring a changelog, the partition of a key, and librdkafka's mock broker for `dev`.
 //!
 //! Called by the runtime's drivers and by `cli`. Types that leave this module are ours: no partition list, message or
 //! native pointer does. Calls that wait for a broker block their thread and say so, except for one that is async:
@@ -16,6 +16,7 @@ mod config;
 mod ffi;
 mod follow;
 mod mock;
+mod partition;
 mod reader;
 mod remind;
 mod restore;
@@ -32,6 +33,7 @@ pub use admin::{Admin, AdminError, GroupOffset, TopicSpec};
 pub use config::{Assignment, KafkaConfig, MESSAGE_BYTES_MAX, OffsetReset, SecurityProtocol};
 pub use follow::{FollowError, Follower};
 pub use mock::MockBroker;
+pub use partition::partition_of;
 pub use reader::{
     CommitError, GroupError, GroupEvent, GroupHandle, GroupMetadata, GroupOptions, GroupReader, Lease,
     PartitionReader, Polled, ReadError,
