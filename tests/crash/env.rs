@@ -71,6 +71,10 @@ tally! {
     /// Checkpoints refused because the member or the partition was not what it had been.
     fenced,
     calls,
+    /// Commits of another group that a task was told of.
+    foreign,
+    /// Rows that a table gave back.
+    given_back,
     /// Rows written again.
     repeated,
     /// Answers that came too late for their assignment.

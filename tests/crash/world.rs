@@ -57,12 +57,13 @@ pub struct World {
 type Outcome = Result<(), String>;
 
 /// What to do, and how often of the sum of all.
-const ACTIONS: [(Action, usize); 25] = [
+const ACTIONS: [(Action, usize); 26] = [
     (Action::Append, 160),
     (Action::Read, 180),
     (Action::Advance, 40),
     (Action::Tick, 100),
     (Action::Reply, 120),
+    (Action::Foreign, 60),
     (Action::Write, 180),
     (Action::Acknowledge, 180),
     (Action::Seal, 90),
@@ -94,6 +95,8 @@ enum Action {
     Advance,
     Tick,
     Reply,
+    /// Another consumer group commits.
+    Foreign,
     Write,
     Acknowledge,
     Seal,
@@ -320,6 +323,7 @@ impl World {
             Action::Read => process.read(env, partition, 1 + nth % 4)?,
             Action::Tick => process.tick(env, partition)?,
             Action::Reply => process.reply(env, nth)?,
+            Action::Foreign => process.foreign(env, partition, nth)?,
             Action::Write => process.write(env, nth)?,
             Action::Acknowledge => process.acknowledge(env, nth)?,
             Action::Seal => process.seal(env, partition)?,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use slackwater::operators::Commits;
 use slackwater::runtime::Input as TaskInput;
 use slackwater::runtime::{Assigned, Handle, Rewound, Sealed};
 
@@ -166,6 +167,20 @@ impl Process {
         let busy = !self.step.is_empty();
         self.take_step(env, handle)?;
         Ok(busy)
+    }
+
+    /// Another consumer group has committed, somewhere in one of the task's topics: said again and again, to whatever
+    /// assignment there is.
+    pub fn foreign(&mut self, env: &mut Env, partition: i32, nth: usize) -> Result<bool, String> {
+        let Some(slot) = self.slots.get(&partition) else { return Ok(false) };
+        let handle = slot.assigned.handle();
+        let topics = &env.shape.topology.subs[0].topics;
+        let topic = topics[nth % topics.len()].as_str().into();
+        let commits = Commits { group: "others".into(), topic, next: i64::try_from(nth).expect("a few") };
+        note!(env, "p{} hears of {commits:?}", self.number);
+        env.tally.foreign += 1;
+        self.feed(env, handle, TaskInput::Commits(commits))?;
+        Ok(true)
     }
 
     pub fn seal(&mut self, env: &mut Env, partition: i32) -> Result<bool, String> {
