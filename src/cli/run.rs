@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{BAD_FILE, Exit, load_file};
 use crate::gateway::AdminServer;
 use crate::model::Millis;
-use crate::runtime::{Engine, EngineError, EngineOptions, Override};
+use crate::runtime::{Engine, EngineError, EngineHandle, EngineOptions, Override};
 use crate::yaml::{Loaded, Mode, Registry};
 
 /// Arguments of `run`.
@@ -65,14 +65,13 @@ async fn serve(loaded: &Loaded, options: EngineOptions, admin: &str) -> Result<(
     on_signals(&stop).map_err(|e| Exit::failed(e.to_string()))?;
     let topology = Arc::new(loaded.topology.clone());
     let exit = |e: EngineError| exit(loaded, e);
-    let shared = Engine::shared(&topology).map_err(exit)?;
+    let handle = EngineHandle::new(&topology).map_err(exit)?;
     // Of its own: it answers until everything has stopped, so that the last checkpoint can be seen.
     let served = CancellationToken::new();
-    let server = AdminServer::start(admin, Arc::clone(&topology), Arc::clone(&shared), served)
-        .await
-        .map_err(|e| Exit::failed(e.to_string()))?;
+    let server =
+        AdminServer::start(admin, handle.clone(), served).await.map_err(|e| Exit::failed(e.to_string()))?;
     tracing::info!(topology = topology.name, admin = %server.address, state = %options.state_dir.display(), "starting");
-    let result = match Engine::start(topology, options, Override::default(), shared, &stop).await {
+    let result = match Engine::start(&handle, options, Override::default(), &stop).await {
         Ok(engine) => {
             engine.run(&stop).await;
             engine.stop().await

@@ -197,12 +197,7 @@ fn keys_line(task: &str, row: &Described) -> String {
 }
 
 fn json_line(task: &str, store: &str, row: &Described) -> String {
-    let mut line = serde_json::json!({ "task": task, "node": store, "key": row.key });
-    for (name, part) in &row.at {
-        line[name] = part.clone();
-    }
-    line["value"] = row.value.clone();
-    line.to_string()
+    row.json(task, store).to_string()
 }
 
 fn shown(key: &Json) -> String {

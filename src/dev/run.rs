@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::stage::Stage;
 use crate::dev::{Feed, FeedEnd, Left, Snapshot, View, Watch, feed, longest_wait};
-use crate::runtime::{Engine, Shared};
+use crate::operators::debounce::PENDING_KEYS;
+use crate::runtime::{Engine, EngineHandle};
 use crate::sinks::TableSink;
 use crate::topology::NodeKind;
 
@@ -23,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(super) struct Run<'a> {
     pub(super) stage: &'a Stage,
     pub(super) view: &'a View,
-    pub(super) shared: &'a Shared,
+    pub(super) engine: &'a EngineHandle,
     pub(super) duration: Duration,
     pub(super) feeding_since: Instant,
     pub(super) began: Instant,
@@ -35,7 +36,7 @@ impl Run<'_> {
     /// Feeds until the time is over, a signal comes, the feed has to end, or the engine has.
     pub(super) async fn feed(&mut self, engine: &Engine, feed: Option<Feed>, stop: &CancellationToken) {
         let never = CancellationToken::new();
-        while !(self.shared.status().is_ready() || self.shared.has_failed() || stop.is_cancelled()) {
+        while !(self.engine.status().is_ready() || self.engine.has_failed() || stop.is_cancelled()) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.feeding_since = Instant::now();
@@ -58,7 +59,7 @@ impl Run<'_> {
             }
         };
         feed_stop.cancel();
-        self.view.say(&match self.shared.has_failed() {
+        self.view.say(&match self.engine.has_failed() {
             true => "the topology has failed".to_owned(),
             false => format!("{ended}: no more events; what is on its way settles"),
         });
@@ -96,7 +97,7 @@ impl Run<'_> {
                 }
                 _ = ticks.tick() => {}
             }
-            if self.shared.has_failed() {
+            if self.engine.has_failed() {
                 return None;
             }
             let left = match watch.look().await {
@@ -144,7 +145,7 @@ impl Run<'_> {
 
     pub(super) fn snapshot(&self) -> Snapshot {
         let topology = &self.stage.topology;
-        let metrics = &self.shared.metrics;
+        let metrics = self.engine.metrics();
         let declared = topology.nodes.iter().filter(|n| n.made_for.is_none());
         let sources = declared.filter(|n| matches!(n.kind, NodeKind::Source(_)));
         let stats = self.stage.api.stats();
@@ -153,7 +154,7 @@ impl Run<'_> {
             duration: self.duration,
             settling: self.settling,
             events: sources.map(|n| metrics.records_in(&n.name)).sum(),
-            waiting: metrics.keys_waiting(),
+            waiting: metrics.total(&PENDING_KEYS),
             calls: stats.calls,
             rows: self.stage.tables.values().map(TableSink::written).sum(),
             last_second: stats.last_second,

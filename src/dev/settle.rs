@@ -9,7 +9,9 @@ use super::accounts::Accounts;
 use super::view::count;
 use crate::kafka::{Admin, AdminError, GroupOffset, KafkaConfig, TopicPartition};
 use crate::model::{Clock, SystemClock};
-use crate::runtime::Shared;
+use crate::operators::debounce::PENDING_KEYS;
+use crate::operators::enrich::CALLS_PENDING;
+use crate::runtime::EngineHandle;
 
 /// How long the broker may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,7 +60,7 @@ impl fmt::Display for Left {
 /// Looks at the engine, the broker and the accounts. Cheap to clone.
 #[derive(Clone)]
 pub struct Watch {
-    shared: Arc<Shared>,
+    engine: EngineHandle,
     admin: Arc<Admin>,
     group: Arc<str>,
     inputs: Arc<[TopicPartition]>,
@@ -77,11 +79,11 @@ impl Watch {
         group: &str,
         inputs: Vec<TopicPartition>,
         dead_letter: Option<TopicPartition>,
-        shared: Arc<Shared>,
+        engine: EngineHandle,
         accounts: Option<Arc<Mutex<Accounts>>>,
     ) -> Result<Watch, AdminError> {
         let admin = Arc::new(Admin::open(config, TIMEOUT)?);
-        Ok(Watch { shared, admin, group: group.into(), inputs: inputs.into(), dead_letter, accounts })
+        Ok(Watch { engine, admin, group: group.into(), inputs: inputs.into(), dead_letter, accounts })
     }
 
     /// What is still on its way. The engine's counters are up to 250 ms old: believe nothing but the second answer in
@@ -91,14 +93,14 @@ impl Watch {
     /// The broker does not answer.
     pub async fn look(&self) -> Result<Left, AdminError> {
         let uncommitted = self.ask(Watch::uncommitted).await?;
-        let metrics = &self.shared.metrics;
+        let metrics = self.engine.metrics();
         let unsettled = self.accounts.as_ref().map_or(0, |accounts| {
             let accounts = accounts.lock().unwrap_or_else(PoisonError::into_inner);
             accounts.unsettled(SystemClock.now()) as u64
         });
         Ok(Left {
-            keys_waiting: metrics.keys_waiting(),
-            calls: metrics.calls_waiting(),
+            keys_waiting: metrics.total(&PENDING_KEYS),
+            calls: metrics.total(&CALLS_PENDING),
             uncommitted,
             unsettled,
         })

@@ -18,7 +18,7 @@ use crate::dev::{
 use crate::gateway::AdminServer;
 use crate::kafka::{KafkaConfig, MockBroker, TopicPartition, Writer};
 use crate::model::Millis;
-use crate::runtime::{Engine, EngineError, EngineOptions, Override, Shared};
+use crate::runtime::{Engine, EngineError, EngineHandle, EngineOptions, Override};
 use crate::sinks::{Connected, TableSink};
 use crate::topology::{Node, NodeKind, Topology};
 use crate::yaml::{Loaded, Mode, Registry, load_with};
@@ -128,15 +128,9 @@ impl Stage {
         stop: &CancellationToken,
     ) -> Result<(), DevError> {
         let exit = |e: EngineError| DevError::Engine(Box::new((self.loaded.clone(), e)));
-        let shared = Engine::shared(&self.topology).map_err(exit)?;
-        let admin = AdminServer::start(
-            &args.admin,
-            Arc::clone(&self.topology),
-            Arc::clone(&shared),
-            self.servers.clone(),
-        )
-        .await
-        .map_err(failed)?;
+        let handle = EngineHandle::new(&self.topology).map_err(exit)?;
+        let admin = AdminServer::start(&args.admin, handle.clone(), self.servers.clone());
+        let admin = admin.await.map_err(failed)?;
         let feed = self.feed(args)?;
         for (what, text) in &self.said {
             view.say(&format!("  {what:<8}{text}"));
@@ -156,17 +150,16 @@ impl Stage {
             sinks: self.tables.iter().map(|(n, t)| (*n, Arc::new(t.clone()) as Arc<dyn Connected>)).collect(),
             plain_commits: true,
         };
-        let topology = Arc::clone(&self.topology);
-        let engine = match Engine::start(topology, options, stand_ins, Arc::clone(&shared), stop).await {
+        let engine = match Engine::start(&handle, options, stand_ins, stop).await {
             Ok(engine) => engine,
             Err(EngineError::Stopped) => return Ok(()),
             Err(e) => return Err(exit(e)),
         };
-        let watch = self.watch(&shared)?;
+        let watch = self.watch(&handle)?;
         let mut run = Run {
             stage: self,
             view,
-            shared: &shared,
+            engine: &handle,
             duration: args.duration.duration(),
             feeding_since: Instant::now(),
             began,
@@ -204,7 +197,7 @@ impl Stage {
         Ok(Some((Feed::new(options.clone(), writer, Arc::clone(&self.accounts)), options)))
     }
 
-    fn watch(&self, shared: &Arc<Shared>) -> Result<Watch, DevError> {
+    fn watch(&self, engine: &EngineHandle) -> Result<Watch, DevError> {
         let topics = self.topology.source_topics();
         let inputs = topics
             .iter()
@@ -216,7 +209,7 @@ impl Stage {
             &self.topology.name,
             inputs,
             dead_letter.map(|d| TopicPartition::new(d.topic.as_str(), 0)),
-            Arc::clone(shared),
+            engine.clone(),
             calls(&self.topology).then(|| Arc::clone(&self.accounts)),
         )
         .map_err(failed)

@@ -1,20 +1,22 @@
-//! The admin server, for Prometheus, orchestrators and people.
+//! The admin server, for Prometheus, orchestrators and people. It shows keys and values of records: `/state` and `/tap` are
+//! for those who may see them.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use serde::Deserialize;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::runtime::Shared;
-use crate::topology::Topology;
+use crate::model::Millis;
+use crate::operators::shared::describe;
+use crate::runtime::{AskError, EngineHandle};
 
 /// The admin port could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -26,11 +28,6 @@ pub struct AdminError {
     pub address: String,
     /// Why not.
     pub source: std::io::Error,
-}
-
-struct Served {
-    shared: Arc<Shared>,
-    topology: Arc<Topology>,
 }
 
 /// A running admin server.
@@ -51,8 +48,7 @@ impl AdminServer {
     /// The address cannot be used.
     pub async fn start(
         address: &str,
-        topology: Arc<Topology>,
-        shared: Arc<Shared>,
+        engine: EngineHandle,
         stop: CancellationToken,
     ) -> Result<AdminServer, AdminError> {
         let failed = |source| AdminError { address: address.into(), source };
@@ -64,7 +60,9 @@ impl AdminServer {
             .route("/live", get(|| async { "ok\n" }))
             .route("/ready", get(ready))
             .route("/topology", get(describe))
-            .with_state(Arc::new(Served { shared, topology }));
+            .route("/state/{node}/{*key}", get(state))
+            .route("/tap/{node}", get(tap))
+            .with_state(engine);
         let until = stop.clone();
         let ended = tokio::spawn(async move {
             let server = axum::serve(listener, app).with_graceful_shutdown(until.cancelled_owned());
@@ -83,52 +81,124 @@ impl AdminServer {
     }
 }
 
-async fn metrics(State(served): State<Arc<Served>>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], served.shared.metrics.text()).into_response()
+async fn metrics(State(engine): State<EngineHandle>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], engine.metrics().text()).into_response()
 }
 
-async fn ready(State(served): State<Arc<Served>>) -> Response {
-    let status = served.shared.status();
-    let tasks: serde_json::Map<String, serde_json::Value> = status
-        .tasks
-        .iter()
-        .map(|(id, state)| {
-            (format!("{}-{}", served.topology.subs[id.sub].name, id.partition), (*state).into())
-        })
-        .collect();
+async fn ready(State(engine): State<EngineHandle>) -> Response {
+    let status = engine.status();
+    let tasks: serde_json::Map<String, serde_json::Value> =
+        status.tasks.iter().map(|(id, state)| (id.name(engine.topology()), state.name().into())).collect();
     let ready = status.is_ready();
     let body = serde_json::json!({ "ready": ready, "waiting_for": status.reasons(), "joined": status.joined, "tasks": tasks });
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(body)).into_response()
 }
 
-async fn describe(State(served): State<Arc<Served>>) -> String {
-    served.topology.mermaid()
+async fn describe(State(engine): State<EngineHandle>) -> String {
+    engine.topology().mermaid()
 }
 
-async fn page(State(served): State<Arc<Served>>) -> Html<String> {
-    let status = served.shared.status();
+/// The rows that this instance has under a key, one JSON object per line: as `slackwater state get` shows them.
+async fn state(State(engine): State<EngineHandle>, Path((node, key)): Path<(String, String)>) -> Response {
+    let (found, owner) =
+        match (engine.query(&node, key.as_bytes()).await, engine.owner_of(&node, key.as_bytes())) {
+            (Ok(found), Ok(owner)) => (found, owner),
+            (Err(e), _) | (Ok(_), Err(e)) => return refused(&e),
+        };
+    if found.rows.is_empty() {
+        let problem = if !found.restoring.is_empty() {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("being restored: {}", found.restoring.join(", ")))
+        } else {
+            let whose = match owner {
+                Some(owner) if owner.here.is_none() => format!(": its task {} is not here", owner.task),
+                _ => String::new(),
+            };
+            (StatusCode::NOT_FOUND, format!("`{node}` has no key `{key}` in this instance{whose}"))
+        };
+        return (problem.0, problem.1 + "\n").into_response();
+    }
+    let mut lines: String =
+        found.rows.iter().map(|(task, row)| format!("{}\n", row.json(task, &node))).collect();
+    if found.cut {
+        lines += "{\"more\":true}\n";
+    }
+    json_lines(lines)
+}
+
+/// What is asked of `/tap`.
+#[derive(Deserialize)]
+struct Look {
+    /// How many records.
+    n: Option<usize>,
+    /// How long they are waited for.
+    wait: Option<Millis>,
+}
+
+/// Records shown of one look.
+const LOOK_MAX: usize = 1000;
+/// The longest time that one look waits.
+const LOOK_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// The next records that a node sends on, one JSON object per line: as many as are asked for, or as come in the time.
+async fn tap(
+    State(engine): State<EngineHandle>,
+    Path(node): Path<String>,
+    Query(look): Query<Look>,
+) -> Response {
+    let records = look.n.unwrap_or(10).clamp(1, LOOK_MAX);
+    let wait = look.wait.unwrap_or(Millis::secs(5)).duration().min(LOOK_WAIT_MAX);
+    let mut taps = match engine.tap(&node, records) {
+        Ok(taps) => taps,
+        Err(e) => return refused(&e),
+    };
+    let until = tokio::time::Instant::now() + wait;
+    let mut lines = String::new();
+    // Cancel-safe: a record that is not taken in time is not shown.
+    while let Ok(Some((task, tapped))) = tokio::time::timeout_at(until, taps.next()).await {
+        let mut line = describe::record(&tapped.record);
+        line["task"] = task.into();
+        if tapped.port > 0 {
+            line["port"] = tapped.port.into();
+        }
+        lines += &format!("{line}\n");
+    }
+    json_lines(lines)
+}
+
+fn json_lines(lines: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response()
+}
+
+fn refused(error: &AskError) -> Response {
+    let code = match error {
+        AskError::NoNode { .. } | AskError::NoState(_) => StatusCode::NOT_FOUND,
+        AskError::NotRunning | AskError::Silent => StatusCode::SERVICE_UNAVAILABLE,
+        AskError::State(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    (code, format!("{error}\n")).into_response()
+}
+
+async fn page(State(engine): State<EngineHandle>) -> Html<String> {
+    let status = engine.status();
     let escape = |s: &str| s.replace('&', "&amp;").replace('<', "&lt;");
     let rows: String = status
         .tasks
         .iter()
-        .map(|(id, s)| {
-            format!(
-                "<tr><td>{}-{}</td><td>{s}</td></tr>",
-                escape(&served.topology.subs[id.sub].name),
-                id.partition
-            )
+        .map(|(id, state)| {
+            let name = escape(&id.name(engine.topology()));
+            format!("<tr><td>{name}</td><td>{}</td></tr>", state.name())
         })
         .collect();
     Html(format!(
         "<!doctype html><title>{name}</title><h1>{name}</h1><p>{state}</p><table>{rows}</table><pre>{graph}</pre>\
          <p><a href=/metrics>metrics</a> <a href=/ready>ready</a> <a href=/live>live</a></p>",
-        name = escape(&served.topology.name),
+        name = escape(&engine.topology().name),
         state = if status.is_ready() {
             "ready".into()
         } else {
             escape(&format!("not ready: {:?}", status.reasons()))
         },
-        graph = escape(&served.topology.mermaid()),
+        graph = escape(&engine.topology().mermaid()),
     ))
 }

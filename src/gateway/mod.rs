@@ -1,4 +1,4 @@
-//! Floor 5: HTTP. The admin server: `/metrics`, `/live`, `/ready`, `/topology`.
+//! Floor 5: HTTP. The admin server: `/metrics`, `/live`, `/ready`, `/topology`, `/state`, `/tap`.
 
 mod admin;
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::metric::{Count, Gauge};
+use super::query::Query;
 use crate::model::{Call, EvalError, Reason, Record, Reply, SinkRow, Timestamp};
 use crate::state::{StateError, Store};
 
@@ -208,10 +210,23 @@ pub trait Operator: Send {
         None
     }
 
+    /// The rows of a key in the node's own store, those that are in memory alone included, as they would be on disk if
+    /// the epoch ended now; not those that only lead to others. Changes nothing that shows.
+    ///
+    /// # Errors
+    /// The state failed, or a row cannot be encoded.
+    fn query(&self, query: &mut Query<'_>) -> Result<(), StateError> {
+        let _ = query;
+        Ok(())
+    }
+
     /// What the operator holds in memory: the driver's back-pressure and the metrics.
     fn load(&self) -> Load {
         Load::default()
     }
+
+    /// Shows the gauges of its own kind ([`super::OperatorSettings::metrics`]), each as it is now.
+    fn gauges(&self, _show: &mut dyn FnMut(&'static Gauge, usize)) {}
 }
 
 /// What an operator holds, for bounds and metrics.
@@ -223,10 +238,6 @@ pub struct Load {
     pub bytes: usize,
     /// Calls not yet answered, queued ones included.
     pub calls: usize,
-    /// Makes calls: `calls` is a metric of the node.
-    pub caller: bool,
-    /// Is a debounce: `keys` is a metric of the node.
-    pub debounce: bool,
     /// The node takes no more for now: the task takes no input and its clock waits.
     pub full: bool,
 }
@@ -256,21 +267,26 @@ pub struct Tally {
     pub records_out: u64,
     /// Drops by reason, in order of first appearance.
     pub dropped: Vec<(Reason, u64)>,
-    /// Debounce: events folded into an entry that was there already.
-    pub collapsed: u64,
-    /// Debounce: entries fired after the quiet time (or settle time).
-    pub fired_quiet: u64,
-    /// Debounce: entries fired because of `max_wait`.
-    pub fired_max_wait: u64,
-    /// Calls started (attempts).
-    pub calls: u64,
-    /// Attempts that were retries.
-    pub retries: u64,
-    /// Records whose timestamp was ahead of the wall clock by more than `max_skew`.
-    pub skewed: u64,
+    /// What its kind counts besides, in order of first appearance.
+    pub counts: Vec<(&'static Count, u64)>,
 }
 
 impl Tally {
+    /// Counts something that only nodes of this kind count.
+    pub fn add(&mut self, count: &'static Count, n: u64) {
+        // They are statics, and of each there is one.
+        match self.counts.iter_mut().find(|(known, _)| std::ptr::eq(*known, count)) {
+            Some((_, sum)) => *sum += n,
+            None => self.counts.push((count, n)),
+        }
+    }
+
+    /// How much of that was counted.
+    #[must_use]
+    pub fn counted(&self, count: &Count) -> u64 {
+        self.counts.iter().find(|(known, _)| std::ptr::eq(*known, count)).map_or(0, |(_, n)| *n)
+    }
+
     /// Counts a drop.
     pub fn drop(&mut self, reason: Reason) {
         match self.dropped.iter_mut().find(|(r, _)| *r == reason) {
@@ -385,10 +401,6 @@ impl<'a> Cx<'a> {
 
     /// Starts a call, or makes it again.
     pub fn call(&mut self, call: Call) {
-        self.tally.calls += 1;
-        if call.attempt > 1 {
-            self.tally.retries += 1;
-        }
         self.effects.calls.push(call);
     }
 

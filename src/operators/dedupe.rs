@@ -18,10 +18,11 @@ use serde::Deserialize;
 use super::inserted::by_id;
 use super::key_by::check_key;
 use super::settings::Exprs;
-use super::{ByIdConfig, Cx, NodeConfig, Operator, OperatorError, OperatorSettings};
+use super::shared::describe::Described;
+use super::{ByIdConfig, Cx, NodeConfig, Operator, OperatorError, OperatorSettings, Query};
 use crate::model::{Expr, Millis, Problem, Reason, Record, Scope, Timestamp, key_text};
-use crate::state::StateError;
 use crate::state::codec::{ordered_i64, read_ordered_i64};
+use crate::state::{StateError, after_prefix};
 
 /// Lets the first record of an id pass and drops the others that come within a time of it.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -85,6 +86,10 @@ impl OperatorSettings for DedupeConfig {
     }
     fn check(&self) -> Vec<Problem> {
         self.check()
+    }
+    /// When the first record of an id was.
+    fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
+        Some(Described::of_key(key.get(8..)?, decode(value).ok()?.into()))
     }
     fn label(&self, kind: &'static str) -> String {
         format!("{kind} {}", self.within)
@@ -245,6 +250,17 @@ impl Operator for Dedupe {
             cx.store(SEEN).delete(&key);
         }
         self.oldest = left?;
+        Ok(())
+    }
+
+    /// The rows of an id; those that have expired stay until they are deleted.
+    fn query(&self, query: &mut Query<'_>) -> Result<(), StateError> {
+        let mut next = self.oldest;
+        while let Some(segment) = next {
+            query.get(&row_key(segment, query.key()))?;
+            let later = query.first_key(&after_prefix(&ordered_i64(segment)), None)?;
+            next = later.map(|key| segment_of(&key)).transpose()?;
+        }
         Ok(())
     }
 }

@@ -1,6 +1,5 @@
 //! The kinds of operators: one list, from which everything follows that goes by the kind's name.
 
-use super::shared::describe::Described;
 use super::{
     AggregateConfig, BranchConfig, ByIdConfig, CustomConfig, DebounceConfig, DedupeConfig, EnrichConfig,
     FilterConfig, FlatMapConfig, JoinConfig, KeyByConfig, MapConfig, MergeConfig, OperatorSettings,
@@ -85,12 +84,6 @@ impl NodeConfig {
     #[must_use]
     pub fn unbounded(&self) -> Option<&'static str> {
         self.state_kind().and_then(|_| (**self).unbounded())
-    }
-
-    /// A row of its store for people: key (without the store's prefix) and value, as they are on disk.
-    #[must_use]
-    pub fn describe_row(&self, key: &[u8], value: &[u8]) -> Described {
-        self.describe(key, value).unwrap_or_else(|| Described::raw(key, value))
     }
 
     /// For graphs: `debounce 30s`.

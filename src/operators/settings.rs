@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use super::shared::describe::Described;
-use super::{KeyByConfig, NodeConfig, Operator, TableConfig};
+use super::{KeyByConfig, NodeConfig, Operator, OwnMetrics, TableConfig};
 use crate::model::{Expr, Problem};
 
 /// Expressions, each with the names it may use besides the record's.
@@ -135,6 +135,11 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
     /// bytes.
     fn describe(&self, _key: &[u8], _value: &[u8]) -> Option<Described> {
         None
+    }
+
+    /// The metrics that only nodes of this kind have.
+    fn metrics(&self) -> OwnMetrics {
+        OwnMetrics::default()
     }
 
     /// Does it call an API?

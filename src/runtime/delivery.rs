@@ -196,7 +196,7 @@ impl Lane {
                             node = &*self.name,
                             attempt,
                             rows = left.len(),
-                            message,
+                            error = message,
                             "sink: will try again"
                         );
                     }

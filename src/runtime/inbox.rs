@@ -1,17 +1,20 @@
 //! What reaches a worker thread from others: one queue, in order.
 //!
 //! The queue has no bound of its own: every message answers something that the worker started (a delivery, a call, a
-//! commit) or an assignment, and those are bounded where they start.
+//! commit), or is an assignment or a question, and those are bounded where they start.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel};
 use std::time::Duration;
 
-use super::task::{Step, Task, TaskId};
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::task::{Step, Tapped, Task, TaskId};
 use crate::kafka::PartitionReader;
 use crate::model::{Record, Reply};
-use crate::operators::Commits;
-use crate::state::Backend;
+use crate::operators::{Answer, Commits};
+use crate::state::{Backend, StateError};
 
 /// A task of one assignment. What comes back for an earlier generation of the same task is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,6 +69,19 @@ pub enum Message {
         /// The group's progress.
         commits: Commits,
     },
+    /// Somebody asks for the rows of a key.
+    Query {
+        /// The sub-topology whose tasks are asked.
+        sub: usize,
+        /// Node.
+        node: usize,
+        /// Key.
+        key: Bytes,
+        /// Answered once.
+        answer: oneshot::Sender<Vec<TaskAnswer>>,
+    },
+    /// Somebody looks at the next records of a node.
+    Tap(Tap),
     /// Deliveries are durable.
     Acked {
         /// Task.
@@ -101,6 +117,23 @@ pub enum Message {
     },
     /// Stop taking input, finish, commit; answered when nothing is left.
     Drain(SyncSender<()>),
+}
+
+/// What one of a worker's tasks has; `None`: it is being restored.
+pub type TaskAnswer = (TaskId, Option<Result<Answer, StateError>>);
+
+/// A look at a node: in every task of its sub-topology, those that come later included, until nobody receives any more.
+pub struct Tap {
+    /// The sub-topology.
+    pub sub: usize,
+    /// Node.
+    pub node: usize,
+    /// Tells looks apart.
+    pub number: u64,
+    /// How many records there are to be shown of each task.
+    pub records: usize,
+    /// Where they go. What finds no room is not shown.
+    pub to: mpsc::Sender<(TaskId, Tapped)>,
 }
 
 /// A task that may run.

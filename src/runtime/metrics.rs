@@ -1,7 +1,9 @@
-//! Metrics: every name in one place, handles resolved once. Prometheus conventions, prefix `slackwater_`, base units.
+//! Metrics: what every process and node has, and what single kinds of nodes have besides
+//! ([`crate::operators::OwnMetrics`]). Prometheus conventions, prefix `slackwater_`, base units.
 //!
 //! Labels: `topology` on everything, `node`, and `partition` for what an assigned partition holds; never a record's key.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,20 +17,110 @@ use prometheus::{
 
 use super::calls::CallCounters;
 use super::calls::limiter::Limiter;
-use super::task::{Task, TaskId};
+use super::task::{SKEWED, Task, TaskId};
 use crate::formats::Formats;
 use crate::model::{Clock, SystemClock};
-use crate::operators::Tally;
+use crate::operators::{Count, Gauge, OwnMetrics, Tally};
 use crate::topology::{Node, NodeKind, Topology};
 
 const SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
+/// What every name begins with.
+const PREFIX: &str = "slackwater";
+
+/// Makes metrics, and notes down their names.
+struct Made {
+    registry: Registry,
+    names: Vec<String>,
+}
+
+impl Made {
+    fn register<C: Collector + Clone + 'static>(
+        &mut self,
+        metric: Result<C, prometheus::Error>,
+    ) -> Result<C, prometheus::Error> {
+        let metric = metric?;
+        self.names.extend(metric.desc().iter().map(|d| format!("{PREFIX}_{}", d.fq_name)));
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counts(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
+        self.register(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn seconds(&mut self, name: &str, help: &str, labels: &[&str]) -> Result<CounterVec, prometheus::Error> {
+        self.register(CounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauges(&mut self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        self.register(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn floats(&mut self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
+        self.register(GaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn histograms(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<HistogramVec, prometheus::Error> {
+        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels))
+    }
+
+    /// What the topology's kinds of nodes count, by name; the sources' own among it.
+    fn own_counts(
+        &mut self,
+        topology: &Topology,
+    ) -> Result<BTreeMap<&'static str, IntCounterVec>, prometheus::Error> {
+        let own = own_metrics(topology).flat_map(|own| own.counts).copied();
+        let mut counts = BTreeMap::new();
+        for Count { name, help, label } in own.chain([&SKEWED]) {
+            if !counts.contains_key(name) {
+                let labels: Vec<&str> = ["node"].into_iter().chain(label.map(|(label, _)| label)).collect();
+                counts.insert(*name, self.counts(name, help, &labels)?);
+            }
+        }
+        Ok(counts)
+    }
+
+    /// What they show, by name.
+    fn own_gauges(
+        &mut self,
+        topology: &Topology,
+        labels: &[&str],
+    ) -> Result<BTreeMap<&'static str, IntGaugeVec>, prometheus::Error> {
+        let mut gauges = BTreeMap::new();
+        for Gauge { name, help } in own_metrics(topology).flat_map(|own| own.gauges).copied() {
+            if !gauges.contains_key(name) {
+                gauges.insert(*name, self.gauges(name, help, labels)?);
+            }
+        }
+        Ok(gauges)
+    }
+}
+
+fn own_metrics(topology: &Topology) -> impl Iterator<Item = OwnMetrics> + '_ {
+    topology.nodes.iter().filter_map(|node| match &node.kind {
+        NodeKind::Operator(config) => Some(config.metrics()),
+        NodeKind::Source(_) | NodeKind::Sink(_) => None,
+    })
+}
+
 /// All metrics of a process.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
-    names: Arc<Vec<String>>,
+    /// Of the nodes, by index.
+    nodes: Arc<Vec<String>>,
     /// Does the node of that index keep state?
     stateful: Arc<Vec<bool>>,
     /// Name and topics of each sub-topology, as its tasks name them.
@@ -36,7 +128,6 @@ pub struct Metrics {
     records_in: IntCounterVec,
     records_out: IntCounterVec,
     dropped: IntCounterVec,
-    skewed: IntCounterVec,
     latency: HistogramVec,
     commit_lag: IntGaugeVec,
     checkpoint_duration: Histogram,
@@ -46,13 +137,8 @@ pub struct Metrics {
     state_keys: IntGaugeVec,
     state_bytes: IntGaugeVec,
     restore_remaining: IntGaugeVec,
-    pending_keys: IntGaugeVec,
-    collapsed: IntCounterVec,
-    fired: IntCounterVec,
     calls: IntCounterVec,
     calls_in_flight: IntGaugeVec,
-    calls_pending: IntGaugeVec,
-    call_retries: IntCounterVec,
     call_time: CounterVec,
     breaker_opened: IntCounterVec,
     limiter_wait: CounterVec,
@@ -64,6 +150,11 @@ pub struct Metrics {
     tasks: IntGaugeVec,
     schema_lookups: IntCounterVec,
     schemas_waiting: IntGaugeVec,
+    /// Those of single kinds of nodes, by name.
+    counts: Arc<BTreeMap<&'static str, IntCounterVec>>,
+    gauges: Arc<BTreeMap<&'static str, IntGaugeVec>>,
+    /// The name of every metric.
+    names: Arc<Vec<String>>,
     /// Counters of call drivers and limiters, read when scraped: node or limit name, source.
     scraped: Arc<Mutex<Scraped>>,
 }
@@ -82,33 +173,13 @@ impl Metrics {
     /// Two metrics of one name: a bug.
     pub fn new(topology: &Topology) -> Result<Metrics, prometheus::Error> {
         let labels = [("topology".to_owned(), topology.name.clone())].into_iter().collect();
-        let registry = Registry::new_custom(Some("slackwater".into()), Some(labels))?;
-        let r = &registry;
-        let counter = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
-            let c = IntCounterVec::new(Opts::new(name, help), labels)?;
-            r.register(Box::new(c.clone()))?;
-            Ok(c)
-        };
-        let gauge = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
-            let g = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            r.register(Box::new(g.clone()))?;
-            Ok(g)
-        };
-        let floats = |name: &str, help: &str, labels: &[&str]| -> Result<GaugeVec, prometheus::Error> {
-            let g = GaugeVec::new(Opts::new(name, help), labels)?;
-            r.register(Box::new(g.clone()))?;
-            Ok(g)
-        };
-        let histograms =
-            |name: &str, help: &str, labels: &[&str]| -> Result<HistogramVec, prometheus::Error> {
-                let h = HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels)?;
-                r.register(Box::new(h.clone()))?;
-                Ok(h)
-            };
+        let registry = Registry::new_custom(Some(PREFIX.into()), Some(labels))?;
+        let mut made = Made { registry, names: Vec::new() };
+        let m = &mut made;
         let node: &[&str] = &["node"];
         let part: &[&str] = &["node", "partition"];
         let metrics = Metrics {
-            names: Arc::new(topology.nodes.iter().map(|n| n.name.clone()).collect()),
+            nodes: Arc::new(topology.nodes.iter().map(|n| n.name.clone()).collect()),
             stateful: {
                 let keeps = |n: &Node| matches!(&n.kind, NodeKind::Operator(config) if config.is_stateful());
                 Arc::new(topology.nodes.iter().map(keeps).collect())
@@ -117,110 +188,88 @@ impl Metrics {
                 let names = |sub| topology.inputs(sub).into_iter().map(|input| input.name).collect();
                 Arc::new(topology.subs.iter().enumerate().map(|(n, s)| (s.name.clone(), names(n))).collect())
             },
-            records_in: counter("records_in_total", "Records that came into a node.", node)?,
-            records_out: counter("records_out_total", "Records that a node sent on or delivered.", node)?,
-            dropped: counter(
+            records_in: m.counts("records_in_total", "Records that came into a node.", node)?,
+            records_out: m.counts("records_out_total", "Records that a node sent on or delivered.", node)?,
+            dropped: m.counts(
                 "records_dropped_total",
                 "Records that were not processed, by reason.",
                 &["node", "reason"],
             )?,
-            skewed: counter(
-                "records_skewed_total",
-                "Records stamped further ahead of the wall clock than max_skew.",
-                node,
-            )?,
-            latency: histograms(
+            latency: m.histograms(
                 "end_to_end_latency_seconds",
                 "From a record's timestamp to its durable row.",
                 node,
             )?,
-            commit_lag: gauge(
+            commit_lag: m.gauges(
                 "commit_lag_records",
                 "Records read and not committed yet.",
                 &["topic", "partition"],
             )?,
             checkpoint_duration: {
                 let opts = HistogramOpts::new("checkpoint_duration_seconds", "Time to commit a checkpoint.");
-                let h = Histogram::with_opts(opts.buckets(SECONDS.to_vec()))?;
-                r.register(Box::new(h.clone()))?;
-                h
+                m.register(Histogram::with_opts(opts.buckets(SECONDS.to_vec())))?
             },
-            checkpoint_phases: {
-                let opts =
-                    Opts::new("checkpoint_phase_seconds_total", "Time to commit checkpoints, by phase.");
-                let c = CounterVec::new(opts, &["phase"])?;
-                r.register(Box::new(c.clone()))?;
-                c
-            },
-            checkpoints_failed: {
-                let c = IntCounter::new("checkpoints_failed_total", "Checkpoints that were not committed.")?;
-                r.register(Box::new(c.clone()))?;
-                c
-            },
-            checkpoint_timestamp: floats(
+            checkpoint_phases: m.seconds(
+                "checkpoint_phase_seconds_total",
+                "Time to commit checkpoints, by phase.",
+                &["phase"],
+            )?,
+            checkpoints_failed: m.register(IntCounter::new(
+                "checkpoints_failed_total",
+                "Checkpoints that were not committed.",
+            ))?,
+            checkpoint_timestamp: m.floats(
                 "checkpoint_timestamp_seconds",
                 "When the task's last checkpoint was committed, Unix time.",
                 part,
             )?,
-            state_keys: gauge("state_keys", "Keys that a node holds in memory.", part)?,
-            state_bytes: gauge("state_bytes", "Bytes that a node holds in memory.", part)?,
-            restore_remaining: gauge(
+            state_keys: m.gauges("state_keys", "Keys that a node holds in memory.", part)?,
+            state_bytes: m.gauges("state_bytes", "Bytes that a node holds in memory.", part)?,
+            restore_remaining: m.gauges(
                 "restore_remaining_rows",
                 "Rows still to be read before tasks run.",
                 part,
             )?,
-            pending_keys: gauge("debounce_pending_keys", "Keys waiting to go quiet.", part)?,
-            collapsed: counter(
-                "debounce_events_collapsed_total",
-                "Events folded into a waiting entry.",
-                node,
-            )?,
-            fired: counter("debounce_fired_total", "Entries fired, by reason.", &["node", "reason"])?,
-            calls: counter("calls_total", "Answers to calls, by status.", &["node", "status"])?,
-            calls_in_flight: gauge("calls_in_flight", "Calls sent and not answered.", node)?,
-            calls_pending: gauge("calls_pending", "Calls waiting or sent.", part)?,
-            call_retries: counter("call_retries_total", "Calls made again.", node)?,
-            call_time: {
-                let opts = Opts::new("call_seconds_total", "Time that calls were on the wire.");
-                let c = CounterVec::new(opts, node)?;
-                r.register(Box::new(c.clone()))?;
-                c
-            },
-            breaker_opened: counter(
+            calls: m.counts("calls_total", "Answers to calls, by status.", &["node", "status"])?,
+            calls_in_flight: m.gauges("calls_in_flight", "Calls sent and not answered.", node)?,
+            call_time: m.seconds("call_seconds_total", "Time that calls were on the wire.", node)?,
+            breaker_opened: m.counts(
                 "call_breaker_opened_total",
                 "Times that calls were stopped because the API failed.",
                 node,
             )?,
-            limiter_wait: {
-                let opts = Opts::new("limiter_wait_seconds_total", "Time that calls waited for the limiter.");
-                let c = CounterVec::new(opts, &["limit"])?;
-                r.register(Box::new(c.clone()))?;
-                c
-            },
-            limiter_used: floats(
+            limiter_wait: m.seconds(
+                "limiter_wait_seconds_total",
+                "Time that calls waited for the limiter.",
+                &["limit"],
+            )?,
+            limiter_used: m.floats(
                 "limiter_used_ratio",
                 "Calls in the last second, as a part of what this instance may make.",
                 &["limit"],
             )?,
-            sink_batches: counter("sink_batches_total", "Batches written.", node)?,
-            sink_rows: counter("sink_rows_total", "Rows written.", node)?,
-            sink_failures: counter("sink_failures_total", "Attempts to write a batch that failed.", node)?,
-            sink_write: histograms("sink_write_seconds", "Time to write a batch.", node)?,
-            tasks: gauge("tasks", "Tasks of this instance, by state.", &["state"])?,
-            schema_lookups: counter(
+            sink_batches: m.counts("sink_batches_total", "Batches written.", node)?,
+            sink_rows: m.counts("sink_rows_total", "Rows written.", node)?,
+            sink_failures: m.counts("sink_failures_total", "Attempts to write a batch that failed.", node)?,
+            sink_write: m.histograms("sink_write_seconds", "Time to write a batch.", node)?,
+            tasks: m.gauges("tasks", "Tasks of this instance, by state.", &["state"])?,
+            schema_lookups: m.counts(
                 "schema_lookups_total",
                 "Questions to the schema registry for an id, by result.",
                 &["result"],
             )?,
-            schemas_waiting: gauge(
+            schemas_waiting: m.gauges(
                 "schemas_waiting",
                 "Schema ids that are being looked up: the records that need them wait.",
                 &[],
             )?,
+            counts: Arc::new(m.own_counts(topology)?),
+            gauges: Arc::new(m.own_gauges(topology, part)?),
+            names: Arc::new(std::mem::take(&mut m.names)),
             scraped: Arc::default(),
-            registry: registry.clone(),
+            registry: m.registry.clone(),
         };
-        for name in metrics.names.iter() {
+        for name in metrics.nodes.iter() {
             metrics.records_in.with_label_values(&[name]);
             metrics.records_out.with_label_values(&[name]);
         }
@@ -320,7 +369,7 @@ impl Metrics {
 
     /// What a global table's reader counted since the last time.
     pub fn global(&self, node: usize, tally: &Tally) {
-        let name = self.names[node].as_str();
+        let name = self.nodes[node].as_str();
         self.records_in.with_label_values(&[name]).inc_by(tally.records_in);
         for (reason, n) in &tally.dropped {
             self.dropped.with_label_values(&[name, reason.name()]).inc_by(*n);
@@ -329,7 +378,7 @@ impl Metrics {
 
     /// Records of a global table's partition that are not read yet.
     pub fn global_remaining(&self, node: usize, partition: i32, remaining: i64) {
-        let labels = [self.names[node].as_str(), &partition.to_string()];
+        let labels = [self.nodes[node].as_str(), &partition.to_string()];
         self.restore_remaining.with_label_values(&labels).set(remaining);
     }
 
@@ -339,16 +388,17 @@ impl Metrics {
         self.restore_remaining.with_label_values(&labels).set(remaining);
     }
 
-    /// Keys waiting to go quiet, all nodes and partitions together. Up to a report old, as every value of a task.
+    /// The name of every metric that a scrape may have.
     #[must_use]
-    pub fn keys_waiting(&self) -> u64 {
-        sum(&self.pending_keys)
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
-    /// Calls waiting or sent, all nodes and partitions together.
+    /// A gauge of a kind of nodes, all nodes and partitions together; 0 where the topology has none of the kind. Up to a
+    /// report old, as every value of a task.
     #[must_use]
-    pub fn calls_waiting(&self) -> u64 {
-        sum(&self.calls_pending)
+    pub fn total(&self, gauge: &Gauge) -> u64 {
+        self.gauges.get(gauge.name).map_or(0, sum)
     }
 
     /// Records that came into a node.
@@ -383,37 +433,33 @@ impl WorkerMetrics {
         let m = &self.all;
         let partition = id.partition.to_string();
         for (node, tally) in task.take_tallies() {
-            let name = [m.names[node].as_str()];
+            let name = [m.nodes[node].as_str()];
             m.records_in.with_label_values(&name).inc_by(tally.records_in);
             m.records_out.with_label_values(&name).inc_by(tally.records_out);
             for (reason, n) in &tally.dropped {
                 m.dropped.with_label_values(&[name[0], reason.name()]).inc_by(*n);
             }
-            let some = |counter: &IntCounterVec, labels: &[&str], n: u64| {
-                if n > 0 {
-                    counter.with_label_values(labels).inc_by(n);
+            for (count, n) in &tally.counts {
+                let labels: Vec<&str> = name.into_iter().chain(count.label.map(|(_, value)| value)).collect();
+                if let Some(counter) = m.counts.get(count.name) {
+                    counter.with_label_values(&labels).inc_by(*n);
                 }
-            };
-            some(&m.skewed, &name, tally.skewed);
-            some(&m.collapsed, &name, tally.collapsed);
-            some(&m.fired, &[name[0], "quiet"], tally.fired_quiet);
-            some(&m.fired, &[name[0], "max_wait"], tally.fired_max_wait);
-            some(&m.call_retries, &name, tally.retries);
+            }
         }
         for (node, load) in task.loads() {
-            let labels = [m.names[node].as_str(), partition.as_str()];
+            let labels = [m.nodes[node].as_str(), partition.as_str()];
             let as_i64 = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
             if m.stateful[node] {
                 m.state_keys.with_label_values(&labels).set(as_i64(load.keys));
                 m.state_bytes.with_label_values(&labels).set(as_i64(load.bytes));
             }
-            if load.debounce {
-                m.pending_keys.with_label_values(&labels).set(as_i64(load.keys));
-            }
-            if load.caller {
-                m.calls_pending.with_label_values(&labels).set(as_i64(load.calls));
-            }
         }
+        task.gauges(&mut |node, gauge, n| {
+            if let Some(shown) = m.gauges.get(gauge.name) {
+                let n = i64::try_from(n).unwrap_or(i64::MAX);
+                shown.with_label_values(&[m.nodes[node].as_str(), partition.as_str()]).set(n);
+            }
+        });
         for (topic, name) in task.topics().iter().enumerate() {
             m.commit_lag.with_label_values(&[&**name, partition.as_str()]).set(task.uncommitted(topic));
         }
@@ -438,8 +484,8 @@ impl WorkerMetrics {
     pub fn forget(&self, id: TaskId) {
         let m = &self.all;
         let partition = id.partition.to_string();
-        for name in m.names.iter() {
-            for gauge in [&m.state_keys, &m.state_bytes, &m.pending_keys, &m.calls_pending] {
+        for name in m.nodes.iter() {
+            for gauge in [&m.state_keys, &m.state_bytes].into_iter().chain(m.gauges.values()) {
                 // A gauge that was never set is not there to remove.
                 drop(gauge.remove_label_values(&[name, &partition]));
             }

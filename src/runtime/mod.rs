@@ -25,11 +25,14 @@ mod task;
 mod worker;
 
 pub use calls::{breaker, limiter, pacer};
-pub use engine::{Engine, EngineError, EngineOptions, MissingTopics, Override, Shared, Status};
-pub use globals::GlobalTable;
+pub use engine::{
+    AskError, Engine, EngineError, EngineHandle, EngineOptions, Found, MissingTopics, Override, Owner,
+    Status, Taps,
+};
+pub use globals::{GlobalTable, query_global};
 pub use inbox::Handle;
 pub use task::{
-    DEAD_LETTER, Delivery, Globals, Input, Sealed, Step, Task, TaskError, TaskId, TaskOptions,
+    DEAD_LETTER, Delivery, Globals, Input, Sealed, Step, Tapped, Task, TaskError, TaskId, TaskOptions,
     applied_positions, inspect, is_empty,
 };
-pub use worker::{Assigned, Rewound};
+pub use worker::{Assigned, Rewound, TaskStatus};

@@ -13,6 +13,7 @@
 //! Invariants: a resident row is the newest one; a scan of the store is right only after [`Cells::flush`]. Which rows
 //! are resident depends on use alone, never on hashes, and never shows in an operator's output.
 
+use bytes::Bytes;
 use hashbrown::HashTable;
 
 use super::chunked::Chunked;
@@ -186,6 +187,17 @@ impl<V: Cell> Cells<V> {
         let Some(row) = store.get_beside_runs(key)? else { return Ok(None) };
         let value = V::decode(&row)?;
         Ok(Some(self.add(hash, key, value, row.len(), true)))
+    }
+
+    /// A row's bytes as they would be in the store if it were written now. Changes nothing, not even which rows stay.
+    ///
+    /// # Errors
+    /// The store failed, or the row is too large.
+    pub fn peek(&self, store: &Store, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        let Some(id) = self.resident(self.hash(key), key) else { return store.get(key) };
+        let mut row = Vec::new();
+        self.value(id).encode(&mut row)?;
+        Ok(Some(Bytes::from(row)))
     }
 
     /// Touches the memory that [`Cells::find`] will need for these keys, so that the cache misses of many keys overlap.

@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::{Call, Json, Millis, Origin, Reason, Record, Reply, SinkRow, Timestamp, Value};
+use crate::operators::shared::describe::Described;
 use crate::operators::{Admits, Commits};
 use crate::runtime::{
-    DEAD_LETTER, Delivery, GlobalTable, Globals, Input, Step, Task, TaskError, TaskId, TaskOptions,
+    DEAD_LETTER, Delivery, GlobalTable, Globals, Input, Step, Task, TaskError, TaskId, TaskOptions, inspect,
+    query_global,
 };
 use crate::sinks::SinkConfig;
 use crate::state::{Backend, MemoryBackend};
@@ -64,6 +66,9 @@ pub enum DriverError {
         /// What there is.
         known: String,
     },
+    /// There is no node of that name.
+    #[error("there is no node `{0}`")]
+    NoNode(String),
     /// No node of that name makes calls.
     #[error("there is no node `{0}` that makes calls")]
     UnknownNode(String),
@@ -93,6 +98,7 @@ pub struct TopologyTestDriver {
     replies: BTreeMap<(Timestamp, u64), (usize, usize, u64, Reply)>,
     order: u64,
     out: Vec<Output>,
+    tapped: Vec<Record>,
     step: Step,
 }
 
@@ -114,6 +120,7 @@ impl TopologyTestDriver {
             replies: BTreeMap::new(),
             order: 0,
             out: Vec::new(),
+            tapped: Vec::new(),
             step: Step::default(),
         };
         for node in driver.topology.globals() {
@@ -377,6 +384,7 @@ impl TopologyTestDriver {
             self.step = step;
             return Ok(());
         };
+        self.tapped.extend(step.taps.into_iter().map(|tapped| tapped.record));
         for (node, reason) in step.drops {
             self.out.push(Output::Dropped { node, reason });
         }
@@ -478,6 +486,37 @@ impl TopologyTestDriver {
             self.perform(Some(sub))?;
         }
         self.settle()
+    }
+
+    /// The rows that a node has under a key, as a running engine shows them.
+    ///
+    /// # Errors
+    /// There is no such node, or its state cannot be read.
+    pub fn query(&self, node: &str, key: &[u8]) -> Result<Vec<Described>, DriverError> {
+        let n = self.topology.node(node).ok_or_else(|| DriverError::NoNode(node.into()))?;
+        let mut rows = Vec::new();
+        for slot in &self.slots {
+            rows.extend(slot.task.query(n, key).map_err(TaskError::State)?.rows);
+        }
+        if let Some(global) = self.rows.get(&n) {
+            rows.extend(query_global(&self.topology, n, global, key).map_err(TaskError::State)?.rows);
+        }
+        Ok(rows.iter().map(|(key, row)| inspect::describe(&self.topology, n, key, row)).collect())
+    }
+
+    /// Looks at so many of the next records that a node sends on: [`TopologyTestDriver::take_tapped`]. A restart ends it.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn tap(&mut self, node: &str, records: usize) -> Result<(), DriverError> {
+        let n = self.topology.node(node).ok_or_else(|| DriverError::NoNode(node.into()))?;
+        self.slots.iter_mut().for_each(|slot| slot.task.tap(n, 0, records));
+        Ok(())
+    }
+
+    /// What was seen since the last time by looking at nodes, in order.
+    pub fn take_tapped(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.tapped)
     }
 
     /// What came out since the last time, in order.

@@ -1,13 +1,12 @@
 //! A source that the rest of the program was not told of works everywhere: it is a file and a line in the list of kinds.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::model::Json;
-use crate::runtime::{Engine, EngineError, EngineOptions, Override};
+use crate::runtime::{Engine, EngineError, EngineHandle, EngineOptions, Override};
 use crate::topology::Topology;
 use crate::yaml::{Mode, load, schema};
 
@@ -31,9 +30,8 @@ fn run(topology: Topology) -> Result<(), EngineError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let stop = CancellationToken::new();
-        let shared = Engine::shared(&topology)?;
-        let stand_ins = Override { sinks: BTreeMap::new(), plain_commits: false };
-        let engine = Engine::start(Arc::new(topology), options, stand_ins, shared, &stop).await?;
+        let handle = EngineHandle::new(&Arc::new(topology))?;
+        let engine = Engine::start(&handle, options, Override::default(), &stop).await?;
         let ended = tokio::time::timeout(Duration::from_secs(30), engine.run(&stop)).await;
         ended.expect("it ends with its source");
         engine.stop().await

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use serde_json::{Value as Json, json};
+use slackwater::runtime::metrics::Metrics;
+use slackwater::yaml::{Mode, load};
 use tempfile::TempDir;
 
 const ACCOUNT_SYNC: &str = "topology/account-sync.yaml";
@@ -584,10 +586,12 @@ fn a_run_is_ready_shows_its_metrics_and_stops_on_sigterm() {
     let seen = metrics_in(&text);
     let frozen: BTreeSet<String> = all.into_iter().filter(|m| !rare(m)).collect();
     assert_eq!(seen, frozen);
-    let named = include_str!("../../src/runtime/metrics.rs");
-    for name in WITH_KAFKA {
-        assert!(named.contains(&format!("\"{}\"", &name["slackwater_".len()..])), "{name}");
-    }
+    let topology =
+        load("busy.yaml", BUSY, Mode::Lenient, &|_| Some(api.clone())).map_err(|r| r.render(false));
+    let metrics = Metrics::new(&topology.expect("loads").topology).expect("metrics");
+    let named: BTreeSet<&str> = metrics.names().iter().map(String::as_str).collect();
+    let all: BTreeSet<&str> = METRICS.iter().filter_map(|metric| metric.split(' ').next()).collect();
+    assert_eq!(named, all);
     assert!(
         text.contains(
             "slackwater_records_dropped_total{node=\"bad\",reason=\"expression\",topology=\"busy\"}"
@@ -604,6 +608,67 @@ fn a_run_is_ready_shows_its_metrics_and_stops_on_sigterm() {
     assert_eq!(code, Some(0), "{log}");
     assert!(log.lines().last().is_some_and(|line| line.contains("\"message\":\"stopped\"")), "{log}");
     assert!(state.join("in-0").is_dir(), "state has its folder");
+}
+
+/// What a running instance has, without Kafka: one task, so that every key is here.
+const COUNTED: &str = "
+name: counted
+sources: { in: { generate: { rate: 500/s, keys: 4, count: 40 } } }
+operators:
+  counts: { from: in, aggregate: { count: {} } }
+  odd: { from: counts, filter: \". == 3\" }
+  settled: { from: in, debounce: { quiet: 1h } }
+sinks: { out: { from: [odd, settled], blackhole: {} } }
+";
+
+#[test]
+fn a_running_instance_is_asked_for_the_rows_of_a_key_and_for_the_next_records_of_a_node() {
+    let dir = folder();
+    let path = file(&dir, "counted.yaml", COUNTED);
+    let running = Running::start(&path, &dir.path().join("state"), &[]);
+    let lines = |body: &str| -> Vec<Json> {
+        body.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    };
+    let all = |status: u16, body: &str| status == 200 && lines(body)[0]["value"] == json!(10);
+    let row = lines(&running.until("/state/counts/key-2", all)).remove(0);
+    assert_eq!(
+        (&row["task"], &row["node"], &row["key"]),
+        (&json!("in-0"), &json!("counts"), &json!("key-2"))
+    );
+    let (status, body) = running.get("/state/settled/key-2");
+    assert_eq!((status, &lines(&body)[0]["value"]["count"]), (200, &json!(10)));
+    let said = |path: &str| running.get(path);
+    assert_eq!(said("/state/counts/nobody"), (404, "`counts` has no key `nobody` in this instance\n".into()));
+    assert_eq!(said("/state/odd/key-1"), (404, "`odd` keeps no state\n".into()));
+    let (status, body) = said("/state/none/key-1");
+    assert_eq!((status, body.starts_with("there is no node `none`; there are in, ")), (404, true), "{body}");
+    assert_eq!(said("/tap/none").0, 404);
+    assert_eq!(said("/tap/odd?wait=20ms"), (200, String::new()), "nothing comes any more");
+    assert_eq!(said("/tap/odd?wait=soon").0, 400);
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[test]
+fn a_look_at_a_node_ends_with_the_records_that_were_asked_for() {
+    let dir = folder();
+    let endless = COUNTED.replace(", count: 40", "");
+    let path = file(&dir, "counted.yaml", &endless);
+    let running = Running::start(&path, &dir.path().join("state"), &[]);
+    running.until("/ready", |status, _| status == 200);
+    let began = Instant::now();
+    let (status, body) = running.get("/tap/counts?n=3&wait=30s");
+    assert!(began.elapsed() < Duration::from_secs(20), "it waited for more");
+    let seen: Vec<Json> = body.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((status, seen.len()), (200, 3), "{body}");
+    for record in seen {
+        assert_eq!(record["task"], "in-0");
+        assert!(
+            record["key"].as_str().is_some_and(|key| key.starts_with("key-")) && record["value"].is_u64()
+        );
+    }
+    let (code, log) = running.stop();
+    assert_eq!(code, Some(0), "{log}");
 }
 
 /// Two workers, and the node's only task on the first of them: the metric is that of the process, not of one worker.

@@ -14,4 +14,5 @@ mod simulate_schema;
 mod simulate_tables;
 mod simulate_time;
 mod simulate_windows;
+mod state_rows;
 mod task;

@@ -7,6 +7,7 @@ use super::fields::FieldsConfig;
 use crate::model::{Expr, Json, Millis, Problem};
 use crate::operators::key_by::check_key;
 use crate::operators::settings::{Exprs, Sends, Windows};
+use crate::operators::shared::describe::Described;
 use crate::operators::shared::window::{WindowConfig, WindowKind};
 use crate::operators::{KeyByConfig, NodeConfig, Operator, OperatorSettings, RegroupConfig};
 
@@ -365,7 +366,7 @@ impl AggregateConfig {
 
 impl OperatorSettings for Box<AggregateConfig> {
     fn build(&self) -> Box<dyn Operator> {
-        Box::new(super::Aggregate::new(self))
+        super::build(self)
     }
     fn state_kind(&self, kind: &'static str) -> Option<&'static str> {
         Some(kind)
@@ -401,6 +402,9 @@ impl OperatorSettings for Box<AggregateConfig> {
     }
     fn windows(&self) -> Windows {
         if self.window.is_some() { Windows::Always } else { Windows::Never }
+    }
+    fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
+        self.describe_row(key, value)
     }
     fn exprs_mut(&mut self) -> Exprs<'_> {
         AggregateConfig::exprs_mut(self)

@@ -9,8 +9,8 @@
 //!
 //! Over a table rows are added and taken back (`over_table`).
 //!
-//! `config` and `fields` are the settings, `plan` what is computed, `part` what is remembered, `rows` where; `plain`,
-//! `time`, `session` and `sliding` are the four ways of grouping in time.
+//! `config` and `fields` are the settings, `functions` what is computed, `accumulator` what is remembered, `rows` where;
+//! `unwindowed`, `time_windows`, `session`, `sliding` and `over_table` are the ways of grouping.
 //!
 //! Invariants: a record that is refused changes nothing; results depend on the input alone, never on what is in memory
 //! or on restarts. With `emit: final` a watermark is held back to the first open window, so that its result is not
@@ -20,6 +20,7 @@
 
 mod accumulator;
 mod config;
+mod describe;
 mod fields;
 mod functions;
 mod over_table;
@@ -32,8 +33,6 @@ pub(super) mod tests;
 mod time_windows;
 mod unwindowed;
 
-use bytes::Bytes;
-
 pub use config::{AggregateConfig, CollectConfig, CountConfig, EmitConfig, FoldConfig, TopConfig};
 pub use fields::{FieldConfig, FieldFunction, FieldsConfig};
 use functions::Plan;
@@ -45,103 +44,38 @@ use time_windows::TimeWindows;
 use unwindowed::Plain;
 
 use super::shared::window::WindowKind;
-use super::{Cx, Load, Operator, OperatorError, Stores};
+use super::{Cx, Load, Operator, OperatorError, Query, Stores};
 use crate::model::{Json, Reason, Record, Timestamp};
 use crate::state::StateError;
 
 /// Results sent by one call of `on_time`: bounds what is between the nodes.
 const FINALS_MAX: usize = 1024;
 
-enum Grouping {
-    Plain(Plain),
-    Table(OverTable),
-    Time(TimeWindows),
-    Session(Sessions),
-    Sliding(Sliding),
-}
+/// How an aggregate groups in time: which rows there are and when they leave.
+trait Grouping: Send {
+    fn rows(&self) -> &Rows;
 
-/// The operator. One store: the rows.
-pub struct Aggregate {
-    plan: Plan,
-    is_final: bool,
-    grouping: Grouping,
-    /// Kept for its memory.
-    inputs: Vec<Json>,
-}
+    fn rows_mut(&mut self) -> &mut Rows;
 
-impl Aggregate {
-    /// The operator without state. The settings have been checked.
-    #[must_use]
-    pub fn new(config: &AggregateConfig) -> Aggregate {
-        let is_final = config.emit == EmitConfig::Final;
-        let grace = config.window.map_or(0, |w| w.grace().0);
-        let kind = config.window.and_then(|w| w.kind());
-        let grouping = match kind {
-            _ if config.over_table => Grouping::Table(OverTable::new()),
-            None => Grouping::Plain(Plain::new()),
-            Some(WindowKind::Time { size, advance }) => {
-                Grouping::Time(TimeWindows::new(size, advance, grace, is_final))
-            }
-            Some(WindowKind::Session { gap }) => Grouping::Session(Sessions::new(gap, grace, is_final)),
-            Some(WindowKind::Sliding { difference }) => {
-                Grouping::Sliding(Sliding::new(difference, grace, is_final))
-            }
-        };
-        let overlapping = match kind {
-            Some(WindowKind::Time { size, advance }) => advance < size,
-            Some(WindowKind::Sliding { .. } | WindowKind::Session { .. }) => true,
-            None => false,
-        };
-        let plan = Plan::new(config, overlapping);
-        Aggregate { plan, is_final, grouping, inputs: Vec::new() }
-    }
+    /// Reads what it keeps in memory beside the rows.
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError>;
 
-    fn rows(&self) -> &Rows {
-        match &self.grouping {
-            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => &g.rows,
-            Grouping::Time(g) => &g.rows,
-            Grouping::Session(g) => &g.rows,
-            Grouping::Sliding(g) => &g.rows,
-        }
-    }
+    /// Takes a record into its rows.
+    fn on_record(&mut self, incoming: Incoming<'_>, cx: &mut Cx<'_>) -> Result<(), Fail>;
 
-    fn rows_mut(&mut self) -> &mut Rows {
-        match &mut self.grouping {
-            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => &mut g.rows,
-            Grouping::Time(g) => &mut g.rows,
-            Grouping::Session(g) => &mut g.rows,
-            Grouping::Sliding(g) => &mut g.rows,
-        }
-    }
+    /// The keys in the store of the rows that a record's key has, or may have.
+    fn row_keys(&self, key: &[u8]) -> Vec<Vec<u8>>;
 
-    fn take(&mut self, key: &Bytes, record: &Record, cx: &mut Cx<'_>) -> Result<(), Fail> {
-        self.plan.inputs(record, &mut self.inputs)?;
-        let incoming = Incoming { plan: &self.plan, key, record, inputs: &self.inputs };
-        match &mut self.grouping {
-            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => g.on_record(incoming, cx),
-            Grouping::Time(g) => g.on_record(incoming, cx),
-            Grouping::Session(g) => g.on_record(incoming, cx),
-            Grouping::Sliding(g) => g.on_record(incoming, cx),
-        }
-    }
-}
-
-impl Operator for Aggregate {
-    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
-        match &mut self.grouping {
-            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => g.open(cx),
-            Grouping::Time(g) => g.open(cx),
-            Grouping::Session(g) => g.open(cx),
-            Grouping::Sliding(g) => g.open(cx),
-        }
-    }
-
-    fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
-        if let Grouping::Table(table) = &mut self.grouping {
-            return table.on_record(&self.plan, record, cx);
-        }
-        self.plan.parse(&mut record);
-        let key = match self.plan.key(&record) {
+    /// Takes a record as it came into the node; `inputs` is kept for its memory.
+    fn take(
+        &mut self,
+        plan: &Plan,
+        mut record: Record,
+        inputs: &mut Vec<Json>,
+        cx: &mut Cx<'_>,
+    ) -> Result<(), OperatorError> {
+        plan.parse(&mut record);
+        let key = match plan.key(&record) {
             Ok(Some(key)) => key,
             Ok(None) => {
                 cx.drop(Reason::NullKey);
@@ -149,96 +83,155 @@ impl Operator for Aggregate {
             }
             Err(e) => return Err(OperatorError::expression(record, &e)),
         };
-        match self.take(&key, &record, cx) {
+        let taken = plan.inputs(&record, inputs).map_err(Fail::Unfit).and_then(|()| {
+            let incoming = Incoming { plan, key: &key, record: &record, inputs };
+            self.on_record(incoming, cx)
+        });
+        match taken {
             Ok(()) => Ok(()),
             Err(Fail::State(error)) => Err(OperatorError::Fatal(error)),
             Err(Fail::Unfit(unfit)) => Err(unfit.reject(record)),
         }
     }
 
-    fn warm(&self, records: &[Record], _: &Stores<'_>) {
-        if !self.plan.groups_by_key() {
-            return;
+    /// Reads what rows of these records' own keys will need.
+    fn warm(&self, records: &[Record]) {
+        let _ = records;
+    }
+
+    /// When the first window is closed.
+    fn deadline(&self) -> Option<Timestamp> {
+        None
+    }
+
+    /// Closes windows whose time has come, some at a time.
+    fn on_time(&mut self, plan: &Plan, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        let _ = (plan, cx);
+        Ok(())
+    }
+
+    /// The earliest timestamp that a final result to come may have.
+    fn held(&self) -> Option<i64> {
+        None
+    }
+
+    /// May rows leave memory now?
+    fn may_evict(&self) -> bool {
+        true
+    }
+
+    /// How many windows there are in memory beside the rows.
+    fn indexed(&self) -> usize {
+        0
+    }
+}
+
+/// The operator. One store: the rows.
+struct Aggregate<G> {
+    plan: Plan,
+    is_final: bool,
+    /// Whether a record without a value moves the clock.
+    needs_value: bool,
+    windowed: bool,
+    grouping: G,
+    /// Kept for its memory.
+    inputs: Vec<Json>,
+}
+
+/// The operator without state. The settings have been checked.
+#[must_use]
+pub fn build(config: &AggregateConfig) -> Box<dyn Operator> {
+    let is_final = config.emit == EmitConfig::Final;
+    let grace = config.window.map_or(0, |w| w.grace().0);
+    let kind = config.window.and_then(|w| w.kind()).filter(|_| !config.over_table);
+    match kind {
+        None if config.over_table => node(config, OverTable::new()),
+        None => node(config, Plain::new()),
+        Some(WindowKind::Time { size, advance }) => {
+            node(config, TimeWindows::new(size, advance, grace, is_final))
         }
-        match &self.grouping {
-            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => {
-                g.rows.cells.warm(records.iter().filter_map(|r| r.key.as_deref()));
-            }
-            Grouping::Time(g) => g.warm(records),
-            Grouping::Session(g) => g.warm(records),
-            Grouping::Sliding(_) => {}
+        Some(WindowKind::Session { gap }) => node(config, Sessions::new(gap, grace, is_final)),
+        Some(WindowKind::Sliding { difference }) => node(config, Sliding::new(difference, grace, is_final)),
+    }
+}
+
+fn node(config: &AggregateConfig, grouping: impl Grouping + 'static) -> Box<dyn Operator> {
+    let kind = config.window.and_then(|w| w.kind());
+    let overlapping = match kind {
+        Some(WindowKind::Time { size, advance }) => advance < size,
+        Some(WindowKind::Sliding { .. } | WindowKind::Session { .. }) => true,
+        None => false,
+    };
+    Box::new(Aggregate {
+        plan: Plan::new(config, overlapping),
+        is_final: config.emit == EmitConfig::Final,
+        needs_value: matches!(kind, Some(WindowKind::Sliding { .. })),
+        windowed: kind.is_some(),
+        grouping,
+        inputs: Vec::new(),
+    })
+}
+
+impl<G: Grouping> Operator for Aggregate<G> {
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        self.grouping.open(cx)
+    }
+
+    fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
+        self.grouping.take(&self.plan, record, &mut self.inputs, cx)
+    }
+
+    fn warm(&self, records: &[Record], _: &Stores<'_>) {
+        if self.plan.groups_by_key() {
+            self.grouping.warm(records);
         }
     }
 
     fn moves_time(&self, record: &Record) -> bool {
-        let needs_value = matches!(self.grouping, Grouping::Sliding(_));
-        record.key.is_some() && !(needs_value && record.value.is_null())
+        record.key.is_some() && !(self.needs_value && record.value.is_null())
     }
 
     fn refuses_late(&self) -> bool {
-        !matches!(self.grouping, Grouping::Plain(_) | Grouping::Table(_))
+        self.windowed
     }
 
     fn deadline(&self) -> Option<Timestamp> {
-        match &self.grouping {
-            Grouping::Plain(_) | Grouping::Table(_) => None,
-            Grouping::Time(g) => g.deadline(),
-            Grouping::Session(g) => g.deadline(),
-            Grouping::Sliding(g) => g.deadline(),
-        }
+        self.grouping.deadline()
     }
 
     fn on_time(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
-        match &mut self.grouping {
-            Grouping::Plain(_) | Grouping::Table(_) => {}
-            Grouping::Time(g) => g.on_time(&self.plan, cx)?,
-            Grouping::Session(g) => g.on_time(&self.plan, cx)?,
-            Grouping::Sliding(g) => g.on_time(&self.plan, cx)?,
-        }
-        Ok(())
+        Ok(self.grouping.on_time(&self.plan, cx)?)
     }
 
     fn on_watermark(&mut self, cx: &mut Cx<'_>) {
-        let held = match &self.grouping {
-            _ if !self.is_final => None,
-            Grouping::Plain(_) | Grouping::Table(_) => None,
-            Grouping::Time(g) => g.held(),
-            Grouping::Session(g) => g.held(),
-            Grouping::Sliding(g) => g.held(),
-        };
+        let held = if self.is_final { self.grouping.held() } else { None };
         cx.watermark(held.map_or(cx.clock, |at| cx.clock.min(Timestamp(at))));
     }
 
     fn seal(&mut self, _: &mut Cx<'_>) {
-        match &mut self.grouping {
-            Grouping::Plain(g) | Grouping::Table(OverTable { plain: g }) => g.rows.seal(),
-            Grouping::Time(g) => g.seal(),
-            Grouping::Session(g) => g.seal(),
-            Grouping::Sliding(g) => g.seal(),
-        }
+        self.grouping.rows_mut().cells.freeze();
     }
 
     fn seal_more(&mut self, cx: &mut Cx<'_>, rows_max: usize) -> Result<bool, StateError> {
-        let may_evict = match &self.grouping {
-            Grouping::Time(g) => g.may_evict(),
-            Grouping::Plain(_) | Grouping::Table(_) | Grouping::Session(_) | Grouping::Sliding(_) => true,
-        };
-        let cells = &mut self.rows_mut().cells;
+        let may_evict = self.grouping.may_evict();
+        let cells = &mut self.grouping.rows_mut().cells;
         Ok(cells.flush_frozen(cx.store(0), rows_max)?
             && (!may_evict || cells.evict(rows_max.saturating_mul(4))))
     }
 
+    fn query(&self, query: &mut Query<'_>) -> Result<(), StateError> {
+        for key in self.grouping.row_keys(query.key()) {
+            if let Some(row) = self.grouping.rows().cells.peek(query.store(), &key)? {
+                query.push(&key, row);
+            }
+        }
+        Ok(())
+    }
+
     fn load(&self) -> Load {
-        let (rows, open) = (
-            self.rows(),
-            match &self.grouping {
-                Grouping::Plain(_) | Grouping::Table(_) | Grouping::Time(_) => 0,
-                Grouping::Session(g) => g.len(),
-                Grouping::Sliding(g) => g.len(),
-            },
-        );
-        let keys = rows.cells.len().max(open);
-        Load { keys, bytes: rows.cells.bytes() + open * INDEX_BYTES, ..Load::default() }
+        let (cells, indexed) = (&self.grouping.rows().cells, self.grouping.indexed());
+        let bytes = cells.bytes() + indexed * INDEX_BYTES;
+        Load { keys: cells.len().max(indexed), bytes, ..Load::default() }
     }
 }
 

@@ -13,14 +13,16 @@
 
 use std::sync::Arc;
 
+use super::Grouping;
 use super::accumulator::{Acc, Number, PART_BYTES_MAX, Part, Row, size};
 use super::config::AggregateConfig;
 use super::fields::FieldFunction;
 use super::functions::{Function, Plan, Unfit, full};
-use super::rows::Incoming;
+use super::rows::{Fail, Incoming, Rows};
 use super::unwindowed::Plain;
 use crate::model::{Change, EvalError, Expr, Json, Problem, Reason, Record, Scope, Value};
 use crate::operators::{Cx, OperatorError};
+use crate::state::StateError;
 
 /// An aggregate over the rows of a table.
 pub(super) struct OverTable {
@@ -32,11 +34,38 @@ impl OverTable {
     pub(super) fn new() -> OverTable {
         OverTable { plain: Plain::new() }
     }
+}
 
-    pub(super) fn on_record(
+impl Grouping for OverTable {
+    fn rows(&self) -> &Rows {
+        self.plain.rows()
+    }
+
+    fn rows_mut(&mut self) -> &mut Rows {
+        self.plain.rows_mut()
+    }
+
+    fn row_keys(&self, key: &[u8]) -> Vec<Vec<u8>> {
+        self.plain.row_keys(key)
+    }
+
+    fn warm(&self, records: &[Record]) {
+        self.plain.warm(records);
+    }
+
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        self.plain.open(cx)
+    }
+
+    fn on_record(&mut self, incoming: Incoming<'_>, cx: &mut Cx<'_>) -> Result<(), Fail> {
+        self.plain.on_record(incoming, cx)
+    }
+
+    fn take(
         &mut self,
         plan: &Plan,
         mut record: Record,
+        _: &mut Vec<Json>,
         cx: &mut Cx<'_>,
     ) -> Result<(), OperatorError> {
         let change = record.change.take().map_or_else(Change::first, |change| *change);
@@ -269,7 +298,7 @@ mod tests {
 
     use super::super::tests::rig;
     use super::super::tests::rig::Rig;
-    use super::super::{Aggregate, AggregateConfig};
+    use super::super::{AggregateConfig, build};
     use super::*;
     use crate::model::Timestamp;
 
@@ -280,7 +309,7 @@ mod tests {
     fn over(json: Json) -> Rig {
         let config = config(json);
         assert_eq!((config.check(), config.check_over_table()), (vec![], vec![]));
-        Rig::new(move || Box::new(Aggregate::new(&config)))
+        Rig::new(move || build(&config))
     }
 
     fn change(group: &str, old: Json, new: Json, ts: i64) -> Record {
@@ -367,7 +396,7 @@ mod tests {
         ] {
             let mut config = config(settings.clone());
             arithmetic(&mut config);
-            let mut n = Rig::new(move || Box::new(Aggregate::new(&config)));
+            let mut n = Rig::new(move || build(&config));
             let mut step = |old: Json, new: Json| {
                 let out = n.record(change("g", old, new, 1));
                 out.map(|out| rig::show(&out).into_iter().map(|(_, _, value, _)| value).collect::<Vec<_>>())

@@ -84,6 +84,13 @@ pub(super) fn row_key(start: i64, key: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(key);
 }
 
+/// The key of a windowed row.
+pub(super) fn row_key_of(start: i64, key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(8 + key.len());
+    row_key(start, key, &mut out);
+    out
+}
+
 /// Window start and key of a windowed row.
 pub(super) fn read_row_key(row: &[u8]) -> Result<(i64, &[u8]), StateError> {
     let (start, key) = row
@@ -183,10 +190,5 @@ impl Rows {
                 Taken { id, value, ts, left_out }
             }
         }
-    }
-
-    /// The epoch ends.
-    pub(super) fn seal(&mut self) {
-        self.cells.freeze();
     }
 }

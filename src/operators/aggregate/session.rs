@@ -15,10 +15,10 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use hashbrown::HashMap;
 
-use super::FINALS_MAX;
 use super::accumulator::{Row, row_ts};
 use super::functions::Plan;
-use super::rows::{Fail, Incoming, Rows, final_result, read_row_key, row_key};
+use super::rows::{Fail, Incoming, Rows, final_result, read_row_key, row_key, row_key_of};
+use super::{FINALS_MAX, Grouping};
 use crate::model::{Reason, Record, Timestamp, Value};
 use crate::operators::Cx;
 use crate::state::StateError;
@@ -53,7 +53,44 @@ impl Sessions {
         }
     }
 
-    pub(super) fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
+    /// Puts one session, or none, in the place of some.
+    fn replace(&mut self, key: &Bytes, place: std::ops::Range<usize>, new: Option<Span>) {
+        let Some(spans) = self.keys.get_mut(key) else {
+            if let Some(new) = new {
+                let key = Bytes::copy_from_slice(key);
+                self.agenda.insert((new.end, new.start, key.clone()));
+                self.keys.insert(key, vec![new]);
+            }
+            return;
+        };
+        let started = spans[place.clone()].iter().any(|s| Some(s.start) == new.map(|n| n.start));
+        spans.splice(place, new);
+        if let Some(new) = new
+            && !started
+        {
+            self.agenda.insert((new.end, new.start, Bytes::copy_from_slice(key)));
+        }
+        if spans.is_empty() {
+            self.keys.remove(key);
+        }
+    }
+}
+
+impl Grouping for Sessions {
+    fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    fn rows_mut(&mut self) -> &mut Rows {
+        &mut self.rows
+    }
+
+    fn row_keys(&self, key: &[u8]) -> Vec<Vec<u8>> {
+        let spans = self.keys.get(key).map_or(&[] as &[Span], Vec::as_slice);
+        spans.iter().map(|span| row_key_of(span.start, key)).collect()
+    }
+
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
         let (keys, agenda) = (&mut self.keys, &mut self.agenda);
         let mut failed = None;
         cx.store(0).scan(b"", None, &mut |row_key, row| {
@@ -74,7 +111,7 @@ impl Sessions {
         failed.map_or(Ok(()), Err)
     }
 
-    pub(super) fn on_record(&mut self, incoming: Incoming<'_>, cx: &mut Cx<'_>) -> Result<(), Fail> {
+    fn on_record(&mut self, incoming: Incoming<'_>, cx: &mut Cx<'_>) -> Result<(), Fail> {
         let Incoming { plan, key, record, inputs } = incoming;
         let ts = incoming.ts();
         let spans = self.keys.get(key).map_or(&[] as &[Span], Vec::as_slice);
@@ -145,47 +182,25 @@ impl Sessions {
         Ok(())
     }
 
-    /// See [`Operator::warm`](crate::operators::Operator::warm). The newest session of a key is the likeliest.
-    pub(super) fn warm(&self, records: &[Record]) {
+    /// The newest session of a key is the likeliest.
+    fn warm(&self, records: &[Record]) {
         let keys = records.iter().filter_map(|record| record.key.as_ref());
         self.rows.warm(keys.filter_map(|key| Some((self.keys.get(key)?.last()?.start, key))));
     }
 
-    /// Puts one session, or none, in the place of some.
-    fn replace(&mut self, key: &Bytes, place: std::ops::Range<usize>, new: Option<Span>) {
-        let Some(spans) = self.keys.get_mut(key) else {
-            if let Some(new) = new {
-                let key = Bytes::copy_from_slice(key);
-                self.agenda.insert((new.end, new.start, key.clone()));
-                self.keys.insert(key, vec![new]);
-            }
-            return;
-        };
-        let started = spans[place.clone()].iter().any(|s| Some(s.start) == new.map(|n| n.start));
-        spans.splice(place, new);
-        if let Some(new) = new
-            && !started
-        {
-            self.agenda.insert((new.end, new.start, Bytes::copy_from_slice(key)));
-        }
-        if spans.is_empty() {
-            self.keys.remove(key);
-        }
-    }
-
     /// When the first session may be closed: one past `end + gap + grace`. Early where it has grown since.
-    pub(super) fn deadline(&self) -> Option<Timestamp> {
+    fn deadline(&self) -> Option<Timestamp> {
         let (end, ..) = self.agenda.first()?;
         Some(Timestamp(end.saturating_add(self.gap).saturating_add(self.grace).saturating_add(1)))
     }
 
     /// No result to come has an earlier timestamp.
-    pub(super) fn held(&self) -> Option<i64> {
+    fn held(&self) -> Option<i64> {
         self.agenda.first().map(|(end, ..)| *end)
     }
 
     /// Closes sessions whose time has come.
-    pub(super) fn on_time(&mut self, plan: &Plan, cx: &mut Cx<'_>) -> Result<(), StateError> {
+    fn on_time(&mut self, plan: &Plan, cx: &mut Cx<'_>) -> Result<(), StateError> {
         let mut sent = 0;
         while sent < FINALS_MAX && self.deadline().is_some_and(|at| at <= cx.clock) {
             let Some((end, start, key)) = self.agenda.pop_first() else { break };
@@ -211,11 +226,7 @@ impl Sessions {
         Ok(())
     }
 
-    pub(super) fn seal(&mut self) {
-        self.rows.seal();
-    }
-
-    pub(super) fn len(&self) -> usize {
+    fn indexed(&self) -> usize {
         self.agenda.len()
     }
 }

@@ -17,10 +17,10 @@ use std::ops::{Bound, ControlFlow};
 use bytes::Bytes;
 use hashbrown::HashMap;
 
-use super::FINALS_MAX;
 use super::accumulator::{Acc, Row};
 use super::functions::Plan;
-use super::rows::{Fail, Incoming, Rows, final_result, read_row_key, row_key};
+use super::rows::{Fail, Incoming, Rows, final_result, read_row_key, row_key, row_key_of};
+use super::{FINALS_MAX, Grouping};
 use crate::model::{Json, Reason, Timestamp};
 use crate::operators::Cx;
 use crate::state::{StateError, Store};
@@ -74,60 +74,6 @@ impl Sliding {
     /// Windows that start before this are needed by no record that is not late.
     fn needed_from(&self, clock: Timestamp) -> i64 {
         self.closed_before(clock).saturating_sub(self.difference.saturating_mul(2))
-    }
-
-    pub(super) fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
-        // What was closed at the checkpoint's clock has left.
-        self.sent_before = (self.closed_before(cx.clock), Bytes::new());
-        let (keys, agenda) = (&mut self.keys, &mut self.agenda);
-        let mut failed = None;
-        cx.store(0).scan(b"", None, &mut |row, _| match read_row_key(row) {
-            Ok((start, key)) => {
-                let key = Bytes::copy_from_slice(key);
-                agenda.insert((start, key.clone()));
-                keys.entry(key).or_default().push(start);
-                ControlFlow::Continue(())
-            }
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-        })?;
-        failed.map_or(Ok(()), Err)
-    }
-
-    pub(super) fn on_record(&mut self, incoming: Incoming<'_>, cx: &mut Cx<'_>) -> Result<(), Fail> {
-        if incoming.record.value.is_null() {
-            cx.drop(Reason::NullValue);
-            return Ok(());
-        }
-        let ts = incoming.ts();
-        let open_from = cx.clock.0.saturating_sub(self.grace);
-        if self.end(ts) < open_from {
-            cx.drop(Reason::Late);
-            return Ok(());
-        }
-        let changes = if ts < self.difference {
-            self.early(incoming.key, ts, cx.store(0))?
-        } else {
-            self.changes(incoming.key, ts, cx.store(0))?
-        };
-        // What can fail, before anything changes.
-        let mut steps: Vec<Option<Json>> = Vec::with_capacity(changes.len());
-        for (start, change) in &changes {
-            let acc = match change {
-                Change::Update(id) => Some(&self.rows.cells.value(*id).acc),
-                Change::Begin(acc) => acc.as_ref(),
-                Change::Copy(_) => None,
-            };
-            let takes = self.end(*start) >= open_from && !matches!(change, Change::Copy(_));
-            let step = if takes { incoming.plan.step(acc, incoming.record, incoming.inputs)? } else { None };
-            steps.push(step);
-        }
-        for ((start, change), step) in changes.into_iter().zip(steps) {
-            self.change(start, change, step, open_from, incoming, cx)?;
-        }
-        Ok(())
     }
 
     /// Removes windows that have left, or need not.
@@ -317,9 +263,78 @@ impl Sliding {
     fn next(&self) -> Option<&(i64, Bytes)> {
         self.agenda.range((Bound::Included(&self.sent_before), Bound::Unbounded)).next()
     }
+}
+
+impl Grouping for Sliding {
+    fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    fn rows_mut(&mut self) -> &mut Rows {
+        &mut self.rows
+    }
+
+    fn row_keys(&self, key: &[u8]) -> Vec<Vec<u8>> {
+        let starts = self.keys.get(key).map_or(&[] as &[i64], Vec::as_slice);
+        starts.iter().map(|start| row_key_of(*start, key)).collect()
+    }
+
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        // What was closed at the checkpoint's clock has left.
+        self.sent_before = (self.closed_before(cx.clock), Bytes::new());
+        let (keys, agenda) = (&mut self.keys, &mut self.agenda);
+        let mut failed = None;
+        cx.store(0).scan(b"", None, &mut |row, _| match read_row_key(row) {
+            Ok((start, key)) => {
+                let key = Bytes::copy_from_slice(key);
+                agenda.insert((start, key.clone()));
+                keys.entry(key).or_default().push(start);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn on_record(&mut self, incoming: Incoming<'_>, cx: &mut Cx<'_>) -> Result<(), Fail> {
+        if incoming.record.value.is_null() {
+            cx.drop(Reason::NullValue);
+            return Ok(());
+        }
+        let ts = incoming.ts();
+        let open_from = cx.clock.0.saturating_sub(self.grace);
+        if self.end(ts) < open_from {
+            cx.drop(Reason::Late);
+            return Ok(());
+        }
+        let changes = if ts < self.difference {
+            self.early(incoming.key, ts, cx.store(0))?
+        } else {
+            self.changes(incoming.key, ts, cx.store(0))?
+        };
+        // What can fail, before anything changes.
+        let mut steps: Vec<Option<Json>> = Vec::with_capacity(changes.len());
+        for (start, change) in &changes {
+            let acc = match change {
+                Change::Update(id) => Some(&self.rows.cells.value(*id).acc),
+                Change::Begin(acc) => acc.as_ref(),
+                Change::Copy(_) => None,
+            };
+            let takes = self.end(*start) >= open_from && !matches!(change, Change::Copy(_));
+            let step = if takes { incoming.plan.step(acc, incoming.record, incoming.inputs)? } else { None };
+            steps.push(step);
+        }
+        for ((start, change), step) in changes.into_iter().zip(steps) {
+            self.change(start, change, step, open_from, incoming, cx)?;
+        }
+        Ok(())
+    }
 
     /// When the next window is closed (one past `end + grace`) or is not needed any more.
-    pub(super) fn deadline(&self) -> Option<Timestamp> {
+    fn deadline(&self) -> Option<Timestamp> {
         let closes = |start: i64| self.end(start).saturating_add(self.grace).saturating_add(1);
         let gone = self
             .agenda
@@ -330,12 +345,12 @@ impl Sliding {
     }
 
     /// No result to come has an earlier timestamp.
-    pub(super) fn held(&self) -> Option<i64> {
+    fn held(&self) -> Option<i64> {
         self.next().map(|(start, _)| *start)
     }
 
     /// Sends closed windows, and removes those that are not needed any more.
-    pub(super) fn on_time(&mut self, plan: &Plan, cx: &mut Cx<'_>) -> Result<(), StateError> {
+    fn on_time(&mut self, plan: &Plan, cx: &mut Cx<'_>) -> Result<(), StateError> {
         if self.is_final {
             let before = self.closed_before(cx.clock);
             let mut sent = 0;
@@ -355,11 +370,7 @@ impl Sliding {
         self.remove_before(self.needed_from(cx.clock), cx)
     }
 
-    pub(super) fn seal(&mut self) {
-        self.rows.seal();
-    }
-
-    pub(super) fn len(&self) -> usize {
+    fn indexed(&self) -> usize {
         self.agenda.len()
     }
 }

@@ -12,10 +12,10 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use super::FINALS_MAX;
 use super::accumulator::Row;
 use super::functions::Plan;
-use super::rows::{Fail, Incoming, Rows, final_result, read_row_key, row_key};
+use super::rows::{Fail, Incoming, Rows, final_result, read_row_key, row_key, row_key_of};
+use super::{FINALS_MAX, Grouping};
 use crate::model::{Json, Reason, Record, Timestamp};
 use crate::operators::Cx;
 use crate::operators::shared::window::starts;
@@ -70,122 +70,6 @@ impl TimeWindows {
 
     fn end(&self, start: i64) -> i64 {
         start.saturating_add(self.size)
-    }
-
-    /// Finds out which windows are open: a look at the first row of each.
-    pub(super) fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
-        let store = cx.store(0);
-        let mut from = Vec::new();
-        loop {
-            let mut found = None;
-            store.scan(&from, None, &mut |key, _| {
-                found = Some(read_row_key(key).map(|(start, _)| start));
-                ControlFlow::Break(())
-            })?;
-            let Some(start) = found.transpose()? else { return Ok(()) };
-            self.rows.stored = true;
-            self.panes.insert(start, Pane::default());
-            from = after_prefix(&ordered_i64(start));
-        }
-    }
-
-    pub(super) fn on_record(&mut self, incoming: Incoming<'_>, cx: &mut Cx<'_>) -> Result<(), Fail> {
-        let late = cx.clock.minus(crate::model::Millis(self.grace)).0;
-        let mut targets = std::mem::take(&mut self.targets);
-        targets.clear();
-        let mut expired = 0;
-        for start in starts(incoming.ts(), self.size, self.advance) {
-            if self.end(start) <= late {
-                expired += 1;
-                continue;
-            }
-            let known = self.panes.get(&start).is_some_and(|p| !p.fresh);
-            row_key(start, incoming.key, &mut self.rows.key);
-            let may_be_stored = known || self.rows.cells.has_evicted();
-            let id = self.rows.cells.find(cx.store(0), &self.rows.key, may_be_stored)?;
-            let acc = id.map(|id| &self.rows.cells.value(id).acc);
-            let step = incoming.plan.step(acc, incoming.record, incoming.inputs)?;
-            targets.push((start, id, step));
-        }
-        for _ in 0..expired {
-            cx.drop(Reason::Late);
-        }
-        for (start, id, step) in targets.drain(..) {
-            let mut key = std::mem::take(&mut self.rows.key);
-            if id.is_none() {
-                row_key(start, incoming.key, &mut key);
-            }
-            let taken = self.rows.take_in(cx.store(0), id, &key, incoming, step);
-            self.rows.key = key;
-            if let (None, Some(new)) = (id, taken.id) {
-                let pane = self.panes.entry(start).or_insert(Pane { fresh: true, ids: Vec::new() });
-                if pane.fresh {
-                    pane.ids.push(new);
-                }
-            }
-            for _ in 0..taken.left_out {
-                cx.drop(Reason::Full);
-            }
-            if !self.is_final {
-                let window = (start, self.end(start));
-                cx.forward(incoming.result(taken.value, taken.ts, Some(window)));
-            }
-        }
-        self.targets = targets;
-        Ok(())
-    }
-
-    /// See [`Operator::warm`](crate::operators::Operator::warm).
-    pub(super) fn warm(&self, records: &[Record]) {
-        self.rows.warm(
-            records
-                .iter()
-                .filter_map(|r| Some((r.key.as_ref()?, r.ts.0)))
-                .flat_map(|(key, ts)| starts(ts, self.size, self.advance).map(move |start| (start, key))),
-        );
-    }
-
-    /// When the first window is closed: `end + grace`.
-    pub(super) fn deadline(&self) -> Option<Timestamp> {
-        let (start, _) = self.panes.first_key_value()?;
-        Some(Timestamp(self.end(*start).saturating_add(self.grace)))
-    }
-
-    /// No result to come has an earlier timestamp.
-    pub(super) fn held(&self) -> Option<i64> {
-        self.panes.first_key_value().map(|(start, _)| *start)
-    }
-
-    /// Closes windows whose time has come: as many results as one call may have, or one window without results.
-    pub(super) fn on_time(&mut self, plan: &Plan, cx: &mut Cx<'_>) -> Result<(), StateError> {
-        let Some((&start, pane)) = self.panes.first_key_value() else { return Ok(()) };
-        if self.deadline().is_none_or(|at| at > cx.clock) {
-            return Ok(());
-        }
-        let closing = match self.closing.take() {
-            Some(closing) => closing,
-            None if pane.fresh && !self.rows.cells.has_evicted() => {
-                let cells = &self.rows.cells;
-                let mut ids =
-                    self.panes.get_mut(&start).map(|p| std::mem::take(&mut p.ids)).unwrap_or_default();
-                // Rows that came to nothing have left their numbers behind, maybe to other rows.
-                let prefix = ordered_i64(start);
-                ids.retain(|id| cells.get(*id).is_some_and(|(key, _)| key.starts_with(&prefix)));
-                let order = state::order(ids.len(), |n| cells.key(ids[n]));
-                let mut ids: Vec<u32> = order.into_iter().rev().map(|n| ids[n as usize]).collect();
-                ids.dedup();
-                Closing::Resident(ids)
-            }
-            None => Closing::Stored(ordered_i64(start).to_vec()),
-        };
-        self.closing = match closing {
-            Closing::Resident(ids) => self.close_resident(start, ids, plan, cx),
-            Closing::Stored(from) => self.close_stored(start, from, plan, cx)?,
-        };
-        if self.closing.is_none() {
-            self.panes.remove(&start);
-        }
-        Ok(())
     }
 
     fn close_resident(
@@ -250,14 +134,138 @@ impl TimeWindows {
             }
         }
     }
+}
 
-    /// The epoch ends.
-    pub(super) fn seal(&mut self) {
-        self.rows.seal();
+impl Grouping for TimeWindows {
+    fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    fn rows_mut(&mut self) -> &mut Rows {
+        &mut self.rows
+    }
+
+    fn row_keys(&self, key: &[u8]) -> Vec<Vec<u8>> {
+        self.panes.keys().map(|start| row_key_of(*start, key)).collect()
+    }
+
+    /// Finds out which windows are open: a look at the first row of each.
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        let store = cx.store(0);
+        let mut from = Vec::new();
+        loop {
+            let mut found = None;
+            store.scan(&from, None, &mut |key, _| {
+                found = Some(read_row_key(key).map(|(start, _)| start));
+                ControlFlow::Break(())
+            })?;
+            let Some(start) = found.transpose()? else { return Ok(()) };
+            self.rows.stored = true;
+            self.panes.insert(start, Pane::default());
+            from = after_prefix(&ordered_i64(start));
+        }
+    }
+
+    fn on_record(&mut self, incoming: Incoming<'_>, cx: &mut Cx<'_>) -> Result<(), Fail> {
+        let late = cx.clock.minus(crate::model::Millis(self.grace)).0;
+        let mut targets = std::mem::take(&mut self.targets);
+        targets.clear();
+        let mut expired = 0;
+        for start in starts(incoming.ts(), self.size, self.advance) {
+            if self.end(start) <= late {
+                expired += 1;
+                continue;
+            }
+            let known = self.panes.get(&start).is_some_and(|p| !p.fresh);
+            row_key(start, incoming.key, &mut self.rows.key);
+            let may_be_stored = known || self.rows.cells.has_evicted();
+            let id = self.rows.cells.find(cx.store(0), &self.rows.key, may_be_stored)?;
+            let acc = id.map(|id| &self.rows.cells.value(id).acc);
+            let step = incoming.plan.step(acc, incoming.record, incoming.inputs)?;
+            targets.push((start, id, step));
+        }
+        for _ in 0..expired {
+            cx.drop(Reason::Late);
+        }
+        for (start, id, step) in targets.drain(..) {
+            let mut key = std::mem::take(&mut self.rows.key);
+            if id.is_none() {
+                row_key(start, incoming.key, &mut key);
+            }
+            let taken = self.rows.take_in(cx.store(0), id, &key, incoming, step);
+            self.rows.key = key;
+            if let (None, Some(new)) = (id, taken.id) {
+                let pane = self.panes.entry(start).or_insert(Pane { fresh: true, ids: Vec::new() });
+                if pane.fresh {
+                    pane.ids.push(new);
+                }
+            }
+            for _ in 0..taken.left_out {
+                cx.drop(Reason::Full);
+            }
+            if !self.is_final {
+                let window = (start, self.end(start));
+                cx.forward(incoming.result(taken.value, taken.ts, Some(window)));
+            }
+        }
+        self.targets = targets;
+        Ok(())
+    }
+
+    fn warm(&self, records: &[Record]) {
+        self.rows.warm(
+            records
+                .iter()
+                .filter_map(|r| Some((r.key.as_ref()?, r.ts.0)))
+                .flat_map(|(key, ts)| starts(ts, self.size, self.advance).map(move |start| (start, key))),
+        );
+    }
+
+    /// When the first window is closed: `end + grace`.
+    fn deadline(&self) -> Option<Timestamp> {
+        let (start, _) = self.panes.first_key_value()?;
+        Some(Timestamp(self.end(*start).saturating_add(self.grace)))
+    }
+
+    /// No result to come has an earlier timestamp.
+    fn held(&self) -> Option<i64> {
+        self.panes.first_key_value().map(|(start, _)| *start)
+    }
+
+    /// Closes windows whose time has come: as many results as one call may have, or one window without results.
+    fn on_time(&mut self, plan: &Plan, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        let Some((&start, pane)) = self.panes.first_key_value() else { return Ok(()) };
+        if self.deadline().is_none_or(|at| at > cx.clock) {
+            return Ok(());
+        }
+        let closing = match self.closing.take() {
+            Some(closing) => closing,
+            None if pane.fresh && !self.rows.cells.has_evicted() => {
+                let cells = &self.rows.cells;
+                let mut ids =
+                    self.panes.get_mut(&start).map(|p| std::mem::take(&mut p.ids)).unwrap_or_default();
+                // Rows that came to nothing have left their numbers behind, maybe to other rows.
+                let prefix = ordered_i64(start);
+                ids.retain(|id| cells.get(*id).is_some_and(|(key, _)| key.starts_with(&prefix)));
+                let order = state::order(ids.len(), |n| cells.key(ids[n]));
+                let mut ids: Vec<u32> = order.into_iter().rev().map(|n| ids[n as usize]).collect();
+                ids.dedup();
+                Closing::Resident(ids)
+            }
+            None => Closing::Stored(ordered_i64(start).to_vec()),
+        };
+        self.closing = match closing {
+            Closing::Resident(ids) => self.close_resident(start, ids, plan, cx),
+            Closing::Stored(from) => self.close_stored(start, from, plan, cx)?,
+        };
+        if self.closing.is_none() {
+            self.panes.remove(&start);
+        }
+        Ok(())
     }
 
     /// Numbers of rows are being used while a window is being closed.
-    pub(super) fn may_evict(&self) -> bool {
+    fn may_evict(&self) -> bool {
         self.closing.is_none()
     }
 }

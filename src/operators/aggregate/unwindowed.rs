@@ -2,8 +2,9 @@
 
 use std::ops::ControlFlow;
 
+use super::Grouping;
 use super::rows::{Fail, Incoming, Rows};
-use crate::model::Reason;
+use crate::model::{Reason, Record};
 use crate::operators::Cx;
 use crate::state::StateError;
 
@@ -16,8 +17,26 @@ impl Plain {
     pub(super) fn new() -> Plain {
         Plain { rows: Rows::new() }
     }
+}
 
-    pub(super) fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
+impl Grouping for Plain {
+    fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    fn rows_mut(&mut self) -> &mut Rows {
+        &mut self.rows
+    }
+
+    fn row_keys(&self, key: &[u8]) -> Vec<Vec<u8>> {
+        vec![key.to_vec()]
+    }
+
+    fn warm(&self, records: &[Record]) {
+        self.rows.cells.warm(records.iter().filter_map(|r| r.key.as_deref()));
+    }
+
+    fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
         let mut stored = false;
         cx.store(0).scan(b"", None, &mut |_, _| {
             stored = true;
@@ -27,7 +46,7 @@ impl Plain {
         Ok(())
     }
 
-    pub(super) fn on_record(&mut self, incoming: Incoming<'_>, cx: &mut Cx<'_>) -> Result<(), Fail> {
+    fn on_record(&mut self, incoming: Incoming<'_>, cx: &mut Cx<'_>) -> Result<(), Fail> {
         if incoming.record.value.is_null() {
             cx.drop(Reason::NullValue);
             return Ok(());

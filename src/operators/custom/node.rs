@@ -18,9 +18,9 @@ use super::schedule::{Clock, Punctuator};
 use crate::model::{Json, Record, Timestamp};
 use crate::operators::shared::describe;
 use crate::operators::shared::describe::Described;
-use crate::operators::{Cx, Operator, OperatorError};
+use crate::operators::{Cx, Operator, OperatorError, Query};
 use crate::state::codec::{ordered_i64, read_ordered_i64};
-use crate::state::{StateError, Store};
+use crate::state::{StateError, Store, after_prefix};
 
 const PUNCTUATOR: u8 = b'p';
 const STORE: u8 = b's';
@@ -142,6 +142,19 @@ impl<P: Processor> Operator for ProcessorNode<P> {
 
     fn has_work(&self) -> bool {
         self.timers.earliest.is_some()
+    }
+
+    /// Its row in each of the user's stores, its timer, and the punctuator of that name.
+    fn query(&self, query: &mut Query<'_>) -> Result<(), StateError> {
+        let mut from = vec![STORE];
+        while let Some(first) = query.first_key(&from, Some(&[STORE + 1]))? {
+            let Some(end) = first.iter().position(|b| *b == 0) else { break };
+            let prefix = &first[..=end];
+            query.get(&[prefix, query.key()].concat())?;
+            from = after_prefix(prefix);
+        }
+        query.get(&row_key(TIMER, query.key()))?;
+        query.get(&row_key(PUNCTUATOR, query.key()))
     }
 }
 

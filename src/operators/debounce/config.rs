@@ -9,7 +9,7 @@ use super::table::Rule;
 use crate::model::{Expr, Millis, Problem};
 use crate::operators::settings::{Exprs, Sends, Windows};
 use crate::operators::shared::describe::Described;
-use crate::operators::{Operator, OperatorSettings};
+use crate::operators::{Operator, OperatorSettings, OwnMetrics};
 
 /// Gathers the events of each key and sends one record when the key has gone quiet. Give `quiet` or `settle`.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -203,6 +203,9 @@ impl OperatorSettings for DebounceConfig {
     }
     fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
         self.describe_row(key, value)
+    }
+    fn metrics(&self) -> OwnMetrics {
+        super::METRICS
     }
     fn exprs_mut(&mut self) -> Exprs<'_> {
         self.exprs_mut()

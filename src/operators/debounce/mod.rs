@@ -42,7 +42,7 @@ pub use row::{Row, RowError};
 pub use table::{Fired, Keep, Pending, PendingTable, Reason as FireReason, Rule, Upserted};
 
 use self::origins::Origins;
-use super::{Cx, Load, Operator, OperatorError, Stores};
+use super::{Count, Cx, Gauge, Load, Operator, OperatorError, OwnMetrics, Query, Stores};
 use crate::model::{EvalError, Headers, Json, Reason, Record, Scope, Timestamp, Value, check_json};
 use crate::state::StateError;
 
@@ -66,6 +66,25 @@ const FIRE_MAX: usize = 1024;
 
 /// With fewer pending keys than this, warming the caches is not worth it.
 const WARM_FROM: usize = 4096;
+
+const fn fired(reason: &'static str) -> Count {
+    Count { name: "debounce_fired_total", help: "Entries fired, by reason.", label: Some(("reason", reason)) }
+}
+
+/// Events folded into an entry that was there already.
+pub static COLLAPSED: Count = Count {
+    name: "debounce_events_collapsed_total",
+    help: "Events folded into a waiting entry.",
+    label: None,
+};
+/// Entries fired after the quiet time (or settle time).
+pub static FIRED_QUIET: Count = fired("quiet");
+/// Entries fired because of `max_wait`.
+pub static FIRED_MAX_WAIT: Count = fired("max_wait");
+/// Keys that wait.
+pub static PENDING_KEYS: Gauge = Gauge { name: "debounce_pending_keys", help: "Keys waiting to go quiet." };
+const METRICS: OwnMetrics =
+    OwnMetrics { counts: &[&COLLAPSED, &FIRED_QUIET, &FIRED_MAX_WAIT], gauges: &[&PENDING_KEYS] };
 
 /// The store of pending entries: key -> row.
 const PENDING: usize = 0;
@@ -221,7 +240,7 @@ impl Operator for Debounce {
         let counted = record.ts.max(cx.clock);
         let done = self.table.upsert(&key, counted.0, record.ts.0, value.as_deref(), &self.extra, keep);
         if !done.created {
-            cx.tally.collapsed += 1;
+            cx.tally.add(&COLLAPSED, 1);
         }
         if let Some(origins) = &mut self.origins {
             if done.created {
@@ -262,8 +281,10 @@ impl Operator for Debounce {
                     };
                 }
                 match fired.reason {
-                    FireReason::MaxWait => cx.tally.fired_max_wait += 1,
-                    FireReason::Quiet | FireReason::Settle | FireReason::Taken => cx.tally.fired_quiet += 1,
+                    FireReason::MaxWait => cx.tally.add(&FIRED_MAX_WAIT, 1),
+                    FireReason::Quiet | FireReason::Settle | FireReason::Taken => {
+                        cx.tally.add(&FIRED_QUIET, 1);
+                    }
                 }
                 cx.forward(record);
             }
@@ -295,7 +316,20 @@ impl Operator for Debounce {
         self.origins.as_ref()?.oldest(topic)
     }
 
+    fn query(&self, query: &mut Query<'_>) -> Result<(), StateError> {
+        if let Some(pending) = self.table.get(query.key()) {
+            let mut row = Vec::with_capacity(pending.row.encoded_len());
+            pending.row.encode(&mut row);
+            query.push(query.key(), Bytes::from(row));
+        }
+        Ok(())
+    }
+
     fn load(&self) -> Load {
-        Load { keys: self.table.len(), bytes: self.table.bytes(), debounce: true, ..Load::default() }
+        Load { keys: self.table.len(), bytes: self.table.bytes(), ..Load::default() }
+    }
+
+    fn gauges(&self, show: &mut dyn FnMut(&'static Gauge, usize)) {
+        show(&PENDING_KEYS, self.table.len());
     }
 }

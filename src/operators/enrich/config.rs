@@ -14,7 +14,7 @@ use crate::model::{EvalError, Expr, HttpRequest, Millis, Problem, Scope, Size, T
 use crate::operators::settings::Exprs;
 use crate::operators::shared::describe::Described;
 use crate::operators::shared::retry::RetryConfig;
-use crate::operators::{Operator, OperatorSettings};
+use crate::operators::{Operator, OperatorSettings, OwnMetrics};
 
 /// Calls an HTTP API for each record and puts the answer into the record's value. Calls of different keys run in
 /// parallel, those of one key in order; a call under way at a crash is made again.
@@ -383,6 +383,9 @@ impl OperatorSettings for Box<EnrichConfig> {
     }
     fn holds_records(&self) -> bool {
         true
+    }
+    fn metrics(&self) -> OwnMetrics {
+        super::METRICS
     }
     fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
         super::describe_row(key, value)

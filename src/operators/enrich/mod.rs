@@ -24,12 +24,18 @@ pub use config::{ConfigError, EnrichConfig, FieldPath, HttpConfig};
 pub use row::describe_row;
 
 use super::shared::pending::{Arrival, Pending};
-use super::{Cx, Load, Operator, OperatorError, Reject};
+use super::{Count, Cx, Gauge, Load, Operator, OperatorError, OwnMetrics, Query, Reject};
 use crate::model::path::{Step, set_at};
 use crate::model::{
     Call, CallRequest, HttpRequest, Json, Millis, Reason, Record, Reply, Scope, Timestamp, Value,
 };
 use crate::state::StateError;
+
+/// Attempts that were not a call's first.
+pub static RETRIES: Count = Count { name: "call_retries_total", help: "Calls made again.", label: None };
+/// Calls not yet answered, queued ones included.
+pub static CALLS_PENDING: Gauge = Gauge { name: "calls_pending", help: "Calls waiting or sent." };
+const METRICS: OwnMetrics = OwnMetrics { counts: &[&RETRIES], gauges: &[&CALLS_PENDING] };
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -133,6 +139,9 @@ impl Enrich {
             held.state.attempt += 1;
             held.state.stage = Stage::InFlight;
             self.in_flight += 1;
+            if held.state.attempt > 1 {
+                cx.tally.add(&RETRIES, 1);
+            }
             cx.call(Call {
                 id: seq,
                 attempt: held.state.attempt,
@@ -286,15 +295,21 @@ impl Operator for Enrich {
         self.pending.oldest_offset(topic)
     }
 
+    fn query(&self, query: &mut Query<'_>) -> Result<(), StateError> {
+        self.pending.query(query)
+    }
+
     fn load(&self) -> Load {
         Load {
             keys: self.lanes.len(),
             bytes: self.pending.bytes(),
             calls: self.pending.len(),
-            caller: true,
-            debounce: false,
             full: self.pending.is_full(),
         }
+    }
+
+    fn gauges(&self, show: &mut dyn FnMut(&'static Gauge, usize)) {
+        show(&CALLS_PENDING, self.pending.len());
     }
 }
 

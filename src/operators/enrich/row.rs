@@ -81,8 +81,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Arrival, StateError> {
 pub fn describe_row(key: &[u8], value: &[u8]) -> Option<Described> {
     let seq = u64::from_be_bytes(key.try_into().ok()?);
     let arrival = decode(value).ok()?;
-    let mut call = describe::record(&arrival.record);
-    let key = call.get_mut("key").map(serde_json::Value::take).unwrap_or_default();
+    let call = describe::record(&arrival.record);
+    let key = call.get("key").cloned().unwrap_or_default();
     Some(Described { key, at: serde_json::Map::new(), value: call }.at("call", seq))
 }
 

@@ -144,11 +144,6 @@ impl Bench {
     }
 }
 
-/// A caller with nothing to do.
-fn idle() -> Load {
-    Load { caller: true, ..Load::default() }
-}
-
 fn show(key: Option<&Bytes>) -> String {
     key.map_or("-".into(), |k| String::from_utf8_lossy(k).into_owned())
 }
@@ -168,7 +163,7 @@ fn keys_run_in_parallel_and_one_key_in_order() {
     b.expect(&[r#"a {"n":3,"account":2} @3"#, "call 3 a x1"]);
     b.reply(3, ok(""));
     b.expect(&[r#"a {"n":4,"account":null} @4"#]);
-    assert_eq!((b.node.load(), b.tally.calls, b.tally.retries), (idle(), 4, 0));
+    assert_eq!((b.node.load(), b.tally.counted(&RETRIES)), (Load::default(), 0));
     b.checkpoint();
     assert_eq!(b.backend.snapshot(), [], "a call that came and went leaves no row");
 }
@@ -289,7 +284,7 @@ fn retries_wait_by_the_wall_clock_and_their_number_is_bounded() {
     b.expect(&["call 0 a x3"]);
     b.reply(0, status(500, None));
     b.expect(&["reject a exhausted x3: gave up after attempt 3: status 500: no", "clock 1", "call 1 a x1"]);
-    assert_eq!(b.tally.retries, 2);
+    assert_eq!(b.tally.counted(&RETRIES), 2);
 }
 
 #[test]
@@ -366,7 +361,7 @@ fn a_pending_record_that_new_settings_cannot_send_is_refused() {
     b.advance_to(0);
     let says = "expression x0: `{{ .id }}` gave null, no text";
     b.expect(&["crash", &format!("reject a {says}"), &format!("reject a {says}"), "clock 2"]);
-    assert_eq!(b.node.load(), idle());
+    assert_eq!(b.node.load(), Load::default());
 }
 
 #[test]
@@ -481,7 +476,7 @@ fn random_schedules_keep_order_and_time() {
                 }
             }
         }
-        assert_eq!(b.node.load(), idle(), "seed {seed}: all answered");
+        assert_eq!(b.node.load(), Load::default(), "seed {seed}: all answered");
         for key in 0..4 {
             let of_key = |n: usize| world.0[n].0 == key;
             let sent: Vec<usize> = (0..world.0.len()).filter(|n| of_key(*n)).collect();

@@ -7,6 +7,7 @@ use super::plan::JoinPlan;
 use crate::model::{Expr, Millis, Problem};
 use crate::operators::key_by::check_key;
 use crate::operators::settings::{Exprs, Sends};
+use crate::operators::shared::describe::Described;
 use crate::operators::{JoinKind, Operator, OperatorSettings};
 
 /// Joins a node's records (left) with those of another node (right), by key.
@@ -133,6 +134,9 @@ impl OperatorSettings for Box<JoinConfig> {
     }
     fn input_count(&self) -> Option<(std::ops::RangeInclusive<usize>, &'static str)> {
         Some((1..=1, "a join reads one node, and the other one is in `with`; put a `merge` before it"))
+    }
+    fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
+        super::describe_row(self.plan.as_ref()?, key, value)
     }
     fn exprs_mut(&mut self) -> Exprs<'_> {
         JoinConfig::exprs_mut(self)

@@ -19,9 +19,13 @@ use super::config::{JoinConfig, JoinType};
 use super::plan::JoinPlan;
 use super::result::{Around, Maker, refuse};
 use super::{LEFT, OWN, RIGHT, Side};
-use crate::model::{Change, EvalError, Expr, Reason, Record, Scope, Timestamp, Value, Window, key_text};
+use crate::model::{
+    Change, EvalError, Expr, Json, Reason, Record, Scope, Timestamp, Value, Window, key_text,
+};
+use crate::operators::shared::describe;
+use crate::operators::shared::describe::Described;
 use crate::operators::table::{TableRow, TableView, row_id};
-use crate::operators::{Cx, Operator, OperatorError};
+use crate::operators::{Cx, Operator, OperatorError, Query};
 use crate::state::{StateError, after_prefix};
 
 /// A join by foreign key within one task.
@@ -187,7 +191,22 @@ pub(super) fn read_window(bytes: &[u8]) -> Result<Option<Window>, StateError> {
     }
 }
 
+/// A row that says which left row names a foreign key, for people: the foreign key is its key. `None` where it is no such
+/// row.
+pub(super) fn describe_subscription(key: &[u8], window: &[u8]) -> Option<Described> {
+    let (length, rest) = key.split_first_chunk::<4>()?;
+    let (foreign, id) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+    let window = read_window(window).ok()?;
+    let left = id.get(..id.len().checked_sub(if window.is_some() { 16 } else { 0 })?)?;
+    Some(Described::of_key(foreign, Json::Null).window(window).at("named_by", describe::text(left)))
+}
+
 impl Operator for ForeignKey {
+    /// The left rows that name the key.
+    fn query(&self, query: &mut Query<'_>) -> Result<(), StateError> {
+        query.prefix(&subscription(query.key(), b""))
+    }
+
     fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         if record.key.is_none() {
             cx.drop(Reason::NullKey);

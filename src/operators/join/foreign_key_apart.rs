@@ -28,13 +28,14 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use super::config::{JoinConfig, JoinType};
-use super::foreign_key::{read_window, subscription, window_bytes};
+use super::foreign_key::{describe_subscription, read_window, subscription, window_bytes};
 use super::plan::JoinPlan;
 use super::result::{Around, Maker, refuse};
 use super::{LEFT, OWN, RIGHT_ONLY, Side};
-use crate::model::{Change, EvalError, Expr, Reason, Record, Scope, Value, Window, key_text};
-use crate::operators::table::{TableView, row_id};
-use crate::operators::{Cx, Operator, OperatorError};
+use crate::model::{Change, EvalError, Expr, Json, Reason, Record, Scope, Value, Window, key_text};
+use crate::operators::shared::describe::Described;
+use crate::operators::table::{TableView, query_ids, read_row_id, row_id};
+use crate::operators::{Cx, Operator, OperatorError, Query};
 use crate::state::{StateError, after_prefix};
 
 /// The left half's output for subscriptions; results leave through port 0.
@@ -274,7 +275,17 @@ impl LeftHalf {
     }
 }
 
+/// A left row that has a result, for people.
+pub(super) fn describe_left(key: &[u8]) -> Described {
+    let (key, window) = read_row_id(key);
+    Described::of_key(key, Json::Null).window(window).at("has_result", true)
+}
+
 impl Operator for LeftHalf {
+    fn query(&self, query: &mut Query<'_>) -> Result<(), StateError> {
+        query_ids(query, b"")
+    }
+
     fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         match Side::of(cx.input) {
             Side::Right => self.answer(&record, cx),
@@ -385,6 +396,11 @@ impl RightHalf {
 }
 
 impl Operator for RightHalf {
+    /// The left rows that name the key.
+    fn query(&self, query: &mut Query<'_>) -> Result<(), StateError> {
+        query.prefix(&subscription(query.key(), b""))
+    }
+
     fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         match Side::of(cx.input) {
             Side::Left => RightHalf::subscribe(&record, self.right, cx),
@@ -411,6 +427,10 @@ impl crate::operators::OperatorSettings for RightHalfConfig {
     }
     fn takes_changes(&self) -> bool {
         true
+    }
+    /// Version and hash stand before the window.
+    fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
+        describe_subscription(key, value.get(17..)?)
     }
     fn sends(&self) -> crate::operators::settings::Sends {
         crate::operators::settings::Sends::Stream

@@ -33,6 +33,7 @@ pub use foreign_key_apart::RightHalfConfig;
 pub use plan::{JoinKind, JoinPlan};
 
 use super::Operator;
+use super::shared::describe::Described;
 
 /// The join's own store.
 const OWN: usize = 0;
@@ -68,6 +69,17 @@ impl Side {
             Side::Left => 0,
             Side::Right => 1,
         }
+    }
+}
+
+/// A row of a join's own store for people; `None` where the bytes are no such row, or the join has no store.
+fn describe_row(plan: &JoinPlan, key: &[u8], value: &[u8]) -> Option<Described> {
+    match plan.kind {
+        JoinKind::StreamStream => window_rows::describe_row(key, value),
+        JoinKind::StreamTable => stream_table::describe_row(key, value),
+        JoinKind::ForeignKey if plan.apart => Some(foreign_key_apart::describe_left(key)),
+        JoinKind::ForeignKey => foreign_key::describe_subscription(key, value),
+        JoinKind::StreamGlobal | JoinKind::TableTable => None,
     }
 }
 

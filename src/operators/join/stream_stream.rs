@@ -24,7 +24,7 @@ use super::window_rows::{self as rows, Counters, Kept, Place, Waiting};
 use super::{OWN, Side};
 use crate::model::{EvalError, Reason, Record, Timestamp, Value};
 use crate::operators::table::row_id;
-use crate::operators::{Cx, Operator, OperatorError};
+use crate::operators::{Cx, Operator, OperatorError, Query};
 use crate::state::StateError;
 
 /// Unmatched records sent alone by one call of `on_time`.
@@ -307,6 +307,13 @@ impl Operator for StreamStream {
         // Waiting records will be sent with their own timestamps, so the watermark below must not pass them.
         let oldest = self.waiting.iter().flatten().min().map_or(cx.clock, |ts| Timestamp(*ts));
         cx.watermark(cx.clock.min(oldest));
+    }
+
+    fn query(&self, query: &mut Query<'_>) -> Result<(), StateError> {
+        for side in [Side::Left, Side::Right] {
+            rows::query(query, side, self.oldest[side.at()])?;
+        }
+        Ok(())
     }
 
     fn seal(&mut self, cx: &mut Cx<'_>) {

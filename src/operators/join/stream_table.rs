@@ -20,8 +20,10 @@ use super::plan::JoinPlan;
 use super::result::{Around, Maker, refuse};
 use super::{OWN, RIGHT_ONLY};
 use crate::model::{EvalError, Reason, Record, Timestamp, Value};
+use crate::operators::shared::describe;
+use crate::operators::shared::describe::Described;
 use crate::operators::table::{TableRow, TableView, row_id};
-use crate::operators::{Cx, Operator, OperatorError, Stores};
+use crate::operators::{Cx, Operator, OperatorError, Query, Stores};
 use crate::state::codec::{ordered_i64, read_ordered_i64};
 use crate::state::{StateError, Store, decode_record, encode_record};
 
@@ -122,6 +124,27 @@ fn waiting_key(ts: i64, key: &[u8], number: u64) -> Vec<u8> {
     row_key
 }
 
+/// The key of a record that waits.
+fn key_of(row_key: &[u8]) -> Option<&[u8]> {
+    Some(row_key.get(9..)?.split_last_chunk::<8>()?.0)
+}
+
+/// A row for people; `None` where the bytes are no such row.
+pub(super) fn describe_row(key: &[u8], value: &[u8]) -> Option<Described> {
+    match *key.first()? {
+        WAITING => {
+            let record = decode_record(value).ok()?;
+            let row = Described::of_key(key_of(key)?, describe::record(&record)).window(record.window);
+            Some(row.at("waits_since", record.ts.0))
+        }
+        NEXT => {
+            let (_, next) = value.split_last_chunk::<8>()?;
+            Some(Described::of_key(b"", u64::from_be_bytes(*next).into()).at("next_number", true))
+        }
+        _ => None,
+    }
+}
+
 fn damaged() -> StateError {
     StateError("a join's row is damaged".into())
 }
@@ -204,6 +227,11 @@ impl Operator for StreamTable {
         // Waiting records will be sent with their own timestamps, so the watermark below must not pass them.
         let first = self.room.as_ref().and_then(|room| room.first).map_or(cx.clock, Timestamp);
         cx.watermark(cx.clock.min(first));
+    }
+
+    fn query(&self, query: &mut Query<'_>) -> Result<(), StateError> {
+        let wanted = query.key();
+        query.scan(&[WAITING], &[WAITING + 1], |row_key| key_of(row_key) == Some(wanted))
     }
 
     fn seal(&mut self, cx: &mut Cx<'_>) {

@@ -17,9 +17,13 @@ use bincode::{Decode, Encode};
 use bytes::Bytes;
 
 use super::Side;
-use crate::model::{Headers, Record, Timestamp, Value, Window};
+use crate::model::{Headers, Json, Record, Timestamp, Value, Window};
+use crate::operators::Query;
+use crate::operators::shared::describe;
+use crate::operators::shared::describe::Described;
+use crate::operators::table::read_row_id;
 use crate::state::codec::{self, ordered_i64, read_ordered_i64};
-use crate::state::{StateError, Store};
+use crate::state::{StateError, Store, after_prefix};
 
 const VERSION: u8 = 1;
 const WAITING: u8 = 2;
@@ -91,12 +95,20 @@ impl Place {
 
 fn prefix(side: Side, segment: i64, id: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(13 + id.len() + 16);
-    key.push(side_byte(side));
-    key.extend_from_slice(&ordered_i64(segment));
-    let length = u32::try_from(id.len()).expect("a record is under 4 GiB");
-    key.extend_from_slice(&length.to_be_bytes());
+    key.extend_from_slice(&segment_prefix(side, segment));
+    key.extend_from_slice(&length(id.len()));
     key.extend_from_slice(id);
     key
+}
+
+fn segment_prefix(side: Side, segment: i64) -> [u8; 9] {
+    let mut key = [side_byte(side); 9];
+    key[1..].copy_from_slice(&ordered_i64(segment));
+    key
+}
+
+fn length(bytes: usize) -> [u8; 4] {
+    u32::try_from(bytes).expect("a record is under 4 GiB").to_be_bytes()
 }
 
 fn side_byte(side: Side) -> u8 {
@@ -232,6 +244,59 @@ pub(super) fn stop_waiting(store: &mut Store, side: Side, ts: i64, id: &[u8]) ->
     Ok(())
 }
 
+/// Adds the records of a side and a key, from its first segment on.
+pub(super) fn query(query: &mut Query<'_>, side: Side, first: Option<i64>) -> Result<(), StateError> {
+    let mut next = first;
+    while let Some(segment) = next {
+        query.prefix(&prefix(side, segment, query.key()))?;
+        // Those with a window: its bounds are the last 16 bytes of the id.
+        let (id_len, wanted) = (query.key().len() + 16, query.key());
+        let from = [&segment_prefix(side, segment)[..], &length(id_len), wanted].concat();
+        let id_at = from.len() - wanted.len();
+        let is_of_key = |row: &[u8]| read_row_id(&row[id_at..id_at + id_len]).0 == wanted;
+        query.scan(&from, &after_prefix(&from), is_of_key)?;
+        let later = after_prefix(&segment_prefix(side, segment));
+        let later = query.first_key(&later, Some(&[side_byte(side) + 1]))?;
+        next = later.map(|key| i64_at(&key, 1)).transpose()?;
+    }
+    Ok(())
+}
+
+/// A row for people; `None` where the bytes are no such row.
+pub(super) fn describe_row(key: &[u8], value: &[u8]) -> Option<Described> {
+    let name = |side: Side| match side {
+        Side::Left => "left",
+        Side::Right => "right",
+    };
+    match *key.first()? {
+        kind @ (0 | 1) => {
+            let side = if kind == 0 { Side::Left } else { Side::Right };
+            let length = u32::from_be_bytes(*key.get(9..)?.first_chunk::<4>()?);
+            let id = key.get(13..)?.get(..usize::try_from(length).ok()?)?;
+            let ts = i64_at(key, 13 + id.len()).ok()?;
+            let kept: Kept = codec::decode(VERSION, value).ok()?;
+            let gone = kept.gone;
+            let record = kept.into_record(id, ts);
+            let shown = if gone { Json::Null } else { describe::record(&record) };
+            let row = Described::of_key(record.key.as_deref().unwrap_or_default(), shown);
+            let row = row.window(record.window).at("side", name(side)).at("ts", ts);
+            Some(if gone { row.at("sent_alone", true) } else { row })
+        }
+        WAITING => {
+            let Waiting { side, id, ts, numbers } = read_waiting(key, value).ok()?;
+            let (key, window) = read_row_id(&id);
+            let row = Described::of_key(key, numbers.into()).window(window).at("side", name(side));
+            Some(row.at("ts", ts).at("without_partner", true))
+        }
+        COUNTERS => {
+            let Counters { newest, next } = read_counters(value).ok()?;
+            let row = Described::of_key(b"", Json::from(next)).at("newest", newest.to_vec());
+            Some(row.at("next_number", true))
+        }
+        _ => None,
+    }
+}
+
 /// Visits waiting records in order.
 pub(super) fn each_waiting(
     store: &Store,
@@ -273,13 +338,16 @@ pub(super) struct Counters {
 }
 
 pub(super) fn counters(store: &Store) -> Result<Option<Counters>, StateError> {
-    let Some(row) = store.get(&[COUNTERS])? else { return Ok(None) };
+    store.get(&[COUNTERS])?.map(|row| read_counters(&row)).transpose()
+}
+
+fn read_counters(row: &[u8]) -> Result<Counters, StateError> {
     let next = row.get(17..).and_then(|rest| <[u8; 8]>::try_from(rest).ok()).ok_or_else(damaged)?;
     if row[0] != VERSION {
         return Err(damaged());
     }
-    let newest = [i64_at(&row, 1)?, i64_at(&row, 9)?];
-    Ok(Some(Counters { newest, next: u64::from_be_bytes(next) }))
+    let newest = [i64_at(row, 1)?, i64_at(row, 9)?];
+    Ok(Counters { newest, next: u64::from_be_bytes(next) })
 }
 
 pub(super) fn put_counters(store: &mut Store, counters: &Counters) {

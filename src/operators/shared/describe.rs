@@ -1,4 +1,4 @@
-//! Rows of state for people: what `slackwater state` prints.
+//! Rows of state for people: what `slackwater state` and a running instance show.
 //!
 //! Called by nothing on the way of a record. A row that cannot be read is shown as bytes, never an error: this is how
 //! one looks into state that is broken.
@@ -6,14 +6,14 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::model::{Headers, Json, Record, Value};
+use crate::model::{Headers, Json, Record, Value, Window};
 
 /// A row of a node's store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Described {
     /// The record's key, or what stands for the row where there is none.
     pub key: Json,
-    /// What else is in the row's key (a window, a number), by name; empty for most.
+    /// What else tells the row from others of its key (a window, a timestamp, a number), by name; empty for most.
     pub at: serde_json::Map<String, Json>,
     /// The value.
     pub value: Json,
@@ -30,6 +30,26 @@ impl Described {
     #[must_use]
     pub fn raw(key: &[u8], value: &[u8]) -> Described {
         Described::of_key(key, bytes(value))
+    }
+
+    /// The same row with the window of its key, if it has one: start and end.
+    #[must_use]
+    pub fn window(self, window: Option<Window>) -> Described {
+        match window {
+            Some(window) => self.at("window", vec![window.start.0, window.end.0]),
+            None => self,
+        }
+    }
+
+    /// The row as a JSON object: whose it is, its key, what else tells it from others, its value.
+    #[must_use]
+    pub fn json(&self, task: &str, node: &str) -> Json {
+        let mut line = serde_json::json!({ "task": task, "node": node, "key": self.key });
+        for (name, part) in &self.at {
+            line[name] = part.clone();
+        }
+        line["value"] = self.value.clone();
+        line
     }
 
     /// The same row with a part of its key.

@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use crate::model::{Record, Timestamp};
-use crate::operators::Cx;
+use crate::operators::{Cx, Query};
 use crate::state::StateError;
 
 /// The store of what is pending: number, big-endian -> row.
@@ -190,6 +190,19 @@ impl<T> Pending<T> {
     /// [`Pending::get`], to change the holder's part.
     pub fn get_mut(&mut self, id: u64) -> Option<&mut Held<T>> {
         self.held.get_mut(&id)
+    }
+
+    /// Adds the rows of the records that are held under a key. Walks all of them.
+    ///
+    /// # Errors
+    /// A row cannot be encoded.
+    pub fn query(&self, query: &mut Query<'_>) -> Result<(), StateError> {
+        let of_key = |held: &Held<T>| held.arrival.record.key.as_deref() == Some(query.key());
+        let found: Vec<(&u64, &Held<T>)> = self.held.iter().filter(|(_, held)| of_key(held)).collect();
+        for (id, held) in found {
+            query.push(&id.to_be_bytes(), (self.format.encode)(&held.arrival)?);
+        }
+        Ok(())
     }
 
     /// How many are held.

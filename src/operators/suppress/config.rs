@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::model::{Millis, Problem, Size};
+use crate::operators::shared::describe::Described;
 use crate::operators::{Operator, OperatorSettings};
 
 /// Holds results back until their window is closed, or for a time.
@@ -166,6 +167,9 @@ impl OperatorSettings for SuppressConfig {
     }
     fn keeps_values(&self) -> bool {
         true
+    }
+    fn describe(&self, _key: &[u8], value: &[u8]) -> Option<Described> {
+        super::describe_row(value)
     }
     fn check(&self) -> Vec<Problem> {
         self.check()

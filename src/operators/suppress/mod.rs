@@ -22,7 +22,9 @@ use bytes::Bytes;
 pub use config::{OnFull, SuppressConfig, Until};
 use order::{Bounds, Order, Spot};
 
-use super::{Cx, Load, Operator, OperatorError};
+use super::shared::describe;
+use super::shared::describe::Described;
+use super::{Cx, Load, Operator, OperatorError, Query};
 use crate::model::{Reason, Record, Timestamp, Value, Window};
 use crate::state::codec::ordered_i64;
 use crate::state::{Cell, Cells, StateError, codec, decode_record, encode_record_into};
@@ -77,6 +79,13 @@ fn row_key(key: &[u8], window: Bounds, out: &mut Vec<u8>) {
         None => out.push(0),
     }
     out.extend_from_slice(key);
+}
+
+/// A held result for people: since when it is held, by its node's clock. `None` where the bytes are no such row.
+fn describe_row(value: &[u8]) -> Option<Described> {
+    let Held { time, record, .. } = Held::decode(value).ok()?;
+    let key = record.key.as_deref().unwrap_or_default();
+    Some(Described::of_key(key, describe::record(&record)).window(record.window).at("held", time))
 }
 
 /// Copies a key or value that is a slice of a larger buffer, since it may stay long and would keep the buffer alive.
@@ -295,6 +304,18 @@ impl Operator for Suppress {
 
     fn seal_more(&mut self, cx: &mut Cx<'_>, rows_max: usize) -> Result<bool, StateError> {
         Ok(self.cells.flush_frozen(cx.store(0), rows_max)? && self.cells.evict(rows_max.saturating_mul(4)))
+    }
+
+    fn query(&self, query: &mut Query<'_>) -> Result<(), StateError> {
+        let mut row = Vec::new();
+        for window in self.order.windows_of(query.key()) {
+            row.clear();
+            row_key(query.key(), window, &mut row);
+            if let Some(held) = self.cells.peek(query.store(), &row)? {
+                query.push(&row, held);
+            }
+        }
+        Ok(())
     }
 
     fn load(&self) -> Load {

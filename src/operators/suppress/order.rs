@@ -115,6 +115,19 @@ impl Order {
         self.len == 0
     }
 
+    /// The windows of which a row of this key may be held. Walks all rows.
+    pub(super) fn windows_of(&self, key: &[u8]) -> Vec<Bounds> {
+        let rows = self.groups.values().flat_map(|group| match &group.rows {
+            Rows::Waiting(waiting) => &waiting.rows,
+            Rows::Leaving(rows) => rows,
+        });
+        let mut windows: Vec<Bounds> =
+            rows.filter(|spot| *spot.key == *key).map(|spot| spot.window).collect();
+        windows.sort_unstable();
+        windows.dedup();
+        windows
+    }
+
     /// Adds a row that is not present.
     pub(super) fn insert(&mut self, time: i64, spot: Spot) {
         let start = spot.window.map_or(time, |(_, start)| start.min(time));

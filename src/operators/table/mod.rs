@@ -21,9 +21,11 @@ use serde::Deserialize;
 
 use self::versions::{Put, Versions};
 use super::settings::Sends;
-use super::{Cx, Operator, OperatorError, OperatorSettings};
-use crate::model::{Change, Millis, Problem, Reason, Record, Timestamp, Value, Window};
-use crate::state::codec::ordered_i64;
+use super::shared::describe;
+use super::shared::describe::Described;
+use super::{Cx, Operator, OperatorError, OperatorSettings, Query};
+use crate::model::{Change, Json, Millis, Problem, Reason, Record, Timestamp, Value, Window};
+use crate::state::codec::{ordered_i64, read_ordered_i64};
 use crate::state::{StateError, Store};
 
 /// Reads a stream as a table: the newest value of each key. `table: {}` needs no settings.
@@ -84,6 +86,18 @@ impl TableConfig {
         if self.versions.is_some() { "versioned table" } else { "table" }
     }
 
+    /// A row of its store for people; `None` where the bytes are no such row.
+    #[must_use]
+    pub fn describe_row(&self, key: &[u8], value: &[u8]) -> Option<Described> {
+        if self.versions.is_some() {
+            return versions::describe_row(key, value);
+        }
+        let TableRow { ts, value } = decode(Bytes::copy_from_slice(value)).ok()?;
+        let (key, window) = read_row_id(key);
+        let value = value.bytes().map_or(Json::Null, |value| describe::bytes(&value));
+        Some(Described::of_key(key, value).window(window).at("ts", ts.0))
+    }
+
     /// How joins read its rows.
     #[must_use]
     pub fn view(&self) -> TableView {
@@ -107,6 +121,33 @@ pub fn row_id(key: &Bytes, window: Option<Window>) -> Bytes {
     id.put_slice(&ordered_i64(window.start.0));
     id.put_slice(&ordered_i64(window.end.0));
     id.freeze()
+}
+
+/// The key and the window that a [`row_id`] was made of, for people. A window's start is no continuation of a text, so
+/// what is a text has none.
+#[must_use]
+pub fn read_row_id(id: &[u8]) -> (&[u8], Option<Window>) {
+    let plain = (id, None);
+    if std::str::from_utf8(id).is_ok() {
+        return plain;
+    }
+    let Some((key, bounds)) = id.split_last_chunk::<16>() else { return plain };
+    let ([start, end], []) = bounds.as_chunks::<8>() else { return plain };
+    let [start, end] = [start, end].map(|at| Timestamp(read_ordered_i64(*at)));
+    if Timestamp(0) <= start && start <= end { (key, Some(Window { start, end })) } else { plain }
+}
+
+/// Adds the rows of a key, without a window and with any, of a store whose keys are `prefix` and a [`row_id`].
+///
+/// # Errors
+/// The state failed.
+pub(in crate::operators) fn query_ids(query: &mut Query<'_>, prefix: &[u8]) -> Result<(), StateError> {
+    let plain = [prefix, query.key()].concat();
+    query.get(&plain)?;
+    // Windows start at 0 or later.
+    let [from, to] = [0x80, 0x81].map(|first| [&plain[..], &[first]].concat());
+    let wanted = query.key();
+    query.scan(&from, &to, |key| read_row_id(&key[prefix.len()..]).0 == wanted)
 }
 
 /// A row, as it is now or was at some time.
@@ -246,6 +287,13 @@ impl Operator for Table {
         }
         Ok(())
     }
+
+    fn query(&self, query: &mut Query<'_>) -> Result<(), StateError> {
+        match self.versions {
+            Some(_) => versions::query(query),
+            None => query_ids(query, b""),
+        }
+    }
 }
 
 impl OperatorSettings for TableConfig {
@@ -266,6 +314,9 @@ impl OperatorSettings for TableConfig {
     }
     fn table(&self) -> Option<&TableConfig> {
         Some(self)
+    }
+    fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
+        self.describe_row(key, value)
     }
     fn input_count(&self) -> Option<(std::ops::RangeInclusive<usize>, &'static str)> {
         Some((1..=1, "a table reads one node; put a `merge` before it"))

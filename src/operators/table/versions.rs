@@ -16,10 +16,13 @@ use std::ops::ControlFlow;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::TableRow;
-use crate::model::{Timestamp, Value};
+use super::{TableRow, query_ids, read_row_id};
+use crate::model::{Json, Timestamp, Value};
+use crate::operators::Query;
+use crate::operators::shared::describe;
+use crate::operators::shared::describe::Described;
 use crate::state::codec::{ordered_i64, read_ordered_i64};
-use crate::state::{StateError, Store};
+use crate::state::{StateError, Store, after_prefix};
 
 const VERSION: u8 = 1;
 const NEWEST: u8 = 0;
@@ -53,9 +56,13 @@ fn newest_key(id: &[u8]) -> Vec<u8> {
 fn earlier_prefix(id: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(13 + id.len());
     key.push(EARLIER);
-    key.extend_from_slice(&u32::try_from(id.len()).expect("a record is under 4 GiB").to_be_bytes());
+    key.extend_from_slice(&length(id.len()));
     key.extend_from_slice(id);
     key
+}
+
+fn length(bytes: usize) -> [u8; 4] {
+    u32::try_from(bytes).expect("a record is under 4 GiB").to_be_bytes()
 }
 
 fn earlier_key(id: &[u8], ts: i64) -> Vec<u8> {
@@ -161,6 +168,51 @@ pub(super) fn as_of(store: &Store, id: &[u8], ts: i64, history: i64) -> Result<O
         ControlFlow::Break(())
     })?;
     Ok(found)
+}
+
+/// The versions of a key's rows, without a window and with any.
+pub(super) fn query(query: &mut Query<'_>) -> Result<(), StateError> {
+    query_ids(query, &[NEWEST])?;
+    // The newest version of each row; those before it are in no order of windows.
+    let windows = [&[EARLIER][..], &length(query.key().len() + 16), query.key()].concat();
+    query.prefix(&earlier_prefix(query.key()))?;
+    let (id_at, wanted) = (5, query.key());
+    let is_of_key = |id: &[u8]| read_row_id(id).0 == wanted;
+    query.scan(&windows, &after_prefix(&windows), |row| {
+        row[id_at..].split_last_chunk::<8>().is_some_and(|(id, _)| is_of_key(id))
+    })
+}
+
+/// A row for people; `None` where the bytes are no such row.
+pub(super) fn describe_row(key: &[u8], value: &[u8]) -> Option<Described> {
+    let (kind, rest) = key.split_first()?;
+    let bytes = Bytes::copy_from_slice(value);
+    let of_row = |id: &[u8], ts: i64, value: Option<Bytes>| {
+        let (key, window) = read_row_id(id);
+        let value = value.map_or(Json::Null, |value| describe::bytes(&value));
+        Described::of_key(key, value).window(window).at("ts", ts)
+    };
+    match *kind {
+        NEWEST => {
+            let (_, ts) = bytes.get(..9)?.split_last_chunk::<8>()?;
+            Some(of_row(rest, i64::from_be_bytes(*ts), value_at(&bytes, 9).ok()?))
+        }
+        EARLIER => {
+            let (id, ts) = rest.get(4..)?.split_last_chunk::<8>()?;
+            let row = of_row(id, !read_ordered_i64(*ts), value_at(&bytes, 1).ok()?);
+            Some(row.at("replaced", true))
+        }
+        EXPIRY => {
+            let (replaced_at, ts, id) = read_expiry(key).ok()?;
+            Some(of_row(id, ts, None).at("replaced_at", replaced_at))
+        }
+        OBSERVED => {
+            let (_, ts) = value.split_last_chunk::<8>()?;
+            let ts = Json::from(i64::from_be_bytes(*ts));
+            Some(Described::of_key(b"", ts).at("highest_timestamp", true))
+        }
+        _ => None,
+    }
 }
 
 /// The effect of a record.

@@ -172,7 +172,7 @@ impl Run {
     fn all(&mut self, jobs: &Receiver<Job>) {
         // At once: it ends a transaction that an earlier process of this id left open, which the restores wait for.
         if let Err(failure) = self.open() {
-            tracing::warn!(message = failure.message, "no transactions yet");
+            tracing::warn!(error = failure.message, "no transactions yet");
         }
         while let Ok(job) = jobs.recv() {
             let Job::Commit(mut parts) = job else { continue };
@@ -210,12 +210,15 @@ impl Run {
                     return;
                 }
                 Err(Failure { message, again: true, .. }) if attempt < TRIES || alone => {
-                    tracing::info!(message, attempt, "checkpoint not committed, once more");
+                    tracing::info!(error = message, attempt, "checkpoint not committed, once more");
                     std::thread::park_timeout(Duration::from_millis(50) * attempt.min(TRIES));
                 }
                 Err(Failure { message, .. }) => {
                     self.metrics.failed();
-                    tracing::warn!(message, "checkpoint not committed; its tasks go back to the last one");
+                    tracing::warn!(
+                        error = message,
+                        "checkpoint not committed; its tasks go back to the last one"
+                    );
                     self.inbox.send(Message::Rewind(handles(&parts)));
                     return;
                 }

@@ -141,7 +141,7 @@ impl Parts {
         }
         let firsts = self.firsts(order, &sub.topics, &offsets)?;
         let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(task = format!("{}-{}", sub.name, id.partition), rows, ms, "restored");
+        tracing::info!(task = order.name, rows, ms, "restored");
         Ok(Restored { task, backend, step, offsets, firsts })
     }
 
@@ -351,7 +351,7 @@ impl Order {
     fn say(&self, said: &mut Instant, what: &dyn std::fmt::Display) {
         if said.elapsed() > SAY {
             *said = Instant::now();
-            tracing::warn!(task = ?self.handle.id, %what, "the restore waits");
+            tracing::warn!(task = self.name, %what, "the restore waits");
         }
     }
 

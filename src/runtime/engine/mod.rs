@@ -6,6 +6,7 @@
 //! sinks' lanes end.
 
 mod globals;
+mod handle;
 mod plan;
 mod purge;
 mod router;
@@ -26,16 +27,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::globals::read_globals;
+use self::handle::Asked;
+pub use self::handle::{AskError, EngineHandle, Found, Owner, Taps};
 use self::plan::Plan;
 use self::purge::{Purge, purge_every};
 use self::sinks::{connect, connect_schemas, message_limits, transactional_lanes};
-pub use self::status::{Shared, Status};
+use self::status::Shared;
+pub use self::status::Status;
 use self::topics::{make_topics, open_admin, wait_topics};
 use self::workers::limiters;
 pub use self::written::MissingTopics;
 use super::globals::reader::GlobalReaders;
 use super::inbox::{Inbox, Message};
-use super::metrics::Metrics;
 use super::task::TaskId;
 use crate::kafka::{Admin, GroupReader, Writer};
 use crate::operators::Commits;
@@ -111,26 +114,17 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// What `/ready`, `/metrics` and the live view read.
-    ///
-    /// # Errors
-    /// The metrics cannot be made.
-    pub fn shared(topology: &Topology) -> Result<Arc<Shared>, EngineError> {
-        let metrics = Metrics::new(topology).map_err(|e| EngineError::Failed(format!("metrics: {e}")))?;
-        Ok(Arc::new(Shared::new(metrics)))
-    }
-
-    /// Starts a topology. Waits for servers that do not answer, until `stop`.
+    /// Starts the topology of a handle. Waits for servers that do not answer, until `stop`.
     ///
     /// # Errors
     /// See [`EngineError`].
     pub async fn start(
-        topology: Arc<Topology>,
+        handle: &EngineHandle,
         options: EngineOptions,
         stand_ins: Override,
-        shared: Arc<Shared>,
         stop: &CancellationToken,
     ) -> Result<Engine, EngineError> {
+        let (topology, shared) = (Arc::clone(handle.topology()), Arc::clone(&handle.shared));
         if let Some(problem) = topology.missing_kafka().into_iter().next() {
             // A dead letter without a writer would never be acknowledged.
             let help = problem.help.unwrap_or_default();
@@ -217,7 +211,9 @@ impl Engine {
         if let Some(watch) = written {
             engine.lanes.spawn(watch.run(Arc::clone(&engine.shared), engine.lanes_stop.clone()));
         }
-        engine.start_workers(kafka, plan, sinks, limiters, transactional, env)?;
+        let plan = engine.start_workers(kafka, plan, sinks, limiters, transactional, env)?;
+        let (inboxes, globals) = (engine.inboxes.clone(), engine.globals.rows.clone());
+        *engine.shared.asked() = Some(Asked { inboxes, plan, globals });
         Ok(engine)
     }
 
@@ -285,6 +281,8 @@ impl Engine {
     /// What had failed, if anything.
     pub async fn stop(mut self) -> Result<(), EngineError> {
         self.shared.status_mut().stopping = true;
+        // It holds the global tables, which close here.
+        self.shared.asked().take();
         tracing::info!("stopping: no more input; finishing what is under way");
         let began = tokio::time::Instant::now();
         let leaving = LEAVING.min(self.options.stop_deadline / 4);
@@ -350,11 +348,8 @@ impl Engine {
 
     /// The tasks that are still there, for the log.
     fn left(&self) -> String {
-        let names: Vec<String> = self.shared.status().tasks.keys().map(|id| self.task_name(*id)).collect();
+        let names: Vec<String> =
+            self.shared.status().tasks.keys().map(|id| id.name(&self.topology)).collect();
         names.join(", ")
-    }
-
-    fn task_name(&self, id: TaskId) -> String {
-        format!("{}-{}", self.topology.subs[id.sub].name, id.partition)
     }
 }

@@ -56,6 +56,17 @@ impl Plan {
         }
     }
 
+    /// Partitions of the topics that a sub-topology reads; 1 where it reads none.
+    pub(super) fn partitions(&self, topology: &Topology, sub: usize) -> i32 {
+        let counts = topology.subs[sub].topics.iter().filter_map(|topic| self.counts.get(topic));
+        counts.copied().max().unwrap_or(1)
+    }
+
+    /// The worker, of so many, that has a task for as long as the engine runs.
+    pub(super) fn worker_of(id: TaskId, workers: usize) -> usize {
+        usize::try_from(id.partition).unwrap_or(0).wrapping_add(id.sub) % workers
+    }
+
     pub(super) fn task(&self, partition: &TopicPartition) -> Option<(TaskId, usize)> {
         let (sub, at) = self.places.get(&*partition.topic)?;
         Some((TaskId { sub: *sub, partition: partition.partition }, *at))

@@ -14,6 +14,7 @@ use crate::kafka::{ErrorKind, GroupEvent, PartitionReader};
 use crate::runtime::calls::shares::Shares;
 use crate::runtime::inbox::{Inbox, Message};
 use crate::runtime::task::TaskId;
+use crate::runtime::worker::TaskStatus;
 
 /// Routes the group's events to the workers. Runs on the poller's thread.
 pub(super) struct Router {
@@ -27,9 +28,7 @@ pub(super) struct Router {
 
 impl Router {
     fn inbox(&self, id: TaskId) -> &Inbox {
-        let n = self.inboxes.len();
-        let at = usize::try_from(id.partition).unwrap_or(0).wrapping_add(id.sub) % n;
-        &self.inboxes[at]
+        &self.inboxes[Plan::worker_of(id, self.inboxes.len())]
     }
 
     fn share(&self) {
@@ -50,7 +49,7 @@ impl Router {
                     // At once, not when the worker hears of it: in between the instance would look ready.
                     let mut status = self.shared.status_mut();
                     status.joined = true;
-                    status.tasks.extend(tasks.keys().map(|id| (*id, "restoring")));
+                    status.tasks.extend(tasks.keys().map(|id| (*id, TaskStatus::Restoring)));
                 }
                 self.shares.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks.keys().copied());
                 self.share();
@@ -67,15 +66,12 @@ impl Router {
                     self.shared.status_mut().joined = false;
                 }
                 let mut waits = Vec::new();
-                for inbox_at in 0..self.inboxes.len() {
-                    let here: Vec<TaskId> = ids
-                        .iter()
-                        .filter(|id| std::ptr::eq(self.inbox(**id), &raw const self.inboxes[inbox_at]))
-                        .copied()
-                        .collect();
+                for (worker, inbox) in self.inboxes.iter().enumerate() {
+                    let here = |id: &&TaskId| Plan::worker_of(**id, self.inboxes.len()) == worker;
+                    let here: Vec<TaskId> = ids.iter().filter(here).copied().collect();
                     if !here.is_empty() {
                         let (send, receive) = sync_channel(1);
-                        self.inboxes[inbox_at].send(Message::Revoke { ids: here, lost, done: send });
+                        inbox.send(Message::Revoke { ids: here, lost, done: send });
                         waits.push(receive);
                     }
                 }

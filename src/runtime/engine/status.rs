@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::EngineError;
+use super::handle::Asked;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::task::TaskId;
 use crate::runtime::worker::TaskStatus;
@@ -24,7 +25,7 @@ pub struct Status {
     /// A stop has begun.
     pub stopping: bool,
     /// Tasks by state.
-    pub tasks: BTreeMap<TaskId, &'static str>,
+    pub tasks: BTreeMap<TaskId, TaskStatus>,
     /// An assignment has come (it may be empty), or none is needed.
     pub joined: bool,
 }
@@ -44,12 +45,12 @@ impl Status {
             && self.waiting.is_empty()
             && self.missing.is_none()
             && !self.stopping
-            && self.tasks.values().all(|s| matches!(*s, "running" | "ended"))
+            && self.tasks.values().all(|s| *s != TaskStatus::Restoring)
     }
 }
 
 /// What the threads share: each field says who else holds it.
-pub struct Shared {
+pub(super) struct Shared {
     /// The worker threads, the poller, the admin server; for moments.
     status: Mutex<Status>,
     /// First error of any thread; ends the process.
@@ -58,8 +59,10 @@ pub struct Shared {
     pub(super) failed: CancellationToken,
     /// Cancelled when every source has ended and everything is done.
     pub(super) ended: CancellationToken,
+    /// What those outside ask through. Whoever asks holds it, for moments.
+    asked: Mutex<Option<Asked>>,
     /// All metrics.
-    pub metrics: Metrics,
+    pub(super) metrics: Metrics,
 }
 
 impl Shared {
@@ -70,6 +73,7 @@ impl Shared {
             failure: Mutex::default(),
             failed: CancellationToken::new(),
             ended: CancellationToken::new(),
+            asked: Mutex::default(),
             metrics,
         }
     }
@@ -78,16 +82,12 @@ impl Shared {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A copy of the status.
-    #[must_use]
-    pub fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         self.status_mut().clone()
     }
 
-    /// Has something failed, so that nothing goes on? [`super::Engine::stop`] says what.
-    #[must_use]
-    pub fn has_failed(&self) -> bool {
-        self.failed.is_cancelled()
+    pub(super) fn asked(&self) -> MutexGuard<'_, Option<Asked>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn fail(&self, error: EngineError) {
@@ -123,19 +123,18 @@ impl Shared {
     }
 }
 
-/// `ends`: it is over when every task has ended.
-pub(super) fn set_status(shared: &Shared, id: TaskId, status: TaskStatus, ends: bool) {
+/// `None`: the task is not here any more. `ends`: it is over when every task has ended.
+pub(super) fn set_status(shared: &Shared, id: TaskId, status: Option<TaskStatus>, ends: bool) {
     let mut now = shared.status_mut();
     match status {
-        TaskStatus::Restoring => now.tasks.insert(id, "restoring"),
-        TaskStatus::Running => now.tasks.insert(id, "running"),
-        TaskStatus::Ended => now.tasks.insert(id, "ended"),
-        TaskStatus::Gone => now.tasks.remove(&id),
+        Some(status) => now.tasks.insert(id, status),
+        None => now.tasks.remove(&id),
     };
-    if ends && !now.tasks.is_empty() && now.tasks.values().all(|s| *s == "ended") {
+    if ends && !now.tasks.is_empty() && now.tasks.values().all(|s| *s == TaskStatus::Ended) {
         shared.ended.cancel();
     }
-    for state in ["restoring", "running"] {
-        shared.metrics.set_tasks(state, now.tasks.values().filter(|s| **s == state).count());
+    // Those that have ended are in no metric.
+    for state in [TaskStatus::Restoring, TaskStatus::Running] {
+        shared.metrics.set_tasks(state.name(), now.tasks.values().filter(|s| **s == state).count());
     }
 }

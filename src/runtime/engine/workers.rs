@@ -44,7 +44,7 @@ impl Engine {
         limiters: BTreeMap<String, Arc<Limiter>>,
         transactional: Transactional,
         env: RocksEnv,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Arc<Plan>, EngineError> {
         let topology = Arc::clone(&self.topology);
         let tokio = TokioHandle::current();
         let workers = self.options.workers.max(1);
@@ -122,8 +122,7 @@ impl Engine {
                     let shared = Arc::clone(&self.shared);
                     let topology = Arc::clone(&topology);
                     Box::new(move |id, message| {
-                        let name = &topology.subs[id.sub].name;
-                        let message = format!("task {name}-{}: {message}", id.partition);
+                        let message = format!("task {}: {message}", id.name(&topology));
                         shared.fail(EngineError::Failed(message));
                     })
                 },
@@ -133,6 +132,7 @@ impl Engine {
                     let ends = plan.topics.is_empty();
                     Box::new(move |id, status| set_status(&shared, id, status, ends))
                 },
+                topology: Arc::clone(&topology),
             };
             let mut worker = Worker::new(mail, inbox, outside, committer, self.shared.metrics.worker());
             if n == 0 {
@@ -148,7 +148,7 @@ impl Engine {
             // Their own sources' tasks are known by now: not ready before they run.
             self.shared.status_mut().joined = true;
         }
-        Ok(())
+        Ok(plan)
     }
 
     /// Joins the group; its events go to the workers' inboxes.
@@ -266,7 +266,7 @@ fn open_writer(config: &KafkaConfig, id: &str, failed: &CancellationToken) -> Re
         match TxnWriter::open(config, id, Duration::from_secs(30)) {
             Ok(writer) => return Ok(writer),
             Err(e) if failed.is_cancelled() => return Err(e.to_string()),
-            Err(TxnError::Retriable(message)) => tracing::warn!(message, "no transactions yet"),
+            Err(TxnError::Retriable(message)) => tracing::warn!(error = message, "no transactions yet"),
             Err(e) => return Err(e.to_string()),
         }
     }

@@ -3,4 +3,4 @@
 pub(super) mod reader;
 mod table;
 
-pub use table::GlobalTable;
+pub use table::{GlobalTable, query_global};

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::model::{Reason, Record, Timestamp};
-use crate::operators::{Cx, Effects, Operator, OperatorError, Reject, Tally};
+use crate::operators::table::Table;
+use crate::operators::{Answer, Cx, Effects, Operator, OperatorError, Query, Reject, Stores, Tally};
 use crate::runtime::task::TaskError;
 use crate::runtime::task::nodes::SourceNode;
 use crate::state::{Backend, META_POSITIONS, META_SHAPE, Row, StateError, Store, codec};
@@ -33,6 +34,23 @@ pub struct GlobalTable {
     effects: Effects,
     tally: Tally,
     rows: Vec<Row>,
+}
+
+/// The rows that a global table has under a key, as its last batch left them.
+///
+/// # Errors
+/// The database cannot be read.
+pub fn query_global(
+    topology: &Topology,
+    node: usize,
+    rows: &Arc<dyn Backend>,
+    key: &[u8],
+) -> Result<Answer, StateError> {
+    let Some(config) = &topology.nodes[node].table else { return Ok(Answer::default()) };
+    let stores = [Store::new(&topology.nodes[node].name, Arc::clone(rows))];
+    let mut query = Query::new(key, Stores::new(&stores, &[0]));
+    Table::new(config).query(&mut query)?;
+    Ok(query.into_answer())
 }
 
 /// The name of a partition in the stored positions.

@@ -59,6 +59,9 @@ impl Task {
             Err(OperatorError::Reject(reject)) => self.effects.rejects.push(*reject),
             Err(OperatorError::Fatal(e)) => return Err(TaskError::State(e)),
         }
+        if !self.taps.is_empty() {
+            self.show(n, step);
+        }
         let global = self.global[n];
         for reason in self.effects.drops.drain(..) {
             step.drops.push((global, reason));

@@ -1,6 +1,7 @@
-//! Looking into the state of a stopped instance: which rows each node has, decoded as far as anybody knows how.
+//! Rows of state for people, decoded by the settings of the node that has them: one by one, or all of a stopped instance.
 //!
-//! Called by `slackwater state`. Reads a task's database from front to back; nothing is kept and nothing is written.
+//! Called by `slackwater state`, which reads a task's database from front to back, and for what a running instance is
+//! asked; nothing is kept and nothing is written.
 
 use std::ops::ControlFlow;
 
@@ -55,13 +56,33 @@ fn found(topology: &Topology, key: &[u8], value: &[u8]) -> Found {
         None => (key, &key[..0]),
     };
     let store = String::from_utf8_lossy(store).into_owned();
-    let row = match topology.node(&store).map(|n| &topology.nodes[n].kind) {
-        Some(NodeKind::Operator(config)) => Some(config.describe_row(rest, value)),
-        Some(NodeKind::Sink(_)) => describe_delivery(rest, value),
-        Some(NodeKind::Source(_)) | None => None,
+    let row = match topology.node(&store) {
+        Some(node) => describe(topology, node, rest, value),
+        None => Described::raw(rest, value),
     };
-    let row = row.unwrap_or_else(|| Described::raw(rest, value));
     Found::Row { store, row, bytes: key.len() + value.len() }
+}
+
+/// A row of a node's store: key (without the store's prefix) and value, as they are on disk.
+#[must_use]
+pub fn describe(topology: &Topology, node: usize, key: &[u8], value: &[u8]) -> Described {
+    let node = &topology.nodes[node];
+    let row = match &node.kind {
+        NodeKind::Operator(config) => config.describe(key, value),
+        NodeKind::Sink(_) => describe_delivery(key, value),
+        NodeKind::Source(_) => node.table.as_ref().and_then(|table| table.describe_row(key, value)),
+    };
+    row.unwrap_or_else(|| Described::raw(key, value))
+}
+
+/// Has a node rows to show?
+#[must_use]
+pub fn keeps_rows(topology: &Topology, node: usize) -> bool {
+    match &topology.nodes[node].kind {
+        NodeKind::Operator(config) => config.is_stateful(),
+        NodeKind::Sink(_) => topology.readers(node).next().is_some(),
+        NodeKind::Source(_) => topology.nodes[node].table.is_some(),
+    }
 }
 
 fn note(key: &[u8], value: &[u8]) -> Found {

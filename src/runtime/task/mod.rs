@@ -6,10 +6,11 @@
 //! delivery belongs to the epoch in which it was made; an epoch may be committed when none of its deliveries is
 //! outstanding. Calls and deliveries that somebody reads from are state, so no epoch waits for them.
 //!
-//! `step` is what goes in and comes out, `admit` what may come in, `flow` how records move through the nodes, `open` how a task begins, `seal` the end
-//! of an epoch, `graph` what follows from the topology.
+//! `step` is what goes in and comes out, `admit` what may come in, `flow` how records move through the nodes, `open` how a
+//! task begins, `seal` the end of an epoch, `graph` what follows from the topology, `ask` what can be asked from outside.
 
 mod admit;
+mod ask;
 mod flow;
 mod graph;
 pub mod inspect;
@@ -24,13 +25,16 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use admit::Admission;
+use ask::Tap;
+pub use ask::Tapped;
 use flow::{Arrival, Work};
 pub use options::TaskOptions;
 pub use step::{Delivery, Input, Sealed, Step, TaskError, TaskId};
 
+pub(super) use self::nodes::SKEWED;
 use self::nodes::{dead_letter, event_time};
 use crate::model::{Expr, Millis, Origin, Payload, Reason, Record, SinkRow, Timestamp};
-use crate::operators::{Effects, Load, Operator, Reject, Stores, Tally};
+use crate::operators::{Effects, Gauge, Load, Operator, Reject, Stores, Tally};
 use crate::state::{Backend, META_POSITIONS, Spent, StateError, Store, codec};
 use crate::topology::OnFailure;
 
@@ -64,6 +68,7 @@ struct DeadLetter {
 /// See the module.
 pub struct Task {
     id: TaskId,
+    name: String,
     topics: Vec<Arc<str>>,
     nodes: Vec<Node>,
     /// Index in `nodes` by the topology's node index.
@@ -106,6 +111,8 @@ pub struct Task {
     clocks_saved: Vec<(String, i64)>,
     format_saved: bool,
     shape: String,
+    /// Who looks at records; empty most of the time.
+    taps: Vec<Tap>,
 }
 
 /// Format of a task's rows as a whole: how keys are built, what rows there are. What a row holds has a version of its
@@ -126,6 +133,12 @@ impl Task {
     #[must_use]
     pub fn id(&self) -> TaskId {
         self.id
+    }
+
+    /// What people call it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its input topics, by index; a source of lines has its node's name.
@@ -308,6 +321,13 @@ impl Task {
     /// What each node holds, with its index in the topology.
     pub fn loads(&self) -> impl Iterator<Item = (usize, Load)> + '_ {
         self.nodes.iter().zip(&self.global).map(|(n, g)| (*g, n.op.load()))
+    }
+
+    /// Shows the gauges that single kinds of nodes have, with the node's index in the topology.
+    pub fn gauges(&self, show: &mut dyn FnMut(usize, &'static Gauge, usize)) {
+        for (node, global) in self.nodes.iter().zip(&self.global) {
+            node.op.gauges(&mut |gauge, n| show(*global, gauge, n));
+        }
     }
 
     /// Takes what each node counted since the last time, with its index in the topology.

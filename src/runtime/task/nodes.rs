@@ -13,11 +13,18 @@ use crate::operators::shared::describe;
 use crate::operators::shared::describe::Described;
 use crate::operators::shared::pending::{Arrival, Pending, RowFormat};
 use crate::operators::table::{Table, TableConfig};
-use crate::operators::{Cx, Load, Operator, OperatorError, Reject};
+use crate::operators::{Count, Cx, Load, Operator, OperatorError, Query, Reject};
 use crate::sinks::SinkConfig;
 use crate::sources::SourceConfig;
 use crate::state::{StateError, decode_record, encode_record};
 use crate::topology::{ClockMode, Topology};
+
+/// Records whose timestamp was ahead of the wall clock by more than `max_skew`.
+pub(in crate::runtime) static SKEWED: Count = Count {
+    name: "records_skewed_total",
+    help: "Records stamped further ahead of the wall clock than max_skew.",
+    label: None,
+};
 
 /// Decodes: makes JSON of values by their format, or checks that they are, takes key and timestamp from expressions, and keeps one wrong producer clock
 /// from moving everybody's. A source that is read as a table keeps it in its store.
@@ -60,6 +67,10 @@ impl Operator for SourceNode {
             Table::open(cx);
         }
         Ok(())
+    }
+
+    fn query(&self, query: &mut Query<'_>) -> Result<(), StateError> {
+        self.table.as_ref().map_or(Ok(()), |table| table.query(query))
     }
 
     fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
@@ -111,7 +122,7 @@ impl Operator for SourceNode {
         if let Some(skew) = self.skew {
             let latest = cx.now.plus(skew);
             if stream > latest {
-                cx.tally.skewed += 1;
+                cx.tally.add(&SKEWED, 1);
                 stream = latest;
             }
         }
@@ -261,6 +272,10 @@ impl Operator for SinkNode {
         self.pending.oldest_offset(topic)
     }
 
+    fn query(&self, query: &mut Query<'_>) -> Result<(), StateError> {
+        self.pending.query(query)
+    }
+
     fn load(&self) -> Load {
         Load { calls: self.pending.len(), full: self.pending.is_full(), ..Load::default() }
     }
@@ -269,8 +284,8 @@ impl Operator for SinkNode {
 /// A delivery that a sink which is read from waits for, for people; `None` where the bytes are no such row.
 pub(in crate::runtime) fn describe_delivery(key: &[u8], value: &[u8]) -> Option<Described> {
     let id = u64::from_be_bytes(key.try_into().ok()?);
-    let mut delivery = describe::record(&decode_record(value).ok()?);
-    let key = delivery.get_mut("key").map(Json::take).unwrap_or_default();
+    let delivery = describe::record(&decode_record(value).ok()?);
+    let key = delivery.get("key").cloned().unwrap_or_default();
     Some(Described { key, at: serde_json::Map::new(), value: delivery }.at("delivery", id))
 }
 

@@ -100,6 +100,7 @@ impl Task {
         let reached = sources.iter().map(|from| reached(topology, sub, &nodes, from)).collect();
         let mut task = Task {
             id,
+            name: id.name(topology),
             positions: vec![None; topics.len()],
             committed: vec![None; topics.len()],
             sealed_positions: Vec::new(),
@@ -134,6 +135,7 @@ impl Task {
             clocks_saved: Vec::new(),
             format_saved: false,
             shape: shape(topology, sub),
+            taps: Vec::new(),
         };
         task.set_admission(topology);
         if task.low_watermark {

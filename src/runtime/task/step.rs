@@ -1,8 +1,10 @@
 //! What goes into a task and what comes out: names, inputs, effects, a sealed epoch.
 
+use super::Tapped;
 use crate::model::{Call, Reason, Record, Reply, SinkRow, Timestamp};
 use crate::operators::Commits;
 use crate::state::{Late, Row, StateError};
+use crate::topology::Topology;
 
 /// Which task: sub-topology and partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,6 +105,16 @@ pub struct Step {
     pub calls: Vec<(usize, Call)>,
     /// What was dropped, in order, with its node.
     pub drops: Vec<(usize, Reason)>,
+    /// What those see who look at a node ([`super::Task::tap`]): nothing to do, so it counts for nothing.
+    pub taps: Vec<Tapped>,
+}
+
+impl TaskId {
+    /// What people call the task: `orders-3`.
+    #[must_use]
+    pub fn name(self, topology: &Topology) -> String {
+        format!("{}-{}", topology.subs[self.sub].name, self.partition)
+    }
 }
 
 impl Step {

@@ -24,7 +24,7 @@ use super::calls::Job;
 use super::calls::permit::CallGate;
 use super::checkpoint::{Committer, Part, failpoint};
 use super::delivery::{CHUNK, Parcel};
-use super::inbox::{Handle, Inbox, Mail, Message, Restored};
+use super::inbox::{Handle, Inbox, Mail, Message, Restored, Tap};
 use super::input::TaskReader;
 use super::input::lookahead::Ahead;
 use super::metrics::WorkerMetrics;
@@ -67,6 +67,8 @@ pub struct Worker {
     step: Step,
     records: Vec<Record>,
     reported: Instant,
+    /// Who looks at records.
+    taps: Vec<Tap>,
 }
 
 impl Worker {
@@ -95,6 +97,7 @@ impl Worker {
             step: Step::default(),
             records: Vec::new(),
             reported: Instant::now(),
+            taps: Vec::new(),
         }
     }
 
@@ -148,7 +151,7 @@ impl Worker {
         let busy = !self.step.is_empty() || matches!(result, Ok(true));
         if !busy && !slot.ended && slot.has_ended() {
             slot.ended = true;
-            (self.outside.status)(id, TaskStatus::Ended);
+            (self.outside.status)(id, Some(TaskStatus::Ended));
         }
         self.take_step(handle);
         if let Err(e) = result {
@@ -160,6 +163,12 @@ impl Worker {
     /// Sorts what a step wants into the queues of sinks and calls.
     fn take_step(&mut self, handle: Handle) {
         self.step.drops.clear();
+        for tapped in self.step.taps.drain(..) {
+            if let Some(tap) = self.taps.iter().find(|tap| tap.number == tapped.tap) {
+                // Without room for it, it is not shown: nobody is waited for.
+                drop(tap.to.try_send((handle.id, tapped)));
+            }
+        }
         for (node, call) in self.step.calls.drain(..) {
             let Some(slot) = self.slots.get(&handle.id) else { continue };
             let ticket = Ticket { handle, node, inbox: self.inbox.clone(), gate: slot.gate.clone() };
@@ -261,7 +270,7 @@ impl Worker {
             self.forget(slot.assigned.handle());
             self.close(slot.gate, id);
             slot.unwanted.cancel();
-            (self.outside.status)(id, TaskStatus::Gone);
+            (self.outside.status)(id, None);
             self.metrics.forget(id);
         }
     }
@@ -286,16 +295,17 @@ impl Worker {
         let Some(slot) = self.slots.get_mut(&handle.id) else { return };
         slot.unwanted.cancel();
         slot.unwanted = CancellationToken::new();
-        (self.outside.status)(handle.id, TaskStatus::Restoring);
+        (self.outside.status)(handle.id, Some(TaskStatus::Restoring));
         let (inbox, unwanted) = (self.inbox.clone(), slot.unwanted.clone());
         // Only what is read from Kafka can still be under way when the wall clock is there.
         let kafka = slot.readers.iter().any(|(_, r)| r.has_offsets());
         let delay = if kafka { self.outside.delay } else { Millis::ZERO };
-        (self.outside.restore)(Order { handle, inbox, unwanted, gates, delay });
+        let name = self.outside.name(handle.id);
+        (self.outside.restore)(Order { handle, name, inbox, unwanted, gates, delay });
     }
 
     fn stop_task(&mut self, id: TaskId, error: &TaskError) {
-        tracing::error!(task = ?id, %error, "task stopped");
+        tracing::error!(task = self.outside.name(id), %error, "task stopped");
         (self.outside.failed)(id, error.to_string());
         self.remove(id);
     }
@@ -328,6 +338,18 @@ impl Worker {
                 if let Some(handle) = self.slots.get(&id).map(|slot| slot.assigned.handle()) {
                     self.feed(handle, Input::Commits(commits));
                 }
+            }
+            Message::Query { sub, node, key, answer } => {
+                let slots = self.slots.iter().filter(|(id, _)| id.sub == sub);
+                let ask = |slot: &Slot| slot.assigned.task().map(|task| task.query(node, &key));
+                // Nobody waits for it any more, if it is not received.
+                drop(answer.send(slots.map(|(id, slot)| (*id, ask(slot))).collect()));
+            }
+            Message::Tap(tap) => {
+                for slot in self.slots.values_mut() {
+                    slot.tap(&tap);
+                }
+                self.taps.push(tap);
             }
             Message::Acked { handle, epoch, rows } => self.feed(handle, Input::Acked { epoch, rows }),
             Message::Refused { handle, epoch, node, record, message } => {
@@ -368,7 +390,7 @@ impl Worker {
     fn assign(&mut self, id: TaskId, readers: Vec<(usize, PartitionReader)>) {
         if self.drain.is_some() {
             // On the way out; the group gives them to others as soon as it is left.
-            (self.outside.status)(id, TaskStatus::Gone);
+            (self.outside.status)(id, None);
             return;
         }
         let readers: Vec<(usize, TaskReader)> = readers
@@ -434,21 +456,30 @@ impl Worker {
                     task.start_at(*topic, start);
                     if let Err(e) = reader.rewind(start) {
                         // To go on from elsewhere would lose records.
-                        tracing::warn!(task = ?handle.id, error = e, "cannot go to the last checkpoint, trying again");
+                        tracing::warn!(
+                            task = self.outside.name(handle.id),
+                            error = e,
+                            "cannot go to the last checkpoint, trying again"
+                        );
                         self.rewind(handle);
                         return;
                     }
                 }
                 if slot.assigned.restored(task, backend) {
-                    tracing::info!(task = ?handle.id, "goes on from its last checkpoint");
+                    tracing::info!(task = self.outside.name(handle.id), "goes on from its last checkpoint");
                 }
                 slot.sealed_at = Instant::now();
-                (self.outside.status)(handle.id, TaskStatus::Running);
+                self.taps.iter().for_each(|tap| slot.tap(tap));
+                (self.outside.status)(handle.id, Some(TaskStatus::Running));
                 self.step = step;
                 self.take_step(handle);
             }
             Err(message) => {
-                tracing::error!(task = ?handle.id, message, "task cannot be restored");
+                tracing::error!(
+                    task = self.outside.name(handle.id),
+                    error = message,
+                    "task cannot be restored"
+                );
                 (self.outside.failed)(handle.id, message);
                 self.remove(handle.id);
             }
@@ -480,8 +511,17 @@ impl Worker {
         }
     }
 
+    /// Forgets who does not look any more.
+    fn untap(&mut self) {
+        for tap in self.taps.extract_if(.., |tap| tap.to.is_closed()) {
+            let tasks = self.slots.values_mut().filter_map(|slot| slot.assigned.task_mut());
+            tasks.for_each(|task| task.untap(tap.number));
+        }
+    }
+
     fn report(&mut self) {
         self.reported = Instant::now();
+        self.untap();
         for (id, slot) in &mut self.slots {
             if let Some(task) = slot.assigned.task_mut() {
                 self.metrics.report(*id, task);

@@ -16,6 +16,7 @@ use crate::runtime::input::TaskReader;
 use crate::runtime::input::horizon::{Horizons, Upstream};
 use crate::runtime::task::TaskId;
 use crate::sinks::KafkaLane;
+use crate::topology::Topology;
 
 /// Where the answer to a call belongs: task, node, worker.
 pub struct Ticket {
@@ -62,11 +63,18 @@ pub struct Outside {
     pub horizons: Arc<Horizons>,
     /// Reported when a task stops for good.
     pub failed: Box<dyn Fn(TaskId, String) + Send>,
-    /// Told which tasks run and which are restoring.
-    pub status: Box<dyn Fn(TaskId, TaskStatus) + Send>,
+    /// Told how a task is; `None`: it is not here any more.
+    pub status: Box<dyn Fn(TaskId, Option<TaskStatus>) + Send>,
+    /// The topology whose tasks these are.
+    pub topology: Arc<Topology>,
 }
 
 impl Outside {
+    /// What people call a task.
+    pub(super) fn name(&self, id: TaskId) -> String {
+        id.name(&self.topology)
+    }
+
     /// The partition as an input of its task.
     pub(super) fn input(&self, id: TaskId, topic: usize, reader: PartitionReader) -> TaskReader {
         let upstream = self.repartitions.get(&(id.sub, topic));
@@ -75,7 +83,7 @@ impl Outside {
     }
 }
 
-/// What `/ready` and the logs say of a task.
+/// How a task of this instance is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskStatus {
     /// State is being read back.
@@ -84,14 +92,29 @@ pub enum TaskStatus {
     Running,
     /// Its sources have ended and nothing is left to do.
     Ended,
-    /// Not here any more.
-    Gone,
+}
+
+impl TaskStatus {
+    /// Every one.
+    pub const ALL: [TaskStatus; 3] = [TaskStatus::Restoring, TaskStatus::Running, TaskStatus::Ended];
+
+    /// What `/ready`, the metrics and people call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            TaskStatus::Restoring => "restoring",
+            TaskStatus::Running => "running",
+            TaskStatus::Ended => "ended",
+        }
+    }
 }
 
 /// A restore to be made.
 pub struct Order {
     /// The task, under the handle that it will have.
     pub handle: Handle,
+    /// What people call the task.
+    pub name: String,
     /// Where the answer goes.
     pub inbox: Inbox,
     /// Cancelled when nobody waits for it any more: then state must not stay open.

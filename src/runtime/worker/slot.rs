@@ -9,6 +9,7 @@ use crate::kafka::Lease;
 use crate::model::{Record, Timestamp};
 use crate::operators::Admits;
 use crate::runtime::calls::permit::CallGate;
+use crate::runtime::inbox::Tap;
 use crate::runtime::input::TaskReader;
 use crate::runtime::input::lookahead::Ahead;
 use crate::runtime::task::{Input, Step, Task, TaskError};
@@ -134,9 +135,16 @@ impl Slot {
             && let Some(task) = self.assigned.task()
         {
             let topic = &*task.topics()[self.readers[input].0];
-            tracing::warn!(task = ?task.id(), topic, "records wait until more of this topic can be read");
+            tracing::warn!(task = task.name(), topic, "records wait until more of this topic can be read");
         }
         Ok(taken > 0)
+    }
+
+    /// Shows a node's records, if it is one of this task's.
+    pub(super) fn tap(&mut self, tap: &Tap) {
+        if let Some(task) = self.assigned.task_mut().filter(|task| task.id().sub == tap.sub) {
+            task.tap(tap.node, tap.number, tap.records);
+        }
     }
 
     /// No more input, no more calls; it goes when it has committed.
@@ -184,7 +192,7 @@ fn poll(
         Ok(_) => true,
         Err(e) => {
             records.clear();
-            tracing::warn!(task = ?task.id(), error = e, "cannot read a partition");
+            tracing::warn!(task = task.name(), error = e, "cannot read a partition");
             false
         }
     }

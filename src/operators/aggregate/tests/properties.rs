@@ -44,7 +44,7 @@ fn rig(window: Json, emit: &str) -> Rig {
     let fields = json!({ "n": "count()", "sum": "sum(.v)", "all": "collect(.v, 1000)" });
     let config = config(json!({ "fields": fields, "window": window, "emit": emit })).unwrap();
     assert_eq!(config.check(), []);
-    Rig::new(move || Box::new(Aggregate::new(&config)))
+    Rig::new(move || build(&config))
 }
 
 /// Runs the same input with and without restarts; both must give what the model says, record by record.
