@@ -25,9 +25,7 @@ fetch_jars() {
     (
         flock 9
         [[ -d $cache/libs ]] && exit
-        for tool in java mvn; do
-            command -v "$tool" >/dev/null || die "$tool is missing: run scripts/prerequisites.sh test"
-        done
+        needs java mvn
         printf 'kafka.sh: fetching Apache Kafka %s from Maven Central into %s, once\n' "$version" "$cache" >&2
         cat >"$cache/pom.xml" <<XML
 <project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -40,9 +38,8 @@ fetch_jars() {
 </project>
 XML
         rm -rf "$cache/libs.partial"
-        mvn -B -q -f "$cache/pom.xml" org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
-            -DoutputDirectory="$cache/libs.partial" -DincludeScope=runtime >"$cache/mvn.log" 2>&1 </dev/null ||
-            die "Maven could not fetch Apache Kafka $version: $(grep -m1 ERROR "$cache/mvn.log")"
+        maven_fetch "$cache" copy-dependencies -f "$cache/pom.xml" \
+            -DoutputDirectory="$cache/libs.partial" -DincludeScope=runtime
         mv "$cache/libs.partial" "$cache/libs"
         (keep_classes) || true
     ) 9>"$cache/lock"
@@ -51,20 +48,24 @@ XML
 # One start and stop that keeps the loaded classes, so that every later start takes half the time. Without it they are only slower.
 keep_classes() {
     local dir=$cache/warm
-    prepare "$dir"
-    launch "$dir" "-XX:ArchiveClassesAtExit=$cache/classes.partial" &&
-        end_server TERM "$dir/kafka.pid" "$dir/server.properties" &&
+    mkdir -p "$dir"
+    configure "$dir"
+    launch "$dir" "-XX:ArchiveClassesAtExit=$cache/classes.partial" && end_all TERM "$dir" &&
         mv -f "$cache/classes.partial" "$cache/classes.jsa"
     rm -rf "$dir"
 }
 
-# Everything the broker needs in DIR, with ports of its own.
 prepare() {
+    fetch_jars
+    configure "$1"
+}
+
+# Everything the broker needs in DIR, with ports of its own.
+configure() {
     local dir=$1 port controller
     port=$(free_port)
     until controller=$(free_port) && ((controller != port)); do :; done
-    rm -rf "$dir/data"
-    mkdir -p "$dir"
+    rm -rf "$dir/data" "$dir"/kafka.{log,out}
     cat >"$dir/server.properties" <<PROPERTIES
 process.roles=broker,controller
 node.id=1
@@ -117,67 +118,24 @@ XML
     echo "$port" >"$dir/kafka.port"
 }
 
-# launch DIR [FLAG]: starts the broker of DIR and waits until it serves; fails if it ended instead.
+# launch DIR [FLAG]: a flag of the JVM
 launch() {
-    local dir=$1 flag=${2:--XX:SharedArchiveFile=$cache/classes.jsa} port pid seen tenths
-    port=$(<"$dir/kafka.port")
+    local dir=$1 flag=${2:--XX:SharedArchiveFile=$cache/classes.jsa} seen
     touch "$dir/kafka.log"
     seen=$(wc -c <"$dir/kafka.log")
     setsid "${jvm[@]}" "$flag" "-XX:ErrorFile=$dir/jvm-crash.log" \
         "-Dlog4j2.configurationFile=$dir/log4j2.xml" kafka.Kafka "$dir/server.properties" \
         >>"$dir/kafka.out" 2>&1 </dev/null 9>&- &
-    pid=$!
-    echo "$pid" >"$dir/kafka.pid"
-    for ((tenths = 0; tenths < 1200; tenths++)); do
-        if ! kill -0 "$pid" 2>/dev/null; then
-            rm -f "$dir/kafka.pid"
-            return 1
-        fi
-        if tail -c "+$((seen + 1))" "$dir/kafka.log" | grep 'Kafka Server started' >/dev/null && answers 127.0.0.1 "$port"; then
-            return
-        fi
-        sleep 0.1
-    done
-    kill -s KILL "$pid"
-    rm -f "$dir/kafka.pid"
-    die "not ready after 120 s: $(tail -n 5 "$dir/kafka.log")"
+    await_server $! "$dir/kafka.pid" "$dir/kafka.log" serving "$dir" "$seen"
 }
 
-start() {
-    local dir=$1 try
-    fetch_jars
-    for try in 1 2 3; do
-        prepare "$dir"
-        launch "$dir" && return
-        # another program may have taken a port since free_port looked
-        grep -E 'BindException|Address already in use' "$dir/kafka.log" "$dir/kafka.out" >/dev/null || break
-    done
-    die "the broker ended while starting (try $try): $(tail -n 5 "$dir/kafka.log" "$dir/kafka.out")"
+# serving DIR SEEN: whether its log says so, after the bytes of earlier runs
+serving() {
+    tail -c "+$(($2 + 1))" "$1/kafka.log" | grep 'Kafka Server started' >/dev/null && answers 127.0.0.1 "$(<"$1/kafka.port")"
 }
 
-(($# == 2)) || die "usage: $0 start|stop|kill|resume|env DIR"
-dir=$(realpath -m "$2")
-mark=$dir/server.properties
+variables() {
+    echo "KAFKA_BROKERS=127.0.0.1:$(<"$1/kafka.port")"
+}
 
-case $1 in
-start)
-    server_pid "$dir/kafka.pid" "$mark" >/dev/null && die "a broker runs in $dir already"
-    start "$dir"
-    ;;
-resume)
-    [[ -f $dir/kafka.port ]] || die "no broker was ever started in $dir"
-    server_pid "$dir/kafka.pid" "$mark" >/dev/null ||
-        launch "$dir" || die "the broker ended while starting: $(tail -n 5 "$dir/kafka.log" "$dir/kafka.out")"
-    ;;
-stop)
-    end_server TERM "$dir/kafka.pid" "$mark"
-    exit
-    ;;
-kill)
-    end_server KILL "$dir/kafka.pid" "$mark"
-    exit
-    ;;
-env) [[ -f $dir/kafka.port ]] || die "no broker was ever started in $dir" ;;
-*) die "unknown command: $1" ;;
-esac
-echo "KAFKA_BROKERS=127.0.0.1:$(<"$dir/kafka.port")"
+serve "$@"

@@ -34,13 +34,20 @@ test)
     for component in rustfmt clippy; do
         cargo "${component#rust}" --version >/dev/null 2>&1 || die "$component is missing: rustup component add $component"
     done
-    # Apache Kafka and its jars from Maven Central; the peer in benches/peers is compiled
+    # Apache Kafka, the schema registry, OpenSearch, and their jars from Maven Central; the peer in benches/peers is compiled
     need java openjdk-17-jre-headless
     need javac openjdk-17-jdk-headless
     need mvn maven
     # promtool comes with the server
     need promtool prometheus
     need shellcheck shellcheck
+    # the other test servers, and their certificates
+    need redis-server redis-server
+    need openssl openssl
+    command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+    for python in python3 /usr/bin/python3; do
+        "$python" -c 'import aiosmtpd' 2>/dev/null && break
+    done || missing+=(python3-aiosmtpd)
     ;;
 *) die "usage: $0 [test]" ;;
 esac
@@ -50,7 +57,7 @@ esac
 command -v apt-get >/dev/null || die "missing: ${missing[*]} (Debian's names); install them and try again"
 ((EUID == 0)) || die "missing: ${missing[*]}; as root: apt-get install ${missing[*]}"
 
-# A package may bring a service (prometheus): it must not start.
+# A package may bring a service (prometheus, redis-server, postgresql): it must not start.
 policy=/usr/sbin/policy-rc.d
 if [[ ! -e $policy ]]; then
     trap 'rm -f "$policy"' EXIT

@@ -5,6 +5,7 @@
 #   spanner.sh stop DIR     SIGTERM, and wait until it is gone
 #   spanner.sh kill DIR     SIGKILL, and wait until it is gone
 #   spanner.sh resume DIR   start it again on the same port; it keeps nothing, so it comes back empty
+#   spanner.sh env DIR      print SPANNER_EMULATOR_HOST=... again
 #
 # The program is SPANNER_EMULATOR_BIN, else that of Debian's google-cloud-cli-spanner-emulator. Without either, an emulator that runs
 # already is used if SPANNER_EMULATOR_HOST names it: `start` then only prints it, and it cannot be stopped from here.
@@ -24,65 +25,43 @@ find_emulator() {
     fi
 }
 
-# Starts the emulator on the port in DIR and waits until it answers; fails if it ended instead.
-launch() {
-    local program=$1 dir=$2 port pid tenths
-    port=$(<"$dir/spanner.port")
-    setsid "$program" "--host_port=127.0.0.1:$port" >>"$dir/spanner.log" 2>&1 </dev/null &
-    pid=$!
-    echo "$pid" >"$dir/spanner.pid"
-    for ((tenths = 0; tenths < 300; tenths++)); do
-        if ! kill -0 "$pid" 2>/dev/null; then
-            rm -f "$dir/spanner.pid"
-            return 1
-        fi
-        answers 127.0.0.1 "$port" && return
-        sleep 0.1
-    done
-    kill -s KILL "$pid"
-    rm -f "$dir/spanner.pid"
-    die "no answer on port $port after 30 s: $(tail -n 5 "$dir/spanner.log")"
+# Its command line names the port and no directory.
+mark() {
+    echo "--host_port=127.0.0.1:$(cat "$1/spanner.port" 2>/dev/null || true)"
 }
 
-(($# == 2)) || die "usage: $0 start|stop|kill|resume DIR"
-dir=$(realpath -m "$2")
-mark="--host_port=127.0.0.1:$(cat "$dir/spanner.port" 2>/dev/null || true)"
-
-case $1 in
-start)
-    server_pid "$dir/spanner.pid" "$mark" >/dev/null && die "an emulator runs in $dir already"
+prepare() {
+    local program
     program=$(find_emulator)
-    if [[ -z $program ]]; then
-        [[ -n ${SPANNER_EMULATOR_HOST:-} ]] || die "the Cloud Spanner emulator was not found. Either
+    rm -f "$1/spanner.log"
+    if [[ -n $program ]]; then
+        free_port >"$1/spanner.port"
+    elif [[ -z ${SPANNER_EMULATOR_HOST:-} ]]; then
+        die "the Cloud Spanner emulator was not found. Either
   install Google's Debian package google-cloud-cli-spanner-emulator, or
   set SPANNER_EMULATOR_BIN to its emulator_main, or
   run the image gcr.io/cloud-spanner-emulator/emulator (docker run -p 9010:9010 ...) and set SPANNER_EMULATOR_HOST=127.0.0.1:9010."
+    else
         answers "${SPANNER_EMULATOR_HOST%:*}" "${SPANNER_EMULATOR_HOST##*:}" ||
             die "nothing answers at SPANNER_EMULATOR_HOST=$SPANNER_EMULATOR_HOST"
-        echo "SPANNER_EMULATOR_HOST=$SPANNER_EMULATOR_HOST"
-        exit
     fi
-    mkdir -p "$dir"
-    for try in 1 2 3; do
-        free_port >"$dir/spanner.port"
-        launch "$program" "$dir" && break
-        ((try < 3)) || die "the emulator ended while starting: $(tail -n 5 "$dir/spanner.log")"
-    done
-    ;;
-resume)
-    [[ -f $dir/spanner.port ]] || die "no emulator was ever started in $dir"
-    server_pid "$dir/spanner.pid" "$mark" >/dev/null ||
-        launch "$(find_emulator)" "$dir" || die "the emulator ended while starting: $(tail -n 5 "$dir/spanner.log")"
-    ;;
-stop)
-    end_server TERM "$dir/spanner.pid" "$mark"
-    exit
-    ;;
-kill)
-    [[ -f $dir/spanner.port ]] || die "no emulator was ever started in $dir"
-    end_server KILL "$dir/spanner.pid" "$mark"
-    exit
-    ;;
-*) die "unknown command: $1" ;;
-esac
-echo "SPANNER_EMULATOR_HOST=127.0.0.1:$(<"$dir/spanner.port")"
+}
+
+launch() {
+    local dir=$1 program port
+    program=$(find_emulator)
+    [[ -n $program ]] || return 0
+    port=$(<"$dir/spanner.port")
+    setsid "$program" "--host_port=127.0.0.1:$port" >>"$dir/spanner.log" 2>&1 </dev/null &
+    await_server $! "$dir/spanner.pid" "$dir/spanner.log" answers 127.0.0.1 "$port"
+}
+
+variables() {
+    if [[ -e $1/spanner.port ]]; then
+        echo "SPANNER_EMULATOR_HOST=127.0.0.1:$(<"$1/spanner.port")"
+    else
+        echo "SPANNER_EMULATOR_HOST=$SPANNER_EMULATOR_HOST"
+    fi
+}
+
+serve "$@"
