@@ -37,6 +37,7 @@ const BAD_FILE: u8 = 78;
 /// A stateful stream processor: a topology in YAML, state in RocksDB, truth in Kafka.
 #[derive(Debug, Parser)]
 #[command(name = "slackwater", version, arg_required_else_help = true)]
+#[command(after_help = "Variables: SLACKWATER_LOG (what is logged, such as debug), NO_COLOR")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -1,13 +1,52 @@
 //! A server of a test's own, started by its script: one that it may stop, kill, freeze and start again.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::rc::{Rc, Weak};
+use std::sync::{Condvar, Mutex};
 
-/// A broker of the test's own, that it may stop and start again.
+/// A server of the test's own, that it may stop and start again.
 pub struct OwnServer {
     script: PathBuf,
     dir: tempfile::TempDir,
     pub address: String,
+    _turn: Rc<Turn>,
+}
+
+/// Tests with servers of their own that run at a time. Most other tests only wait, so many of them run at once; these start
+/// processes that want memory and time.
+const AT_ONCE: usize = 2;
+
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+/// One of [`AT_ONCE`], shared by all servers of a test: two tests would wait for each other's second one else.
+struct Turn;
+
+impl Turn {
+    /// Waits for one, unless a server of this test has it already.
+    fn of_this_test() -> Rc<Turn> {
+        thread_local! {
+            static OWN: RefCell<Weak<Turn>> = const { RefCell::new(Weak::new()) };
+        }
+        OWN.with_borrow_mut(|own| {
+            own.upgrade().unwrap_or_else(|| {
+                let running = RUNNING.lock().unwrap();
+                *ENDED.wait_while(running, |running| *running >= AT_ONCE).unwrap() += 1;
+                let turn = Rc::new(Turn);
+                *own = Rc::downgrade(&turn);
+                turn
+            })
+        })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap() -= 1;
+        ENDED.notify_one();
+    }
 }
 
 impl OwnServer {
@@ -16,6 +55,7 @@ impl OwnServer {
     }
 
     fn start(script: &str) -> OwnServer {
+        let turn = Turn::of_this_test();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
         let dir = match std::env::var("SLACKWATER_TEST_DIR") {
             Ok(base) => tempfile::Builder::new().prefix("own").tempdir_in(base).unwrap(),
@@ -26,7 +66,7 @@ impl OwnServer {
         assert!(out.status.success(), "{} start failed", script.display());
         let text = String::from_utf8(out.stdout).unwrap();
         let address = text.lines().find_map(|l| l.split_once('=')).unwrap().1.trim().to_owned();
-        OwnServer { script, dir, address }
+        OwnServer { script, dir, address, _turn: turn }
     }
 
     pub fn spanner() -> OwnServer {

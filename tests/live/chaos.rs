@@ -200,10 +200,16 @@ fn clients_find_a_cluster_again_that_had_no_broker_for_a_moment() {
     });
 }
 
-/// How long things take after which nobody should have to wait. Prints them; the bounds asserted are far off, since
-/// this machine may be busy.
+/// How long a restart and a take-over take. The bounds are those of a busy machine, where it runs beside other tests; with
+/// `TIMINGS` set, as the last step of `./test long` has it, those that are promised.
 #[test]
 fn takeovers_are_quick() {
+    let promised = std::env::var_os("TIMINGS").is_some();
+    let within = |what: &str, took: Duration, busy: u64, idle: u64| {
+        println!("{what}: {} ms", took.as_millis());
+        let bound = Duration::from_secs(if promised { idle } else { busy });
+        assert!(took < bound, "{what}: {took:?}, not within {bound:?}");
+    };
     let world = World::new(Setup { quiet: "1s", ..Setup::default() });
     let out = format!("{}-out", world.name);
     world.admin().create_topics(&[TopicSpec::new(&out, 2)]).unwrap();
@@ -214,23 +220,18 @@ fn takeovers_are_quick() {
         scope.spawn(|| feed_numbers(&world, &stop, Duration::from_millis(20)));
         let read = |i: &Instance| i.metric("slackwater_records_in_total", "in");
         let tasks = |i: &Instance| i.metric("slackwater_tasks", "running");
-        let ms = |since: Instant| since.elapsed().as_millis();
 
         let mut one = Instance::start(&world, "one", &["--instance-id", "one"]);
         one.wait_ready(LONG);
         wait("it reads", LONG, || read(&one) > 500.0);
-        for _ in 0..5 {
+        for _ in 0..rounds().min(5) {
             one.kill9();
             let began = Instant::now();
             one = Instance::start(&world, "one", &["--instance-id", "one"]);
             one.wait_ready(LONG);
-            let ready = ms(began);
+            within("kill -9, start again with a static id: ready", began.elapsed(), 10, 2);
             wait("it reads", LONG, || read(&one) > 0.0);
-            println!(
-                "kill -9, start again with a static id: ready after {ready} ms, reads after {} ms",
-                ms(began)
-            );
-            assert!(began.elapsed() < Duration::from_secs(10));
+            within("kill -9, start again with a static id: reads", began.elapsed(), 10, 2);
             wait("it has committed", LONG, || read(&one) > 300.0);
         }
         for way in ["kill -9", "stop"] {
@@ -238,14 +239,22 @@ fn takeovers_are_quick() {
             wait("both have tasks", LONG, || tasks(&one) == 2.0 && tasks(&two) == 2.0);
             std::thread::park_timeout(Duration::from_secs(2));
             let began = Instant::now();
-            if way == "kill -9" {
+            // The broker gives up on one that was killed after its session's 6 s.
+            let session = if way == "kill -9" {
                 two.kill9();
+                6
             } else {
                 assert_eq!(two.stop(LONG), 0);
-                println!("stop: ended after {} ms", ms(began));
-            }
+                within("stop: ended", began.elapsed(), 10, 2);
+                0
+            };
             wait("the other has all", LONG, || tasks(&one) == 4.0);
-            println!("{way} of one of two (session timeout 6 s): the other runs all after {} ms", ms(began));
+            within(
+                &format!("{way} of one of two: the other runs all"),
+                began.elapsed(),
+                session + 12,
+                session + 3,
+            );
         }
         assert_eq!(one.stop(LONG), 0);
     });

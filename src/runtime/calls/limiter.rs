@@ -144,6 +144,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    /// With `TIMINGS` set, as the last step of `./test long` has it, it asks for nearly all of the limit.
     #[test]
     fn real_tasks_get_1500_a_second_and_no_more() {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -185,6 +186,8 @@ mod tests {
         );
         println!("{:?}", limiter.stats());
         assert!(busiest <= 1500, "{busiest} in one second");
-        assert!(used >= 0.8, "{used:.3} of the limit used");
+        // How much of it they use is up to the machine as well: a busy one wakes them late.
+        let least_used = if std::env::var_os("TIMINGS").is_some() { 0.8 } else { 0.2 };
+        assert!(used >= least_used, "{used:.3} of the limit used");
     }
 }
