@@ -38,8 +38,8 @@
 //! | 1 | [`state`] | stores with an epoch overlay, the row codec, RocksDB and memory below them |
 //! | 1 | [`formats`] | bytes to JSON and back: text, numbers, Avro, Protobuf, the schema registry's client |
 //! | 1 | [`kafka`] | the only place that knows `rdkafka`: group reader, writers, admin, restore, embedded broker |
-//! | 2 | [`operators`] | the contract [`operators::Operator`], the registry [`operators::NodeConfig`], a file per operator |
-//! | 2 | [`sinks`] | the contract [`sinks::Sink`] (the only async one), the registry [`sinks::SinkConfig`], a file per sink |
+//! | 2 | [`operators`] | the contract [`operators::Operator`], the list of kinds [`operators::NodeConfig`], a file per operator |
+//! | 2 | [`sinks`] | the contract [`sinks::Sink`] (the only async one), the list of kinds [`sinks::SinkConfig`], a file per sink |
 //! | 2 | [`sources`] | what a kind of source says of itself [`sources::SourceSettings`], the list of kinds, a file per source |
 //! | 3 | [`topology`] | [`topology::TopologyBuilder`], every check of the graph, sub-topologies, the topology in pictures and words |
 //! | 4 | [`yaml`] | YAML with places, variables, secrets, reports, JSON schema, `tests:` |
@@ -53,7 +53,8 @@
 //! the list of `operators/registry.rs`; a new sink a file in `sinks/` that implements [`sinks::SinkSettings`] and a line
 //! in the list of `sinks/registry.rs`; a new source a file in `sources/` that implements [`sources::SourceSettings`] and a
 //! line in the list of `sources/registry.rs`. What follows from a list alone is written once, in `model/kinds.rs`.
-//! An operator of a user's own crate implements [`operators::custom`]'s traits and is named in a [`yaml::Registry`].
+//! A kind of a user's own crate implements the same traits and is a line of its [`yaml::Registry`], as functions in
+//! expressions are ([`expressions::OwnFunction`]); [`operators::custom`] is a thin layer for operators with state.
 //!
 //! # Invariants
 //!

@@ -8,7 +8,6 @@ use clap::{Args, ValueEnum};
 use super::{BAD_FILE, Exit, UNAVAILABLE, read_text};
 use crate::formats::WriterError;
 use crate::kafka::{Admin, AdminError};
-use crate::operators::NodeConfig;
 use crate::sinks::{SinkError, Surroundings};
 use crate::topology::{NodeKind, Uneven, WrittenTopic};
 use crate::yaml::{Loaded, Mode, Registry, Report, load_with};
@@ -139,12 +138,11 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
                     .push((places.report("connect::sink", Some(&node.name), &field, &message, None), code));
             }
             NodeKind::Operator(config) => {
-                let NodeConfig::Enrich(enrich) = &**config else { continue };
-                let Some(host) = enrich.http.host() else { continue };
+                let Some(host) = config.calls().and_then(|calls| calls.http.host()) else { continue };
                 if let Err(e) = runtime.block_on(reach(&host)) {
                     let message = format!("cannot reach {host}: {e}");
-                    let report =
-                        places.report("connect::api", Some(&node.name), "enrich.http", &message, None);
+                    let field = format!("{}.http", config.kind_name());
+                    let report = places.report("connect::api", Some(&node.name), &field, &message, None);
                     problems.push((report, UNAVAILABLE));
                 }
             }

@@ -185,8 +185,8 @@ fn summary(opened: &Opened, out: &mut impl Write) -> Result<u64, Exit> {
 /// The nodes of a task that keep state, whether they have rows or not.
 fn declared<'a>(topology: &'a Topology, task: &'a TaskDir) -> impl Iterator<Item = String> + 'a {
     let sub = topology.subs.iter().find(|s| s.name == task.sub);
-    sub.into_iter().flat_map(|s| &s.nodes).filter_map(|n| match &topology.nodes[*n].kind {
-        NodeKind::Operator(config) if config.is_stateful() => Some(topology.nodes[*n].name.clone()),
+    sub.into_iter().flat_map(|s| &s.nodes).map(|n| &topology.nodes[*n]).filter_map(|node| match &node.kind {
+        NodeKind::Operator(config) if config.is_stateful(&node.plan) => Some(node.name.clone()),
         _ => None,
     })
 }

@@ -5,28 +5,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::{Millis, SystemClock};
-use crate::operators::NodeConfig;
 use crate::sinks::TableSink;
 use crate::topology::{NodeKind, Topology};
 
-/// Divides the times that operators wait for (debounce: `quiet`, `settle`, `max_wait`) by `speed`. Says what became of
-/// each: `settled.quiet 30s -> 3s`.
+/// Divides the times that operators let go by (of a debounce `quiet`, `settle`, `max_wait`) by `speed`. Says what became
+/// of each: `settled.quiet 30s -> 3s`.
 pub fn divide_times(topology: &mut Topology, speed: f64) -> Vec<String> {
     let mut said = Vec::new();
     for node in &mut topology.nodes {
         let NodeKind::Operator(config) = &mut node.kind else { continue };
-        let NodeConfig::Debounce(debounce) = &mut **config else { continue };
-        let times = [
-            ("quiet", &mut debounce.quiet),
-            ("settle", &mut debounce.settle),
-            ("max_wait", &mut debounce.max_wait),
-        ];
-        for (field, time) in times {
-            if let Some(time) = time {
-                let before = *time;
-                *time = divided(before, speed);
-                said.push(format!("{}.{field} {before} -> {time}", node.name));
-            }
+        for (field, time) in config.waits_mut() {
+            let before = *time;
+            *time = divided(before, speed);
+            said.push(format!("{}.{field} {before} -> {time}", node.name));
         }
     }
     said
@@ -37,18 +28,14 @@ pub fn divided(time: Millis, speed: f64) -> Millis {
     Millis::from(time.duration().div_f64(speed)).max(Millis(1))
 }
 
-/// The longest that a key waits after its last event, over all debounces.
+/// The longest that a key waits after its last event, over all operators.
 #[must_use]
 pub fn longest_wait(topology: &Topology) -> Millis {
-    let mut longest = Millis::ZERO;
-    for node in &topology.nodes {
-        if let NodeKind::Operator(config) = &node.kind
-            && let NodeConfig::Debounce(debounce) = &**config
-        {
-            longest = longest.max(debounce.quiet.or(debounce.settle).unwrap_or_default());
-        }
-    }
-    longest
+    let waits = topology.nodes.iter().filter_map(|node| match &node.kind {
+        NodeKind::Operator(config) => Some(config.waits()),
+        NodeKind::Source(_) | NodeKind::Sink(_) => None,
+    });
+    waits.max().unwrap_or_default()
 }
 
 /// Sends every call to `base` instead of the host in the file. The nodes whose host comes from a record, which would
@@ -57,8 +44,7 @@ pub fn calls_elsewhere(topology: &mut Topology, base: &str) -> Vec<String> {
     let mut real = Vec::new();
     for node in &mut topology.nodes {
         let NodeKind::Operator(config) = &mut node.kind else { continue };
-        let NodeConfig::Enrich(enrich) = &mut **config else { continue };
-        if !enrich.http.call_at(base) {
+        if !config.call_at(base) {
             real.push(node.name.clone());
         }
     }
@@ -112,10 +98,9 @@ sinks:
             .nodes
             .iter()
             .filter_map(|n| match &n.kind {
-                NodeKind::Operator(c) => match &**c {
-                    NodeConfig::Enrich(e) => Some(e.http.checked().expect("one method").1.text().to_owned()),
-                    _ => None,
-                },
+                NodeKind::Operator(c) => {
+                    c.calls().map(|calls| calls.http.checked().expect("one method").1.text().to_owned())
+                }
                 _ => None,
             })
             .collect();

@@ -5,7 +5,6 @@
 
 use crate::dev::Accounts;
 use crate::model::{Json, Timestamp};
-use crate::operators::NodeConfig;
 use crate::sinks::TableSink;
 use crate::sinks::columns::Column;
 use crate::topology::{NodeKind, Topology};
@@ -51,11 +50,11 @@ fn answers_before(topology: &Topology, node: usize) -> Vec<String> {
         let node = &topology.nodes[n];
         todo.extend(node.inputs.iter().map(|i| i.node));
         if let NodeKind::Operator(config) = &node.kind
-            && let NodeConfig::Enrich(enrich) = &**config
-            && let Ok((_, url)) = enrich.http.checked()
+            && let Some(calls) = config.calls()
+            && let Ok((_, url)) = calls.http.checked()
             && url.text().replace(' ', "").ends_with("/accounts/{{key}}")
         {
-            found.push(enrich.into.text().to_owned());
+            found.push(calls.into.to_owned());
         }
     }
     found

@@ -226,7 +226,7 @@ impl Stage {
         let settings = &self.topology.settings;
         self.topology.nodes.iter().find_map(|node| match &node.kind {
             NodeKind::Operator(config) => {
-                Some(settings.rate_limits.get(config.rate_limit()?)?.limit.per_second)
+                Some(settings.rate_limits.get(config.calls()?.rate_limit?)?.limit.per_second)
             }
             NodeKind::Source(_) | NodeKind::Sink(_) => None,
         })
@@ -250,7 +250,7 @@ fn join_or(parts: &[String], none: &str) -> String {
 
 /// Does it call an API?
 pub(super) fn calls(topology: &Topology) -> bool {
-    topology.nodes.iter().any(|n| matches!(&n.kind, NodeKind::Operator(c) if c.makes_calls()))
+    topology.nodes.iter().any(|n| matches!(&n.kind, NodeKind::Operator(c) if c.calls().is_some()))
 }
 
 /// Makes every topic that the topology names, and says which.

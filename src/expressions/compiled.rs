@@ -163,11 +163,11 @@ pub(super) fn from_json(json: &Json) -> Result<Vrl, EvalError> {
 
 /// Deepest nesting of a result. JSON deeper than 127 levels cannot be parsed again, and a result is usually nested in
 /// something else: a row of state, a list, the two sides of a join.
-const DEPTH_MAX: usize = 120;
+pub(super) const DEPTH_MAX: usize = 120;
 
 /// The result as JSON, at most `left` levels deep. Bytes that are not UTF-8 are replaced; a number that JSON cannot
 /// hold is an error.
-fn json(value: Vrl, left: usize) -> Result<Json, EvalError> {
+pub(super) fn json(value: Vrl, left: usize) -> Result<Json, EvalError> {
     let deeper = || {
         left.checked_sub(1)
             .ok_or_else(|| EvalError::Failed(format!("the result is nested deeper than {DEPTH_MAX}")))

@@ -14,6 +14,7 @@ use ::vrl::value::{Kind, Value};
 
 use super::memo::Remembering;
 use super::own::Own;
+use super::users::OwnFunction;
 use super::{bounds, operators, replace};
 
 /// Functions that are left out, even if the crate has them.
@@ -51,8 +52,8 @@ pub const DENIED: &[&str] = &[
     "range",
 ];
 
-/// All functions that an expression may call.
-pub(super) fn functions() -> Vec<Box<dyn Function>> {
+/// All functions that an expression may call; `own` are those of a user's crate.
+pub(super) fn functions(own: &[OwnFunction]) -> Vec<Box<dyn Function>> {
     let mut list: Vec<Box<dyn Function>> =
         ::vrl::stdlib::all().into_iter().filter(|f| !DENIED.contains(&f.identifier())).collect();
     for function in &mut list {
@@ -63,6 +64,7 @@ pub(super) fn functions() -> Vec<Box<dyn Function>> {
     list.extend(operators::functions());
     list.extend(bounds::functions());
     list.extend(checks().chain(same()));
+    list.extend(own.iter().map(OwnFunction::in_vrl));
     list.into_iter().map(|function| Box::new(Remembering(function)) as Box<dyn Function>).collect()
 }
 
@@ -157,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_list_of_functions_is_closed() {
-        let names: Vec<_> = functions().iter().map(|f| f.identifier()).collect();
+        let names: Vec<_> = functions(&[]).iter().map(|f| f.identifier()).collect();
         for denied in DENIED {
             assert!(!names.contains(denied), "{denied}");
         }

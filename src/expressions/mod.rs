@@ -21,6 +21,8 @@ mod own;
 mod refused;
 mod replace;
 mod rewrite;
+mod typing;
+mod users;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -39,6 +41,8 @@ use self::names::{NAMES, mentions, shielded, state, with_names};
 use self::object::ObjectOf;
 use self::refused::is_refused;
 use self::rewrite::Fixes;
+pub use self::typing::Typing;
+pub use self::users::OwnFunction;
 use crate::model::path::parse_path;
 use crate::model::{Expr, Function, Json, Problem, Types};
 
@@ -55,7 +59,13 @@ impl VrlCompiler {
     /// A compiler for the expressions of a file with this text. With an empty text, errors point at whole expressions.
     #[must_use]
     pub fn new(source: impl Into<String>) -> VrlCompiler {
-        VrlCompiler { functions: functions::functions(), source: source.into() }
+        VrlCompiler::with(source, &[])
+    }
+
+    /// A compiler that knows functions of a user's own crate too.
+    #[must_use]
+    pub fn with(source: impl Into<String>, own: &[OwnFunction]) -> VrlCompiler {
+        VrlCompiler { functions: functions::functions(own), source: source.into() }
     }
 
     /// Compiles the expression at `span` of the file. It may read `vars` besides the names that every expression has.

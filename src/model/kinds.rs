@@ -1,12 +1,15 @@
 //! What follows from a list of kinds of settings.
 
+use super::Problem;
+
 /// Makes an enum of lines `"key in YAML": Variant(Settings)`, each with the words that editors show. It is read and
 /// described by its keys, and everything else is asked of the settings themselves: they implement the trait named behind
-/// the enum, which it derefs to. What stands behind `never in a file` has no key in YAML, only a name for people.
+/// the enum, which it derefs to. What stands behind `never in a file` has no key in YAML, only a name for people. The name
+/// behind the trait is that of settings which a user's crate brings along: they are in no list, and carry their key.
 macro_rules! kinds {
     (
         $(#[$about:meta])+
-        $config:ident: $answers:ident {
+        $config:ident: $answers:ident, $own:ident {
             $($(#[doc = $doc:literal])+ $(#[cfg($when:meta)])? $name:literal: $kind:ident($settings:ty),)+
         }
         never in a file {
@@ -18,17 +21,47 @@ macro_rules! kinds {
         pub enum $config {
             $($(#[doc = $doc])+ $(#[cfg($when)])? #[serde(rename = $name)] $kind($settings),)+
             $($(#[doc = $inner_doc])+ #[serde(skip)] $inner($inner_settings),)*
+            /// A kind of a user's own crate: its key in YAML, and its settings.
+            #[serde(skip)]
+            Own($crate::model::kinds::Own<Box<dyn $own>>),
+        }
+
+        /// Settings of a kind that is in no list: those of a user's own crate. Everything that answers as settings do and
+        /// can be copied is that.
+        pub trait $own: $answers + 'static {
+            #[doc(hidden)]
+            fn boxed(&self) -> Box<dyn $own>;
+        }
+
+        impl<S: $answers + Clone + 'static> $own for S {
+            fn boxed(&self) -> Box<dyn $own> {
+                Box::new(self.clone())
+            }
+        }
+
+        impl Clone for Box<dyn $own> {
+            fn clone(&self) -> Self {
+                (**self).boxed()
+            }
         }
 
         impl $config {
             /// All built-in kinds, as written in YAML.
             pub const KINDS: &'static [&'static str] = &[$($(#[cfg($when)])? $name,)+];
 
-            /// The name that stands in the list.
-            fn listed(&self) -> &'static str {
+            /// Settings of a user's own crate, with their key in YAML.
+            #[must_use]
+            pub fn own(kind: &'static str, settings: impl $own) -> $config {
+                $config::Own($crate::model::kinds::Own { kind, settings: settings.boxed() })
+            }
+
+            /// The kind: its key in YAML, or of one that is never in a file the name for people.
+            #[must_use]
+            pub fn kind_name(&self) -> &'static str {
                 match self {
                     $($(#[cfg($when)])? $config::$kind(_) => $name,)+
                     $($config::$inner(_) => $inner_name,)*
+                    $config::Own(own) => own.kind,
                 }
             }
         }
@@ -40,6 +73,7 @@ macro_rules! kinds {
                 match self {
                     $($(#[cfg($when)])? $config::$kind(settings) => settings,)+
                     $($config::$inner(settings) => settings,)*
+                    $config::Own(own) => &*own.settings,
                 }
             }
         }
@@ -49,6 +83,7 @@ macro_rules! kinds {
                 match self {
                     $($(#[cfg($when)])? $config::$kind(settings) => settings,)+
                     $($config::$inner(settings) => settings,)*
+                    $config::Own(own) => &mut *own.settings,
                 }
             }
         }
@@ -56,3 +91,31 @@ macro_rules! kinds {
 }
 
 pub(crate) use kinds;
+
+/// A kind of a user's own crate.
+#[derive(Clone, Debug)]
+pub struct Own<S> {
+    /// Its key in YAML.
+    pub kind: &'static str,
+    /// Its settings.
+    pub settings: S,
+}
+
+/// Problems whose fields count from a kind's key, as problems of the node that it stands in: `path` of a `file` is
+/// `file.path`. `from` stands beside the kind.
+pub(crate) fn placed(kind: &str, problems: Vec<Problem>) -> Vec<Problem> {
+    let place = |problem: Problem| {
+        let field = field_of(kind, &problem.field);
+        problem.field(field)
+    };
+    problems.into_iter().map(place).collect()
+}
+
+/// A field that counts from a kind's key, as a field of the node.
+pub(crate) fn field_of(kind: &str, field: &str) -> String {
+    match field {
+        "" => kind.to_owned(),
+        "from" => field.to_owned(),
+        _ => format!("{kind}.{field}"),
+    }
+}

@@ -26,6 +26,7 @@ mod words;
 pub use backoff::Backoff;
 pub use call::{Call, CallRequest, HttpRequest, Reply};
 pub use expr::{EvalError, Expr, Function, Scope, Yields};
+pub use kinds::Own;
 pub use pick::{pick, pick_texts};
 pub use problem::Problem;
 pub use reason::Reason;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::Json;
+
 /// A set of kinds of JSON.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Types(u8);
@@ -36,6 +38,20 @@ impl Types {
     pub const ANY: Types = Types(127);
     /// None of them.
     pub const NEVER: Types = Types(0);
+
+    /// The kind of a value.
+    #[must_use]
+    pub fn of(value: &Json) -> Types {
+        match value {
+            Json::Null => Types::NULL,
+            Json::Bool(_) => Types::BOOLEAN,
+            Json::Number(n) if n.is_f64() => Types::FLOAT,
+            Json::Number(_) => Types::INTEGER,
+            Json::String(_) => Types::STRING,
+            Json::Array(_) => Types::ARRAY,
+            Json::Object(_) => Types::OBJECT,
+        }
+    }
 
     /// The kinds in either set.
     #[must_use]

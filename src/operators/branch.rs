@@ -6,47 +6,15 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::filter::check_condition;
+use super::filter::{check_condition, compile_condition};
 use super::settings::Exprs;
-use super::{Cx, Operator, OperatorError, OperatorSettings};
+use super::{Cx, NodePlan, Operator, OperatorError, OperatorSettings};
+use crate::expressions::{Kind, Typing};
 use crate::model::{Expr, Problem, Record, Scope};
 
 /// Outputs in order, each with its condition: `{ large: .amount > 1000, small: true }`, read as `from: NODE.large`.
 #[derive(Clone, Debug, Default)]
 pub struct BranchConfig(pub Vec<(String, Expr)>);
-
-impl BranchConfig {
-    /// What is wrong with the settings.
-    #[must_use]
-    pub fn check(&self) -> Vec<Problem> {
-        if self.0.is_empty() {
-            let help = "write `branch: { large: .amount > 1000, small: true }`";
-            return vec![Problem::setting("branch", "no output", help)];
-        }
-        let mut problems = Vec::new();
-        let mut all_taken: Option<&str> = None;
-        for (name, condition) in &self.0 {
-            let field = format!("branch.{name}");
-            if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {
-                let help = "names have letters, digits, `-` or `_`; it is read as `from: NODE.NAME`";
-                problems.push(Problem::setting(
-                    field.clone(),
-                    format!("`{name}` is no name of an output"),
-                    help,
-                ));
-            }
-            if let Some(before) = all_taken {
-                let message = format!("no record gets here: `{before}` before it takes them all");
-                problems.push(Problem::setting(field.clone(), message, format!("put `{before}: true` last")));
-            }
-            if condition.text().trim() == "true" {
-                all_taken.get_or_insert(name);
-            }
-            problems.extend(check_condition(&field, condition));
-        }
-        problems
-    }
-}
 
 impl<'de> Deserialize<'de> for BranchConfig {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
@@ -115,7 +83,7 @@ impl Operator for Branch {
 }
 
 impl OperatorSettings for BranchConfig {
-    fn build(&self) -> Box<dyn Operator> {
+    fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(Branch::new(self))
     }
     fn ports(&self) -> Vec<String> {
@@ -124,7 +92,38 @@ impl OperatorSettings for BranchConfig {
     fn exprs_mut(&mut self) -> Exprs<'_> {
         self.0.iter_mut().map(|(_, e)| (e, &[] as &[&str])).collect()
     }
+    fn compile(&mut self, typing: &mut Typing<'_>) -> Kind {
+        for (_, condition) in &mut self.0 {
+            compile_condition(condition, typing);
+        }
+        typing.value.clone()
+    }
     fn check(&self) -> Vec<Problem> {
-        self.check()
+        if self.0.is_empty() {
+            let help = "write `branch: { large: .amount > 1000, small: true }`";
+            return vec![Problem::setting("", "no output", help)];
+        }
+        let mut problems = Vec::new();
+        let mut all_taken: Option<&str> = None;
+        for (name, condition) in &self.0 {
+            let field = name.clone();
+            if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {
+                let help = "names have letters, digits, `-` or `_`; it is read as `from: NODE.NAME`";
+                problems.push(Problem::setting(
+                    field.clone(),
+                    format!("`{name}` is no name of an output"),
+                    help,
+                ));
+            }
+            if let Some(before) = all_taken {
+                let message = format!("no record gets here: `{before}` before it takes them all");
+                problems.push(Problem::setting(field.clone(), message, format!("put `{before}: true` last")));
+            }
+            if condition.text().trim() == "true" {
+                all_taken.get_or_insert(name);
+            }
+            problems.extend(check_condition(&field, condition));
+        }
+        problems
     }
 }

@@ -19,7 +19,7 @@ use super::inserted::by_id;
 use super::key_by::check_key;
 use super::settings::Exprs;
 use super::shared::describe::Described;
-use super::{ByIdConfig, Cx, NodeConfig, Operator, OperatorError, OperatorSettings, Query};
+use super::{ByIdConfig, Cx, NodeConfig, NodePlan, Operator, OperatorError, OperatorSettings, Query};
 use crate::model::{Expr, Millis, Problem, Reason, Record, Scope, Timestamp, key_text};
 use crate::state::codec::{ordered_i64, read_ordered_i64};
 use crate::state::{StateError, after_prefix};
@@ -36,37 +36,21 @@ pub struct DedupeConfig {
     /// Required. An id is forgotten when the node's clock is more than this past its first record. So a record that comes
     /// so late itself is never remembered: it passes, and so do all others of its id that come as late.
     pub within: Millis,
-    /// The record's key is its id, and its own key is in a header. Set by the topology: never in a file.
-    #[serde(skip)]
-    pub carried: bool,
-}
-
-impl DedupeConfig {
-    /// What is wrong with the settings.
-    #[must_use]
-    pub fn check(&self) -> Vec<Problem> {
-        let mut problems: Vec<Problem> = self.by.iter().flat_map(|by| check_key("dedupe.by", by)).collect();
-        if self.within <= Millis::ZERO {
-            let help = "write how long an id is remembered, for example `within: 10m`";
-            problems.push(Problem::setting("dedupe.within", "no time at all", help));
-        }
-        problems
-    }
 }
 
 impl OperatorSettings for DedupeConfig {
-    fn build(&self) -> Box<dyn Operator> {
-        Box::new(Dedupe::new(self))
+    fn build(&self, plan: &NodePlan) -> Box<dyn Operator> {
+        Box::new(Dedupe::new(self, carries_key(plan)))
     }
-    fn state_kind(&self, kind: &'static str) -> Option<&'static str> {
+    fn state_kind(&self, kind: &'static str, _: &NodePlan) -> Option<&'static str> {
         Some(kind)
     }
     /// From the id back to the record's own key.
-    fn changes_key(&self) -> bool {
-        self.carried
+    fn changes_key(&self, plan: &NodePlan) -> bool {
+        carries_key(plan)
     }
-    fn restores_key(&self) -> bool {
-        self.carried
+    fn restores_key(&self, plan: &NodePlan) -> bool {
+        carries_key(plan)
     }
     fn needs_key_together(&self) -> bool {
         true
@@ -74,8 +58,7 @@ impl OperatorSettings for DedupeConfig {
     fn regroups_mut(&mut self) -> Option<&mut Expr> {
         self.by.as_mut()
     }
-    fn regroup(&mut self, by: Expr) -> (NodeConfig, &'static str) {
-        self.carried = true;
+    fn regroup(&self, by: Expr, _: &NodePlan) -> (NodeConfig, &'static str) {
         (NodeConfig::ById(ByIdConfig(by)), "id")
     }
     fn keeps_values(&self) -> bool {
@@ -85,15 +68,25 @@ impl OperatorSettings for DedupeConfig {
         self.by.iter_mut().map(|e| (e, &[] as &[&str])).collect()
     }
     fn check(&self) -> Vec<Problem> {
-        self.check()
+        let mut problems: Vec<Problem> = self.by.iter().flat_map(|by| check_key("by", by)).collect();
+        if self.within <= Millis::ZERO {
+            let help = "write how long an id is remembered, for example `within: 10m`";
+            problems.push(Problem::setting("within", "no time at all", help));
+        }
+        problems
     }
     /// When the first record of an id was.
-    fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
+    fn describe(&self, key: &[u8], value: &[u8], _: &NodePlan) -> Option<Described> {
         Some(Described::of_key(key.get(8..)?, decode(value).ok()?.into()))
     }
     fn label(&self, kind: &'static str) -> String {
         format!("{kind} {}", self.within)
     }
+}
+
+/// Is the record's key its id, and its own key in a header?
+fn carries_key(plan: &NodePlan) -> bool {
+    plan.grouped_by.is_some()
 }
 
 /// The only store: ids that passed.
@@ -113,15 +106,10 @@ pub struct Dedupe {
 }
 
 impl Dedupe {
-    /// The operator with nothing seen.
+    /// The operator with nothing seen. `carried`: the record's key is its id, and its own key is in a header.
     #[must_use]
-    pub fn new(config: &DedupeConfig) -> Dedupe {
-        Dedupe {
-            by: config.by.clone(),
-            within: config.within.0.max(1),
-            carried: config.carried,
-            oldest: None,
-        }
+    pub fn new(config: &DedupeConfig, carried: bool) -> Dedupe {
+        Dedupe { by: config.by.clone(), within: config.within.0.max(1), carried, oldest: None }
     }
 
     fn id(&self, record: &Record) -> Result<Option<Bytes>, crate::model::EvalError> {
@@ -276,7 +264,7 @@ mod tests {
     fn node(config: serde_json::Value) -> Harness {
         let config: DedupeConfig = serde_json::from_value(config).expect("settings");
         assert_eq!(config.check(), []);
-        Harness::new(move || Box::new(Dedupe::new(&config)))
+        Harness::new(move || Box::new(Dedupe::new(&config, false)))
     }
 
     fn record(key: &str, ts: i64) -> Record {
@@ -338,7 +326,7 @@ mod tests {
     fn ids_are_what_the_expression_gives() {
         let mut config: DedupeConfig = serde_json::from_value(json!({ "within": "10ms" })).expect("settings");
         config.by = Some(Expr::new(".id", None));
-        let mut node = Harness::new(move || Box::new(Dedupe::new(&config)));
+        let mut node = Harness::new(move || Box::new(Dedupe::new(&config, false)));
         let of = |key: &str, value: serde_json::Value| {
             Record::new(key.to_owned(), Value::from(value), Timestamp(5))
         };
@@ -399,6 +387,6 @@ mod tests {
     #[test]
     fn no_time_is_refused() {
         let config: DedupeConfig = serde_json::from_value(json!({ "within": "0s" })).expect("settings");
-        assert_eq!(config.check()[0].field, "dedupe.within");
+        assert_eq!(config.check()[0].field, "within");
     }
 }

@@ -4,31 +4,28 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::settings::Exprs;
-use super::{Cx, Operator, OperatorError, OperatorSettings};
-use crate::model::{Expr, Problem, Record, Scope, Yields};
+use super::{Cx, NodePlan, Operator, OperatorError, OperatorSettings};
+use crate::expressions::{Kind, Typing};
+use crate::model::{Expr, Problem, Record, Scope, Types, Yields};
 
 /// The condition: an expression that gives true or false.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct FilterConfig(pub Expr);
 
-impl FilterConfig {
-    /// What is wrong with the settings.
-    #[must_use]
-    pub fn check(&self) -> Vec<Problem> {
-        check_condition("filter", &self.0)
-    }
-}
-
 impl OperatorSettings for FilterConfig {
-    fn build(&self) -> Box<dyn Operator> {
+    fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(Filter::new(self))
     }
     fn exprs_mut(&mut self) -> Exprs<'_> {
         vec![(&mut self.0, &[])]
     }
+    fn compile(&mut self, typing: &mut Typing<'_>) -> Kind {
+        compile_condition(&mut self.0, typing);
+        typing.value.clone()
+    }
     fn check(&self) -> Vec<Problem> {
-        self.check()
+        check_condition("", &self.0)
     }
     fn label(&self, kind: &'static str) -> String {
         format!("{kind} {}", self.0.text())
@@ -44,6 +41,12 @@ pub(super) fn check_condition(field: &str, condition: &Expr) -> Vec<Problem> {
     }
     let message = format!("a condition is true or false, and this is always {yields}");
     vec![Problem::setting(field, message, "compare it with something, for example `.amount > 10`")]
+}
+
+/// Compiles a condition, which has to be true or false.
+pub(super) fn compile_condition(condition: &mut Expr, typing: &mut Typing<'_>) {
+    typing.compile(condition, &[]);
+    typing.demand(condition, Types::BOOLEAN, "a condition");
 }
 
 /// See the module.

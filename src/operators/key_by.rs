@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::settings::Exprs;
-use super::{Cx, Operator, OperatorError, OperatorSettings};
+use super::{Cx, NodePlan, Operator, OperatorError, OperatorSettings};
 use crate::model::{Expr, Problem, Record, Scope, key_text};
 
 /// The expression of the new key: text is taken as it is, anything else as JSON. A record for which it gives null goes on
@@ -17,14 +17,6 @@ use crate::model::{Expr, Problem, Record, Scope, key_text};
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct KeyByConfig(pub Expr);
-
-impl KeyByConfig {
-    /// What is wrong with the settings.
-    #[must_use]
-    pub fn check(&self) -> Vec<Problem> {
-        check_key("key_by", &self.0)
-    }
-}
 
 /// An expression that can never give a key. For every operator that takes a key from one.
 #[must_use]
@@ -62,13 +54,13 @@ impl Operator for KeyBy {
 }
 
 impl OperatorSettings for KeyByConfig {
-    fn build(&self) -> Box<dyn Operator> {
+    fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(KeyBy::new(self))
     }
     fn key_expr(&self) -> Option<String> {
         Some(self.0.text().to_owned())
     }
-    fn changes_key(&self) -> bool {
+    fn changes_key(&self, _: &NodePlan) -> bool {
         true
     }
     fn keeps_values(&self) -> bool {
@@ -78,7 +70,7 @@ impl OperatorSettings for KeyByConfig {
         vec![(&mut self.0, &[])]
     }
     fn check(&self) -> Vec<Problem> {
-        self.check()
+        check_key("", &self.0)
     }
     fn label(&self, kind: &'static str) -> String {
         format!("{kind} {}", self.0.text())

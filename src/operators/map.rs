@@ -4,70 +4,59 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::settings::Exprs;
-use super::{Cx, Operator, OperatorError, OperatorSettings};
-use crate::model::{EvalError, Expr, Json, Problem, Record, Scope, Value, Yields};
+use super::{Cx, NodePlan, Operator, OperatorError, OperatorSettings};
+use crate::expressions::{Kind, Typing, element};
+use crate::model::{EvalError, Expr, Json, Problem, Record, Scope, Types, Value, Yields};
 
 /// The expression of the new value.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct MapConfig(pub Expr);
 
-impl MapConfig {
-    /// What is wrong with the settings of a `map`.
-    #[must_use]
-    pub fn check(&self) -> Vec<Problem> {
-        let nothing = |line: &str| line.trim().is_empty() || line.trim().starts_with('#');
-        if !self.0.text().lines().all(nothing) {
-            return Vec::new();
-        }
-        let help = "write the new value, for example `.amount`, or `null` where a tombstone is meant";
-        vec![Problem::setting("map", "the expression is empty", help)]
-    }
-}
-
 /// The expression of a list of new values.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct FlatMapConfig(pub Expr);
 
-impl FlatMapConfig {
-    /// What is wrong with the settings of a `flat_map`.
-    #[must_use]
-    pub fn check(&self) -> Vec<Problem> {
-        let yields = self.0.yields();
-        if yields.may_be(Yields::LIST) {
-            return Vec::new();
-        }
-        let message = format!("a flat map makes records of a list, and this is always {yields}");
-        vec![Problem::setting(
-            "flat_map",
-            message,
-            "write a list, for example `.lines` or `[.a, .b]`, or use `map`",
-        )]
-    }
-}
-
 impl OperatorSettings for MapConfig {
-    fn build(&self) -> Box<dyn Operator> {
+    fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(Map::new(self))
     }
     fn exprs_mut(&mut self) -> Exprs<'_> {
         vec![(&mut self.0, &[])]
     }
+    fn compile(&mut self, typing: &mut Typing<'_>) -> Kind {
+        typing.compile(&mut self.0, &[])
+    }
     fn check(&self) -> Vec<Problem> {
-        self.check()
+        let nothing = |line: &str| line.trim().is_empty() || line.trim().starts_with('#');
+        if !self.0.text().lines().all(nothing) {
+            return Vec::new();
+        }
+        let help = "write the new value, for example `.amount`, or `null` where a tombstone is meant";
+        vec![Problem::setting("", "the expression is empty", help)]
     }
 }
 
 impl OperatorSettings for FlatMapConfig {
-    fn build(&self) -> Box<dyn Operator> {
+    fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(FlatMap::new(self))
     }
     fn exprs_mut(&mut self) -> Exprs<'_> {
         vec![(&mut self.0, &[])]
     }
+    fn compile(&mut self, typing: &mut Typing<'_>) -> Kind {
+        let list = typing.compile(&mut self.0, &[]);
+        typing.demand(&self.0, Types::ARRAY, "the list of a `flat_map`");
+        element(&list)
+    }
     fn check(&self) -> Vec<Problem> {
-        self.check()
+        let yields = self.0.yields();
+        if yields.may_be(Yields::LIST) {
+            return Vec::new();
+        }
+        let message = format!("a flat map makes records of a list, and this is always {yields}");
+        vec![Problem::setting("", message, "write a list, for example `.lines` or `[.a, .b]`, or use `map`")]
     }
 }
 

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Cx, Operator, OperatorError, OperatorSettings};
+use super::{Cx, NodePlan, Operator, OperatorError, OperatorSettings};
 use crate::model::Record;
 
 /// No settings: `merge: {}`.
@@ -22,7 +22,7 @@ impl Operator for Merge {
 }
 
 impl OperatorSettings for MergeConfig {
-    fn build(&self) -> Box<dyn Operator> {
+    fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(Merge)
     }
     fn keeps_values(&self) -> bool {

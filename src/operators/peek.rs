@@ -8,7 +8,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Cx, Operator, OperatorError, OperatorSettings};
+use super::{Cx, NodePlan, Operator, OperatorError, OperatorSettings};
 use crate::model::{Problem, Rate, Record, Timestamp};
 
 /// Shows records in the log. `peek: {}` shows them with `SLACKWATER_LOG=slackwater=trace`.
@@ -39,15 +39,6 @@ pub enum PeekLevel {
 impl PeekConfig {
     fn default_rate() -> Rate {
         Rate { per_second: 10.0 }
-    }
-
-    /// What is wrong with the settings.
-    #[must_use]
-    pub fn check(&self) -> Vec<Problem> {
-        if self.rate.per_second > 0.0 {
-            return Vec::new();
-        }
-        vec![Problem::setting("peek.rate", "no line at all", "write a rate such as `10/s`")]
     }
 }
 
@@ -139,14 +130,17 @@ impl Lines {
 }
 
 impl OperatorSettings for PeekConfig {
-    fn build(&self) -> Box<dyn Operator> {
+    fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(Peek::new(self))
     }
     fn keeps_values(&self) -> bool {
         true
     }
     fn check(&self) -> Vec<Problem> {
-        self.check()
+        if self.rate.per_second > 0.0 {
+            return Vec::new();
+        }
+        vec![Problem::setting("rate", "no line at all", "write a rate such as `10/s`")]
     }
 }
 

@@ -1,15 +1,17 @@
 //! The kinds of operators: one list, from which everything follows that goes by the kind's name.
 
 use super::{
-    AggregateConfig, BranchConfig, ByIdConfig, CustomConfig, DebounceConfig, DedupeConfig, EnrichConfig,
-    FilterConfig, FlatMapConfig, JoinConfig, KeyByConfig, MapConfig, MergeConfig, OperatorSettings,
-    PeekConfig, RegroupConfig, RightHalfConfig, SuppressConfig, TableConfig,
+    AggregateConfig, BranchConfig, ByIdConfig, DebounceConfig, DedupeConfig, EnrichConfig, FilterConfig,
+    FlatMapConfig, JoinConfig, KeyByConfig, MapConfig, MergeConfig, NodePlan, OperatorSettings, PeekConfig,
+    Reads, RegroupConfig, RightHalfConfig, SuppressConfig, TableConfig, WindowsAbove,
 };
-use crate::model::kinds::kinds;
+use crate::model::Problem;
+use crate::model::kinds::{field_of, kinds, placed};
 
 kinds! {
     /// An operator's settings; its kind is the key that holds them in YAML.
-    NodeConfig: OperatorSettings {
+    #[expect(clippy::large_enum_variant, reason = "a node keeps it in a box")]
+    NodeConfig: OperatorSettings, OwnOperator {
         /// Lets a record pass where the condition is true.
         "filter": Filter(FilterConfig),
         /// Computes a new value.
@@ -27,9 +29,9 @@ kinds! {
         /// Waits until a key has gone quiet, then sends on what it gathered.
         "debounce": Debounce(DebounceConfig),
         /// Calls an API for each record and puts the answer into it.
-        "enrich": Enrich(Box<EnrichConfig>),
+        "enrich": Enrich(EnrichConfig),
         /// One result per key, or per key and window.
-        "aggregate": Aggregate(Box<AggregateConfig>),
+        "aggregate": Aggregate(AggregateConfig),
         /// Holds results back until their window is closed, or for a time.
         "suppress": Suppress(SuppressConfig),
         /// Lets the first record of an id pass and drops the others.
@@ -37,7 +39,7 @@ kinds! {
         /// Reads a stream as a table: the newest value of each key.
         "table": Table(TableConfig),
         /// Joins the node's records with those of another node.
-        "join": Join(Box<JoinConfig>),
+        "join": Join(JoinConfig),
         /// Lets every so-manieth record pass: shows what a new kind needs.
         #[cfg(test)]
         "toy": Toy(super::toy::ToyConfig),
@@ -49,41 +51,57 @@ kinds! {
         "by_id": ById(ByIdConfig),
         /// The right half of a foreign-key join. Put in by the topology.
         "right half of a join": RightHalf(RightHalfConfig),
-        /// An operator of the user's own: its kind is registered, not known here.
-        "custom": Custom(CustomConfig),
     }
 }
 
 impl NodeConfig {
-    /// The key in YAML; of an operator of the user's own, the name that it is registered under.
-    #[must_use]
-    pub fn kind_name(&self) -> &'static str {
-        self.own_kind().unwrap_or_else(|| self.listed())
-    }
-
     /// Does it keep state?
     #[must_use]
-    pub fn is_stateful(&self) -> bool {
-        self.state_kind().is_some()
+    pub fn is_stateful(&self, plan: &NodePlan) -> bool {
+        self.state_kind(plan).is_some()
     }
 
     /// What its state is made of; `None` where it keeps none. State of another kind cannot be read.
     #[must_use]
-    pub fn state_kind(&self) -> Option<&'static str> {
-        (**self).state_kind(self.kind_name())
+    pub fn state_kind(&self, plan: &NodePlan) -> Option<&'static str> {
+        (**self).state_kind(self.kind_name(), plan)
     }
 
     /// What the rows of its state depend on, for the comparison at a start; `None` where it keeps none. See
     /// `docs/changing-a-topology.md`.
     #[must_use]
-    pub fn state_shape(&self) -> Option<String> {
-        (**self).state_shape().or_else(|| self.state_kind().map(String::from))
+    pub fn state_shape(&self, plan: &NodePlan) -> Option<String> {
+        (**self).state_shape(plan).or_else(|| self.state_kind(plan).map(String::from))
     }
 
     /// Why its state cannot be rebuilt by reading the input again from the low watermark, and what to write instead.
     #[must_use]
     pub fn unbounded(&self) -> Option<&'static str> {
-        self.state_kind().and_then(|_| (**self).unbounded())
+        self.state_kind(&NodePlan::default()).and_then(|_| (**self).unbounded())
+    }
+
+    /// What is wrong with its settings, with fields counted from the node: `aggregate.window`.
+    #[must_use]
+    pub fn check(&self) -> Vec<Problem> {
+        placed(self.kind_name(), (**self).check())
+    }
+
+    /// What is wrong with the nodes that it reads, in the same way.
+    #[must_use]
+    pub fn check_reads(&self, reads: &Reads<'_>) -> Vec<Problem> {
+        placed(self.kind_name(), (**self).check_reads(reads))
+    }
+
+    /// What is wrong with the windows above it, in the same way.
+    #[must_use]
+    pub fn check_windows(&self, above: &WindowsAbove) -> Vec<Problem> {
+        placed(self.kind_name(), (**self).check_windows(above))
+    }
+
+    /// The field where what it reads comes together: the one that names the other node of a join, else `from`.
+    #[must_use]
+    pub fn meeting_field(&self) -> String {
+        self.with().map_or_else(|| "from".to_owned(), |_| field_of(self.kind_name(), "with"))
     }
 
     /// For graphs: `debounce 30s`.

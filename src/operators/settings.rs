@@ -5,8 +5,11 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use super::shared::describe::Described;
-use super::{KeyByConfig, NodeConfig, Operator, OwnMetrics, TableConfig};
-use crate::model::{Expr, Problem};
+use super::{
+    Calls, KeyByConfig, NodeConfig, NodePlan, Operator, OwnMetrics, Reads, TableConfig, WindowsAbove,
+};
+use crate::expressions::{Kind, Typing};
+use crate::model::{Expr, Millis, Problem};
 
 /// Expressions, each with the names it may use besides the record's.
 pub type Exprs<'a> = Vec<(&'a mut Expr, &'static [&'static str])>;
@@ -27,8 +30,11 @@ pub enum Sends {
 pub enum Windows {
     /// As those that it reads, of a join those of both sides.
     AsRead,
-    /// Every one.
-    Always,
+    /// Every one. So long after a window's end its result may still change.
+    Always {
+        /// How long.
+        grace: Millis,
+    },
     /// None.
     Never,
     /// Some may.
@@ -36,23 +42,22 @@ pub enum Windows {
 }
 
 /// The settings of one kind. Each kind's file implements it; a kind that answers nothing here is a stateless operator
-/// with one output that passes keys on as they are. `kind` is the key in YAML, which only the list of kinds knows.
+/// with one output that passes keys on as they are. `kind` is the key in YAML, which only the list of kinds knows; `plan`
+/// is what the topology has found out about the node.
+///
+/// The fields of problems count from the kind's key (`window.grace`, empty for the kind as a whole); `from`, which stands
+/// beside it, is meant by its name.
 pub trait OperatorSettings: fmt::Debug + Send + Sync {
     /// A new operator with these settings, without state.
-    fn build(&self) -> Box<dyn Operator>;
-
-    /// The key in YAML, where the list of kinds does not know it: an operator of the user's own.
-    fn own_kind(&self) -> Option<&'static str> {
-        None
-    }
+    fn build(&self, plan: &NodePlan) -> Box<dyn Operator>;
 
     /// What its state is made of; `None` where it keeps none. State of another kind cannot be read.
-    fn state_kind(&self, _kind: &'static str) -> Option<&'static str> {
+    fn state_kind(&self, _kind: &'static str, _plan: &NodePlan) -> Option<&'static str> {
         None
     }
 
     /// What the rows of its state depend on besides their kind. See `docs/changing-a-topology.md`.
-    fn state_shape(&self) -> Option<String> {
+    fn state_shape(&self, _plan: &NodePlan) -> Option<String> {
         None
     }
 
@@ -62,12 +67,12 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
     }
 
     /// Does it give records another key?
-    fn changes_key(&self) -> bool {
+    fn changes_key(&self, _plan: &NodePlan) -> bool {
         false
     }
 
     /// Does it give records the key again that they had before the node that the topology put in front of it?
-    fn restores_key(&self) -> bool {
+    fn restores_key(&self, _plan: &NodePlan) -> bool {
         false
     }
 
@@ -83,9 +88,8 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
         None
     }
 
-    /// The node that the topology puts in front of one that groups by `by`, and the end of that node's name. Told once,
-    /// after [`OperatorSettings::regroups_mut`].
-    fn regroup(&mut self, by: Expr) -> (NodeConfig, &'static str) {
+    /// The node that the topology puts in front of one that groups by `by`, and the end of that node's name.
+    fn regroup(&self, by: Expr, _plan: &NodePlan) -> (NodeConfig, &'static str) {
         (NodeConfig::KeyBy(KeyByConfig(by)), "key")
     }
 
@@ -96,18 +100,18 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
     }
 
     /// Does it ask for the changes of tables ([`crate::model::Change`])? To others a table is a stream of new values.
-    fn takes_changes(&self) -> bool {
+    fn takes_changes(&self, _plan: &NodePlan) -> bool {
         false
     }
 
     /// May a record of it leave later than the records that cause it were committed (timers, calls)? What comes after that,
     /// by its timestamp, only the node itself can say.
-    fn holds_records(&self) -> bool {
+    fn holds_records(&self, _plan: &NodePlan) -> bool {
         false
     }
 
     /// Stream or changes.
-    fn sends(&self) -> Sends {
+    fn sends(&self, _plan: &NodePlan) -> Sends {
         Sends::AsRead
     }
 
@@ -121,6 +125,17 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Compiles its expressions for the values that reach it, and says of which kind those are that leave it: by default
+    /// those that came where it keeps them, else any.
+    fn compile(&mut self, typing: &mut Typing<'_>) -> Kind {
+        let passes = self.keeps_values();
+        let value = if passes { typing.value.clone() } else { Kind::any() };
+        for (expr, vars) in self.exprs_mut() {
+            typing.compile_for(expr, vars, &value);
+        }
+        value
+    }
+
     /// The settings of the table that its records make.
     fn table(&self) -> Option<&TableConfig> {
         None
@@ -131,9 +146,21 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Do records of that other node trigger results? Then it becomes the second input; else only its rows are looked up.
+    fn with_triggers(&self, _plan: &NodePlan) -> bool {
+        false
+    }
+
+    /// The half that stands beside the right table where this node has to be cut in two, since its two sides lie in
+    /// different partitions. It reads what this node sends through its port 1, then the right side; its answers come back
+    /// as this node's second input.
+    fn other_half(&self, _plan: &NodePlan) -> Option<NodeConfig> {
+        None
+    }
+
     /// A row of its store for people: key (without the store's prefix) and value, as they are on disk. `None`: shown as
     /// bytes.
-    fn describe(&self, _key: &[u8], _value: &[u8]) -> Option<Described> {
+    fn describe(&self, _key: &[u8], _value: &[u8], _plan: &NodePlan) -> Option<Described> {
         None
     }
 
@@ -142,9 +169,25 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
         OwnMetrics::default()
     }
 
-    /// Does it call an API?
-    fn makes_calls(&self) -> bool {
-        false
+    /// The calls of an API that it makes; `None` where it makes none.
+    fn calls(&self) -> Option<Calls<'_>> {
+        None
+    }
+
+    /// Sends its calls to `base` (`http://127.0.0.1:8080`) in place of the server in the settings. False where that cannot
+    /// be, since the server comes from the record.
+    fn call_at(&mut self, _base: &str) -> bool {
+        true
+    }
+
+    /// Times that it lets go by before a key's record leaves, by their names: what `dev` shortens.
+    fn waits_mut(&mut self) -> Vec<(&'static str, &mut Millis)> {
+        Vec::new()
+    }
+
+    /// How long a key waits after its last record.
+    fn waits(&self) -> Millis {
+        Millis::ZERO
     }
 
     /// Names of its outputs; empty where it has just one, without a name.
@@ -157,11 +200,6 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
         None
     }
 
-    /// The rate limit it names.
-    fn rate_limit(&self) -> Option<&str> {
-        None
-    }
-
     /// The expressions inside, to be compiled.
     fn exprs_mut(&mut self) -> Exprs<'_> {
         Vec::new()
@@ -169,6 +207,16 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
 
     /// What is wrong with the settings themselves.
     fn check(&self) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    /// What is wrong with the nodes that it reads.
+    fn check_reads(&self, _reads: &Reads<'_>) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    /// What is wrong with the windows above it.
+    fn check_windows(&self, _above: &WindowsAbove) -> Vec<Problem> {
         Vec::new()
     }
 

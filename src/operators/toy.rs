@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Cx, Operator, OperatorError, OperatorSettings};
+use super::{Cx, NodePlan, Operator, OperatorError, OperatorSettings};
 use crate::model::{Problem, Record};
 
 /// Lets every so-manieth record pass.
@@ -15,7 +15,7 @@ pub struct ToyConfig {
 }
 
 impl OperatorSettings for ToyConfig {
-    fn build(&self) -> Box<dyn Operator> {
+    fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(Toy { every: self.every, seen: 0 })
     }
     fn keeps_values(&self) -> bool {
@@ -23,9 +23,7 @@ impl OperatorSettings for ToyConfig {
     }
     fn check(&self) -> Vec<Problem> {
         let none = self.every == 0;
-        none.then(|| Problem::setting("toy.every", "no record at all", "write 1 or more"))
-            .into_iter()
-            .collect()
+        none.then(|| Problem::setting("every", "no record at all", "write 1 or more")).into_iter().collect()
     }
     fn label(&self, kind: &'static str) -> String {
         format!("{kind} {}", self.every)

@@ -181,7 +181,8 @@ impl Metrics {
         let metrics = Metrics {
             nodes: Arc::new(topology.nodes.iter().map(|n| n.name.clone()).collect()),
             stateful: {
-                let keeps = |n: &Node| matches!(&n.kind, NodeKind::Operator(config) if config.is_stateful());
+                let keeps =
+                    |n: &Node| matches!(&n.kind, NodeKind::Operator(config) if config.is_stateful(&n.plan));
                 Arc::new(topology.nodes.iter().map(keeps).collect())
             },
             subs: {

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Batch, Connected, KafkaLane, SinkError, SinkSettings, Surroundings};
+use super::{Batch, Connected, KafkaLane, SinkConfig, SinkError, SinkSettings, Surroundings};
 use crate::formats::{Encoder, Format, WriterSchema};
 use crate::kafka::topic_problem;
 use crate::model::{
@@ -52,6 +52,14 @@ pub struct KafkaSinkConfig {
     /// A repartition topic, which the topology itself reads: never in a file.
     #[serde(skip)]
     pub internal: bool,
+}
+
+impl SinkConfig {
+    /// The sink that writes a repartition topic.
+    #[must_use]
+    pub fn repartition(topic: impl Into<String>) -> SinkConfig {
+        SinkConfig::Kafka(KafkaSinkConfig::internal(topic))
+    }
 }
 
 /// The header in which other programs find a record's window. (On repartition topics it is [`WINDOW_HEADER`], in bytes.)
@@ -214,8 +222,8 @@ impl SinkSettings for KafkaSinkConfig {
         problems
     }
 
-    fn topic(&self) -> Option<&str> {
-        Some(&self.topic)
+    fn kafka(&self) -> Option<&KafkaSinkConfig> {
+        Some(self)
     }
 
     fn exprs_mut(&mut self) -> Vec<&mut Expr> {

@@ -6,11 +6,11 @@ use super::{
     BlackholeConfig, Column, FileConfig, KafkaSinkConfig, SinkSettings, SpannerConfig, StdoutConfig,
 };
 use crate::model::Problem;
-use crate::model::kinds::kinds;
+use crate::model::kinds::{field_of, kinds, placed};
 
 kinds! {
     /// A sink's settings; its kind is the key that holds them in YAML.
-    SinkConfig: SinkSettings {
+    SinkConfig: SinkSettings, OwnSink {
         /// Rows of a Cloud Spanner table.
         "spanner": Spanner(SpannerConfig),
         /// Messages of a Kafka topic.
@@ -29,12 +29,6 @@ kinds! {
 }
 
 impl SinkConfig {
-    /// The kind, as in YAML.
-    #[must_use]
-    pub fn kind_name(&self) -> &'static str {
-        self.listed()
-    }
-
     /// What a graph shows: the kind, and what it writes to.
     #[must_use]
     pub fn label(&self) -> String {
@@ -67,17 +61,14 @@ impl SinkConfig {
             let help = "write a number from 1 on; the default is 500";
             problems.push(Problem::setting("batch.max_rows", "a batch of no rows writes nothing", help));
         }
-        for Problem { field, .. } in &mut problems {
-            *field = format!("{}.{field}", self.kind_name());
-        }
-        problems
+        placed(self.kind_name(), problems)
     }
 
     /// The field of the node that an error of the server is about: a column of the table, or the sink as a whole.
     #[must_use]
     pub fn field_of(&self, column: Option<&str>) -> String {
-        let kind = self.kind_name();
-        column.map_or_else(|| kind.to_owned(), |column| format!("{kind}.columns.{column}"))
+        let column = column.map(|column| format!("columns.{column}"));
+        field_of(self.kind_name(), &column.unwrap_or_default())
     }
 }
 

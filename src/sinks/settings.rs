@@ -1,11 +1,12 @@
 //! What the settings of a sink answer, and what a connected sink gives its driver.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::{Answers, Batch, Sink, SinkError, Table};
+use super::{Answers, Batch, KafkaSinkConfig, Sink, SinkError, Table};
 use crate::kafka::Writer;
 use crate::model::{EvalError, Expr, Json, Payload, Problem, Record, Scope, SinkRow, Timestamp};
 
@@ -20,7 +21,7 @@ pub struct Surroundings<'a> {
 
 /// What the settings of a sink answer. Everything but its words for people, and connecting, has an answer that is right
 /// for most.
-pub trait SinkSettings: Send + Sync {
+pub trait SinkSettings: fmt::Debug + Send + Sync {
     /// For graphs, what it writes to: the topic, the table, the path. Empty: its kind says it all.
     fn label(&self) -> String;
 
@@ -38,9 +39,15 @@ pub trait SinkSettings: Send + Sync {
         Vec::new()
     }
 
+    /// The messages that it writes to a Kafka topic, where it does. They are written in the topic's formats, and with
+    /// `guarantee: exactly_once` in the checkpoint's transaction.
+    fn kafka(&self) -> Option<&KafkaSinkConfig> {
+        None
+    }
+
     /// The Kafka topic that it writes.
     fn topic(&self) -> Option<&str> {
-        None
+        self.kafka().map(|kafka| kafka.topic.as_str())
     }
 
     /// The table that it writes, where it is one of rows and columns. A table in memory can stand for it then.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{OpenError, Reader, SourceSettings};
+use super::{OpenError, Reader, SourceConfig, SourceSettings};
 use crate::formats::{Format, ReaderSchema};
 use crate::kafka::topic_problem;
 use crate::model::{Expr, Problem, Timestamp};
@@ -32,9 +32,6 @@ pub struct KafkaSource {
     /// The record's time in milliseconds, where it is not the Kafka timestamp: an expression such as `.created_at`. A
     /// tombstone for which it gives none keeps its Kafka timestamp.
     pub timestamp: Option<Expr>,
-    /// A repartition topic, which the topology itself writes: never in a file.
-    #[serde(skip)]
-    pub internal: bool,
 }
 
 /// Keys as they are.
@@ -51,21 +48,16 @@ impl Default for KafkaSource {
             key_format: text_keys(),
             reader_schema: None,
             timestamp: None,
-            internal: false,
         }
     }
 }
 
-impl KafkaSource {
+impl SourceConfig {
     /// The source that reads a repartition topic. Its values were checked when they came in.
     #[must_use]
-    pub fn internal(topic: impl Into<String>) -> KafkaSource {
-        KafkaSource {
-            topic: Some(topic.into()),
-            format: Format::Bytes,
-            internal: true,
-            ..KafkaSource::default()
-        }
+    pub fn repartition(topic: impl Into<String>) -> SourceConfig {
+        let topic = Some(topic.into());
+        SourceConfig::Kafka(KafkaSource { topic, format: Format::Bytes, ..KafkaSource::default() })
     }
 }
 
@@ -128,10 +120,6 @@ impl SourceSettings for KafkaSource {
 
     fn topics(&self) -> Vec<&str> {
         self.topic.iter().chain(self.topics.iter().flatten()).map(String::as_str).collect()
-    }
-
-    fn is_internal(&self) -> bool {
-        self.internal
     }
 
     fn open(&self, _: Timestamp) -> Result<Option<Box<dyn Reader>>, OpenError> {

@@ -12,19 +12,20 @@ mod stdin;
 #[cfg(test)]
 mod toy;
 
+use std::fmt;
 use std::path::PathBuf;
 
 pub use file::FileSource;
 pub use generate::GenerateSource;
 pub use kafka::KafkaSource;
-pub use registry::SourceConfig;
+pub use registry::{OwnSource, SourceConfig};
 pub use stdin::StdinSource;
 
 use crate::formats::{Format, ReaderSchema};
 use crate::model::{Expr, Problem, Record, Timestamp};
 
 /// What the settings of a source answer. Everything but its words for people has an answer that is right for most.
-pub trait SourceSettings {
+pub trait SourceSettings: fmt::Debug + Send + Sync {
     /// For graphs, what it is and what it reads: `user-changes` of `kafka user-changes`. Empty: its kind says it all.
     fn label(&self) -> String;
 
@@ -81,11 +82,6 @@ pub trait SourceSettings {
     /// The Kafka topics that it reads; for all other sources the node's name stands in their place.
     fn topics(&self) -> Vec<&str> {
         Vec::new()
-    }
-
-    /// Is it a repartition topic, which the topology writes itself? Its records carry windows and changes in headers.
-    fn is_internal(&self) -> bool {
-        false
     }
 
     /// What it reads, where only one source of a process can (`standard input`).

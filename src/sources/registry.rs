@@ -1,13 +1,12 @@
 //! The kinds of sources: one list, from which everything follows that goes by the kind's name.
 
 use super::{FileSource, GenerateSource, KafkaSource, OpenError, Reader, SourceSettings, StdinSource};
-use crate::model::kinds::kinds;
+use crate::model::kinds::{field_of, kinds, placed};
 use crate::model::{Expr, Problem, Timestamp, Yields};
 
 kinds! {
     /// A source's settings; its kind is the key that holds them in YAML.
-    #[derive(PartialEq)]
-    SourceConfig: SourceSettings {
+    SourceConfig: SourceSettings, OwnSource {
         /// A Kafka topic, read as a member of the topology's consumer group.
         "kafka": Kafka(KafkaSource),
         /// Made-up records, for tries and load tests.
@@ -24,12 +23,6 @@ kinds! {
 }
 
 impl SourceConfig {
-    /// The kind, as in YAML.
-    #[must_use]
-    pub fn kind_name(&self) -> &'static str {
-        self.listed()
-    }
-
     /// For graphs: `kafka user-changes`.
     #[must_use]
     pub fn label(&self) -> String {
@@ -55,11 +48,7 @@ impl SourceConfig {
             let help = "write what the key is made of, for example `.customer`, or leave it out";
             problems.push(Problem::setting("key", message, help));
         }
-        let placed = problems.into_iter().map(|p| {
-            let field = self.place(&p.field);
-            p.field(field)
-        });
-        placed.collect()
+        placed(self.kind_name(), problems)
     }
 
     /// Begins to read a source that is no Kafka topic.
@@ -68,13 +57,7 @@ impl SourceConfig {
     /// The field of the node that it is about, and what is wrong.
     pub fn open(&self, now: Timestamp) -> Result<Option<Box<dyn Reader>>, (String, String)> {
         (**self).open(now).map_err(|OpenError { field, message }| {
-            (self.place(field), format!("cannot read {}: {message}", self.label()))
+            (field_of(self.kind_name(), field), format!("cannot read {}: {message}", self.label()))
         })
-    }
-
-    /// A field of the kind, as a field of the node.
-    fn place(&self, field: &str) -> String {
-        let dot = if field.is_empty() { "" } else { "." };
-        format!("{}{dot}{field}", self.kind_name())
     }
 }

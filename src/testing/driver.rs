@@ -14,7 +14,6 @@ use crate::runtime::{
     DEAD_LETTER, Delivery, GlobalTable, Globals, Input, Step, Task, TaskError, TaskId, TaskOptions, inspect,
     query_global,
 };
-use crate::sinks::SinkConfig;
 use crate::state::{Backend, MemoryBackend};
 use crate::topology::{Changelog, NodeKind, Topology};
 
@@ -177,7 +176,7 @@ impl TopologyTestDriver {
     pub fn calling_node(&self, node: &str) -> Result<usize, DriverError> {
         self.topology
             .node(node)
-            .filter(|n| matches!(&self.topology.nodes[*n].kind, NodeKind::Operator(c) if c.makes_calls()))
+            .filter(|n| matches!(&self.topology.nodes[*n].kind, NodeKind::Operator(c) if c.calls().is_some()))
             .ok_or_else(|| DriverError::UnknownNode(node.into()))
     }
 
@@ -409,10 +408,7 @@ impl TopologyTestDriver {
             (topic.to_owned(), show_key(&row.record), row.record.value.show())
         } else if let NodeKind::Sink(sink) = &topology.nodes[node].kind {
             let (key, value) = sink.show(&row, self.wall);
-            let to = match &**sink {
-                SinkConfig::Kafka(k) => k.topic.clone(),
-                _ => topology.nodes[node].name.clone(),
-            };
+            let to = sink.topic().unwrap_or(&topology.nodes[node].name).to_owned();
             (to, key, value)
         } else {
             return Ok(());
@@ -540,7 +536,7 @@ impl TopologyTestDriver {
 /// What a reader of the topic gets of a row.
 fn as_message(topology: &Topology, node: usize, row: SinkRow) -> Record {
     let Some(NodeKind::Sink(sink)) = topology.nodes.get(node).map(|n| &n.kind) else { return row.record };
-    let SinkConfig::Kafka(config) = &**sink else { return row.record };
+    let Some(config) = sink.kafka() else { return row.record };
     let (key, value, headers) = config.message(&row.record, &row.payload);
     let value = value.map_or(Value::Null, Value::Bytes);
     Record { key, value, headers, ts: row.record.ts, ..Record::default() }

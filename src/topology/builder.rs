@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::checks::{check_name, check_promises, check_settings, check_table, check_topics, check_topology};
 use super::{
-    Input, Node, NodeKind, Settings, Topology, foreign, formats, joins, limits, repartition, sub, tables,
+    Input, Node, NodeKind, Settings, Topology, foreign, formats, joins, limits, repartition, sub, windowed,
 };
 use crate::model::{Problem, Shape, did_you_mean};
-use crate::operators::{NodeConfig, TableConfig};
+use crate::operators::{NodeConfig, NodePlan, TableConfig};
 use crate::sinks::SinkConfig;
 use crate::sources::SourceConfig;
 
@@ -172,16 +172,16 @@ impl TopologyBuilder {
         let mut withs: Vec<Option<Input>> = Vec::new();
         for ((name, kind, _), (inputs, with)) in self.nodes.into_iter().zip(inputs) {
             let table = table_of(&name, &kind, &self.tables).copied();
-            nodes.push(Node { name, kind, inputs, table, lookups: Vec::new(), made_for: None });
+            let (lookups, plan) = (Vec::new(), NodePlan::default());
+            nodes.push(Node { name, kind, inputs, table, lookups, plan, made_for: None });
             withs.push(with);
         }
         joins::settle(&mut nodes, &withs, &mut problems);
-        tables::settle(&mut nodes, &mut problems);
         if problems.is_empty() {
             check_cycles(&nodes, &mut problems);
         }
         if problems.is_empty() {
-            set_grace(&mut nodes, &mut problems);
+            windowed::settle_grace(&mut nodes, &mut problems);
         }
         if !problems.is_empty() || !self.unread.is_empty() {
             return Err(problems);
@@ -252,7 +252,7 @@ fn resolve(
     let mut found = |text: &str, field: &str| look_up(text, name, field, nodes, misread, problems);
     let inputs: Vec<Input> = from.iter().filter_map(|text| found(text, "from")).collect();
     let NodeKind::Operator(config) = kind else { return (inputs, None) };
-    let with = config.with().and_then(|text| found(text, "join.with"));
+    let with = config.with().and_then(|text| found(text, &config.meeting_field()));
     if let Some((count, help)) = config.input_count()
         && inputs.len() == from.len()
         && !count.contains(&inputs.len())
@@ -279,67 +279,6 @@ fn look_up(
                 problems.push(problem("graph::from", name, field, &message, Some(help)));
             }
             None
-        }
-    }
-}
-
-/// Tells each `suppress: { until: window_closes }` the grace of the windows above it. One of its own that is shorter would
-/// let several results of a window go.
-fn set_grace(nodes: &mut [Node], problems: &mut Vec<Problem>) {
-    for n in 0..nodes.len() {
-        let NodeKind::Operator(config) = &nodes[n].kind else { continue };
-        let own = match &**config {
-            NodeConfig::Suppress(c) if c.waits_for_windows() => c.grace,
-            _ => continue,
-        };
-        let (mut found, mut unwindowed) = (None, false);
-        let mut open: Vec<usize> = nodes[n].inputs.iter().map(|i| i.node).collect();
-        let mut seen = vec![false; nodes.len()];
-        while let Some(at) = open.pop() {
-            if std::mem::replace(&mut seen[at], true) {
-                continue;
-            }
-            match &nodes[at].kind {
-                NodeKind::Operator(above) => match &**above {
-                    NodeConfig::Aggregate(a) => match a.suppress_grace() {
-                        Some(grace) => found = found.max(Some(grace)),
-                        None => unwindowed = true,
-                    },
-                    _ => open.extend(nodes[at].inputs.iter().map(|i| i.node)),
-                },
-                NodeKind::Source(_) => unwindowed = true,
-                NodeKind::Sink(_) => open.extend(nodes[at].inputs.iter().map(|i| i.node)),
-            }
-        }
-        if let Some(own) = own {
-            if let Some(found) = found.filter(|found| own < *found) {
-                problems.push(problem(
-                    "graph::window",
-                    &nodes[n].name,
-                    "suppress.grace",
-                    &format!(
-                        "windows still change for {found} after their end: one would send several results"
-                    ),
-                    Some(format!("write {found} or more, or remove it")),
-                ));
-            }
-            continue;
-        }
-        if unwindowed || found.is_none() {
-            problems.push(problem(
-                "graph::window",
-                &nodes[n].name,
-                "suppress.until",
-                "it waits for windows, and what it reads has none",
-                Some(
-                    "let it read an `aggregate` with a `window`, or write a time such as `until: 30s`".into(),
-                ),
-            ));
-        }
-        if let NodeKind::Operator(config) = &mut nodes[n].kind
-            && let NodeConfig::Suppress(c) = &mut **config
-        {
-            c.grace = found;
         }
     }
 }

@@ -5,6 +5,7 @@
 use super::builder::problem;
 use super::{Changelog, Guarantee, NodeKind, OnFailure, Settings};
 use crate::kafka::{KafkaConfig, topic_problem};
+use crate::model::kinds::placed;
 use crate::model::{Millis, Problem, did_you_mean};
 use crate::operators::TableConfig;
 
@@ -35,7 +36,7 @@ pub(super) fn check_settings(name: &str, kind: &NodeKind, settings: &Settings, p
         }
         NodeKind::Operator(config) => {
             problems.extend(config.check().into_iter().map(|p| p.of(name)));
-            if let Some(limit) = config.rate_limit()
+            if let Some(limit) = config.calls().and_then(|calls| calls.rate_limit)
                 && !settings.rate_limits.contains_key(limit)
             {
                 let known: Vec<&str> = settings.rate_limits.keys().map(String::as_str).collect();
@@ -196,7 +197,7 @@ pub(super) fn check_table(
 ) {
     let Some(table) = table else { return };
     if matches!(kind, NodeKind::Source(_)) {
-        problems.extend(table.check(false).into_iter().map(|p| p.of(name)));
+        problems.extend(placed("table", table.check(false)).into_iter().map(|p| p.of(name)));
     }
     if table.global && matches!(kind, NodeKind::Source(source) if !source.reads_kafka()) {
         problems.push(problem(

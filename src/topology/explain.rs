@@ -156,7 +156,7 @@ impl Topology {
                 };
             }
             // The record has its own key again: the one that came to the node in front.
-            NodeKind::Operator(config) if config.restores_key() => {
+            NodeKind::Operator(config) if config.restores_key(&self.nodes[n].plan) => {
                 let before =
                     self.nodes.iter().find(|node| node.made_for == Some(n) && !node.inputs.is_empty())?;
                 return keys[before.inputs.first()?.node].clone();
@@ -204,7 +204,7 @@ impl Topology {
         let changes = match &node.kind {
             NodeKind::Source(_) => false,
             NodeKind::Sink(_) => of_a_table(),
-            NodeKind::Operator(config) => match config.sends() {
+            NodeKind::Operator(config) => match config.sends(&node.plan) {
                 Sends::Changes => true,
                 Sends::Stream => false,
                 Sends::AsRead => of_a_table(),
@@ -218,7 +218,7 @@ impl Topology {
         let readers = self.readers(n).next().is_some();
         let (role, state, writes) = match &node.kind {
             NodeKind::Source(_) => ("source", node.table.map(|t| t.state_kind().to_owned()), None),
-            NodeKind::Operator(config) => ("operator", config.state_shape(), None),
+            NodeKind::Operator(config) => ("operator", config.state_shape(&node.plan), None),
             NodeKind::Sink(sink) => {
                 let exactly = sink.topic().is_some() && self.settings.guarantee == Guarantee::ExactlyOnce;
                 let state = readers.then(|| "rows on their way".to_owned());

@@ -8,9 +8,8 @@ use super::builder::problem;
 use super::repartition::{add, reads_a_topic, uses_topic};
 use super::{Input, Node, NodeKind};
 use crate::model::Problem;
-use crate::operators::{JoinKind, NodeConfig, RightHalfConfig};
-use crate::sinks::{KafkaSinkConfig, SinkConfig};
-use crate::sources::{KafkaSource, SourceConfig};
+use crate::sinks::SinkConfig;
+use crate::sources::SourceConfig;
 
 /// Cuts every foreign-key join that reads topics in two.
 ///
@@ -23,18 +22,13 @@ pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<Pr
             continue;
         }
         let &[left, right] = nodes[n].inputs.as_slice() else { continue };
-        let NodeKind::Operator(config) = &mut nodes[n].kind else { continue };
-        let NodeConfig::Join(join) = &mut **config else { continue };
-        let Some(plan) = join.plan.as_mut().filter(|plan| plan.kind == JoinKind::ForeignKey) else {
-            continue;
-        };
-        let Some(view) = plan.right else { continue };
-        plan.apart = true;
-        let on = join.on.as_ref().map_or_else(String::new, |on| on.text().trim().to_owned());
+        let NodeKind::Operator(config) = &nodes[n].kind else { continue };
+        let Some(half) = config.other_half(&nodes[n].plan) else { continue };
+        nodes[n].plan.apart = true;
+        let half = NodeKind::Operator(Box::new(half));
         let name = nodes[n].name.clone();
         let there =
             topic(topology, &name, "subscriptions", Input { node: n, port: 1 }, n, nodes, &mut problems);
-        let half = NodeKind::Operator(Box::new(NodeConfig::RightHalf(RightHalfConfig { right: view, on })));
         let inputs = vec![Input { node: there, port: 0 }, right];
         let half = add(nodes, &format!("{name}-right"), half, inputs, n, &mut problems);
         nodes[half].lookups = vec![right.node];
@@ -61,8 +55,8 @@ fn topic(
         let help = "give the topic another name".to_owned();
         problems.push(problem("graph::repartition", &taken.name, "kafka.topic", &message, Some(help)));
     }
-    let sink = NodeKind::Sink(Box::new(SinkConfig::Kafka(KafkaSinkConfig::internal(topic.clone()))));
+    let sink = NodeKind::Sink(Box::new(SinkConfig::repartition(topic.clone())));
     add(nodes, &format!("{join}-{what}-repartition"), sink, vec![from], owner, problems);
-    let source = NodeKind::Source(SourceConfig::Kafka(KafkaSource::internal(topic)));
+    let source = NodeKind::Source(SourceConfig::repartition(topic));
     add(nodes, &format!("{join}-{what}-repartitioned"), source, Vec::new(), owner, problems)
 }

@@ -10,7 +10,7 @@ use super::builder::problem;
 use super::{Node, NodeKind, Settings, SubTopology};
 use crate::formats::{Format, Formats, SchemaProblem, WriterSchema};
 use crate::model::{Problem, Shape};
-use crate::sinks::{KafkaSinkConfig, SinkConfig};
+use crate::sinks::KafkaSinkConfig;
 use crate::sources::SourceConfig;
 
 /// Reads every schema that is named in the topology.
@@ -31,8 +31,9 @@ pub(super) fn load(
         match kind {
             NodeKind::Source(source) => load_source(&mut formats, settings, name, source, problems),
             NodeKind::Sink(sink) => {
-                let SinkConfig::Kafka(sink) = &**sink else { continue };
-                load_sink(&mut formats, settings, name, sink, problems);
+                if let Some(kafka) = sink.kafka() {
+                    load_sink(&mut formats, settings, name, sink.kind_name(), kafka, problems);
+                }
             }
             NodeKind::Operator(_) => {}
         }
@@ -80,6 +81,7 @@ fn load_sink(
     formats: &mut Formats,
     settings: &Settings,
     name: &str,
+    kind: &str,
     sink: &KafkaSinkConfig,
     problems: &mut Vec<Problem>,
 ) {
@@ -89,11 +91,11 @@ fn load_sink(
         (true, "key_format", "key_writer_schema", sink.key_format, &sink.key_writer_schema),
     ];
     for (is_key, field, schema_field, format, schema) in parts {
-        needs_registry(settings, name, &format!("kafka.{field}"), format, problems);
+        needs_registry(settings, name, &format!("{kind}.{field}"), format, problems);
         if !format.has_schema() {
             if schema.is_some() {
                 let message = format!("`{field}: {}` has no schema", format.name());
-                let field = format!("kafka.{schema_field}");
+                let field = format!("{kind}.{schema_field}");
                 let help = "remove it, or write `avro` or `protobuf` as the format";
                 problems.push(problem("graph::schema", name, &field, &message, Some(help.into())));
             }
@@ -101,7 +103,7 @@ fn load_sink(
         }
         let schema = schema.as_deref().unwrap_or(&default);
         if let Err(found) = formats.add_writer(name, &sink.topic, is_key, format, schema) {
-            let field = format!("kafka.{}", found.field);
+            let field = format!("{kind}.{}", found.field);
             problems.push(problem("graph::schema", name, &field, &found.message, Some(found.help)));
         }
     }

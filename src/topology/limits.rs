@@ -16,7 +16,10 @@ impl Topology {
 
 /// The first node of a sub-topology that uses a limit.
 fn user<'a>(nodes: &'a [Node], sub: &SubTopology, limit: &str) -> Option<&'a Node> {
-    let uses = |node: &&Node| matches!(&node.kind, NodeKind::Operator(c) if c.rate_limit() == Some(limit));
+    let uses = |node: &&Node| match &node.kind {
+        NodeKind::Operator(config) => config.calls().is_some_and(|calls| calls.rate_limit == Some(limit)),
+        NodeKind::Source(_) | NodeKind::Sink(_) => false,
+    };
     sub.nodes.iter().map(|n| &nodes[*n]).find(uses)
 }
 

@@ -15,7 +15,6 @@ mod limits;
 mod repartition;
 mod settings;
 mod sub;
-mod tables;
 mod windowed;
 mod written;
 
@@ -31,7 +30,7 @@ use std::sync::Arc;
 
 use crate::formats::{Formats, RegistryConfig};
 use crate::model::{Problem, Shape};
-use crate::operators::{NodeConfig, RateLimitConfig, TableConfig};
+use crate::operators::{NodeConfig, NodePlan, RateLimitConfig, TableConfig};
 use crate::sinks::SinkConfig;
 use crate::sources::SourceConfig;
 
@@ -78,6 +77,8 @@ pub struct Node {
     pub table: Option<TableConfig>,
     /// Tables whose rows it looks up, in the order of its stores.
     pub lookups: Vec<usize>,
+    /// What else is known of an operator's place in the graph.
+    pub plan: NodePlan,
     /// Not declared, but put in by the topology for that node: see `repartition.rs`.
     pub made_for: Option<usize>,
 }
@@ -168,7 +169,7 @@ impl Topology {
                 Some(problem(Some(&node.name), s.kind_name(), "a kafka source"))
             }
             NodeKind::Sink(s) if s.topic().is_some() => {
-                Some(problem(Some(&node.name), "kafka", "a kafka sink"))
+                Some(problem(Some(&node.name), s.kind_name(), "a kafka sink"))
             }
             _ => None,
         });

@@ -16,8 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Input, Node, NodeKind, Topology};
 use crate::model::{Expr, Problem};
-use crate::sinks::{KafkaSinkConfig, SinkConfig};
-use crate::sources::{KafkaSource, SourceConfig};
+use crate::operators::NodePlan;
+use crate::sinks::SinkConfig;
+use crate::sources::SourceConfig;
 
 /// A repartition topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +86,7 @@ pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<Pr
                 ..Problem::default()
             });
         }
-        let sink = SinkConfig::Kafka(KafkaSinkConfig::internal(topic.clone()));
+        let sink = SinkConfig::repartition(topic.clone());
         let inputs = vec![Input { node: n, port: 0 }];
         add(
             nodes,
@@ -95,7 +96,7 @@ pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<Pr
             owner,
             &mut problems,
         );
-        let source = NodeKind::Source(SourceConfig::Kafka(KafkaSource::internal(topic)));
+        let source = NodeKind::Source(SourceConfig::repartition(topic));
         let source = add(nodes, &format!("{base}-repartitioned"), source, Vec::new(), owner, &mut problems);
         for (reader, input) in readers {
             nodes[reader].inputs[input] = Input { node: source, port: 0 };
@@ -112,7 +113,9 @@ fn split_regrouping(nodes: &mut Vec<Node>, problems: &mut Vec<Problem>) {
         let Some(expr) = config.regroups_mut().filter(|expr| !expr.is_key()) else { continue };
         let by_key = Expr::new("key", expr.span());
         let wanted = std::mem::replace(expr, by_key);
-        let (before, suffix) = config.regroup(wanted);
+        nodes[n].plan.grouped_by = Some(wanted.text().trim().to_owned());
+        let NodeKind::Operator(config) = &nodes[n].kind else { continue };
+        let (before, suffix) = config.regroup(wanted, &nodes[n].plan);
         let name = nodes[n].name.clone();
         let key = add(
             nodes,
@@ -151,13 +154,14 @@ pub(super) fn add(
         inputs,
         table: None,
         lookups: Vec::new(),
+        plan: NodePlan::default(),
         made_for: Some(owner),
     });
     nodes.len() - 1
 }
 
 fn changes_key(node: &Node) -> bool {
-    matches!(&node.kind, NodeKind::Operator(config) if config.changes_key())
+    matches!(&node.kind, NodeKind::Operator(config) if config.changes_key(&node.plan))
 }
 
 pub(super) fn uses_topic(node: &Node, topic: &str) -> bool {
@@ -216,9 +220,7 @@ impl Topology {
         let mut out = Vec::new();
         for (source, node) in self.nodes.iter().enumerate() {
             let (NodeKind::Source(config), Some(owner)) = (&node.kind, node.made_for) else { continue };
-            let Some(topic) = config.topics().first().copied().filter(|_| config.is_internal()) else {
-                continue;
-            };
+            let Some(topic) = config.topics().first().copied() else { continue };
             let writes = |n: &Node| matches!(&n.kind, NodeKind::Sink(s) if s.topic() == Some(topic));
             if let Some(sink) = self.nodes.iter().position(writes) {
                 out.push(Repartition { topic: topic.to_owned(), node: owner, sink, source });
@@ -286,8 +288,8 @@ impl Topology {
         };
         let node = part.nodes.iter().find(joins).map(|n| self.declared(*n));
         let field = match node.map(|node| &node.kind) {
-            Some(NodeKind::Operator(config)) if config.with().is_some() => "join.with",
-            _ => "from",
+            Some(NodeKind::Operator(config)) => config.meeting_field(),
+            _ => "from".to_owned(),
         };
         let list: Vec<String> = counts.iter().map(|(t, n)| format!("`{t}` has {n}")).collect();
         let most = counts.iter().map(|(_, n)| *n).max().unwrap_or_default();
@@ -306,7 +308,7 @@ impl Topology {
         };
         Uneven {
             node: node.map_or_else(|| part.name.clone(), |node| node.name.clone()),
-            field: field.into(),
+            field,
             message: format!(
                 "topics that are read together need the same number of partitions: {}",
                 list.join(", ")
@@ -325,7 +327,7 @@ mod tests {
         AggregateConfig, BranchConfig, DebounceConfig, DedupeConfig, FilterConfig, KeyByConfig, MergeConfig,
         NodeConfig,
     };
-    use crate::sinks::BlackholeConfig;
+    use crate::sinks::{BlackholeConfig, KafkaSinkConfig};
     use crate::sources::{GenerateSource, KafkaSource, SourceConfig};
     use crate::topology::TopologyBuilder;
 
@@ -363,13 +365,12 @@ mod tests {
                 "dedupe" => NodeConfig::Dedupe(DedupeConfig {
                     by: words.get(3).map(|by| expr(by)),
                     within: Millis::secs(1),
-                    carried: false,
                 }),
-                "aggregate" => NodeConfig::Aggregate(Box::new(AggregateConfig {
+                "aggregate" => NodeConfig::Aggregate(AggregateConfig {
                     by: words.get(3).map(|by| expr(by)),
                     count: Some(CountConfig {}),
                     ..AggregateConfig::default()
-                })),
+                }),
                 "merge" => NodeConfig::Merge(MergeConfig::default()),
                 "debounce" => NodeConfig::Debounce(DebounceConfig::quiet(Millis::secs(1))),
                 other => panic!("{other}"),

@@ -85,7 +85,7 @@ pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
                     }
                 }
             }
-            NodeKind::Operator(config) => sub.stateful |= config.is_stateful(),
+            NodeKind::Operator(config) => sub.stateful |= config.is_stateful(&nodes[n].plan),
             NodeKind::Sink(_) => {
                 let read_from = nodes.iter().any(|r| r.inputs.iter().any(|i| i.node == n));
                 sub.stateful |= read_from;
@@ -112,14 +112,14 @@ pub(super) fn check_lines(nodes: &[Node], subs: &[SubTopology]) -> Result<(), Ve
             let meets = &nodes[nodes[*meets].made_for.unwrap_or(*meets)];
             let name = &nodes[line].name;
             let field = match &meets.kind {
-                NodeKind::Operator(config) if config.with().is_some() => "join.with",
-                _ => "from",
+                NodeKind::Operator(config) => config.meeting_field(),
+                NodeKind::Source(_) | NodeKind::Sink(_) => "from".to_owned(),
             };
             let topics: Vec<String> = sub.topics.iter().map(|topic| format!("`{topic}`")).collect();
             problems.push(problem(
                 "graph::lines",
                 &meets.name,
-                field,
+                &field,
                 &format!(
                     "the records of `{name}` come together here with those of Kafka topics ({}): there is a task for each \
                      of their partitions, and `{name}` has none",

@@ -1,39 +1,12 @@
-//! Which records of a graph are windows' results, as far as the graph alone says it.
+//! Windows in a graph, as far as the graph alone says it: which records are windows' results, and how long those of the
+//! windows above a node may still change.
 //!
-//! Called for joins: rows and pairs are found by key and window, so a side whose records all have a window and one whose
-//! records have none never meet.
+//! Called for joins, whose sides never meet where the records of one all have a window and those of the other none, and
+//! for nodes that wait for windows to close.
 
 use super::{Input, Node, NodeKind};
-use crate::operators::Windows;
-
-/// What may come out of a node. Nothing known yet is neither.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Windowed {
-    /// Records with a window.
-    with: bool,
-    /// Records without one.
-    without: bool,
-}
-
-impl Windowed {
-    const WITH: Windowed = Windowed { with: true, without: false };
-    const WITHOUT: Windowed = Windowed { with: false, without: true };
-    const UNKNOWN: Windowed = Windowed { with: true, without: true };
-
-    fn or(self, other: Windowed) -> Windowed {
-        Windowed { with: self.with || other.with, without: self.without || other.without }
-    }
-
-    /// Every record has a window.
-    pub(super) fn always(self) -> bool {
-        self == Windowed::WITH
-    }
-
-    /// No record has a window.
-    pub(super) fn never(self) -> bool {
-        self == Windowed::WITHOUT
-    }
-}
+use crate::model::Problem;
+use crate::operators::{Windowed, Windows, WindowsAbove};
 
 /// What may come out of each node. `withs`: the right side of each join, where it was found.
 pub(super) fn of_nodes(nodes: &[Node], withs: &[Option<Input>]) -> Vec<Windowed> {
@@ -56,7 +29,7 @@ fn of_node(nodes: &[Node], withs: &[Option<Input>], n: usize, all: &[Windowed]) 
         NodeKind::Operator(config) => &**config,
     };
     match config.windows() {
-        Windows::Always => Windowed::WITH,
+        Windows::Always { .. } => Windowed::WITH,
         Windows::Never => Windowed::WITHOUT,
         Windows::Unknown => Windowed::UNKNOWN,
         Windows::AsRead if config.with().is_some() => {
@@ -67,4 +40,37 @@ fn of_node(nodes: &[Node], withs: &[Option<Input>], n: usize, all: &[Windowed]) 
         }
         Windows::AsRead => inputs,
     }
+}
+
+/// Tells each operator how long the windows above it still change after their ends.
+pub(super) fn settle_grace(nodes: &mut [Node], problems: &mut Vec<Problem>) {
+    for n in 0..nodes.len() {
+        let above = above(nodes, n);
+        let node = &mut nodes[n];
+        let NodeKind::Operator(config) = &node.kind else { continue };
+        problems.extend(config.check_windows(&above).into_iter().map(|p| p.of(&node.name)));
+        node.plan.grace = above.grace;
+    }
+}
+
+fn above(nodes: &[Node], n: usize) -> WindowsAbove {
+    let mut found = WindowsAbove::default();
+    let mut open: Vec<usize> = nodes[n].inputs.iter().map(|i| i.node).collect();
+    let mut seen = vec![false; nodes.len()];
+    while let Some(at) = open.pop() {
+        if std::mem::replace(&mut seen[at], true) {
+            continue;
+        }
+        let windows = match &nodes[at].kind {
+            NodeKind::Source(_) => Windows::Never,
+            NodeKind::Operator(config) => config.windows(),
+            NodeKind::Sink(_) => Windows::AsRead,
+        };
+        match windows {
+            Windows::Always { grace } => found.grace = found.grace.max(Some(grace)),
+            Windows::Never => found.unwindowed = true,
+            Windows::AsRead | Windows::Unknown => open.extend(nodes[at].inputs.iter().map(|i| i.node)),
+        }
+    }
+    found
 }

@@ -18,7 +18,7 @@ use super::test_case::TestCase;
 use super::tree::{Key, Kind, Node};
 use super::types::Draft;
 use super::{test_names, tree, types};
-use crate::expressions::{Kind as TypeKind, VrlCompiler, compile_typed, kind_of};
+use crate::expressions::{Kind as TypeKind, Typing, VrlCompiler, kind_of};
 use crate::model::{Field, Problem, Types, did_you_mean};
 use crate::operators::{NodeConfig, TableConfig};
 use crate::sinks::SinkConfig;
@@ -130,7 +130,7 @@ impl Loaded {
     }
 }
 
-/// Reads a topology file of built-in operators.
+/// Reads a topology file of built-in kinds.
 ///
 /// # Errors
 /// Every problem found, each at its place.
@@ -143,7 +143,7 @@ pub fn load(
     load_with(&Registry::default(), file, text, mode, variable)
 }
 
-/// Reads a topology file that may use the operators of a registry.
+/// Reads a topology file that may use the kinds and functions of a registry.
 ///
 /// # Errors
 /// Every problem found, each at its place.
@@ -182,23 +182,23 @@ pub fn load_with(
         guarantee: section(root, "guarantee", &mut problems).unwrap_or_default(),
         rate_limits: section::<BTreeMap<_, _>>(root, "rate_limits", &mut problems).unwrap_or_default(),
     };
-    let compiler = VrlCompiler::new(text);
+    let compiler = VrlCompiler::with(text, registry.functions());
     let mut builder = TopologyBuilder::new(name).settings(settings);
     // What is known of the values of sources, and the nodes that read them.
     let mut kinds: BTreeMap<String, TypeKind> = BTreeMap::new();
     let mut drafts: Vec<(String, Vec<String>, Draft)> = Vec::new();
     // Nodes that were read, but not all of them.
     let mut misread: BTreeSet<&str> = BTreeSet::new();
+    let known: Vec<&str> = SourceConfig::KINDS.iter().copied().chain(registry.sources.names()).collect();
     for (key, node) in entries(root, "sources", &mut problems) {
-        let Some(config) = one_kind(key, node, SourceConfig::KINDS, &["table", "schema"], &mut problems)
-        else {
+        let Some(config) = one_kind(key, node, &known, &["table", "schema"], &mut problems) else {
             builder = builder.unread(&key.name, Vec::new());
             continue;
         };
         let before = problems.len();
         let table = node.get("table").map(|table| decode::<TableConfig>(table, &mut problems));
         let shape = node.get("schema").and_then(|schema| decode::<Field>(schema, &mut problems));
-        let Some(mut config) = decode::<SourceConfig>(&config, &mut problems) else {
+        let Some(mut config) = registry.sources.read(&config, &mut problems) else {
             builder = builder.unread(&key.name, Vec::new());
             continue;
         };
@@ -212,12 +212,14 @@ pub fn load_with(
         let read = || config.reader_schema().and_then(crate::formats::shape_of);
         let kind = shape.as_ref().map(|field| field.shape.clone()).or_else(read);
         let kind = kind.map_or_else(TypeKind::any, |shape| kind_of(&shape));
+        let mut typing = Typing::new(&compiler, kind, &mut problems);
         for expr in config.exprs_mut() {
-            compile_typed(expr, &compiler, &[], &kind, &mut problems);
+            typing.compile(expr, &[]);
         }
-        if let (Some(expr), false) = (config.timestamp(), kind.is_any()) {
-            types::demand(expr, Types::INTEGER.or(Types::STRING), "a timestamp", &mut problems);
+        if let Some(expr) = config.timestamp() {
+            typing.demand(expr, Types::INTEGER.or(Types::STRING), "a timestamp");
         }
+        let kind = typing.value;
         if let Some(field) = shape {
             builder = builder.schema(&key.name, field.shape);
         }
@@ -228,7 +230,7 @@ pub fn load_with(
             None => builder.source(&key.name, config),
         };
     }
-    let known: Vec<&str> = NodeConfig::KINDS.iter().copied().chain(registry.kinds()).collect();
+    let known: Vec<&str> = NodeConfig::KINDS.iter().copied().chain(registry.operators.names()).collect();
     for (key, node) in entries(root, "operators", &mut problems) {
         let from = from_of(node, &mut problems);
         let Some(config) = one_kind(key, node, &known, &["from"], &mut problems) else {
@@ -236,7 +238,7 @@ pub fn load_with(
             continue;
         };
         let before = problems.len();
-        let Some(config) = registry.read(&config, &mut problems) else {
+        let Some(config) = registry.operators.read(&config, &mut problems) else {
             builder = builder.unread(&key.name, from);
             continue;
         };
@@ -244,16 +246,17 @@ pub fn load_with(
             misread.insert(key.name.as_str());
             builder = builder.misread(&key.name);
         }
-        drafts.push((key.name.clone(), from, Draft::Operator(config)));
+        drafts.push((key.name.clone(), from, Draft::Operator(Box::new(config))));
     }
+    let known: Vec<&str> = SinkConfig::KINDS.iter().copied().chain(registry.sinks.names()).collect();
     for (key, node) in entries(root, "sinks", &mut problems) {
         let from = from_of(node, &mut problems);
-        let Some(config) = one_kind(key, node, SinkConfig::KINDS, &["from"], &mut problems) else {
+        let Some(config) = one_kind(key, node, &known, &["from"], &mut problems) else {
             builder = builder.unread(&key.name, from);
             continue;
         };
         let before = problems.len();
-        let Some(mut config) = decode::<SinkConfig>(&config, &mut problems) else {
+        let Some(mut config) = registry.sinks.read(&config, &mut problems) else {
             builder = builder.unread(&key.name, from);
             continue;
         };
@@ -264,7 +267,7 @@ pub fn load_with(
         for path in config.files_mut() {
             beside(file, path);
         }
-        drafts.push((key.name.clone(), from, Draft::Sink(config)));
+        drafts.push((key.name.clone(), from, Draft::Sink(Box::new(config))));
     }
     // Nodes below a section whose name is wrong.
     for (_, section) in root.entries().iter().filter(|(key, _)| !SECTIONS.contains(&key.name.as_str())) {
@@ -275,8 +278,8 @@ pub fn load_with(
     types::compile(&mut drafts, kinds, &compiler, &mut problems);
     for (name, from, draft) in drafts {
         builder = match draft {
-            Draft::Operator(config) => builder.operator(name, from, config),
-            Draft::Sink(config) => builder.sink(name, from, config),
+            Draft::Operator(config) => builder.operator(name, from, *config),
+            Draft::Sink(config) => builder.sink(name, from, *config),
         };
     }
     let tests = TestCase::all(root, &mut problems);

@@ -37,22 +37,14 @@ pub fn schema_with(registry: &Registry) -> Json {
     let limit = of(sub::<RateLimitConfig>);
     let step = of(sub::<TestStep>);
     let table = of(sub::<TableConfig>);
-    let source = with(of(<SourceConfig as JsonSchema>::json_schema), "table", &table, false);
+    let source = of(<SourceConfig as JsonSchema>::json_schema);
+    let source = with_own(source, "A source", registry.sources.names());
+    let source = with(source, "table", &table, false);
     let source = with(source, "schema", &shape, false);
-    let mut operator = of(<NodeConfig as JsonSchema>::json_schema);
-    if let Some(kinds) = operator.get_mut("oneOf").and_then(Json::as_array_mut) {
-        kinds.extend(registry.kinds().map(|kind| {
-            json!({
-                "type": "object",
-                "description": "An operator of this program's own.",
-                "properties": { kind: {} },
-                "additionalProperties": false,
-                "required": [kind]
-            })
-        }));
-    }
-    let operator = with_from(operator);
-    let sink = with_from(of(<SinkConfig as JsonSchema>::json_schema));
+    let operator = of(<NodeConfig as JsonSchema>::json_schema);
+    let operator = with_from(with_own(operator, "An operator", registry.operators.names()));
+    let sink = of(<SinkConfig as JsonSchema>::json_schema);
+    let sink = with_from(with_own(sink, "A sink", registry.sinks.names()));
     let defs = generator.take_definitions(true);
     let named = |schema: Json| json!({ "type": "object", "additionalProperties": schema });
     let test = json!({
@@ -86,6 +78,22 @@ pub fn schema_with(registry: &Registry) -> Json {
         },
         "$defs": defs
     })
+}
+
+/// Kinds of a user's own beside the built-in ones.
+fn with_own(mut schema: Json, what: &str, own: impl Iterator<Item = &'static str>) -> Json {
+    if let Some(kinds) = schema.get_mut("oneOf").and_then(Json::as_array_mut) {
+        kinds.extend(own.map(|kind| {
+            json!({
+                "type": "object",
+                "description": format!("{what} of this program's own."),
+                "properties": { kind: {} },
+                "additionalProperties": false,
+                "required": [kind]
+            })
+        }));
+    }
+    schema
 }
 
 /// Nodes that read others have `from` beside their kind.

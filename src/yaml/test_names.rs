@@ -40,7 +40,7 @@ fn sendable(topology: &Topology) -> BTreeSet<&str> {
 
 /// Nodes that call an API.
 fn calling(topology: &Topology) -> BTreeSet<&str> {
-    let calls = |kind: &NodeKind| matches!(kind, NodeKind::Operator(c) if c.makes_calls());
+    let calls = |kind: &NodeKind| matches!(kind, NodeKind::Operator(c) if c.calls().is_some());
     topology.nodes.iter().filter(|n| calls(&n.kind)).map(|n| n.name.as_str()).collect()
 }
 

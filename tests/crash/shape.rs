@@ -161,7 +161,7 @@ fn enrich() -> NodeConfig {
     let mut config = EnrichConfig::new(http, ".account".parse().expect("a path"));
     config.calls_in_flight_max = 4.try_into().expect("not zero");
     config.calls_pending_max = 12.try_into().expect("not zero");
-    NodeConfig::Enrich(Box::new(config))
+    NodeConfig::Enrich(config)
 }
 
 fn debounce(keep: KeepConfig) -> DebounceConfig {

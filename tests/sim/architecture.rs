@@ -1,4 +1,5 @@
-//! Keeps the floors of the house: a module uses lower floors only, and one foreign crate has one home.
+//! Keeps the floors of the house: a module uses lower floors only, one foreign crate has one home, and a kind of operators,
+//! sinks or sources is named in its room alone.
 
 use std::path::{Path, PathBuf};
 
@@ -172,6 +173,64 @@ fn every_module_uses_lower_floors_and_every_crate_has_its_home() {
         })
         .collect();
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// The lists of kinds, and the rooms in which a kind may be named.
+const KINDS: &[(&str, &str)] =
+    &[("NodeConfig", "operators/"), ("SinkConfig", "sinks/"), ("SourceConfig", "sources/")];
+
+/// Kinds that are named far from home: everywhere but in their room and in tests a kind is asked through the trait that its
+/// settings implement, so that a new one is one file and one line.
+fn kinds(path: &str, text: &str) -> Vec<String> {
+    let file = path.rsplit('/').next().unwrap_or_default();
+    if file.ends_with("tests.rs") || file.starts_with("toy_") {
+        return Vec::new();
+    }
+    let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let lines = code.lines().map(str::trim).filter(|l| !l.starts_with("//"));
+    let named = |line: &&str| {
+        KINDS.iter().any(|(list, room)| {
+            !path.starts_with(room)
+                && line.match_indices(list).any(|(at, _)| {
+                    // A kind is `CamelCase`; `KINDS` and functions are not.
+                    let word = path_of(line[at + list.len()..].strip_prefix("::").unwrap_or_default());
+                    let ours = !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+                    ours && word.starts_with(char::is_uppercase) && word.contains(char::is_lowercase)
+                })
+        })
+    };
+    lines.filter(named).map(|line| format!("src/{path} names a kind far from home: {line}")).collect()
+}
+
+#[test]
+fn no_kind_is_named_far_from_home() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    files(&src, &mut paths);
+    paths.sort();
+    let named = |path: &PathBuf| {
+        let name = path.strip_prefix(&src).expect("is below src").display().to_string();
+        kinds(&name, &std::fs::read_to_string(path).expect("is text"))
+    };
+    let named: Vec<String> = paths.iter().flat_map(named).collect();
+    assert!(named.is_empty(), "\n{}", named.join("\n"));
+    for (path, line, count) in [
+        ("topology/joins.rs", "let NodeConfig::Join(join) = &**config else { continue };", 1),
+        ("operators/dedupe.rs", "(NodeConfig::ById(ByIdConfig(by)), \"id\")", 0),
+        ("operators/dedupe.rs", "SinkConfig::Kafka(_) => None,", 1),
+        ("runtime/task/sink.rs", "match config { SinkConfig::Kafka(k) => 1, _ => 2 }", 1),
+        ("yaml/file.rs", "NodeConfig::KINDS.iter().chain(SinkConfig::KINDS)", 0),
+        ("topology/foreign.rs", "SinkConfig::repartition(topic)", 0),
+        ("dev/adapt.rs", "use crate::sources::SourceConfig::Stdin;", 1),
+        ("sinks/kafka.rs", "KafkaSinkConfig::Plain", 0),
+        ("topology/mod.rs", "KafkaSinkConfig::Plain", 0),
+        ("topology/mod.rs", "// SinkConfig::Kafka", 0),
+        ("dev/adapt.rs", "fn f() {}\n\n#[cfg(test)]\nmod tests {\n    SinkConfig::Kafka(k)", 0),
+        ("yaml/types_tests.rs", "SinkConfig::Kafka(k)", 0),
+    ] {
+        let found = kinds(path, line);
+        assert_eq!(found.len(), count, "{path}: {line}: {found:?}");
+    }
 }
 
 #[test]

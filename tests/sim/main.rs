@@ -7,6 +7,7 @@ mod diagnostics;
 mod docs;
 mod formats;
 mod lines;
+mod own_kinds;
 mod reference;
 mod simulate_joins;
 mod simulate_repartition;

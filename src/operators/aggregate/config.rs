@@ -3,13 +3,16 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::fields::FieldsConfig;
-use crate::model::{Expr, Json, Millis, Problem};
+use super::fields::{FieldFunction, FieldsConfig};
+use crate::expressions::{Kind, Typing, object};
+use crate::model::{Expr, Json, Problem, Types};
 use crate::operators::key_by::check_key;
 use crate::operators::settings::{Exprs, Sends, Windows};
 use crate::operators::shared::describe::Described;
 use crate::operators::shared::window::{WindowConfig, WindowKind};
-use crate::operators::{KeyByConfig, NodeConfig, Operator, OperatorSettings, RegroupConfig};
+use crate::operators::{
+    KeyByConfig, NodeConfig, NodePlan, Operator, OperatorSettings, ReadNode, Reads, RegroupConfig,
+};
 
 /// One result per key, or per key and window, from all its records. Give exactly one aggregation. An expression that
 /// gives `null` adds nothing; `count`, `reduce` and `fold` see every record.
@@ -76,12 +79,6 @@ pub struct AggregateConfig {
     /// what has a comma needs quotes: `{ best: 'top(.x, 3)' }`.
     #[serde(default)]
     pub fields: Option<FieldsConfig>,
-    /// Does it read a table? Set by the topology.
-    #[serde(skip)]
-    pub over_table: bool,
-    /// Over a table: the text of `by`, which the topology evaluates in front of this node. Set by the topology.
-    #[serde(skip)]
-    pub groups: String,
 }
 
 /// When results leave.
@@ -164,13 +161,6 @@ impl AggregateConfig {
         AggregateConfig { emit: EmitConfig::Final, ..self }
     }
 
-    /// Is the result's key another one than the record's? Then records of one key may lie in several partitions, and
-    /// have to be brought together first.
-    #[must_use]
-    pub fn changes_key(&self) -> bool {
-        self.by.as_ref().is_some_and(|by| !by.is_key())
-    }
-
     /// Does its state grow for ever? Then it needs a changelog.
     #[must_use]
     pub fn is_unbounded(&self) -> bool {
@@ -195,100 +185,6 @@ impl AggregateConfig {
             ("fields", self.fields.is_some()),
         ];
         set.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect()
-    }
-
-    /// What is wrong with the settings: field, message, help.
-    #[must_use]
-    pub fn check(&self) -> Vec<Problem> {
-        let mut problems = self.window.map_or_else(Vec::new, |w| w.check("aggregate.window"));
-        problems.extend(self.by.iter().flat_map(|by| check_key("aggregate.by", by)));
-        let mut problem = |field: &str, message: &str, help: &str| {
-            problems.push(Problem::setting(format!("aggregate{field}"), message, help));
-        };
-        match self.chosen().as_slice() {
-            [] => problem(
-                "",
-                "nothing says what to compute",
-                "add one aggregation, for example `count: {}`, `sum: .amount` or `fields: { orders: count() }`",
-            ),
-            [_] => {}
-            [_, second, ..] => problem(
-                &format!(".{second}"),
-                "one aggregate has one aggregation",
-                "for several results write `fields: { orders: count(), total: sum(.amount) }`",
-            ),
-        }
-        let values = [
-            (".sum", &self.sum),
-            (".min", &self.min),
-            (".max", &self.max),
-            (".avg", &self.avg),
-            (".first", &self.first),
-            (".last", &self.last),
-            (".distinct", &self.distinct),
-            (".approx_distinct", &self.approx_distinct),
-        ];
-        for (field, value) in values {
-            if value.as_ref().is_some_and(Expr::is_always_null) {
-                problem(field, "it is always null, and null adds nothing", "write for example `.amount`");
-            }
-        }
-        if self.emit == EmitConfig::Final && self.window.is_none() {
-            problem(
-                ".emit",
-                "without a window there is no final result",
-                "add `window: { tumbling: 1m }`, or write `emit: update`",
-            );
-        }
-        if self.collect.as_ref().is_some_and(|c| c.max == 0) {
-            problem(".collect.max", "a list of at most nothing", "write 1 or more");
-        }
-        if self.top.as_ref().is_some_and(|t| t.n == 0) {
-            problem(".top.n", "the greatest none", "write 1 or more");
-        }
-        if let Some(fields) = &self.fields {
-            if fields.0.is_empty() {
-                problem(".fields", "no field", "write for example `fields: { orders: count() }`");
-            }
-            for (name, field) in &fields.0 {
-                if name.is_empty() {
-                    problem(
-                        ".fields",
-                        "a field has no name",
-                        "write for example `fields: { orders: count() }`",
-                    );
-                }
-                if field.limit == Some(0) {
-                    let field = format!(".fields.{name}");
-                    problem(&field, "at most nothing", "write 1 or more, such as `top(.amount, 3)`");
-                }
-            }
-        }
-        if self.subtract.is_some() && self.reduce.is_none() {
-            problem(
-                ".subtract",
-                "it belongs to `reduce`, and there is none",
-                "remove it; a `fold` has its own: `fold: { init: .., step: .., subtract: .. }`",
-            );
-        }
-        let session =
-            matches!(self.window.and_then(|w| w.kind()), Some(WindowKind::Session { gap }) if gap > 0);
-        if session && self.fold.as_ref().is_some_and(|f| f.merge.is_none()) {
-            problem(
-                ".fold",
-                "sessions that grow together need a `merge`",
-                "add `merge: EXPRESSION`, which gives the result of `left` and `right`",
-            );
-        }
-        let may_be_session = self.window.is_some_and(|w| w.session.is_some());
-        if !may_be_session && self.fold.as_ref().is_some_and(|f| f.merge.is_some()) {
-            problem(
-                ".fold.merge",
-                "only sessions grow together, and these are none",
-                "remove it, or add `window: { session: 30m }`",
-            );
-        }
-        problems
     }
 
     /// The expressions, each with the names it may use besides the record's.
@@ -320,6 +216,51 @@ impl AggregateConfig {
         out
     }
 
+    /// Compiles the expressions; the kind of the results.
+    fn compile(&mut self, typing: &mut Typing<'_>) -> Kind {
+        // Where sessions are merged, `.` is a result too.
+        let session = matches!(self.window.and_then(|w| w.kind()), Some(WindowKind::Session { .. }));
+        let merges = session && self.reduce.is_some();
+        for (expr, vars) in self.exprs_mut() {
+            let of_record = vars.is_empty() || *vars == ["acc"] && !merges;
+            let value = if of_record { typing.value.clone() } else { Kind::any() };
+            typing.compile_for(expr, vars, &value);
+        }
+        let number = Types::INTEGER.or(Types::FLOAT);
+        let ordered = number.or(Types::STRING);
+        let mut demands = vec![
+            ("a sum", self.sum.as_ref(), number),
+            ("an average", self.avg.as_ref(), number),
+            ("a least value", self.min.as_ref(), ordered),
+            ("a greatest value", self.max.as_ref(), ordered),
+            ("a greatest value", self.top.as_ref().map(|top| &top.of), ordered),
+        ];
+        demands.extend(self.fields.iter().flat_map(|fields| &fields.0).filter_map(|(_, field)| {
+            let (what, types) = match field.function {
+                FieldFunction::Sum => ("a sum", number),
+                FieldFunction::Avg => ("an average", number),
+                FieldFunction::Min => ("a least value", ordered),
+                FieldFunction::Max | FieldFunction::Top => ("a greatest value", ordered),
+                _ => return None,
+            };
+            Some((what, field.of.as_ref(), types))
+        }));
+        for (what, expr, types) in demands {
+            if let Some(expr) = expr {
+                typing.demand(expr, types, what);
+            }
+        }
+        if self.count.is_some() {
+            return Kind::integer();
+        }
+        let Some(fields) = &self.fields else { return Kind::any() };
+        let kind = |function: FieldFunction| match function {
+            FieldFunction::Count => Kind::integer(),
+            _ => Kind::any(),
+        };
+        object(fields.0.iter().map(|(name, field)| (name.as_str().into(), kind(field.function))).collect())
+    }
+
     /// For graphs: `count, tumbling 1m + 10s, final`.
     #[must_use]
     pub fn label(&self) -> String {
@@ -334,8 +275,7 @@ impl AggregateConfig {
 
     /// What the state's rows depend on: the functions, and the windows without their grace. Expressions are not in it:
     /// rows can be read whatever computed them. Except over a table, where what is taken back is computed once more.
-    #[must_use]
-    pub fn state_shape(&self) -> String {
+    fn shape(&self, plan: &NodePlan) -> String {
         let mut functions: Vec<String> = self.chosen().into_iter().map(String::from).collect();
         if let Some(fields) = &self.fields {
             functions = fields.0.iter().map(|(name, f)| format!("{name} {}", f.function.name())).collect();
@@ -343,9 +283,10 @@ impl AggregateConfig {
         let window = self.window.map(|w| WindowConfig { grace: None, ..w }.label());
         let over = window.map(|w| format!(" {w}")).unwrap_or_default();
         let what = format!("aggregate{over}: {}", functions.join(", "));
-        if !self.over_table {
+        if !plan.over_tables {
             return what;
         }
+        let by = plan.grouped_by.as_deref().or(self.by.as_ref().map(|by| by.text().trim()));
         let own = [&self.sum, &self.avg, &self.reduce, &self.subtract].into_iter().flatten();
         let fold = self.fold.iter().flat_map(|f| std::iter::once(&f.step).chain(&f.subtract));
         let fields = self.fields.iter().flat_map(|f| &f.0).filter_map(|(_, f)| f.of.as_ref());
@@ -354,29 +295,22 @@ impl AggregateConfig {
             .chain(fields)
             .map(|e| e.text().split_whitespace().collect::<Vec<_>>().join(" "))
             .collect();
-        format!("{what} over a table by {} ({})", self.groups, texts.join(", "))
-    }
-
-    /// How long after a window's end a `suppress` below holds its result; `None` without windows.
-    #[must_use]
-    pub fn suppress_grace(&self) -> Option<Millis> {
-        self.window.map(|w| w.suppress_grace())
+        format!("{what} over a table by {} ({})", by.unwrap_or("key"), texts.join(", "))
     }
 }
 
-impl OperatorSettings for Box<AggregateConfig> {
-    fn build(&self) -> Box<dyn Operator> {
-        super::build(self)
+impl OperatorSettings for AggregateConfig {
+    fn build(&self, plan: &NodePlan) -> Box<dyn Operator> {
+        super::build(self, plan.over_tables)
     }
-    fn state_kind(&self, kind: &'static str) -> Option<&'static str> {
+    fn state_kind(&self, kind: &'static str, _: &NodePlan) -> Option<&'static str> {
         Some(kind)
     }
-    fn state_shape(&self) -> Option<String> {
-        Some(AggregateConfig::state_shape(self))
+    fn state_shape(&self, plan: &NodePlan) -> Option<String> {
+        Some(self.shape(plan))
     }
     fn key_expr(&self) -> Option<String> {
-        let by = self.by.as_ref().filter(|_| AggregateConfig::changes_key(self));
-        by.map(|by| by.text().to_owned())
+        self.by.as_ref().filter(|by| !by.is_key()).map(|by| by.text().to_owned())
     }
     fn needs_key_together(&self) -> bool {
         true
@@ -384,33 +318,158 @@ impl OperatorSettings for Box<AggregateConfig> {
     fn regroups_mut(&mut self) -> Option<&mut Expr> {
         self.by.as_mut()
     }
-    fn regroup(&mut self, by: Expr) -> (NodeConfig, &'static str) {
-        let node = match self.over_table {
+    fn regroup(&self, by: Expr, plan: &NodePlan) -> (NodeConfig, &'static str) {
+        let node = match plan.over_tables {
             true => NodeConfig::Regroup(RegroupConfig(by)),
             false => NodeConfig::KeyBy(KeyByConfig(by)),
         };
         (node, "key")
     }
-    fn takes_changes(&self) -> bool {
-        self.over_table
+    fn takes_changes(&self, plan: &NodePlan) -> bool {
+        plan.over_tables
     }
-    fn holds_records(&self) -> bool {
+    fn holds_records(&self, _: &NodePlan) -> bool {
         self.emit == EmitConfig::Final
     }
-    fn sends(&self) -> Sends {
+    fn sends(&self, _: &NodePlan) -> Sends {
         Sends::Stream
     }
     fn windows(&self) -> Windows {
-        if self.window.is_some() { Windows::Always } else { Windows::Never }
+        self.window.map_or(Windows::Never, |w| Windows::Always { grace: w.suppress_grace() })
     }
-    fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
+    fn describe(&self, key: &[u8], value: &[u8], _: &NodePlan) -> Option<Described> {
         self.describe_row(key, value)
     }
     fn exprs_mut(&mut self) -> Exprs<'_> {
         AggregateConfig::exprs_mut(self)
     }
+    fn compile(&mut self, typing: &mut Typing<'_>) -> Kind {
+        AggregateConfig::compile(self, typing)
+    }
+    /// A table's rows are added and taken back, a stream's records only added.
+    fn check_reads(&self, reads: &Reads<'_>) -> Vec<Problem> {
+        let problem = |field: &str, message: String, help: String| {
+            vec![Problem { code: "graph::aggregate", ..Problem::setting(field, message, help) }]
+        };
+        let of = |tables: bool| reads.from.iter().find(move |read| read.table.is_some() == tables);
+        match (of(false), of(true)) {
+            (None, None) => Vec::new(),
+            (Some(_), None) => {
+                let field = match (&self.subtract, &self.fold) {
+                    (Some(_), _) => "subtract",
+                    (_, Some(fold)) if fold.subtract.is_some() => "fold.subtract",
+                    _ => return Vec::new(),
+                };
+                problem(
+                    field,
+                    "nothing is ever taken back: what it reads is a stream".into(),
+                    "remove it; or read a table: a source with `table: {}`, or an operator `table: {}`"
+                        .into(),
+                )
+            }
+            (Some(ReadNode { name: stream, .. }), Some(ReadNode { name: table, .. })) => problem(
+                "from",
+                format!(
+                    "`{table}` is a table and `{stream}` a stream: rows are added and taken back, records only added"
+                ),
+                format!(
+                    "aggregate them apart, or read the table's changes as records through a node such as \
+                     `{table}-changes: {{ from: {table}, filter: \"true\" }}`"
+                ),
+            ),
+            (None, Some(_)) => self.check_over_table(),
+        }
+    }
     fn check(&self) -> Vec<Problem> {
-        AggregateConfig::check(self)
+        let mut problems = self.window.map_or_else(Vec::new, |w| w.check("window"));
+        problems.extend(self.by.iter().flat_map(|by| check_key("by", by)));
+        let mut problem = |field: &str, message: &str, help: &str| {
+            problems.push(Problem::setting(field, message, help));
+        };
+        match self.chosen().as_slice() {
+            [] => problem(
+                "",
+                "nothing says what to compute",
+                "add one aggregation, for example `count: {}`, `sum: .amount` or `fields: { orders: count() }`",
+            ),
+            [_] => {}
+            [_, second, ..] => problem(
+                second,
+                "one aggregate has one aggregation",
+                "for several results write `fields: { orders: count(), total: sum(.amount) }`",
+            ),
+        }
+        let values = [
+            ("sum", &self.sum),
+            ("min", &self.min),
+            ("max", &self.max),
+            ("avg", &self.avg),
+            ("first", &self.first),
+            ("last", &self.last),
+            ("distinct", &self.distinct),
+            ("approx_distinct", &self.approx_distinct),
+        ];
+        for (field, value) in values {
+            if value.as_ref().is_some_and(Expr::is_always_null) {
+                problem(field, "it is always null, and null adds nothing", "write for example `.amount`");
+            }
+        }
+        if self.emit == EmitConfig::Final && self.window.is_none() {
+            problem(
+                "emit",
+                "without a window there is no final result",
+                "add `window: { tumbling: 1m }`, or write `emit: update`",
+            );
+        }
+        if self.collect.as_ref().is_some_and(|c| c.max == 0) {
+            problem("collect.max", "a list of at most nothing", "write 1 or more");
+        }
+        if self.top.as_ref().is_some_and(|t| t.n == 0) {
+            problem("top.n", "the greatest none", "write 1 or more");
+        }
+        if let Some(fields) = &self.fields {
+            if fields.0.is_empty() {
+                problem("fields", "no field", "write for example `fields: { orders: count() }`");
+            }
+            for (name, field) in &fields.0 {
+                if name.is_empty() {
+                    problem(
+                        "fields",
+                        "a field has no name",
+                        "write for example `fields: { orders: count() }`",
+                    );
+                }
+                if field.limit == Some(0) {
+                    let field = format!("fields.{name}");
+                    problem(&field, "at most nothing", "write 1 or more, such as `top(.amount, 3)`");
+                }
+            }
+        }
+        if self.subtract.is_some() && self.reduce.is_none() {
+            problem(
+                "subtract",
+                "it belongs to `reduce`, and there is none",
+                "remove it; a `fold` has its own: `fold: { init: .., step: .., subtract: .. }`",
+            );
+        }
+        let session =
+            matches!(self.window.and_then(|w| w.kind()), Some(WindowKind::Session { gap }) if gap > 0);
+        if session && self.fold.as_ref().is_some_and(|f| f.merge.is_none()) {
+            problem(
+                "fold",
+                "sessions that grow together need a `merge`",
+                "add `merge: EXPRESSION`, which gives the result of `left` and `right`",
+            );
+        }
+        let may_be_session = self.window.is_some_and(|w| w.session.is_some());
+        if !may_be_session && self.fold.as_ref().is_some_and(|f| f.merge.is_some()) {
+            problem(
+                "fold.merge",
+                "only sessions grow together, and these are none",
+                "remove it, or add `window: { session: 30m }`",
+            );
+        }
+        problems
     }
     fn label(&self, kind: &'static str) -> String {
         format!("{kind} {}", AggregateConfig::label(self))
@@ -423,6 +482,7 @@ mod tests {
 
     use super::super::tests::rig;
     use super::*;
+    use crate::model::Millis;
 
     fn check(json: serde_json::Value, want: &[&str]) -> AggregateConfig {
         let config = rig::config(json).unwrap();
@@ -435,23 +495,23 @@ mod tests {
     fn settings_that_contradict_each_other_are_named() {
         check(json!({ "count": {} }), &[]);
         check(json!({ "sum": ".a", "window": { "tumbling": "1m" }, "emit": "final" }), &[]);
-        check(json!({}), &["aggregate"]);
-        check(json!({ "sum": ".a", "min": ".a" }), &["aggregate.min"]);
-        check(json!({ "count": {}, "emit": "final" }), &["aggregate.emit"]);
-        check(json!({ "sum": "null" }), &["aggregate.sum"]);
-        check(json!({ "count": {}, "window": { "grace": "1s" } }), &["aggregate.window.grace"]);
-        check(json!({ "count": {}, "window": { "tumbling": "0s" } }), &["aggregate.window.tumbling"]);
-        check(json!({ "collect": { "of": ".a", "max": 0 } }), &["aggregate.collect.max"]);
-        check(json!({ "top": { "of": ".a", "n": 0 } }), &["aggregate.top.n"]);
-        check(json!({ "fields": {} }), &["aggregate.fields"]);
-        check(json!({ "fields": { "a": "top(.a, 0)" } }), &["aggregate.fields.a"]);
-        check(json!({ "fields": { "": "count()" } }), &["aggregate.fields"]);
+        check(json!({}), &[""]);
+        check(json!({ "sum": ".a", "min": ".a" }), &["min"]);
+        check(json!({ "count": {}, "emit": "final" }), &["emit"]);
+        check(json!({ "sum": "null" }), &["sum"]);
+        check(json!({ "count": {}, "window": { "grace": "1s" } }), &["window.grace"]);
+        check(json!({ "count": {}, "window": { "tumbling": "0s" } }), &["window.tumbling"]);
+        check(json!({ "collect": { "of": ".a", "max": 0 } }), &["collect.max"]);
+        check(json!({ "top": { "of": ".a", "n": 0 } }), &["top.n"]);
+        check(json!({ "fields": {} }), &["fields"]);
+        check(json!({ "fields": { "a": "top(.a, 0)" } }), &["fields.a"]);
+        check(json!({ "fields": { "": "count()" } }), &["fields"]);
         let fold = json!({ "init": 0, "step": ".a" });
-        check(json!({ "fold": fold, "window": { "session": "1m" } }), &["aggregate.fold"]);
+        check(json!({ "fold": fold, "window": { "session": "1m" } }), &["fold"]);
         check(json!({ "fold": fold, "window": { "tumbling": "1m" } }), &[]);
         let merged = json!({ "init": 0, "step": ".a", "merge": ".b" });
-        check(json!({ "fold": merged }), &["aggregate.fold.merge"]);
-        check(json!({ "fold": merged, "window": { "tumbling": "1m" } }), &["aggregate.fold.merge"]);
+        check(json!({ "fold": merged }), &["fold.merge"]);
+        check(json!({ "fold": merged, "window": { "tumbling": "1m" } }), &["fold.merge"]);
         let fold = json!({ "init": 0, "step": ".a", "merge": ".b", "subtract": ".c" });
         let mut fold = check(json!({ "fold": fold, "window": { "session": "1m" } }), &[]);
         let vars: Vec<_> = fold.exprs_mut().into_iter().map(|(e, v)| (e.text().to_owned(), v)).collect();
@@ -465,14 +525,15 @@ mod tests {
 
     #[test]
     fn only_another_key_than_the_record_s_is_a_change_of_key() {
-        assert!(!check(json!({ "count": {} }), &[]).changes_key());
-        assert!(!check(json!({ "count": {}, "by": " key" }), &[]).changes_key());
-        assert!(check(json!({ "count": {}, "by": ".user" }), &[]).changes_key());
+        let key = |json: serde_json::Value| check(json, &[]).key_expr();
+        assert_eq!(key(json!({ "count": {} })), None);
+        assert_eq!(key(json!({ "count": {}, "by": " key" })), None);
+        assert_eq!(key(json!({ "count": {}, "by": ".user" })).as_deref(), Some(".user"));
     }
 
     #[test]
     fn the_shape_of_state_is_what_its_rows_depend_on() {
-        let shape = |json: serde_json::Value| check(json, &[]).state_shape();
+        let shape = |json: serde_json::Value| check(json, &[]).shape(&NodePlan::default());
         assert_eq!(shape(json!({ "count": {} })), "aggregate: count");
         assert_eq!(shape(json!({ "sum": ".b" })), shape(json!({ "sum": ".a" })), "expressions may change");
         let window = json!({ "hopping": "5m", "every": "1m", "grace": "10s" });
@@ -482,12 +543,11 @@ mod tests {
             "aggregate hopping 5m every 1m: n count, most top"
         );
         let fields = json!({ "n": "count()", "total": "sum(.a)" });
-        let over = AggregateConfig {
-            over_table: true,
-            groups: ".city".into(),
-            ..check(json!({ "fields": fields }), &[])
-        };
-        assert_eq!(over.state_shape(), "aggregate: n count, total sum over a table by .city (.a)");
+        let over = NodePlan { over_tables: true, grouped_by: Some(".city".into()), ..NodePlan::default() };
+        assert_eq!(
+            check(json!({ "fields": fields }), &[]).shape(&over),
+            "aggregate: n count, total sum over a table by .city (.a)"
+        );
     }
 
     #[test]
@@ -495,6 +555,6 @@ mod tests {
         let window = json!({ "hopping": "5m", "every": "1m", "grace": "10s" });
         let config = check(json!({ "count": {}, "by": ".a", "window": window, "emit": "final" }), &[]);
         assert_eq!(config.label(), "count, by .a, hopping 5m every 1m + 10s, final");
-        assert_eq!(config.suppress_grace(), Some(Millis::secs(10)));
+        assert_eq!(config.windows(), Windows::Always { grace: Millis::secs(10) });
     }
 }

@@ -138,14 +138,14 @@ struct Aggregate<G> {
     inputs: Vec<Json>,
 }
 
-/// The operator without state. The settings have been checked.
+/// The operator without state. The settings have been checked. `over_table`: what it reads are tables.
 #[must_use]
-pub fn build(config: &AggregateConfig) -> Box<dyn Operator> {
+pub fn build(config: &AggregateConfig, over_table: bool) -> Box<dyn Operator> {
     let is_final = config.emit == EmitConfig::Final;
     let grace = config.window.map_or(0, |w| w.grace().0);
-    let kind = config.window.and_then(|w| w.kind()).filter(|_| !config.over_table);
+    let kind = config.window.and_then(|w| w.kind()).filter(|_| !over_table);
     match kind {
-        None if config.over_table => node(config, OverTable::new()),
+        None if over_table => node(config, OverTable::new()),
         None => node(config, Plain::new()),
         Some(WindowKind::Time { size, advance }) => {
             node(config, TimeWindows::new(size, advance, grace, is_final))

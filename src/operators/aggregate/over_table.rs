@@ -199,11 +199,11 @@ impl AggregateConfig {
     pub fn check_over_table(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = Vec::new();
         let mut problem = |field: &str, message: String, help: &str| {
-            problems.push(Problem::setting(format!("aggregate{field}"), message, help));
+            problems.push(Problem { code: "graph::aggregate", ..Problem::setting(field, message, help) });
         };
         if self.window.is_some() {
             problem(
-                ".window",
+                "window",
                 "a table's rows are not events, so they have no windows".into(),
                 "remove `window`; or aggregate the table's changes as records, read through a node such as `filter: \"true\"`",
             );
@@ -212,7 +212,7 @@ impl AggregateConfig {
             if ["min", "max", "first", "last", "collect", "top", "distinct", "approx_distinct"]
                 .contains(&name)
             {
-                problem(&format!(".{name}"), format!("`{name}` cannot take a row back"), INSTEAD);
+                problem(name, format!("`{name}` cannot take a row back"), INSTEAD);
             }
         }
         for (name, field) in self.fields.iter().flat_map(|fields| &fields.0) {
@@ -220,19 +220,19 @@ impl AggregateConfig {
                 matches!(field.function, FieldFunction::Count | FieldFunction::Sum | FieldFunction::Avg);
             if !takes_back {
                 let message = format!("`{}` cannot take a row back", field.function.name());
-                problem(&format!(".fields.{name}"), message, INSTEAD);
+                problem(&format!("fields.{name}"), message, INSTEAD);
             }
         }
         if self.reduce.is_some() && self.subtract.is_none() {
             problem(
-                ".reduce",
+                "reduce",
                 "over a table it needs a `subtract`".into(),
                 "add `subtract: EXPRESSION` beside `reduce`, which gives the result without the old row from `acc` and `.`",
             );
         }
         if self.fold.as_ref().is_some_and(|fold| fold.subtract.is_none()) {
             problem(
-                ".fold",
+                "fold",
                 "over a table it needs a `subtract`".into(),
                 "add `subtract: EXPRESSION`, which gives the result without the old row from `acc` and `.`",
             );
@@ -241,8 +241,8 @@ impl AggregateConfig {
             .fields
             .iter()
             .flat_map(|fields| &fields.0)
-            .filter_map(|(name, field)| field.of.as_ref().map(|of| (format!(".fields.{name}"), of)));
-        let own = [(".by", &self.by), (".sum", &self.sum), (".avg", &self.avg)];
+            .filter_map(|(name, field)| field.of.as_ref().map(|of| (format!("fields.{name}"), of)));
+        let own = [("by", &self.by), ("sum", &self.sum), ("avg", &self.avg)];
         let own = own.into_iter().filter_map(|(name, expr)| Some((name.to_owned(), expr.as_ref()?)));
         for (field, expr) in own.chain(fields) {
             if let Some(name) = around(expr) {
@@ -301,15 +301,16 @@ mod tests {
     use super::super::{AggregateConfig, build};
     use super::*;
     use crate::model::Timestamp;
+    use crate::operators::OperatorSettings;
 
     fn config(json: Json) -> AggregateConfig {
-        AggregateConfig { over_table: true, ..rig::config(json).unwrap() }
+        rig::config(json).unwrap()
     }
 
     fn over(json: Json) -> Rig {
         let config = config(json);
         assert_eq!((config.check(), config.check_over_table()), (vec![], vec![]));
-        Rig::new(move || build(&config))
+        Rig::new(move || build(&config, true))
     }
 
     fn change(group: &str, old: Json, new: Json, ts: i64) -> Record {
@@ -396,7 +397,7 @@ mod tests {
         ] {
             let mut config = config(settings.clone());
             arithmetic(&mut config);
-            let mut n = Rig::new(move || build(&config));
+            let mut n = Rig::new(move || build(&config, true));
             let mut step = |old: Json, new: Json| {
                 let out = n.record(change("g", old, new, 1));
                 out.map(|out| rig::show(&out).into_iter().map(|(_, _, value, _)| value).collect::<Vec<_>>())
@@ -439,21 +440,18 @@ mod tests {
             assert_eq!(got, want, "{config:?}");
         };
         check(json!({ "count": {}, "by": ".a" }), &[]);
-        check(json!({ "count": {}, "window": { "tumbling": "1m" } }), &["aggregate.window"]);
+        check(json!({ "count": {}, "window": { "tumbling": "1m" } }), &["window"]);
         for name in ["min", "max", "first", "last", "distinct", "approx_distinct"] {
-            check(json!({ name: ".a" }), &[&format!("aggregate.{name}")]);
+            check(json!({ name: ".a" }), &[name]);
         }
-        check(json!({ "collect": { "of": ".a" } }), &["aggregate.collect"]);
-        check(json!({ "top": { "of": ".a", "n": 1 } }), &["aggregate.top"]);
-        check(json!({ "reduce": ".a" }), &["aggregate.reduce"]);
-        check(json!({ "fold": { "init": 0, "step": ".a" } }), &["aggregate.fold"]);
-        check(
-            json!({ "fields": { "a": "max(.a)", "b": "sum(timestamp)" } }),
-            &["aggregate.fields.a", "aggregate.fields.b"],
-        );
-        check(json!({ "sum": "timestamp", "by": "headers.a" }), &["aggregate.by", "aggregate.sum"]);
+        check(json!({ "collect": { "of": ".a" } }), &["collect"]);
+        check(json!({ "top": { "of": ".a", "n": 1 } }), &["top"]);
+        check(json!({ "reduce": ".a" }), &["reduce"]);
+        check(json!({ "fold": { "init": 0, "step": ".a" } }), &["fold"]);
+        check(json!({ "fields": { "a": "max(.a)", "b": "sum(timestamp)" } }), &["fields.a", "fields.b"]);
+        check(json!({ "sum": "timestamp", "by": "headers.a" }), &["by", "sum"]);
         check(json!({ "sum": ".timestamp", "by": "\"timestamp\"" }), &[]);
         check(json!({ "sum": "to_int(timestamp!(.a)) + .headers.timestamp" }), &[]);
-        check(json!({ "sum": "1 + timestamp" }), &["aggregate.sum"]);
+        check(json!({ "sum": "1 + timestamp" }), &["sum"]);
     }
 }

@@ -1,10 +1,11 @@
-//! Operators of a user's own, written in Rust outside of this crate.
+//! Operators of a user's own that need stores, timers or punctuations.
 //!
-//! A [`CustomOperator`] is what stands in the topology: the settings, under a kind of its own. It makes a [`Processor`]
-//! for each task, which does the work: records come in, punctuations and timers fire, state is in named stores. YAML
-//! learns of the kind through [`crate::yaml::Registry`], the Rust DSL through [`NodeConfig::custom`]. From there on it
-//! is a node like any other: its stores, timers and schedules are in the checkpoint and in the changelog, it is
-//! restored, simulated and looked into as the built-in ones are.
+//! Every kind, of this crate or another, is a type that implements [`OperatorSettings`] and builds an [`Operator`]; a user's
+//! crate adds its key to a [`crate::yaml::Registry`], or hands it to [`super::NodeConfig::own`] in the Rust DSL. What is
+//! here is a thin layer over these two, for which nothing needs to be known of rows, seals and watermarks: settings that
+//! implement [`CustomOperator`] make a [`Processor`] for each task, which does the work: records come in, punctuations and
+//! timers fire, state is in named stores. They are in the checkpoint and in the changelog, and are restored, simulated and
+//! looked into as those of the built-in kinds are.
 //!
 //! The rules of every operator hold here too, and nothing can enforce them: no awaiting, no clock but the one in the
 //! context, no chance, nothing kept in memory that is not also in a store. The same records give the same results.
@@ -17,23 +18,19 @@ use std::fmt;
 
 use super::settings::{Exprs, Sends, Windows};
 use super::shared::describe::Described;
-use super::{NodeConfig, Operator, OperatorSettings};
+use super::{NodePlan, Operator, OperatorSettings};
 use crate::model::{Expr, Problem};
 
 pub use processor::{NamedStore, Processor, ProcessorCx};
 pub use schedule::{Clock, Punctuator};
 
-/// Settings of an operator of the user's own. To stand in YAML it must also be `serde::Deserialize` (without `flatten`,
-/// `untagged` and internal tags: they lose places); every mistake in its settings is shown in its place.
+/// Settings of an operator that is a [`Processor`]. Whatever implements it implements [`OperatorSettings`] too.
 ///
 /// What a kind is called and which stores it has is identity, as with every node: to change how rows are written, give
 /// the store a new name.
-pub trait CustomOperator: Clone + fmt::Debug + Send + Sync + 'static {
-    /// The key in YAML: letters, digits, `-` and `_`; none of slackwater's own kinds.
-    const KIND: &'static str;
-
+pub trait CustomOperator: fmt::Debug + Send + Sync {
     /// What does the work.
-    type Processor: Processor;
+    type Processor: Processor + 'static;
 
     /// One for each task.
     fn processor(&self) -> Self::Processor;
@@ -60,7 +57,7 @@ pub trait CustomOperator: Clone + fmt::Debug + Send + Sync + 'static {
         Vec::new()
     }
 
-    /// What is wrong with the settings: field (a path such as `limits.low`, or empty), message, help.
+    /// What is wrong with the settings. Fields are paths such as `limits.low`, or empty.
     fn check(&self) -> Vec<Problem> {
         Vec::new()
     }
@@ -71,133 +68,47 @@ pub trait CustomOperator: Clone + fmt::Debug + Send + Sync + 'static {
     }
 
     /// For graphs: the kind and what matters most.
-    fn label(&self) -> String {
-        Self::KIND.into()
+    fn label(&self, kind: &'static str) -> String {
+        kind.into()
     }
 }
 
-/// A [`CustomOperator`] as a node of a topology.
-pub struct CustomConfig(Box<dyn Erased>);
-
-impl CustomConfig {
-    /// These settings.
-    #[must_use]
-    pub fn new(config: impl CustomOperator) -> CustomConfig {
-        CustomConfig(Box::new(config))
+impl<C: CustomOperator> OperatorSettings for C {
+    fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
+        Box::new(node::ProcessorNode::new(self.processor()))
     }
-}
-
-impl OperatorSettings for CustomConfig {
-    fn build(&self) -> Box<dyn Operator> {
-        self.0.build()
+    fn state_kind(&self, kind: &'static str, _: &NodePlan) -> Option<&'static str> {
+        CustomOperator::is_stateful(self).then_some(kind)
     }
-    fn own_kind(&self) -> Option<&'static str> {
-        Some(self.0.kind())
-    }
-    fn state_kind(&self, kind: &'static str) -> Option<&'static str> {
-        self.0.is_stateful().then_some(kind)
-    }
-    fn changes_key(&self) -> bool {
-        self.0.changes_key()
+    fn changes_key(&self, _: &NodePlan) -> bool {
+        CustomOperator::changes_key(self)
     }
     fn needs_key_together(&self) -> bool {
-        self.0.needs_key_together()
+        CustomOperator::needs_key_together(self)
     }
-    fn holds_records(&self) -> bool {
+    /// Timers and punctuations send records whenever they like.
+    fn holds_records(&self, _: &NodePlan) -> bool {
         true
     }
-    fn sends(&self) -> Sends {
+    fn sends(&self, _: &NodePlan) -> Sends {
         Sends::Stream
     }
     fn windows(&self) -> Windows {
         Windows::Unknown
     }
-    fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
+    fn describe(&self, key: &[u8], value: &[u8], _: &NodePlan) -> Option<Described> {
         node::describe_row(key, value)
-    }
-    fn ports(&self) -> Vec<String> {
-        self.0.ports()
-    }
-    fn exprs_mut(&mut self) -> Exprs<'_> {
-        self.0.exprs_mut().into_iter().map(|e| (e, &[] as &[&str])).collect()
-    }
-    /// What is wrong, with fields as seen from the node.
-    fn check(&self) -> Vec<Problem> {
-        let kind = self.0.kind();
-        let mut problems = self.0.check();
-        for Problem { field, .. } in &mut problems {
-            *field = if field.is_empty() { kind.into() } else { format!("{kind}.{field}") };
-        }
-        problems
-    }
-    fn label(&self, _kind: &'static str) -> String {
-        self.0.label()
-    }
-}
-
-impl Clone for CustomConfig {
-    fn clone(&self) -> Self {
-        CustomConfig(self.0.boxed())
-    }
-}
-
-impl fmt::Debug for CustomConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl NodeConfig {
-    /// An operator of the user's own, for the Rust DSL.
-    #[must_use]
-    pub fn custom(config: impl CustomOperator) -> NodeConfig {
-        NodeConfig::Custom(CustomConfig::new(config))
-    }
-}
-
-/// [`CustomOperator`] without its types.
-trait Erased: fmt::Debug + Send + Sync {
-    fn boxed(&self) -> Box<dyn Erased>;
-    fn kind(&self) -> &'static str;
-    fn build(&self) -> Box<dyn Operator>;
-    fn is_stateful(&self) -> bool;
-    fn needs_key_together(&self) -> bool;
-    fn changes_key(&self) -> bool;
-    fn ports(&self) -> Vec<String>;
-    fn check(&self) -> Vec<Problem>;
-    fn exprs_mut(&mut self) -> Vec<&mut Expr>;
-    fn label(&self) -> String;
-}
-
-impl<C: CustomOperator> Erased for C {
-    fn boxed(&self) -> Box<dyn Erased> {
-        Box::new(self.clone())
-    }
-    fn kind(&self) -> &'static str {
-        C::KIND
-    }
-    fn build(&self) -> Box<dyn Operator> {
-        Box::new(node::ProcessorNode::new(self.processor()))
-    }
-    fn is_stateful(&self) -> bool {
-        CustomOperator::is_stateful(self)
-    }
-    fn needs_key_together(&self) -> bool {
-        CustomOperator::needs_key_together(self)
-    }
-    fn changes_key(&self) -> bool {
-        CustomOperator::changes_key(self)
     }
     fn ports(&self) -> Vec<String> {
         CustomOperator::ports(self)
     }
+    fn exprs_mut(&mut self) -> Exprs<'_> {
+        CustomOperator::exprs_mut(self).into_iter().map(|e| (e, &[] as &[&str])).collect()
+    }
     fn check(&self) -> Vec<Problem> {
         CustomOperator::check(self)
     }
-    fn exprs_mut(&mut self) -> Vec<&mut Expr> {
-        CustomOperator::exprs_mut(self)
-    }
-    fn label(&self) -> String {
-        CustomOperator::label(self)
+    fn label(&self, kind: &'static str) -> String {
+        CustomOperator::label(self, kind)
     }
 }

@@ -6,10 +6,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::table::Rule;
+use crate::expressions::{Kind, Typing};
 use crate::model::{Expr, Millis, Problem};
 use crate::operators::settings::{Exprs, Sends, Windows};
 use crate::operators::shared::describe::Described;
-use crate::operators::{Operator, OperatorSettings, OwnMetrics};
+use crate::operators::{NodePlan, Operator, OperatorSettings, OwnMetrics};
 
 /// Gathers the events of each key and sends one record when the key has gone quiet. Give `quiet` or `settle`.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -83,68 +84,6 @@ impl DebounceConfig {
         }
     }
 
-    /// What is wrong with the settings: field, message, help.
-    #[must_use]
-    pub fn check(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut problem = |field: &str, message: &str, help: &str| {
-            problems.push(Problem::setting(format!("debounce{field}"), message, help));
-        };
-        match (self.quiet, self.settle) {
-            (None, None) => {
-                problem(
-                    "",
-                    "nothing says when it fires",
-                    "write `debounce: { quiet: 30s }` or `debounce: { settle: 30s }`",
-                );
-            }
-            (Some(_), Some(_)) => problem(
-                ".settle",
-                "`quiet` and `settle` exclude each other",
-                "keep `quiet` to wait until the key has gone quiet, `settle` to wait a fixed time",
-            ),
-            _ => {}
-        }
-        for (name, span) in [("quiet", self.quiet), ("settle", self.settle)] {
-            if span.is_some_and(|s| s <= Millis::ZERO) {
-                let message = format!("`{name}` must be longer than nothing");
-                problem(&format!(".{name}"), &message, "write a time such as `30s`");
-            }
-        }
-        if let Some(max_wait) = self.max_wait {
-            if self.settle.is_some() {
-                problem(
-                    ".max_wait",
-                    "`settle` has no `max_wait`: it fires at a fixed time",
-                    "remove `max_wait`",
-                );
-            } else if let Some(quiet) = self.quiet.filter(|quiet| max_wait < *quiet) {
-                problem(
-                    ".max_wait",
-                    "`max_wait` is shorter than `quiet`",
-                    &format!("write {quiet} or more, or `settle: {max_wait}` if that is what you want"),
-                );
-            }
-        }
-        if self.trailing && (self.max_wait.is_none() || self.settle.is_some()) {
-            problem(
-                ".trailing",
-                "`trailing` follows a firing by `max_wait`, and there is none",
-                "add `max_wait`",
-            );
-        } else if self.trailing && !matches!(self.keep, KeepConfig::Last | KeepConfig::First) {
-            problem(
-                ".trailing",
-                "`trailing` would send events of a list or a merge twice",
-                "remove it, or write `keep: last`",
-            );
-        }
-        if self.max_items.is_some() && self.keep != KeepConfig::All {
-            problem(".max_items", "only `keep: all` has items", "remove `max_items`, or write `keep: all`");
-        }
-        problems
-    }
-
     /// The expressions, each with the names it may use besides the record's.
     pub fn exprs_mut(&mut self) -> Vec<(&mut Expr, &'static [&'static str])> {
         match &mut self.keep {
@@ -175,13 +114,13 @@ impl DebounceConfig {
 }
 
 impl OperatorSettings for DebounceConfig {
-    fn build(&self) -> Box<dyn Operator> {
+    fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(super::Debounce::new(self))
     }
-    fn state_kind(&self, kind: &'static str) -> Option<&'static str> {
+    fn state_kind(&self, kind: &'static str, _: &NodePlan) -> Option<&'static str> {
         Some(kind)
     }
-    fn state_shape(&self) -> Option<String> {
+    fn state_shape(&self, _: &NodePlan) -> Option<String> {
         Some(self.state_shape().to_owned())
     }
     fn needs_key_together(&self) -> bool {
@@ -192,16 +131,16 @@ impl OperatorSettings for DebounceConfig {
             "add `max_wait`: it bounds how long a key that never goes quiet holds the committed offset back",
         )
     }
-    fn holds_records(&self) -> bool {
+    fn holds_records(&self, _: &NodePlan) -> bool {
         true
     }
-    fn sends(&self) -> Sends {
+    fn sends(&self, _: &NodePlan) -> Sends {
         Sends::Stream
     }
     fn windows(&self) -> Windows {
         Windows::Unknown
     }
-    fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
+    fn describe(&self, key: &[u8], value: &[u8], _: &NodePlan) -> Option<Described> {
         self.describe_row(key, value)
     }
     fn metrics(&self) -> OwnMetrics {
@@ -210,8 +149,81 @@ impl OperatorSettings for DebounceConfig {
     fn exprs_mut(&mut self) -> Exprs<'_> {
         self.exprs_mut()
     }
+    fn compile(&mut self, typing: &mut Typing<'_>) -> Kind {
+        for (expr, vars) in self.exprs_mut() {
+            typing.compile(expr, vars);
+        }
+        match self.keep {
+            KeepConfig::Last | KeepConfig::First => typing.value.clone(),
+            KeepConfig::All | KeepConfig::Merge(_) => Kind::any(),
+        }
+    }
+    fn waits_mut(&mut self) -> Vec<(&'static str, &mut Millis)> {
+        let times =
+            [("quiet", &mut self.quiet), ("settle", &mut self.settle), ("max_wait", &mut self.max_wait)];
+        times.into_iter().filter_map(|(name, time)| Some((name, time.as_mut()?))).collect()
+    }
+    fn waits(&self) -> Millis {
+        self.quiet.or(self.settle).unwrap_or_default()
+    }
     fn check(&self) -> Vec<Problem> {
-        self.check()
+        let mut problems = Vec::new();
+        let mut problem = |field: &str, message: &str, help: &str| {
+            problems.push(Problem::setting(field, message, help));
+        };
+        match (self.quiet, self.settle) {
+            (None, None) => {
+                problem(
+                    "",
+                    "nothing says when it fires",
+                    "write `debounce: { quiet: 30s }` or `debounce: { settle: 30s }`",
+                );
+            }
+            (Some(_), Some(_)) => problem(
+                "settle",
+                "`quiet` and `settle` exclude each other",
+                "keep `quiet` to wait until the key has gone quiet, `settle` to wait a fixed time",
+            ),
+            _ => {}
+        }
+        for (name, span) in [("quiet", self.quiet), ("settle", self.settle)] {
+            if span.is_some_and(|s| s <= Millis::ZERO) {
+                let message = format!("`{name}` must be longer than nothing");
+                problem(name, &message, "write a time such as `30s`");
+            }
+        }
+        if let Some(max_wait) = self.max_wait {
+            if self.settle.is_some() {
+                problem(
+                    "max_wait",
+                    "`settle` has no `max_wait`: it fires at a fixed time",
+                    "remove `max_wait`",
+                );
+            } else if let Some(quiet) = self.quiet.filter(|quiet| max_wait < *quiet) {
+                problem(
+                    "max_wait",
+                    "`max_wait` is shorter than `quiet`",
+                    &format!("write {quiet} or more, or `settle: {max_wait}` if that is what you want"),
+                );
+            }
+        }
+        if self.trailing && (self.max_wait.is_none() || self.settle.is_some()) {
+            problem(
+                "trailing",
+                "`trailing` follows a firing by `max_wait`, and there is none",
+                "add `max_wait`",
+            );
+        } else if self.trailing && !matches!(self.keep, KeepConfig::Last | KeepConfig::First) {
+            problem(
+                "trailing",
+                "`trailing` would send events of a list or a merge twice",
+                "remove it, or write `keep: last`",
+            );
+        }
+        if self.max_items.is_some() && self.keep != KeepConfig::All {
+            problem("max_items", "only `keep: all` has items", "remove `max_items`, or write `keep: all`");
+        }
+        problems
     }
     fn label(&self, kind: &'static str) -> String {
         format!("{kind} {}", self.label())
@@ -238,18 +250,15 @@ mod tests {
         assert!(merge.exprs_mut().is_empty());
         merge.keep = KeepConfig::Merge(Expr::new(".a", None));
         assert_eq!(merge.exprs_mut()[0].1, ["acc"]);
-        check(json!({}), &["debounce"]);
-        check(json!({ "quiet": "30s", "settle": "30s" }), &["debounce.settle"]);
-        check(json!({ "quiet": "0s" }), &["debounce.quiet"]);
-        check(json!({ "quiet": "30s", "max_wait": "20s" }), &["debounce.max_wait"]);
-        check(json!({ "settle": "30s", "max_wait": "50s" }), &["debounce.max_wait"]);
-        check(json!({ "quiet": "30s", "max_items": 5 }), &["debounce.max_items"]);
+        check(json!({}), &[""]);
+        check(json!({ "quiet": "30s", "settle": "30s" }), &["settle"]);
+        check(json!({ "quiet": "0s" }), &["quiet"]);
+        check(json!({ "quiet": "30s", "max_wait": "20s" }), &["max_wait"]);
+        check(json!({ "settle": "30s", "max_wait": "50s" }), &["max_wait"]);
+        check(json!({ "quiet": "30s", "max_items": 5 }), &["max_items"]);
         check(json!({ "quiet": "30s", "max_wait": "5m", "trailing": true }), &[]);
-        check(json!({ "quiet": "30s", "trailing": true }), &["debounce.trailing"]);
-        check(
-            json!({ "quiet": "3s", "max_wait": "5s", "trailing": true, "keep": "all" }),
-            &["debounce.trailing"],
-        );
+        check(json!({ "quiet": "30s", "trailing": true }), &["trailing"]);
+        check(json!({ "quiet": "3s", "max_wait": "5s", "trailing": true, "keep": "all" }), &["trailing"]);
         for bad in [json!({ "quiet": "30s", "wait": 1 }), json!({ "quiet": "30s", "keep": "most" })] {
             assert!(serde_json::from_value::<DebounceConfig>(bad).is_err());
         }

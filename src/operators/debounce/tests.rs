@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::model::Expr;
-use crate::operators::{Effects, Emit, Tally};
+use crate::operators::{Effects, Emit, OperatorSettings, Tally};
 use crate::state::{Backend, MemoryBackend, Store};
 
 /// The node of one task, as the task drives it.

@@ -9,12 +9,13 @@ use bytes::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
+use crate::expressions::{Kind, Typing, with_field};
 use crate::model::path::{Step, parse_path};
 use crate::model::{EvalError, Expr, HttpRequest, Millis, Problem, Scope, Size, Template};
 use crate::operators::settings::Exprs;
 use crate::operators::shared::describe::Described;
 use crate::operators::shared::retry::RetryConfig;
-use crate::operators::{Operator, OperatorSettings, OwnMetrics};
+use crate::operators::{NodePlan, Operator, OperatorSettings, OwnMetrics};
 
 /// Calls an HTTP API for each record and puts the answer into the record's value. Calls of different keys run in
 /// parallel, those of one key in order; a call under way at a crash is made again.
@@ -92,6 +93,19 @@ fn calls_pending_max() -> NonZeroUsize {
     NonZeroUsize::MIN.saturating_add(9_999)
 }
 
+/// The calls of an API that an operator makes, for those who make them and those who ask what will be called.
+#[derive(Clone, Copy, Debug)]
+pub struct Calls<'a> {
+    /// What is called.
+    pub http: &'a HttpConfig,
+    /// The field that the answer is put into.
+    pub into: &'a str,
+    /// The rate limit that every attempt pays a token of.
+    pub rate_limit: Option<&'a str>,
+    /// Calls that may be under way at a time.
+    pub in_flight_max: NonZeroUsize,
+}
+
 /// Settings that contradict each other, in words for whoever wrote them.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
@@ -134,43 +148,6 @@ fn may_be_url(text: &str) -> bool {
 }
 
 impl EnrichConfig {
-    /// What is wrong with the settings: field, message, help.
-    #[must_use]
-    pub fn check(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        match self.http.checked() {
-            Ok((method, url)) if !may_be_url(url.text()) => {
-                let field = format!("enrich.http.{}", method.to_lowercase());
-                let message = format!("`{}` is no address of a server", url.text());
-                problems.push(Problem::setting(
-                    field,
-                    message,
-                    "write it like `http://host:8080/path/{{ key }}`",
-                ));
-            }
-            Ok(_) => {}
-            Err(ConfigError(text)) => {
-                let (message, help) =
-                    text.split_once(": ").unwrap_or((&text, "see the reference of `enrich`"));
-                problems.push(Problem::setting("enrich.http", message, help));
-            }
-        }
-        if self.http.connections.get() > CONNECTIONS_MAX {
-            let message = format!("more than {CONNECTIONS_MAX} clients");
-            let help = "the default 1 is enough for most; HTTP/1.1 opens connections as needed".to_owned();
-            problems.push(Problem::setting("enrich.http.connections", message, help));
-        }
-        if self.retry.base > self.retry.max {
-            let message = format!("the first retry would wait longer than `max`, {}", self.retry.max);
-            problems.push(Problem::setting(
-                "enrich.retry.base",
-                message,
-                "write a shorter time, or a longer `max`",
-            ));
-        }
-        problems
-    }
-
     /// For graphs: `GET /accounts/{{ key }}`.
     #[must_use]
     pub fn label(&self) -> String {
@@ -371,36 +348,74 @@ impl JsonSchema for FieldPath {
     }
 }
 
-impl OperatorSettings for Box<EnrichConfig> {
-    fn build(&self) -> Box<dyn Operator> {
-        Box::new(super::Enrich::new((**self).clone()).expect("the builder has checked the settings"))
+impl OperatorSettings for EnrichConfig {
+    fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
+        Box::new(super::Enrich::new(self.clone()).expect("the builder has checked the settings"))
     }
-    fn state_kind(&self, kind: &'static str) -> Option<&'static str> {
+    fn state_kind(&self, kind: &'static str, _: &NodePlan) -> Option<&'static str> {
         Some(kind)
     }
     fn unbounded(&self) -> Option<&'static str> {
         None
     }
-    fn holds_records(&self) -> bool {
+    fn holds_records(&self, _: &NodePlan) -> bool {
         true
     }
     fn metrics(&self) -> OwnMetrics {
         super::METRICS
     }
-    fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
+    fn describe(&self, key: &[u8], value: &[u8], _: &NodePlan) -> Option<Described> {
         super::describe_row(key, value)
     }
-    fn makes_calls(&self) -> bool {
-        true
+    fn calls(&self) -> Option<Calls<'_>> {
+        Some(Calls {
+            http: &self.http,
+            into: self.into.text(),
+            rate_limit: self.rate_limit.as_deref(),
+            in_flight_max: self.calls_in_flight_max,
+        })
     }
-    fn rate_limit(&self) -> Option<&str> {
-        self.rate_limit.as_deref()
+    fn call_at(&mut self, base: &str) -> bool {
+        self.http.call_at(base)
     }
     fn exprs_mut(&mut self) -> Exprs<'_> {
         EnrichConfig::exprs_mut(self).map(|e| (e, &[] as &[&str])).collect()
     }
+    fn compile(&mut self, typing: &mut Typing<'_>) -> Kind {
+        for expr in EnrichConfig::exprs_mut(self) {
+            typing.compile(expr, &[]);
+        }
+        with_field(&typing.value, self.into.steps(), Kind::any())
+    }
     fn check(&self) -> Vec<Problem> {
-        EnrichConfig::check(self)
+        let mut problems = Vec::new();
+        match self.http.checked() {
+            Ok((method, url)) if !may_be_url(url.text()) => {
+                let field = format!("http.{}", method.to_lowercase());
+                let message = format!("`{}` is no address of a server", url.text());
+                problems.push(Problem::setting(
+                    field,
+                    message,
+                    "write it like `http://host:8080/path/{{ key }}`",
+                ));
+            }
+            Ok(_) => {}
+            Err(ConfigError(text)) => {
+                let (message, help) =
+                    text.split_once(": ").unwrap_or((&text, "see the reference of `enrich`"));
+                problems.push(Problem::setting("http", message, help));
+            }
+        }
+        if self.http.connections.get() > CONNECTIONS_MAX {
+            let message = format!("more than {CONNECTIONS_MAX} clients");
+            let help = "the default 1 is enough for most; HTTP/1.1 opens connections as needed".to_owned();
+            problems.push(Problem::setting("http.connections", message, help));
+        }
+        if self.retry.base > self.retry.max {
+            let message = format!("the first retry would wait longer than `max`, {}", self.retry.max);
+            problems.push(Problem::setting("retry.base", message, "write a shorter time, or a longer `max`"));
+        }
+        problems
     }
     fn label(&self, kind: &'static str) -> String {
         format!("{kind} {}", EnrichConfig::label(self))

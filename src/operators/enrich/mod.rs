@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use config::{ConfigError, EnrichConfig, FieldPath, HttpConfig};
+pub use config::{Calls, ConfigError, EnrichConfig, FieldPath, HttpConfig};
 pub use row::describe_row;
 
 use super::shared::pending::{Arrival, Pending};

@@ -5,7 +5,7 @@
 //! ([`restore`]): what leaves the dedupe is the record as it came in.
 
 use super::super::settings::Exprs;
-use super::super::{Cx, Operator, OperatorError, OperatorSettings};
+use super::super::{Cx, NodePlan, Operator, OperatorError, OperatorSettings};
 use crate::model::{Expr, KEY_HEADER, Reason, Record, Scope, key_text};
 
 /// The expression of a record's id.
@@ -52,10 +52,10 @@ pub(in crate::operators) fn restore(record: &mut Record) {
 }
 
 impl OperatorSettings for ByIdConfig {
-    fn build(&self) -> Box<dyn Operator> {
+    fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(ById::new(self))
     }
-    fn changes_key(&self) -> bool {
+    fn changes_key(&self, _: &NodePlan) -> bool {
         true
     }
     fn exprs_mut(&mut self) -> Exprs<'_> {

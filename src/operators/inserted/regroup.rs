@@ -11,7 +11,7 @@
 use bytes::Bytes;
 
 use super::super::settings::{Exprs, Sends};
-use super::super::{Cx, Operator, OperatorError, OperatorSettings};
+use super::super::{Cx, NodePlan, Operator, OperatorError, OperatorSettings};
 use crate::model::{Change, EvalError, Expr, Reason, Record, Scope, Value, key_text};
 
 /// The expression of a row's group.
@@ -71,16 +71,16 @@ impl Operator for Regroup {
 }
 
 impl OperatorSettings for RegroupConfig {
-    fn build(&self) -> Box<dyn Operator> {
+    fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(Regroup::new(self))
     }
-    fn changes_key(&self) -> bool {
+    fn changes_key(&self, _: &NodePlan) -> bool {
         true
     }
-    fn takes_changes(&self) -> bool {
+    fn takes_changes(&self, _: &NodePlan) -> bool {
         true
     }
-    fn sends(&self) -> Sends {
+    fn sends(&self, _: &NodePlan) -> Sends {
         Sends::Stream
     }
     fn exprs_mut(&mut self) -> Exprs<'_> {

@@ -3,12 +3,14 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::plan::JoinPlan;
+use super::RightHalfConfig;
+use super::plan::{JoinKind, JoinPlan};
+use crate::expressions::{Kind, Typing};
 use crate::model::{Expr, Millis, Problem};
 use crate::operators::key_by::check_key;
 use crate::operators::settings::{Exprs, Sends};
 use crate::operators::shared::describe::Described;
-use crate::operators::{JoinKind, Operator, OperatorSettings};
+use crate::operators::{NodeConfig, NodePlan, Operator, OperatorSettings, Reads};
 
 /// Joins a node's records (left) with those of another node (right), by key.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -36,9 +38,6 @@ pub struct JoinConfig {
     /// long a stream's record waits for late rows. Default: it does not wait.
     #[serde(default)]
     pub grace: Option<Millis>,
-    /// What stands on each side; set by the topology.
-    #[serde(skip)]
-    pub plan: Option<JoinPlan>,
 }
 
 /// Which records come out.
@@ -77,14 +76,7 @@ impl JoinConfig {
             value: None,
             within: None,
             grace: None,
-            plan: None,
         }
-    }
-
-    /// What is wrong with the settings themselves; [`JoinPlan::new`] checks them against what stands on each side.
-    #[must_use]
-    pub fn check(&self) -> Vec<Problem> {
-        self.on.iter().flat_map(|on| check_key("join.on", on)).collect()
     }
 
     /// The expressions, each with the names it may use besides the record's.
@@ -105,29 +97,38 @@ impl JoinConfig {
     }
 }
 
-impl OperatorSettings for Box<JoinConfig> {
-    fn build(&self) -> Box<dyn Operator> {
-        super::build(self)
+impl OperatorSettings for JoinConfig {
+    fn build(&self, plan: &NodePlan) -> Box<dyn Operator> {
+        super::build(self, plan)
     }
-    fn state_kind(&self, _kind: &'static str) -> Option<&'static str> {
-        self.plan.and_then(|plan| plan.state_kind(self))
+    fn state_kind(&self, _kind: &'static str, plan: &NodePlan) -> Option<&'static str> {
+        let join = JoinPlan::of(self, plan)?;
+        if plan.apart { Some("foreign-key join, left half") } else { join.kind.state_kind(self) }
     }
     fn needs_key_together(&self) -> bool {
         true
     }
-    fn takes_changes(&self) -> bool {
+    fn takes_changes(&self, _: &NodePlan) -> bool {
         true
     }
-    fn holds_records(&self) -> bool {
-        let unmatched =
-            self.kind != JoinType::Inner && self.plan.is_none_or(|plan| plan.kind == JoinKind::StreamStream);
-        unmatched || self.grace.is_some() && self.plan.is_none_or(|p| p.kind == JoinKind::StreamTable)
+    fn holds_records(&self, plan: &NodePlan) -> bool {
+        let may_be = |kind: JoinKind| JoinPlan::of(self, plan).is_none_or(|join| join.kind == kind);
+        let unmatched = self.kind != JoinType::Inner && may_be(JoinKind::StreamStream);
+        unmatched || self.grace.is_some() && may_be(JoinKind::StreamTable)
     }
-    fn sends(&self) -> Sends {
-        match self.plan.map(|plan| plan.kind) {
+    fn sends(&self, plan: &NodePlan) -> Sends {
+        match JoinPlan::of(self, plan).map(|join| join.kind) {
             Some(JoinKind::TableTable | JoinKind::ForeignKey) => Sends::Changes,
             _ => Sends::Stream,
         }
+    }
+    fn with_triggers(&self, plan: &NodePlan) -> bool {
+        JoinPlan::of(self, plan).is_some_and(|join| join.kind.right_triggers())
+    }
+    fn other_half(&self, plan: &NodePlan) -> Option<NodeConfig> {
+        let join = JoinPlan::of(self, plan).filter(|join| join.kind == JoinKind::ForeignKey)?;
+        let on = self.on.as_ref().map_or_else(String::new, |on| on.text().trim().to_owned());
+        Some(NodeConfig::RightHalf(RightHalfConfig { right: join.right?, on }))
     }
     fn with(&self) -> Option<&str> {
         Some(&self.with)
@@ -135,15 +136,34 @@ impl OperatorSettings for Box<JoinConfig> {
     fn input_count(&self) -> Option<(std::ops::RangeInclusive<usize>, &'static str)> {
         Some((1..=1, "a join reads one node, and the other one is in `with`; put a `merge` before it"))
     }
-    fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
-        super::describe_row(self.plan.as_ref()?, key, value)
+    fn describe(&self, key: &[u8], value: &[u8], plan: &NodePlan) -> Option<Described> {
+        super::describe_row(self, plan, key, value)
     }
     fn exprs_mut(&mut self) -> Exprs<'_> {
         JoinConfig::exprs_mut(self)
     }
-    /// The topology knows what stands on each side, and checks that.
+    fn compile(&mut self, typing: &mut Typing<'_>) -> Kind {
+        let side = |kind: &Kind, alone: bool| if alone { kind.clone().or_null() } else { kind.clone() };
+        let left = side(&typing.value, self.kind == JoinType::Outer);
+        let right = side(&typing.right, self.kind != JoinType::Inner);
+        let sides = [("left", left.clone()), ("right", right)];
+        for (expr, vars) in JoinConfig::exprs_mut(self) {
+            let vars: Vec<_> = sides.iter().filter(|(name, _)| vars.contains(name)).cloned().collect();
+            // `on` is over the left record as it comes, and `value` over one that may be missing.
+            let value = if vars.is_empty() { typing.value.clone() } else { left.clone() };
+            typing.compile_scoped(expr, &vars, &value);
+        }
+        Kind::any()
+    }
+    fn check_reads(&self, reads: &Reads<'_>) -> Vec<Problem> {
+        // What was not found has been reported.
+        match (reads.from.as_slice(), &reads.with) {
+            ([left], Some(right)) => self.check_sides(left, right),
+            _ => Vec::new(),
+        }
+    }
     fn check(&self) -> Vec<Problem> {
-        JoinConfig::check(self)
+        self.on.iter().flat_map(|on| check_key("on", on)).collect()
     }
     fn label(&self, _kind: &'static str) -> String {
         JoinConfig::label(self)

@@ -33,9 +33,10 @@ use super::plan::JoinPlan;
 use super::result::{Around, Maker, refuse};
 use super::{LEFT, OWN, RIGHT_ONLY, Side};
 use crate::model::{Change, EvalError, Expr, Json, Reason, Record, Scope, Value, Window, key_text};
+use crate::operators::settings::Sends;
 use crate::operators::shared::describe::Described;
 use crate::operators::table::{TableView, query_ids, read_row_id, row_id};
-use crate::operators::{Cx, Operator, OperatorError, Query};
+use crate::operators::{Cx, NodePlan, Operator, OperatorError, OperatorSettings, Query};
 use crate::state::{StateError, after_prefix};
 
 /// The left half's output for subscriptions; results leave through port 0.
@@ -320,14 +321,6 @@ pub struct RightHalfConfig {
     pub on: String,
 }
 
-impl RightHalfConfig {
-    /// What the state's rows depend on.
-    #[must_use]
-    pub fn state_shape(&self) -> String {
-        format!("foreign-key join, right half, on {}", self.on)
-    }
-}
-
 /// The half beside the right table.
 pub struct RightHalf {
     right: TableView,
@@ -412,28 +405,28 @@ impl Operator for RightHalf {
     }
 }
 
-impl crate::operators::OperatorSettings for RightHalfConfig {
-    fn build(&self) -> Box<dyn Operator> {
+impl OperatorSettings for RightHalfConfig {
+    fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(RightHalf::new(self))
     }
-    fn state_kind(&self, _kind: &'static str) -> Option<&'static str> {
+    fn state_kind(&self, _kind: &'static str, _: &NodePlan) -> Option<&'static str> {
         Some("foreign-key join, right half")
     }
-    fn state_shape(&self) -> Option<String> {
-        Some(self.state_shape())
+    fn state_shape(&self, _: &NodePlan) -> Option<String> {
+        Some(format!("foreign-key join, right half, on {}", self.on))
     }
     fn needs_key_together(&self) -> bool {
         true
     }
-    fn takes_changes(&self) -> bool {
+    fn takes_changes(&self, _: &NodePlan) -> bool {
         true
     }
     /// Version and hash stand before the window.
-    fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
+    fn describe(&self, key: &[u8], value: &[u8], _: &NodePlan) -> Option<Described> {
         describe_subscription(key, value.get(17..)?)
     }
-    fn sends(&self) -> crate::operators::settings::Sends {
-        crate::operators::settings::Sends::Stream
+    fn sends(&self, _: &NodePlan) -> Sends {
+        Sends::Stream
     }
 }
 

@@ -12,7 +12,7 @@ use super::foreign_key_apart::{LeftHalf, RightHalf, RightHalfConfig, SUBSCRIPTIO
 use super::plan::JoinPlan;
 use crate::model::{Expr, Json, Record, Timestamp, Value};
 use crate::operators::table::{Table, TableConfig};
-use crate::operators::{Cx, Effects, Emit, Operator, Tally};
+use crate::operators::{Cx, Effects, Emit, NodePlan, Operator, Tally};
 use crate::state::{Backend, MemoryBackend, Store};
 
 /// A half with its table: what its records send, by output.
@@ -75,7 +75,8 @@ fn check(kind: JoinType, seed: u64) {
     let mut random = Random(seed);
     let config = JoinConfig { on: Some(Expr::new(".fk", None)), kind, ..JoinConfig::new("r") };
     let table = TableConfig::default();
-    let plan = JoinPlan::new(&config, ("l", Some(&table)), ("r", Some(&table))).expect("is sound");
+    let sides = NodePlan { sides: Some([Some(table); 2]), ..NodePlan::default() };
+    let plan = JoinPlan::of(&config, &sides).expect("is sound");
     let mut left = Half::new(Box::new(LeftHalf::new(&config, &plan)));
     let right = RightHalfConfig { right: plan.right.expect("a table"), on: ".fk".into() };
     let mut right = Half::new(Box::new(RightHalf::new(&right)));

@@ -8,8 +8,8 @@
 //! | table | table | the rows of one key, kept up to date | `table_table.rs` |
 //! | table | table, with `on` | each left row with the right row that `on` names | `foreign_key_apart.rs`; without topics `foreign_key.rs` |
 //!
-//! A table is a node with `table`, everything else is a stream. The topology finds out what is on each side and gives
-//! the operator a [`JoinPlan`]. The rules are those of Kafka Streams; if one is not, its file says so.
+//! A table is a node with `table`, everything else is a stream. The topology finds out what is on each side; what they
+//! make together is a [`JoinPlan`]. The rules are those of Kafka Streams; if one is not, its file says so.
 //!
 //! Stores: 0 is the join's own, then those of the tables that it reads, left before right.
 
@@ -30,10 +30,10 @@ mod window_rows;
 
 pub use config::{JoinConfig, JoinType, Within};
 pub use foreign_key_apart::RightHalfConfig;
-pub use plan::{JoinKind, JoinPlan};
+use plan::{JoinKind, JoinPlan};
 
-use super::Operator;
 use super::shared::describe::Described;
+use super::{NodePlan, Operator};
 
 /// The join's own store.
 const OWN: usize = 0;
@@ -73,26 +73,25 @@ impl Side {
 }
 
 /// A row of a join's own store for people; `None` where the bytes are no such row, or the join has no store.
-fn describe_row(plan: &JoinPlan, key: &[u8], value: &[u8]) -> Option<Described> {
-    match plan.kind {
+fn describe_row(config: &JoinConfig, node: &NodePlan, key: &[u8], value: &[u8]) -> Option<Described> {
+    match JoinPlan::of(config, node)?.kind {
         JoinKind::StreamStream => window_rows::describe_row(key, value),
         JoinKind::StreamTable => stream_table::describe_row(key, value),
-        JoinKind::ForeignKey if plan.apart => Some(foreign_key_apart::describe_left(key)),
+        JoinKind::ForeignKey if node.apart => Some(foreign_key_apart::describe_left(key)),
         JoinKind::ForeignKey => foreign_key::describe_subscription(key, value),
         JoinKind::StreamGlobal | JoinKind::TableTable => None,
     }
 }
 
-/// A new join without state, as the topology has planned it.
-#[must_use]
-pub fn build(config: &JoinConfig) -> Box<dyn Operator> {
-    let plan = config.plan.as_ref().expect("the builder plans every join");
+/// A new join without state, of the sides that the topology has found.
+fn build(config: &JoinConfig, node: &NodePlan) -> Box<dyn Operator> {
+    let plan = &JoinPlan::of(config, node).expect("the topology knows both sides of every join");
     match plan.kind {
         JoinKind::StreamStream => Box::new(stream_stream::StreamStream::new(config)),
         JoinKind::StreamTable => Box::new(stream_table::StreamTable::new(config, plan)),
         JoinKind::StreamGlobal => Box::new(stream_global::StreamGlobal::new(config, plan)),
         JoinKind::TableTable => Box::new(table_table::TableTable::new(config, plan)),
-        JoinKind::ForeignKey if plan.apart => Box::new(foreign_key_apart::LeftHalf::new(config, plan)),
+        JoinKind::ForeignKey if node.apart => Box::new(foreign_key_apart::LeftHalf::new(config, plan)),
         JoinKind::ForeignKey => Box::new(foreign_key::ForeignKey::new(config, plan)),
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::model::{Millis, Problem, Size};
 use crate::operators::shared::describe::Described;
-use crate::operators::{Operator, OperatorSettings};
+use crate::operators::{NodePlan, Operator, OperatorSettings, WindowsAbove};
 
 /// Holds results back until their window is closed, or for a time.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -94,52 +94,9 @@ impl SuppressConfig {
         SuppressConfig { until: Until::Time(limit), ..SuppressConfig::until_window_closes() }
     }
 
-    /// Does it hold results until their windows are closed?
-    #[must_use]
-    pub fn waits_for_windows(&self) -> bool {
-        self.until == Until::WindowCloses
-    }
-
     pub(super) fn policy(&self) -> OnFull {
         let default = if self.until == Until::WindowCloses { OnFull::Stop } else { OnFull::EmitEarly };
         self.on_full.unwrap_or(default)
-    }
-
-    /// What is wrong with the settings: field, message, help.
-    #[must_use]
-    pub fn check(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut problem = |field: &str, message: &str, help: &str| {
-            problems.push(Problem::setting(format!("suppress{field}"), message, help));
-        };
-        if let Until::Time(limit) = self.until {
-            if limit < Millis::ZERO {
-                problem(".until", "it is negative", "write a time such as `30s`");
-            }
-            if self.grace.is_some() {
-                problem(".grace", "only `until: window_closes` has a grace", "remove it");
-            }
-        }
-        if self.grace.is_some_and(|grace| grace < Millis::ZERO) {
-            problem(".grace", "it is negative", "write a time such as `10s`, or leave it out");
-        }
-        if self.max_records == Some(0) {
-            problem(".max_records", "it could hold nothing", "write 1 or more");
-        }
-        if self.max_bytes == Some(Size(0)) {
-            problem(".max_bytes", "it could hold nothing", "write a size such as `64MiB`");
-        }
-        if self.on_full.is_some() && self.max_records.is_none() && self.max_bytes.is_none() {
-            problem(".on_full", "nothing says when it is full", "add `max_records` or `max_bytes`");
-        }
-        if self.until == Until::WindowCloses && self.on_full == Some(OnFull::EmitEarly) {
-            problem(
-                ".on_full",
-                "a result sent early is not the window's final one",
-                "write `on_full: stop`, or `until: 30s`",
-            );
-        }
-        problems
     }
 
     /// For graphs: `window_closes`.
@@ -153,26 +110,77 @@ impl SuppressConfig {
 }
 
 impl OperatorSettings for SuppressConfig {
-    fn build(&self) -> Box<dyn Operator> {
-        Box::new(super::Suppress::new(self))
+    fn build(&self, plan: &NodePlan) -> Box<dyn Operator> {
+        Box::new(super::Suppress::new(self, plan.grace))
     }
-    fn state_kind(&self, kind: &'static str) -> Option<&'static str> {
+    fn state_kind(&self, kind: &'static str, _: &NodePlan) -> Option<&'static str> {
         Some(kind)
     }
     fn needs_key_together(&self) -> bool {
         true
     }
-    fn holds_records(&self) -> bool {
+    fn holds_records(&self, _: &NodePlan) -> bool {
         true
     }
     fn keeps_values(&self) -> bool {
         true
     }
-    fn describe(&self, _key: &[u8], value: &[u8]) -> Option<Described> {
+    fn describe(&self, _key: &[u8], value: &[u8], _: &NodePlan) -> Option<Described> {
         super::describe_row(value)
     }
     fn check(&self) -> Vec<Problem> {
-        self.check()
+        let mut problems = Vec::new();
+        let mut problem = |field: &str, message: &str, help: &str| {
+            problems.push(Problem::setting(field, message, help));
+        };
+        if let Until::Time(limit) = self.until {
+            if limit < Millis::ZERO {
+                problem("until", "it is negative", "write a time such as `30s`");
+            }
+            if self.grace.is_some() {
+                problem("grace", "only `until: window_closes` has a grace", "remove it");
+            }
+        }
+        if self.grace.is_some_and(|grace| grace < Millis::ZERO) {
+            problem("grace", "it is negative", "write a time such as `10s`, or leave it out");
+        }
+        if self.max_records == Some(0) {
+            problem("max_records", "it could hold nothing", "write 1 or more");
+        }
+        if self.max_bytes == Some(Size(0)) {
+            problem("max_bytes", "it could hold nothing", "write a size such as `64MiB`");
+        }
+        if self.on_full.is_some() && self.max_records.is_none() && self.max_bytes.is_none() {
+            problem("on_full", "nothing says when it is full", "add `max_records` or `max_bytes`");
+        }
+        if self.until == Until::WindowCloses && self.on_full == Some(OnFull::EmitEarly) {
+            problem(
+                "on_full",
+                "a result sent early is not the window's final one",
+                "write `on_full: stop`, or `until: 30s`",
+            );
+        }
+        problems
+    }
+    /// A grace of its own that is shorter than that of the windows would let several results of a window go.
+    fn check_windows(&self, above: &WindowsAbove) -> Vec<Problem> {
+        let problem = |field: &str, message: String, help: String| {
+            vec![Problem { code: "graph::window", ..Problem::setting(field, message, help) }]
+        };
+        match (self.until, self.grace, above.grace) {
+            (Until::Time(_), ..) => Vec::new(),
+            (Until::WindowCloses, Some(own), Some(found)) if own < found => problem(
+                "grace",
+                format!("windows still change for {found} after their end: one would send several results"),
+                format!("write {found} or more, or remove it"),
+            ),
+            (Until::WindowCloses, None, found) if above.unwindowed || found.is_none() => problem(
+                "until",
+                "it waits for windows, and what it reads has none".into(),
+                "let it read an `aggregate` with a `window`, or write a time such as `until: 30s`".into(),
+            ),
+            (Until::WindowCloses, ..) => Vec::new(),
+        }
     }
     fn label(&self, kind: &'static str) -> String {
         format!("{kind} {}", self.label())

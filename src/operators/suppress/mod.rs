@@ -25,7 +25,7 @@ use order::{Bounds, Order, Spot};
 use super::shared::describe;
 use super::shared::describe::Described;
 use super::{Cx, Load, Operator, OperatorError, Query};
-use crate::model::{Reason, Record, Timestamp, Value, Window};
+use crate::model::{Millis, Reason, Record, Timestamp, Value, Window};
 use crate::state::codec::ordered_i64;
 use crate::state::{Cell, Cells, StateError, codec, decode_record, encode_record_into};
 
@@ -112,11 +112,12 @@ pub struct Suppress {
 }
 
 impl Suppress {
-    /// The operator with nothing held. The settings were checked before.
+    /// The operator with nothing held. The settings were checked before. `grace`: how long the windows above still change
+    /// after their ends.
     #[must_use]
-    pub fn new(config: &SuppressConfig) -> Suppress {
+    pub fn new(config: &SuppressConfig, grace: Option<Millis>) -> Suppress {
         let wait = match config.until {
-            Until::WindowCloses => config.grace.unwrap_or_default().0,
+            Until::WindowCloses => config.grace.or(grace).unwrap_or_default().0,
             Until::Time(limit) => limit.0,
         };
         Suppress {
@@ -331,11 +332,12 @@ mod tests {
     use super::super::aggregate::tests::rig::{Out, Rig, out};
     use super::*;
     use crate::model::Json;
+    use crate::operators::OperatorSettings;
 
     fn rig(config: Json) -> Rig {
         let config: SuppressConfig = serde_json::from_value(config).unwrap();
         assert_eq!(config.check(), []);
-        Rig::new(move || Box::new(Suppress::new(&config)))
+        Rig::new(move || Box::new(Suppress::new(&config, None)))
     }
 
     fn send(n: &mut Rig, key: &str, window: (i64, i64), value: Json, ts: i64) -> Vec<Out> {
@@ -448,12 +450,12 @@ mod tests {
         };
         check(json!({ "until": "window_closes", "max_records": 5, "on_full": "stop" }), &[]);
         check(json!({ "until": "30s", "max_bytes": "1MiB", "on_full": "emit_early" }), &[]);
-        check(json!({ "until": "30s", "grace": "1s" }), &["suppress.grace"]);
-        check(json!({ "until": "30s", "on_full": "stop" }), &["suppress.on_full"]);
-        check(json!({ "until": "30s", "max_records": 0 }), &["suppress.max_records"]);
-        check(json!({ "until": "30s", "max_bytes": "0B" }), &["suppress.max_bytes"]);
+        check(json!({ "until": "30s", "grace": "1s" }), &["grace"]);
+        check(json!({ "until": "30s", "on_full": "stop" }), &["on_full"]);
+        check(json!({ "until": "30s", "max_records": 0 }), &["max_records"]);
+        check(json!({ "until": "30s", "max_bytes": "0B" }), &["max_bytes"]);
         let early = json!({ "until": "window_closes", "max_records": 1, "on_full": "emit_early" });
-        check(early, &["suppress.on_full"]);
+        check(early, &["on_full"]);
         for bad in [json!({ "until": "never" }), json!({}), json!({ "until": "1s", "max": 1 })] {
             assert!(serde_json::from_value::<SuppressConfig>(bad).is_err());
         }

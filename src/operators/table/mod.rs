@@ -23,7 +23,7 @@ use self::versions::{Put, Versions};
 use super::settings::Sends;
 use super::shared::describe;
 use super::shared::describe::Described;
-use super::{Cx, Operator, OperatorError, OperatorSettings, Query};
+use super::{Cx, NodePlan, Operator, OperatorError, OperatorSettings, Query};
 use crate::model::{Change, Json, Millis, Problem, Reason, Record, Timestamp, Value, Window};
 use crate::state::codec::{ordered_i64, read_ordered_i64};
 use crate::state::{StateError, Store};
@@ -48,7 +48,7 @@ impl TableConfig {
     pub fn check(&self, operator: bool) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut problem = |field: &str, message: &str, help: &str| {
-            problems.push(Problem::setting(format!("table.{field}"), message, help));
+            problems.push(Problem::setting(field, message, help));
         };
         if self.versions.is_some_and(|history| history <= Millis::ZERO) {
             problem(
@@ -297,16 +297,16 @@ impl Operator for Table {
 }
 
 impl OperatorSettings for TableConfig {
-    fn build(&self) -> Box<dyn Operator> {
+    fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(Table::new(self))
     }
-    fn state_kind(&self, _kind: &'static str) -> Option<&'static str> {
+    fn state_kind(&self, _kind: &'static str, _: &NodePlan) -> Option<&'static str> {
         Some(self.state_kind())
     }
     fn needs_key_together(&self) -> bool {
         true
     }
-    fn sends(&self) -> Sends {
+    fn sends(&self, _: &NodePlan) -> Sends {
         Sends::Stream
     }
     fn keeps_values(&self) -> bool {
@@ -315,7 +315,7 @@ impl OperatorSettings for TableConfig {
     fn table(&self) -> Option<&TableConfig> {
         Some(self)
     }
-    fn describe(&self, key: &[u8], value: &[u8]) -> Option<Described> {
+    fn describe(&self, key: &[u8], value: &[u8], _: &NodePlan) -> Option<Described> {
         self.describe_row(key, value)
     }
     fn input_count(&self) -> Option<(std::ops::RangeInclusive<usize>, &'static str)> {

@@ -96,7 +96,7 @@ mod tests {
                 let url = Template::new("http://localhost/x", None).expect("is a template");
                 let mut config = EnrichConfig::new(HttpConfig::get(url), ".x".parse().expect("a path"));
                 config.rate_limit = Some(limit.into());
-                builder = builder.operator(&last, [topic], NodeConfig::Enrich(Box::new(config)));
+                builder = builder.operator(&last, [topic], NodeConfig::Enrich(config));
             }
             let sink = SinkConfig::Blackhole(BlackholeConfig::default());
             builder = builder.sink(format!("out-{topic}"), [last], sink);

@@ -16,7 +16,7 @@ use crate::formats::WriterError;
 use crate::kafka::{Admin, MESSAGE_BYTES_MAX, Writer};
 use crate::runtime::delivery::{Fatal, SinkDriver};
 use crate::runtime::task::DEAD_LETTER;
-use crate::sinks::{Batch, KafkaLane, KafkaSinkConfig, SinkConfig, SinkError, Surroundings};
+use crate::sinks::{Batch, KafkaLane, KafkaSinkConfig, SinkError, Surroundings};
 use crate::topology::{Guarantee, NodeKind, Topology};
 
 /// Finds the registry's ids of the schemas that sinks write with; waits while it is away.
@@ -144,10 +144,9 @@ pub(super) fn transactional_lanes(topology: &Topology, writer: &Arc<Writer>) -> 
     let all = topology.settings.guarantee == Guarantee::ExactlyOnce;
     let lane = |config: &KafkaSinkConfig| KafkaLane::new(Arc::clone(writer), config);
     let sinks = topology.nodes.iter().enumerate().filter_map(|(n, node)| match &node.kind {
-        NodeKind::Sink(sink) => match &**sink {
-            SinkConfig::Kafka(config) if all || config.internal => Some((n, lane(config))),
-            _ => None,
-        },
+        NodeKind::Sink(sink) => {
+            sink.kafka().filter(|config| all || config.internal).map(|config| (n, lane(config)))
+        }
         NodeKind::Source(_) | NodeKind::Operator(_) => None,
     });
     let dead_letter = topology.settings.errors.dead_letter.iter().filter(|_| all);

@@ -19,7 +19,6 @@ use crate::clients::Caller;
 use crate::clients::http::HttpCaller;
 use crate::kafka::{Admin, Assignment, GroupOptions, GroupReader, KafkaConfig, TxnError, TxnWriter};
 use crate::model::{Clock, Reply, SystemClock};
-use crate::operators::NodeConfig;
 use crate::runtime::calls::limiter::Limiter;
 use crate::runtime::calls::shares::Shares;
 use crate::runtime::calls::{CallCounters, CallDriver, CallParts};
@@ -210,11 +209,11 @@ impl Engine {
         let mut out = BTreeMap::new();
         for (n, node) in self.topology.nodes.iter().enumerate() {
             let NodeKind::Operator(config) = &node.kind else { continue };
-            let NodeConfig::Enrich(enrich) = &**config else { continue };
-            let in_flight_max = enrich.calls_in_flight_max.get();
+            let Some(calls) = config.calls() else { continue };
+            let in_flight_max = calls.in_flight_max.get();
             let caller = HttpCaller::new(
-                enrich.http.connections,
-                enrich.http.max_body,
+                calls.http.connections,
+                calls.http.max_body,
                 in_flight_max,
                 Arc::new(SystemClock),
             )
@@ -224,7 +223,7 @@ impl Engine {
             self.shared.metrics.watch_calls(&node.name, Arc::clone(&counters));
             let parts = CallParts {
                 node: node.name.clone(),
-                limiter: enrich.rate_limit.as_ref().and_then(|l| limiters.get(l)).map(Arc::clone),
+                limiter: calls.rate_limit.and_then(|l| limiters.get(l)).map(Arc::clone),
                 caller,
                 in_flight_max,
                 counters,

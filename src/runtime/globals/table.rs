@@ -77,7 +77,7 @@ impl GlobalTable {
             Some(bytes) => codec::decode(1, &bytes)?,
             None => Vec::new(),
         };
-        let mut source = SourceNode::new(topology, name, config, table);
+        let mut source = SourceNode::new(topology, name, config, table, false);
         let mut stores = vec![Store::new(name, Arc::clone(backend))];
         let (mut effects, mut tally) = (Effects::default(), Tally::default());
         let at = Timestamp::MIN;

@@ -277,7 +277,7 @@ fn feeding(topology: &Topology, sink: usize) -> Option<Vec<String>> {
                 }
                 topics.extend(read);
             }
-            NodeKind::Operator(config) if config.holds_records() => return None,
+            NodeKind::Operator(config) if config.holds_records(&node.plan) => return None,
             // A sink that is read from waits for its rows.
             NodeKind::Sink(_) if n != sink => return None,
             NodeKind::Operator(_) | NodeKind::Sink(_) => {}

@@ -36,7 +36,8 @@ pub(super) fn reached(topology: &Topology, sub: &SubTopology, nodes: &[Node], fr
                 continue;
             }
             reached.push(child);
-            if matches!(&topology.nodes[sub.nodes[child]].kind, NodeKind::Operator(c) if !c.is_stateful()) {
+            let node = &topology.nodes[sub.nodes[child]];
+            if matches!(&node.kind, NodeKind::Operator(c) if !c.is_stateful(&node.plan)) {
                 next.push(child);
             }
         }
@@ -54,7 +55,7 @@ pub(super) fn shape(topology: &Topology, sub: &SubTopology) -> String {
             let node = &topology.nodes[*g];
             match &node.kind {
                 NodeKind::Operator(config) => {
-                    config.state_shape().map(|shape| format!("{} = {shape}", node.name))
+                    config.state_shape(&node.plan).map(|shape| format!("{} = {shape}", node.name))
                 }
                 NodeKind::Source(_) => {
                     node.table.map(|table| format!("{} = {}", node.name, table.state_kind()))

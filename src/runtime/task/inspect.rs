@@ -68,7 +68,7 @@ fn found(topology: &Topology, key: &[u8], value: &[u8]) -> Found {
 pub fn describe(topology: &Topology, node: usize, key: &[u8], value: &[u8]) -> Described {
     let node = &topology.nodes[node];
     let row = match &node.kind {
-        NodeKind::Operator(config) => config.describe(key, value),
+        NodeKind::Operator(config) => config.describe(key, value, &node.plan),
         NodeKind::Sink(_) => describe_delivery(key, value),
         NodeKind::Source(_) => node.table.as_ref().and_then(|table| table.describe_row(key, value)),
     };
@@ -79,7 +79,7 @@ pub fn describe(topology: &Topology, node: usize, key: &[u8], value: &[u8]) -> D
 #[must_use]
 pub fn keeps_rows(topology: &Topology, node: usize) -> bool {
     match &topology.nodes[node].kind {
-        NodeKind::Operator(config) => config.is_stateful(),
+        NodeKind::Operator(config) => config.is_stateful(&topology.nodes[node].plan),
         NodeKind::Sink(_) => topology.readers(node).next().is_some(),
         NodeKind::Source(_) => topology.nodes[node].table.is_some(),
     }

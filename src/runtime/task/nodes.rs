@@ -34,6 +34,7 @@ pub(in crate::runtime) struct SourceNode {
     key: Option<Expr>,
     skew: Option<Millis>,
     table: Option<Table>,
+    /// It reads a topic of the topology's own: windows and changes travel in headers there.
     internal: bool,
 }
 
@@ -43,6 +44,7 @@ impl SourceNode {
         name: &str,
         config: &SourceConfig,
         table: Option<&TableConfig>,
+        internal: bool,
     ) -> SourceNode {
         let (shape, formats) = (topology.schemas.get(name).cloned(), Arc::clone(&topology.formats));
         let time = &topology.settings.time;
@@ -52,7 +54,7 @@ impl SourceNode {
             key: config.key().cloned(),
             skew: (time.clock == ClockMode::Hybrid).then_some(time.max_skew),
             table: table.map(Table::new),
-            internal: config.is_internal(),
+            internal,
         }
     }
 }
@@ -192,22 +194,18 @@ impl SinkNode {
         config: &SinkConfig,
         read_from: bool,
     ) -> SinkNode {
-        let encoder = match config {
-            SinkConfig::Kafka(k) => Encoder::new(k.key_format, k.format, &topology.formats, name),
-            _ => None,
-        };
+        let encoder =
+            config.kafka().and_then(|k| Encoder::new(k.key_format, k.format, &topology.formats, name));
         let config = config.clone();
         SinkNode { config, encoder, read_from, pending: Pending::new(DELIVERY, DELIVERIES_PENDING_MAX) }
     }
 
     fn row(&self, record: Record, reply_to: Option<u64>) -> Result<SinkRow, OperatorError> {
-        let payload = match (self.config.payload(&record), &self.config, &self.encoder) {
-            (Ok(payload), SinkConfig::Kafka(config), Some(encoder)) => {
-                match config.encoded(&record, payload, encoder) {
-                    Ok(payload) => Ok(payload),
-                    Err(e) => return Err(OperatorError::reject(record, Reason::BadFormat, e.to_string())),
-                }
-            }
+        let payload = match (self.config.payload(&record), self.config.kafka(), &self.encoder) {
+            (Ok(payload), Some(kafka), Some(encoder)) => match kafka.encoded(&record, payload, encoder) {
+                Ok(payload) => Ok(payload),
+                Err(e) => return Err(OperatorError::reject(record, Reason::BadFormat, e.to_string())),
+            },
             (payload, _, _) => payload,
         };
         match payload {

@@ -43,9 +43,10 @@ impl Task {
                 .collect();
             let op: Box<dyn Operator> = match &node.kind {
                 NodeKind::Source(source) => {
-                    Box::new(SourceNode::new(topology, &node.name, source, node.table.as_ref()))
+                    let (table, internal) = (node.table.as_ref(), node.made_for.is_some());
+                    Box::new(SourceNode::new(topology, &node.name, source, table, internal))
                 }
-                NodeKind::Operator(config) => config.build(),
+                NodeKind::Operator(config) => config.build(&node.plan),
                 NodeKind::Sink(sink) => {
                     Box::new(SinkNode::new(topology, &node.name, sink, !children.is_empty()))
                 }
@@ -76,7 +77,7 @@ impl Task {
                 delays: Vec::new(),
                 takes_changes: match &node.kind {
                     NodeKind::Source(_) => false,
-                    NodeKind::Operator(c) => c.takes_changes(),
+                    NodeKind::Operator(c) => c.takes_changes(&node.plan),
                     // A repartition topic carries them on.
                     NodeKind::Sink(_) => node.made_for.is_some(),
                 },

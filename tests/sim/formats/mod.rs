@@ -200,7 +200,7 @@ fn the_fixtures_hold_every_kind_of_row() {
         let topology = topology(name, &case.yaml());
         for (n, node) in topology.nodes.iter().enumerate() {
             kinds.extend(match &node.kind {
-                NodeKind::Operator(config) => config.state_kind(),
+                NodeKind::Operator(config) => config.state_kind(&node.plan),
                 NodeKind::Source(_) => node.table.map(|table| table.state_kind()),
                 NodeKind::Sink(_) => topology.readers(n).next().map(|_| "sink"),
             });

@@ -9,12 +9,12 @@ use serde_json::json;
 use self::rig::{Out, Rig, out};
 use super::*;
 use crate::model::{Expr, Json, Millis, Record, Timestamp, Value};
-use crate::operators::WindowConfig;
+use crate::operators::{OperatorSettings, WindowConfig};
 
 fn new_rig(config: Json) -> Rig {
     let config = self::rig::config(config).unwrap();
     assert_eq!(config.check(), []);
-    Rig::new(move || build(&config))
+    Rig::new(move || build(&config, false))
 }
 
 fn count(window: Json, emit: &str) -> Rig {
@@ -356,7 +356,7 @@ fn reduce_and_fold_step_and_merge_by_expressions() {
     let mut config = AggregateConfig { reduce: Some(native(&["acc"], add)), ..AggregateConfig::default() };
     config.window = Some(WindowConfig::session(Millis(10)).with_grace(Millis(20)));
     let reduce = config.clone();
-    let mut n = Rig::new(move || build(&reduce));
+    let mut n = Rig::new(move || build(&reduce, false));
     assert_eq!(n.send("a", json!(5), 0), [out("a", (0, 0), json!(5), 0)]);
     n.send("a", json!(7), 8);
     n.restart();
@@ -372,7 +372,7 @@ fn reduce_and_fold_step_and_merge_by_expressions() {
         subtract: None,
     });
     let fold = config.clone();
-    let mut n = Rig::new(move || build(&fold));
+    let mut n = Rig::new(move || build(&fold, false));
     assert_eq!(n.send("a", json!(1), 0), [out("a", (0, 0), json!(101), 0)]);
     assert_eq!(n.send("a", json!(2), 1).last(), Some(&out("a", (0, 1), json!(203), 1)));
     assert_eq!(n.send("a", json!(-1), 2).last(), Some(&tombstone("a", 0, 2)), "nothing is left");
@@ -380,7 +380,7 @@ fn reduce_and_fold_step_and_merge_by_expressions() {
 
     config.window = Some(WindowConfig::tumbling(Millis(10)));
     config.emit = EmitConfig::Final;
-    let mut n = Rig::new(move || build(&config));
+    let mut n = Rig::new(move || build(&config, false));
     n.send("a", json!(1), 0);
     n.send("a", json!(-1), 0);
     n.send("b", json!(-1), 0);

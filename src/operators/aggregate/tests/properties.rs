@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::super::*;
 use super::rig::{Out, Rig, config, out};
+use crate::operators::OperatorSettings;
 use crate::operators::suppress::{Suppress, SuppressConfig};
 
 /// Numbers from a seed.
@@ -44,7 +45,7 @@ fn rig(window: Json, emit: &str) -> Rig {
     let fields = json!({ "n": "count()", "sum": "sum(.v)", "all": "collect(.v, 1000)" });
     let config = config(json!({ "fields": fields, "window": window, "emit": emit })).unwrap();
     assert_eq!(config.check(), []);
-    Rig::new(move || build(&config))
+    Rig::new(move || build(&config, false))
 }
 
 /// Runs the same input with and without restarts; both must give what the model says, record by record.
@@ -267,7 +268,7 @@ fn suppress_is_a_list_that_is_searched() {
         }
         let settings: SuppressConfig = serde_json::from_value(settings).unwrap();
         assert_eq!(settings.check(), []);
-        let mut n = Rig::new(move || Box::new(Suppress::new(&settings)));
+        let mut n = Rig::new(move || Box::new(Suppress::new(&settings, None)));
         // Time, key, window end and start: value, timestamp.
         type Place = (i64, &'static str, Option<(i64, i64)>);
         let mut held: Vec<(Place, Json, i64)> = Vec::new();

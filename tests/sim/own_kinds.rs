@@ -1,21 +1,16 @@
-//! An operator of a user's own, from the outside: the example in `docs/custom-operator/` sees what any crate sees. Through
-//! the Rust DSL and YAML, `simulate` with restarts, problems of its settings, and its program on a real Kafka
-//! (`KAFKA_BROKERS=host:port cargo test --test live custom_operator`).
+//! Kinds of a user's own, from the outside: the example in `docs/own-kinds/` sees what any crate sees. Through the Rust DSL
+//! and YAML, `simulate` with restarts, problems of its settings and expressions, and its program in `dev`.
 
-#[path = "../../docs/custom-operator/main.rs"]
+#[path = "../../docs/own-kinds/main.rs"]
 #[expect(dead_code, reason = "its `main` is the example's")]
 mod example;
+#[path = "../common/own_kinds.rs"]
+mod program;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::common::{Instance, Stage, wait};
 use example::{Silence, registry};
 use serde_json::{Value as Json, json};
-use slackwater::model::{Clock, SystemClock};
 use slackwater::operators::NodeConfig;
 use slackwater::sinks::{BlackholeConfig, SinkConfig};
 use slackwater::sources::{KafkaSource, SourceConfig};
@@ -23,8 +18,7 @@ use slackwater::testing::{run_test, simulate};
 use slackwater::topology::{Topology, TopologyBuilder};
 use slackwater::yaml::{Mode, load_with, schema_with};
 
-const LONG: Duration = Duration::from_secs(60);
-const MACHINES: &str = include_str!("../../docs/custom-operator/machines.yaml");
+const MACHINES: &str = include_str!("../../docs/own-kinds/machines.yaml");
 
 fn yaml(time: &str, settings: &str) -> String {
     format!(
@@ -117,9 +111,10 @@ fn the_wall_clock_moves_them_when_nothing_comes() {
 
 #[test]
 fn the_examples_own_tests_pass() {
-    let loaded = load_with(&registry(), "machines.yaml", MACHINES, Mode::Lenient, &|_| None).unwrap();
+    let loaded =
+        load_with(&registry(), "machines.yaml", MACHINES, Mode::Lenient, &|_| None).expect("is well");
     let topology = Arc::new(loaded.topology);
-    assert!(loaded.tests.len() >= 5);
+    assert!(loaded.tests.len() >= 6);
     for test in &loaded.tests {
         run_test(&topology, test).unwrap_or_else(|e| panic!("{}: {}", test.name, e.message));
     }
@@ -131,7 +126,7 @@ fn the_rust_dsl_builds_the_same_node() {
     let source = KafkaSource { topic: Some("in".into()), ..KafkaSource::default() };
     let built = TopologyBuilder::new("t")
         .source("in", SourceConfig::Kafka(source))
-        .operator("w", ["in"], NodeConfig::custom(settings))
+        .operator("w", ["in"], NodeConfig::own("silence", settings))
         .sink("silent", ["w.silent"], SinkConfig::Blackhole(BlackholeConfig::default()))
         .build()
         .expect("the graph is sound");
@@ -168,72 +163,68 @@ fn problems_of_its_settings_are_shown_in_their_place() {
 #[test]
 #[should_panic(expected = "`silence` is registered already")]
 fn a_kind_has_one_meaning() {
-    drop(registry().operator::<Silence>());
+    drop(registry().operator::<Silence>("silence"));
 }
 
-/// The example's program, built by the cargo that runs this test.
-fn program() -> PathBuf {
-    let folder = Path::new(env!("CARGO_BIN_EXE_slackwater")).parent().unwrap();
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--locked", "--example", "custom_operator", "--manifest-path"]);
-    build.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
-    build.arg("--target-dir").arg(folder.parent().unwrap());
-    if folder.ends_with("release") {
-        build.arg("--release");
+/// A file with one sink of the user's own, which gets this column: its problems.
+fn column(column: &str) -> String {
+    let text = format!(
+        "name: t\nsources: {{ in: {{ generate: {{ rate: 1/s }} }} }}\n\
+         sinks: {{ out: {{ from: in, csv: {{ path: out.csv, columns: [{column}] }} }} }}\n"
+    );
+    match load_with(&registry(), "t.yaml", &text, Mode::Lenient, &|_| None) {
+        Ok(_) => String::new(),
+        Err(report) => report.render(false),
     }
-    assert!(build.status().expect("cargo runs").success());
-    folder.join("examples/custom_operator")
 }
 
 #[test]
-fn its_program_keeps_timers_and_counts_over_kills_on_a_real_kafka() {
-    let text = MACHINES
-        .replace("name: machines", "name: NAME\nguarantee: exactly_once\nstate: { checkpoint: 100ms }")
-        .replace("topic: machines.", "topic: NAME.")
-        .replace("{ after: 30s, summary: 1m, alive: 5m,", "{ after: 2s, summary: 1s, alive: 1s,");
-    let text = text.split("\ntests:").next().unwrap();
-    let stage = Stage::new("machines", &[("beats", 4), ("alarms", 1), ("counts", 1), ("alive", 1)], text);
-    let program = program();
-    let start = || {
-        let command = stage.command_of(Command::new(&program));
-        Instance::spawn(command, &stage.yaml, "one", &["--instance-id", "one"])
-    };
-    let mut last: BTreeMap<String, i64> = BTreeMap::new();
-    let (rounds, keys) = (4, 20);
-    let mut one = start();
-    for round in 0..rounds {
-        one.wait_ready(LONG);
-        let mut beats = Vec::new();
-        for key in 0..keys {
-            let (key, ts) = (format!("machine-{key}"), SystemClock.now());
-            last.insert(key.clone(), ts.0);
-            beats.push((ts.0, key, json!({ "state": "on" })));
-        }
-        stage.send_at("beats", beats);
-        let seen = f64::from(keys);
-        wait("the beats are read", LONG, || one.metric("slackwater_records_in_total", "watched") >= seen);
-        if round % 2 == 0 {
-            one.kill9();
-            one = start();
-        } else {
-            assert_eq!(one.stop(LONG), 0);
-            // Its state comes from the changelog alone.
-            std::fs::remove_dir_all(stage.dir.path().join("state-one")).unwrap();
-            one = start();
-        }
+fn a_function_is_checked_where_it_is_called() {
+    assert_eq!(column("luhn(key)"), "");
+    assert_eq!(column("'if luhn(.number) { 1 } else { 2 }'"), "");
+    for (wrong, message) in [
+        ("luhn(1)", "luhn"),
+        ("luhn()", "number"),
+        ("luhn(key) + 1", "boolean"),
+        ("lun(key)", "did you mean `luhn`"),
+    ] {
+        let report = column(wrong);
+        assert!(report.contains(message) && report.contains(wrong), "{wrong}: {report}");
     }
-    one.wait_ready(LONG);
-    let heard = || stage.rows("counts").iter().map(|(_, v)| v["heard"].as_u64().unwrap()).sum::<u64>();
-    let all = u64::try_from(rounds * keys).unwrap();
-    wait("every beat is counted", LONG, || heard() >= all);
-    assert_eq!(heard(), all, "once");
-    let since = |v: &Json| v["since"].as_i64().unwrap();
-    let alarms =
-        || stage.rows("alarms").iter().map(|(k, v)| (k.clone(), since(v))).collect::<BTreeMap<_, _>>();
-    wait("every machine is silent since its last beat", LONG, || alarms() == last);
-    let raised = stage.rows("alarms");
-    let once: std::collections::BTreeSet<_> = raised.iter().map(|(k, v)| (k, since(v))).collect();
-    assert_eq!(once.len(), raised.len(), "no alarm twice: {raised:?}");
-    assert!(!stage.rows("alive").is_empty());
-    assert_eq!(one.stop(LONG), 0);
+    let plain = slackwater::yaml::load("machines.yaml", MACHINES, Mode::Lenient, &|_| None);
+    let plain = plain.expect_err("these kinds are the example's alone").render(false);
+    assert!(plain.contains("unknown field `silence`") && plain.contains("unknown field `csv`"), "{plain}");
+}
+
+#[test]
+fn problems_of_a_sink_are_shown_in_their_place() {
+    let report = column("");
+    assert!(report.contains("no column") && report.contains("write `columns: [key]`"), "{report}");
+    let schema = schema_with(&registry()).to_string();
+    assert!(schema.contains("\"csv\"") && !slackwater::yaml::schema().to_string().contains("\"csv\""));
+}
+
+#[test]
+fn its_program_runs_in_dev() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (yaml, out) = (dir.path().join("t.yaml"), dir.path().join("out.csv"));
+    let text = format!(
+        "name: t\nkafka: {{ brokers: none }}\nsources: {{ in: {{ kafka: {{ topic: in }} }} }}\noperators:\n  \
+         w: {{ from: in, silence: {{ after: 50ms }} }}\nsinks:\n  \
+         out: {{ from: w.silent, csv: {{ path: {out:?}, columns: [key, .since, luhn(\"0\")] }} }}\n"
+    );
+    std::fs::write(&yaml, text).expect("is written");
+    let args = "--plain --duration 3s --events-per-second 40 --accounts 5";
+    let run =
+        std::process::Command::new(program::program()).arg("dev").arg(&yaml).args(args.split(' ')).output();
+    let run = run.expect("it starts");
+    assert!(
+        run.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&run.stdout),
+        String::from_utf8_lossy(&run.stderr)
+    );
+    let written = std::fs::read_to_string(&out).expect("lines");
+    let lines: Vec<Vec<&str>> = written.lines().map(|line| line.split(',').collect()).collect();
+    assert!(!lines.is_empty() && lines.iter().all(|line| line.len() == 3 && line[2] == "true"), "{written}");
 }

@@ -1,31 +1,10 @@
-//! A program of a user's own: slackwater with one more kind of operators, `silence`.
-//!
-//! ```sh
-//! cargo run --example custom_operator -- test docs/custom-operator/machines.yaml
-//! cargo run --example custom_operator -- run docs/custom-operator/machines.yaml
-//! ```
-//!
-//! In a crate of its own it is the same file, with `slackwater = { git = "..." }` under `[dependencies]`. It uses
-//! nothing that is not public.
-
-use std::process::ExitCode;
+//! An operator of one's own: the settings, read from YAML and asked by the topology, and the work of one task.
 
 use serde::Deserialize;
 use serde_json::json;
-use slackwater::cli;
 use slackwater::model::{Expr, Millis, Problem, Reason, Record, Scope, Timestamp, Value};
 use slackwater::operators::OperatorError;
 use slackwater::operators::custom::{CustomOperator, Processor, ProcessorCx, Punctuator};
-use slackwater::yaml::Registry;
-
-fn main() -> ExitCode {
-    cli::main_with(&registry())
-}
-
-/// What this program can do besides what slackwater can.
-pub fn registry() -> Registry {
-    Registry::new().operator::<Silence>()
-}
 
 /// `silence: { after: 30s, summary: 1m }`: says when a machine has not been heard of, and now and then how many have.
 #[derive(Clone, Debug, Deserialize)]
@@ -45,7 +24,6 @@ pub struct Silence {
 const PORTS: [&str; 3] = ["silent", "summary", "alive"];
 
 impl CustomOperator for Silence {
-    const KIND: &'static str = "silence";
     type Processor = Watch;
 
     fn processor(&self) -> Watch {
@@ -67,8 +45,8 @@ impl CustomOperator for Silence {
         self.goodbye.iter_mut().collect()
     }
 
-    fn label(&self) -> String {
-        format!("silence {}", self.after)
+    fn label(&self, kind: &'static str) -> String {
+        format!("{kind} {}", self.after)
     }
 }
 
