@@ -188,6 +188,16 @@ fn reference(args: Args) -> Result<Figures, Error> {
     )
 }
 
+/// A checkpoint of the table in one go.
+fn whole_checkpoint(table: &mut PendingTable) -> DirtyBatch {
+    table.freeze();
+    let mut done = None;
+    while table.is_frozen() {
+        done = done.or(table.copy_frozen(usize::MAX));
+    }
+    done.unwrap_or_default()
+}
+
 /// One batch into the table, as the operator does it: what is due at a record's time fires before the record.
 fn feed_table(table: &mut PendingTable, feed: &Batch, out: &mut Vec<u8>, warm: bool) {
     const GROUP: usize = 64;
@@ -253,10 +263,6 @@ fn durable(args: Args, ingest: bool) -> Result<Figures, Error> {
     let dir = tempfile::tempdir()?;
     let table = std::cell::RefCell::new(PendingTable::new(RULE));
     let (to_writer, jobs) = mpsc::sync_channel::<DirtyBatch>(1);
-    let (give_back, spare) = mpsc::sync_channel::<DirtyBatch>(2);
-    for _ in 0..2 {
-        give_back.send(DirtyBatch::new())?;
-    }
     let path = dir.path().to_owned();
     let writer =
         thread::Builder::new().name("writer".into()).spawn(move || -> Result<(f64, f64), Error> {
@@ -272,9 +278,6 @@ fn durable(args: Args, ingest: bool) -> Result<Figures, Error> {
                 }
                 cpu += spent(start);
                 rows += batch.len() as f64;
-                if give_back.send(batch).is_err() {
-                    break;
-                }
             }
             Ok((rows, cpu))
         })?;
@@ -288,9 +291,8 @@ fn durable(args: Args, ingest: bool) -> Result<Figures, Error> {
             seen += feed.times.len();
             feed_table(&mut table.borrow_mut(), feed, &mut out, true);
             if seen / 1_000_000 > before {
-                let mut batch = spare.recv()?;
                 let start = ThreadTime::now();
-                table.borrow_mut().drain_into(&mut batch);
+                let batch = whole_checkpoint(&mut table.borrow_mut());
                 pauses.push((spent(start) / 1e6, batch.len()));
                 to_writer.send(batch)?;
             }

@@ -1,11 +1,11 @@
-//! `check`: everything wrong with a file, at once.
+//! `check`: reports everything wrong with a file at once.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::{BAD_FILE, Exit, UNAVAILABLE, read_text};
+use super::{BAD_FILE, Exit, Format, UNAVAILABLE, read_text};
 use crate::formats::WriterError;
 use crate::kafka::{Admin, AdminError};
 use crate::sinks::{SinkError, Surroundings};
@@ -18,20 +18,12 @@ pub(super) struct CheckArgs {
     /// Topology files.
     #[arg(required = true)]
     topologies: Vec<PathBuf>,
-    /// How problems are printed.
+    /// How problems are printed: as text on standard error, or as a JSON list on standard output.
     #[arg(long, default_value = "text")]
-    format: CheckFormat,
+    format: Format,
     /// Try the brokers, databases and APIs too.
     #[arg(long)]
     connect: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum CheckFormat {
-    /// For people, on standard error.
-    Text,
-    /// A list of problems, on standard output.
-    Json,
 }
 
 pub(super) fn check(registry: &Registry, args: &CheckArgs) -> Result<(), Exit> {
@@ -50,22 +42,22 @@ pub(super) fn check(registry: &Registry, args: &CheckArgs) -> Result<(), Exit> {
         match report {
             Some(report) => {
                 code = code.max(Some(bad));
-                if args.format == CheckFormat::Text {
+                if args.format == Format::Text {
                     eprintln!("{}", report.render(super::colours()).trim_end());
                 }
                 all.extend(report.to_json().as_array().cloned().unwrap_or_default());
             }
-            None if args.format == CheckFormat::Text => println!("{}: ok", path.display()),
+            None if args.format == Format::Text => println!("{}: ok", path.display()),
             None => {}
         }
     }
-    if args.format == CheckFormat::Json {
+    if args.format == Format::Json {
         println!("{}", serde_json::Value::Array(all));
     }
     code.map_or(Ok(()), |code| Err(Exit::quiet(code)))
 }
 
-/// Tries every server once.
+/// Tries each server once.
 fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
     let topology = &loaded.topology;
     let places = loaded.places();
@@ -119,7 +111,7 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
     }
     for node in &topology.nodes {
         match &node.kind {
-            // Topics were looked at above.
+            // Topics have been checked above.
             NodeKind::Sink(sink) if sink.topic().is_none() => {
                 let env = |name: &str| std::env::var(name).ok();
                 let attempt = async {
@@ -155,7 +147,8 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
     Ok((report, code))
 }
 
-/// Topics that are read together and have different numbers of partitions, at the join that needs them to be equal.
+/// Reports topics that are read together and have different numbers of partitions, at the join that needs them to be
+/// equal.
 pub(super) fn uneven_report(loaded: &Loaded, uneven: &Uneven) -> Report {
     loaded.places().report(
         "connect::partitions",
@@ -166,7 +159,7 @@ pub(super) fn uneven_report(loaded: &Loaded, uneven: &Uneven) -> Report {
     )
 }
 
-/// The topics of sinks that are missing, where nobody makes them when they are written to.
+/// Topics of sinks that do not exist, unless the first write would make them.
 fn unwritable(admin: &Admin, written: Vec<WrittenTopic>) -> Result<Vec<WrittenTopic>, AdminError> {
     let names: Vec<&str> = written.iter().map(|t| t.topic.as_str()).collect();
     let found = admin.topics(&names)?;
@@ -174,7 +167,7 @@ fn unwritable(admin: &Admin, written: Vec<WrittenTopic>) -> Result<Vec<WrittenTo
     Ok(missing.map(|(topic, _)| topic).collect())
 }
 
-/// Topics of sinks that do not exist, each at its sink.
+/// Reports topics of sinks that do not exist, each at its sink.
 pub(super) fn missing_report(loaded: &Loaded, missing: &[WrittenTopic]) -> Report {
     let reports = missing.iter().map(|t| missing_topic(loaded, Some(&t.node), &t.topic));
     loaded.places().reports(reports.flat_map(|report| report.problems().to_vec()).collect())
@@ -186,7 +179,7 @@ fn missing_topic(loaded: &Loaded, node: Option<&str>, topic: &str) -> Report {
     loaded.places().report("connect::topic", node, WrittenTopic::FIELD, &message, Some(help))
 }
 
-/// Opens a TCP connection, no more: a request might change something.
+/// Opens a TCP connection and sends nothing: a request might change something.
 async fn reach(host: &str) -> Result<(), String> {
     match tokio::time::timeout(Duration::from_secs(5), tokio::net::TcpStream::connect(host)).await {
         Ok(Ok(_)) => Ok(()),

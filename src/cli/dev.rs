@@ -1,5 +1,5 @@
-//! `dev`: a topology with nothing installed, fed for a while, and a proof at the end. What is around the engine stands in
-//! [`crate::dev`]. The first signal ends the feeding, the second everything.
+//! `dev`: runs a topology with nothing installed, feeds it for a while, and proves the result. [`crate::dev`] makes
+//! what is around the engine. The first signal ends the feeding, the second ends everything.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::run::{exit, on_signals};
-use super::{Exit, FAILED, LogFormat, read_file, start_logs};
+use super::{Exit, FAILED, Format, read_file, start_logs};
 use crate::dev::{DevError, DevOptions, View, play};
 use crate::model::Millis;
 use crate::yaml::Registry;
@@ -48,7 +48,7 @@ fn speed(text: &str) -> Result<f64, String> {
     }
 }
 
-pub(super) fn dev(registry: &Registry, args: &DevArgs, format: LogFormat) -> Result<(), Exit> {
+pub(super) fn dev(registry: &Registry, args: &DevArgs, format: Format) -> Result<(), Exit> {
     let view = View::new(args.plain);
     let log = view.clone();
     start_logs(format, "warn,librdkafka=error", move || log.log());

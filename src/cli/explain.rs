@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::table::Table;
-use super::{Exit, load_file};
+use super::{Exit, Format, load_file};
 use crate::topology::{Explanation, SubExplanation};
 use crate::yaml::{Mode, Registry};
 
@@ -17,14 +17,6 @@ pub(super) struct ExplainArgs {
     /// How to print it.
     #[arg(long, default_value = "text")]
     format: Format,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    /// For people.
-    Text,
-    /// One JSON object.
-    Json,
 }
 
 pub(super) fn explain(registry: &Registry, args: &ExplainArgs) -> Result<(), Exit> {

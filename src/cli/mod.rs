@@ -1,7 +1,8 @@
 //! The command line: clap types here, one file per command.
 //!
 //! Exit codes: 0 done or stopped by a signal, 1 failed while running, 2 bad arguments, 69 a needed server never
-//! answered (`check --connect`, `offsets`, `reset`), 78 bad topology file, 141 who read the output has gone (`| head`).
+//! answered (`check --connect`, `offsets`, `reset`), 78 bad topology file, 141 the reader of the output has gone (`|
+//! head`).
 
 mod check;
 mod connect;
@@ -29,7 +30,7 @@ use crate::yaml::{Loaded, Mode, Registry, Report, load_with};
 const FAILED: u8 = 1;
 /// Exit code: a needed server never answered.
 const UNAVAILABLE: u8 = 69;
-/// Exit code: who read the output has gone; as a shell shows a process that SIGPIPE ended.
+/// Exit code: the reader of the output has gone. A shell shows the same for a process that SIGPIPE ended.
 const CLOSED_PIPE: u8 = 141;
 /// Exit code: bad topology file.
 const BAD_FILE: u8 = 78;
@@ -43,14 +44,15 @@ struct Cli {
     command: Command,
     /// How log lines look.
     #[arg(long, global = true, env = "SLACKWATER_LOG_FORMAT", default_value = "text")]
-    log_format: LogFormat,
+    log_format: Format,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    /// For people.
+/// How a command prints its result, and how log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Text to read.
     Text,
-    /// One JSON object a line.
+    /// JSON, for programs; a log has one object a line.
     Json,
 }
 
@@ -88,7 +90,8 @@ pub fn main() -> ExitCode {
     main_with(&Registry::default())
 }
 
-/// The same for a program with operators of its own: every command knows them. It is all of that program's `main`.
+/// The same for a program with operators of its own, which every command then knows. It is all that such a program's
+/// `main` calls.
 #[must_use]
 pub fn main_with(registry: &Registry) -> ExitCode {
     let cli = Cli::parse();
@@ -125,7 +128,7 @@ pub fn main_with(registry: &Registry) -> ExitCode {
     }
 }
 
-/// How a command ended, if not well.
+/// How a command ended, if it failed.
 #[derive(Debug)]
 pub struct Exit {
     code: u8,
@@ -141,7 +144,7 @@ impl Exit {
         Exit { code: BAD_FILE, message: Some(report.render(colours()).trim_end().to_owned()) }
     }
 
-    /// Output that is written by hand failed.
+    /// Writing to standard output failed.
     fn output(error: &std::io::Error) -> Exit {
         match error.kind() {
             std::io::ErrorKind::BrokenPipe => Exit::quiet(CLOSED_PIPE),
@@ -159,8 +162,8 @@ fn colours() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-/// A panic is a bug, and half a topology must not go on: its report names the thread, then the process ends, whichever
-/// thread it was.
+/// Ends the process after a panic, whichever thread it was: a panic is a bug, and half a topology must not go on. The
+/// report names the thread.
 fn end_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -172,25 +175,25 @@ fn end_on_panic() {
     }));
 }
 
-/// Who reads our output has gone (`| head`): `println!` panics then. Standard output alone: an error of another stream is a
-/// bug like any other.
+/// Whether a panic came from `println!` because the reader of our output has gone (`| head`). Only for standard output:
+/// an error of another stream is a bug like any other.
 fn is_closed_pipe(panic: &std::panic::PanicHookInfo<'_>) -> bool {
     let text = panic.payload().downcast_ref::<String>();
     text.is_some_and(|text| text.starts_with("failed printing to stdout: Broken pipe"))
 }
 
-/// `default` is what is logged unless `SLACKWATER_LOG` says otherwise.
-fn start_logs<W>(format: LogFormat, default: &str, writer: W)
+/// Starts the log. `default` is the filter if `SLACKWATER_LOG` is not set.
+fn start_logs<W>(format: Format, default: &str, writer: W)
 where
     W: for<'w> tracing_subscriber::fmt::MakeWriter<'w> + Send + Sync + 'static,
 {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("SLACKWATER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
-    // A second call (in tests) keeps the first.
+    // A second call, as in tests, changes nothing.
     match format {
-        LogFormat::Text => drop(logs.with_target(false).with_ansi(colours()).try_init()),
-        LogFormat::Json => drop(logs.json().flatten_event(true).try_init()),
+        Format::Text => drop(logs.with_target(false).with_ansi(colours()).try_init()),
+        Format::Json => drop(logs.json().flatten_event(true).try_init()),
     }
 }
 
@@ -198,7 +201,7 @@ fn read_file(path: &Path) -> Result<String, Exit> {
     read_text(path)?.map_err(|report| Exit::bad_file(&report))
 }
 
-/// The file's text; or, of a file that is none, the report that says where.
+/// The file's text; if the file is not UTF-8, a report that says where.
 fn read_text(path: &Path) -> Result<Result<String, Box<Report>>, Exit> {
     let bytes = std::fs::read(path).map_err(|e| {
         let code = if e.kind() == std::io::ErrorKind::NotFound { 2 } else { FAILED };
@@ -211,7 +214,8 @@ fn read_text(path: &Path) -> Result<Result<String, Box<Report>>, Exit> {
     }))
 }
 
-/// What is said of bytes of which the first so many are UTF-8. The place is that in the text with every other byte replaced.
+/// The report on bytes of which only the first `good` are UTF-8. Its place is counted in the text with all invalid
+/// bytes replaced.
 fn not_text(bytes: &[u8], good: usize) -> Problem {
     let end = good + char::REPLACEMENT_CHARACTER.len_utf8();
     let message = match bytes {

@@ -1,12 +1,12 @@
-//! `offsets`: what the topology's group has committed, where its topics end, and what lies between.
+//! `offsets`: what the topology's group has committed, where its topics end, and the difference.
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::connect::{TopicLag, lags, open_admin};
 use super::table::Table;
-use super::{Exit, load_file};
+use super::{Exit, Format, load_file};
 use crate::kafka::GroupOffset;
 use crate::model::Json;
 use crate::yaml::{Mode, Registry};
@@ -19,14 +19,6 @@ pub(super) struct OffsetsArgs {
     /// How they are printed.
     #[arg(long, default_value = "text")]
     format: Format,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    /// For people.
-    Text,
-    /// A list of partitions.
-    Json,
 }
 
 pub(super) fn offsets(registry: &Registry, args: &OffsetsArgs) -> Result<(), Exit> {
@@ -107,7 +99,7 @@ mod tests {
                     at(0, GroupOffset::At(8)),
                     at(1, GroupOffset::None),
                     at(2, GroupOffset::Pending),
-                    // Deleted meanwhile: only what is still there can be read.
+                    // Deleted in the meantime: only retained records can be read.
                     at(3, GroupOffset::At(1)),
                 ],
             },

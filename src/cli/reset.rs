@@ -1,8 +1,8 @@
 //! `reset`: back to the beginning. Deletes the group's offsets, the topology's own topics and its local state; never a
-//! topic that others write or read.
+//! topic that other programs write or read.
 //!
-//! A dry run unless `--execute` is given. The group goes first: the broker refuses that while it has members, and then
-//! nothing else has been touched. What is left after a failure goes with the next run.
+//! A dry run unless `--execute` is given. The group is deleted first: the broker refuses while it has members, and then
+//! nothing else has been touched. What a failed run leaves behind is deleted by the next one.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -35,20 +35,20 @@ pub(super) struct ResetArgs {
     state_dir: Option<PathBuf>,
 }
 
-/// What is there to be deleted.
+/// What is to be deleted.
 #[derive(Default)]
 struct Plan {
-    /// Partitions with committed offsets; `None` where the group has none.
+    /// Partitions with committed offsets; `None` if the group has none.
     offsets: Option<usize>,
-    /// Where the group's members are.
+    /// Addresses of the group's members.
     members: Vec<String>,
     /// The topology's own topics, with their partitions.
     topics: Vec<(String, i32)>,
     /// Local state.
     tasks: Vec<TaskDir>,
-    /// Topics of other people.
+    /// Topics that other programs write or read.
     kept: Vec<String>,
-    /// Topics with names like ours that today's topology does not have.
+    /// Topics with names like ours that the topology does not have today.
     strays: Vec<String>,
 }
 
@@ -56,7 +56,7 @@ pub(super) fn reset(registry: &Registry, args: &ResetArgs) -> Result<(), Exit> {
     let loaded = load_file(registry, &args.topology, Mode::Lenient)?;
     let topology = &loaded.topology;
     let dir = state_dir(args.state_dir.as_deref(), topology);
-    // Held to the end: no instance starts here meanwhile.
+    // The lock is held to the end: no instance starts on this directory meanwhile.
     let local =
         StateDir::lock_existing(&dir).map_err(|e| Exit::failed(format!("{e}: stop that instance first")))?;
     let mut plan = Plan::default();
@@ -100,13 +100,8 @@ fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-/// Every topic that the topology makes for itself, as it stands today.
-fn own_topics(topology: &Topology) -> Vec<String> {
-    let changelogs = (0..topology.subs.len()).filter_map(|sub| topology.changelog(sub));
-    changelogs.chain(topology.repartitions().into_iter().map(|r| r.topic)).collect()
-}
-
-/// Topics that an earlier form of this topology may have made. Perhaps: another topology's name may begin like ours.
+/// Topics that an earlier version of this topology may have made. Only maybe: another topology's name may begin like
+/// ours.
 fn strays(topology: &str, all: &[String], own: &[String]) -> Vec<String> {
     let ours = |t: &&String| {
         t.strip_prefix(topology)
@@ -122,7 +117,7 @@ impl Plan {
         let offsets = admin.all_committed(&topology.name).map_err(failed)?;
         let known = offsets.iter().filter(|(_, o)| *o != GroupOffset::None).count();
         self.offsets = (known > 0).then_some(known);
-        let own = own_topics(topology);
+        let own = topology.internal_topics();
         let names: Vec<&str> = own.iter().map(String::as_str).collect();
         let found = admin.topics(&names).map_err(failed)?;
         self.topics = found.into_iter().filter_map(|(topic, n)| Some((topic, n?))).collect();

@@ -1,18 +1,22 @@
-//! Makes HTTP calls. Called by the call driver, one attempt at a time; the one home of `reqwest`.
+//! HTTP calls, and what everything that speaks HTTP shares: one way to build a client, to name a server, to escape a
+//! part of a URL and to tell why a request failed.
 //!
-//! Every attempt is one request: no redirects, no retries, no proxy, so that limiter and counters see all of them.
-//! What can be tried again is [`Reply::Again`]; what cannot be sent at all, or answers with more than is allowed, is
-//! [`Reply::Refused`]. What a status means is decided here ([`judge`]): a fact of HTTP, not of any one API.
+//! An attempt is one request: no redirects, no retries, no proxy, so that limiter and counters see all of them.
+//! [`judge`] decides what a status means, since that is a fact of HTTP and not of any one API: [`Reply::Again`] for
+//! what may succeed later, [`Reply::Refused`] for what cannot be sent or has an answer larger than allowed.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::BytesMut;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use reqwest::header::RETRY_AFTER;
-use reqwest::{Client, Method};
+use reqwest::{Client, ClientBuilder, Method};
+use url::{SyntaxViolation, Url};
 
 use super::Called;
 use crate::model::{Clock, HttpRequest, Json, Millis, Reply, Size, Timestamp};
@@ -20,13 +24,60 @@ use crate::model::{Clock, HttpRequest, Json, Millis, Reply, Size, Timestamp};
 /// How much of an answer's body a refusal quotes, characters.
 const QUOTE_CHARS_MAX: usize = 200;
 
-/// What a call may come to, as it is counted: `failed` is no answer, `refused` could not be sent or was too large.
+/// The outcomes of a call, for counting: `failed` is no answer, `refused` could not be sent or was too large.
 pub const OUTCOMES: [&str; 9] = ["1xx", "2xx", "3xx", "4xx", "429", "5xx", "other", "failed", "refused"];
 
 /// The clients could not be made: TLS or DNS settings of this machine.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot make an HTTP client: {0}")]
 pub struct ClientError(#[from] reqwest::Error);
+
+/// What every client of ours has in common: no proxy and no retry, so that a request is one attempt at the server that
+/// the topology names.
+pub fn client() -> ClientBuilder {
+    Client::builder()
+        .user_agent(concat!("slackwater/", env!("CARGO_PKG_VERSION")))
+        .no_proxy()
+        .retry(reqwest::retry::never())
+        .hickory_dns(true)
+        .connect_timeout(Duration::from_secs(2))
+}
+
+/// `host:port` of an `http` or `https` URL; `None` if it is no such URL. Stricter than the standard, which takes
+/// `http:/a/b` and `http:///a/b` for a call of the host `a`.
+#[must_use]
+pub fn server(url: &str) -> Option<String> {
+    let slashes = Cell::new(true);
+    let note = |what| slashes.set(slashes.get() && what != SyntaxViolation::ExpectedDoubleSlash);
+    let url = Url::options().syntax_violation_callback(Some(&note)).parse(url).ok()?;
+    let is_http = matches!(url.scheme(), "http" | "https") && slashes.get();
+    let (host, port) = (url.host_str()?, url.port_or_known_default()?);
+    is_http.then(|| format!("{host}:{port}"))
+}
+
+/// A text as one part of a URL, in its path or its query: all but RFC 3986's unreserved characters are percent-encoded.
+#[must_use]
+pub fn escape(part: &str) -> PercentEncode<'_> {
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(part, RESERVED)
+}
+
+/// The error with what caused it, which `reqwest` leaves out; without the URL, which may hold a secret.
+#[must_use]
+pub fn causes(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        let more = e.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = e.source();
+    }
+    text
+}
 
 /// Clients for one node's calls.
 pub struct HttpCaller {
@@ -37,8 +88,8 @@ pub struct HttpCaller {
 }
 
 impl HttpCaller {
-    /// So many clients, taken in turn, with room for `in_flight_max` idle connections each. `clock` reads `Retry-After`
-    /// dates; an answer larger than `max_body` is refused.
+    /// That many clients, taken in turn, with room for `in_flight_max` idle connections each. `clock` reads
+    /// `Retry-After` dates; an answer larger than `max_body` is refused.
     ///
     /// # Errors
     /// The machine's TLS or DNS settings cannot be used.
@@ -49,13 +100,8 @@ impl HttpCaller {
         clock: Arc<dyn Clock>,
     ) -> Result<HttpCaller, ClientError> {
         let client = || {
-            Client::builder()
-                .user_agent(concat!("slackwater/", env!("CARGO_PKG_VERSION")))
-                .no_proxy()
+            client()
                 .redirect(reqwest::redirect::Policy::none())
-                .retry(reqwest::retry::never())
-                .hickory_dns(true)
-                .connect_timeout(Duration::from_secs(2))
                 .tcp_keepalive(Duration::from_secs(30))
                 .pool_idle_timeout(Duration::from_secs(60))
                 .pool_max_idle_per_host(in_flight_max)
@@ -67,7 +113,7 @@ impl HttpCaller {
         Ok(HttpCaller { clients, next: AtomicUsize::new(0), max_body, clock })
     }
 
-    /// One attempt. Takes at most the request's timeout; never fails, says what happened.
+    /// One attempt, which takes at most the request's timeout. It never fails: errors are outcomes.
     pub async fn call(&self, request: &HttpRequest) -> Called {
         match self.attempt(request).await {
             Ok(called) => called,
@@ -111,7 +157,7 @@ impl HttpCaller {
                     let (status, max) = (status.as_u16(), self.max_body);
                     return Ok(refused(format!("status {status}: the body is larger than {max}")));
                 }
-                // Of an error only the start is of use.
+                // The start of an error's body is enough for its message.
                 body.extend_from_slice(&chunk[..room]);
                 break;
             }
@@ -125,7 +171,7 @@ fn failed(message: String) -> Called {
     Called { reply: Reply::Again { message, after: None }, outcome: "failed", alive: false, pause: None }
 }
 
-/// The server is not to blame.
+/// A refusal that says nothing against the server.
 fn refused(message: String) -> Called {
     Called { reply: Reply::Refused { message }, outcome: "refused", alive: true, pause: None }
 }
@@ -144,7 +190,7 @@ fn answered(status: u16, retry_after: Option<Millis>, body: &[u8]) -> Called {
     Called { reply: judge(status, retry_after, body), outcome, alive: status < 500, pause }
 }
 
-/// What an answer means.
+/// The meaning of an answer.
 #[must_use]
 pub fn judge(status: u16, retry_after: Option<Millis>, body: &[u8]) -> Reply {
     match status {
@@ -165,36 +211,21 @@ pub fn judge(status: u16, retry_after: Option<Millis>, body: &[u8]) -> Reply {
     }
 }
 
-/// The start of a body, for people.
+/// The start of a body, for messages.
 fn quote(body: &[u8]) -> String {
     let start = &body[..body.len().min(QUOTE_CHARS_MAX * 4)];
     String::from_utf8_lossy(start).chars().take(QUOTE_CHARS_MAX).collect()
 }
 
-/// The error and what caused it, without the URL (it may hold a secret).
-fn causes(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(e) = cause {
-        let more = e.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = e.source();
-    }
-    text
-}
-
-/// `Retry-After` (RFC 9110, 10.2.3) as a delay from `now`: seconds or a date; a date that has passed is no delay.
+/// `Retry-After` (RFC 9110, 10.2.3) as a delay from `now`: seconds, or a date in any of the three forms of HTTP; a date
+/// that has passed is no delay.
 fn read_retry_after(text: &str, now: Timestamp) -> Option<Millis> {
     let text = text.trim();
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         return Some(Millis::secs(text.parse().unwrap_or(i64::MAX)));
     }
-    let at = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc2822).ok()?;
-    Some(Timestamp(at.unix_timestamp().saturating_mul(1000)).since(now))
+    let at = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Some(Timestamp(i64::try_from(at.as_millis()).unwrap_or(i64::MAX)).since(now))
 }
 
 #[cfg(test)]
@@ -210,10 +241,40 @@ mod tests {
         check("2", Some(2000));
         check(" 0 ", Some(0));
         check("Sun, 06 Nov 1994 08:49:40 GMT", Some(3000));
+        check("Sunday, 06-Nov-94 08:49:40 GMT", Some(3000));
+        check("Sun Nov  6 08:49:40 1994", Some(3000));
         check("Sun, 06 Nov 1994 08:49:30 GMT", Some(0));
+        check("Sun, 31 Nov 1994 08:49:30 GMT", None);
         check("99999999999999999999", Some(i64::MAX));
         check("soon", None);
         check("-1", None);
         check("", None);
+    }
+
+    #[test]
+    fn a_server_is_named_only_by_a_whole_url() {
+        let check = |url: &str, expected: Option<&str>| assert_eq!(server(url).as_deref(), expected, "{url}");
+        check("http://h/a?b#c", Some("h:80"));
+        check("https://user:pw@h.internal/", Some("h.internal:443"));
+        check("http://[::1]:8080", Some("[::1]:8080"));
+        check("http://h?q=1", Some("h:80"));
+        for url in [
+            "h:8080/a",
+            "localhost:8080",
+            "http://",
+            "http:///a",
+            "http:/a",
+            "ftp://h/",
+            "http://h:99999/",
+            "",
+        ] {
+            check(url, None);
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_url_changes_nothing_around_it() {
+        assert_eq!(escape("orders-value_1.2~").to_string(), "orders-value_1.2~");
+        assert_eq!(escape("a/b c:ü?&=#%").to_string(), "a%2Fb%20c%3A%C3%BC%3F%26%3D%23%25");
     }
 }

@@ -13,7 +13,7 @@ use super::names::{NAMES, TIMESTAMP};
 use super::refused::own_words;
 use super::rewrite::Fixes;
 use super::{DENIED, VrlCompiler, kinds};
-use crate::model::{Problem, near};
+use crate::model::{Problem, meant};
 
 impl VrlCompiler {
     /// A field that does not exist.
@@ -134,9 +134,8 @@ impl VrlCompiler {
         {
             let known: Vec<&str> =
                 self.functions.iter().map(|f| f.identifier()).filter(|f| !f.contains('$')).collect();
-            return Some(match near(name, &known) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => "no function has a name like it: https://vector.dev/docs/reference/vrl/functions lists them".into(),
+            return meant(name, &known).or_else(|| {
+                Some("no function has a name like it: https://vector.dev/docs/reference/vrl/functions lists them".into())
             });
         }
         if complaint.message == "syntax error"
@@ -158,10 +157,8 @@ impl VrlCompiler {
                 return Some(format!("a name with `-` stands in quotes: `.\"{first}-{name}\"`"));
             }
             let known: Vec<&str> = NAMES.iter().chain(vars).copied().collect();
-            return Some(match near(name, &known) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("a field of the value begins with a dot: `.{name}`"),
-            });
+            return meant(name, &known)
+                .or_else(|| Some(format!("a field of the value begins with a dot: `.{name}`")));
         }
         let labels = complaint.labels.iter().skip(1).map(|l| l.message.clone());
         let notes = complaint.notes.iter().map(ToString::to_string);

@@ -10,6 +10,7 @@ use reqwest::{Client, Method, StatusCode};
 use serde::Deserialize;
 
 use super::settings::RegistryConfig;
+use crate::clients::http::{causes, client, escape};
 use crate::model::Json;
 
 /// A schema as the registry has it.
@@ -79,15 +80,7 @@ impl RegistryClient {
     /// # Errors
     /// The TLS or DNS settings of this machine cannot be used.
     pub fn new(config: &RegistryConfig) -> Result<RegistryClient, String> {
-        let client = Client::builder()
-            .user_agent(concat!("slackwater/", env!("CARGO_PKG_VERSION")))
-            .no_proxy()
-            .retry(reqwest::retry::never())
-            .hickory_dns(true)
-            .connect_timeout(Duration::from_secs(2))
-            .timeout(config.timeout.duration())
-            .build()
-            .map_err(|e| e.to_string())?;
+        let client = client().timeout(config.timeout.duration()).build().map_err(causes)?;
         Ok(RegistryClient {
             client,
             config: config.clone(),
@@ -117,7 +110,7 @@ impl RegistryClient {
     /// # Errors
     /// See [`RegistryError`].
     pub async fn latest(&self, subject: &str) -> Result<Registered, RegistryError> {
-        let path = format!("/subjects/{}/versions/latest", escaped(subject));
+        let path = format!("/subjects/{}/versions/latest", escape(subject));
         let answer = self.ask(Method::GET, &path, None).await?;
         self.registered(parse(&answer)?).await
     }
@@ -139,7 +132,7 @@ impl RegistryClient {
             "AVRO" => serde_json::json!({ "schema": text }),
             kind => serde_json::json!({ "schema": text, "schemaType": kind }),
         };
-        let path = format!("/subjects/{}", escaped(subject));
+        let path = format!("/subjects/{}", escape(subject));
         let look_up = || self.id(&path, &body);
         // Look first, so that nothing is written without need.
         match look_up().await {
@@ -180,7 +173,7 @@ impl RegistryClient {
             if references.len() >= REFERENCES_MAX {
                 return Err(RegistryError::Refused(format!("more than {REFERENCES_MAX} references")));
             }
-            let path = format!("/subjects/{}/versions/{version}", escaped(&subject));
+            let path = format!("/subjects/{}/versions/{version}", escape(&subject));
             let answer = parse(&self.ask(Method::GET, &path, None).await?)?;
             references.push((name, answer.schema.unwrap_or_default()));
             open.extend(answer.references.unwrap_or_default());
@@ -205,7 +198,7 @@ impl RegistryClient {
         } else if let Some(user) = &self.config.username {
             request = request.basic_auth(user, self.config.password.as_deref());
         }
-        let away = |e: reqwest::Error| RegistryError::Away(format!("{}: {}", self.base, causes(&e)));
+        let away = |e: reqwest::Error| RegistryError::Away(format!("{}: {}", self.base, causes(e)));
         let response = request.send().await.map_err(away)?;
         let status = response.status();
         let bytes = response.bytes().await.map_err(away)?;
@@ -239,38 +232,4 @@ impl RegistryClient {
 fn parse(bytes: &[u8]) -> Result<Answer, RegistryError> {
     serde_json::from_slice(bytes)
         .map_err(|e| RegistryError::Refused(format!("the registry's answer is not what was asked for: {e}")))
-}
-
-/// The error with its causes, which reqwest's own message leaves out.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut out = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        out = format!("{out}: {inner}");
-        cause = inner.source();
-    }
-    out
-}
-
-/// A subject as part of a URL path: every byte that is not safe there becomes `%XX`.
-fn escaped(subject: &str) -> String {
-    let mut out = String::with_capacity(subject.len());
-    for byte in subject.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => out.push(char::from(byte)),
-            other => out.push_str(&format!("%{other:02X}")),
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_subject_is_one_part_of_a_path() {
-        assert_eq!(escaped("orders-value"), "orders-value");
-        assert_eq!(escaped("a/b c:ü"), "a%2Fb%20c%3A%C3%BC");
-    }
 }

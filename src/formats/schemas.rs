@@ -13,10 +13,12 @@ use super::avro::AvroSchema;
 use super::protobuf::{MessageDescriptor, ProtoSchema};
 use super::registry::{Registered, RegistryClient, RegistryError};
 use super::settings::{Format, ReaderSchema, RegistryConfig, WriterSchema};
-use crate::model::Shape;
+use crate::model::{Backoff, Millis, Shape};
 
 /// After this time an id that the registry did not know is asked for again.
 const UNKNOWN_AGAIN: Duration = Duration::from_secs(30);
+/// How long to wait after a request that failed, before the next.
+const BACKOFF: Backoff = Backoff { base: Millis(100), max: Millis(3_200) };
 
 /// A schema, ready for use.
 pub enum Parsed {
@@ -374,8 +376,8 @@ impl Formats {
                 ) => {
                     self.failed.fetch_add(1, Ordering::Relaxed);
                     waiting(Some(&format!("schema registry, for the schema id {id}: {message}")));
-                    let pause = Duration::from_millis(100 << failures.min(5));
                     failures = failures.saturating_add(1);
+                    let pause = BACKOFF.ceiling(failures).duration();
                     // Take another id next: the problem may be with this one only.
                     self.wanted.lock().unwrap_or_else(PoisonError::into_inner).rotate_left(1);
                     tokio::time::sleep(pause).await;

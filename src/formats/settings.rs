@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::clients::http::server;
 use crate::model::{Millis, Problem};
 
 /// What the bytes of a key or a value are.
@@ -97,8 +98,7 @@ impl RegistryConfig {
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        let scheme = self.url.starts_with("http://") || self.url.starts_with("https://");
-        if !scheme && !self.url.contains("${") {
+        if !self.url.contains("${") && server(&self.url).is_none() {
             problems.push(Problem::setting(
                 "url",
                 format!("`{}` is no address of a schema registry", self.url),

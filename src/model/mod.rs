@@ -1,26 +1,26 @@
-//! Floor 0: what everything else is written in terms of: records, values, time, units, expressions, rows, calls,
+//! Floor 0: the words that everything else is written in: records, values, time, units, expressions, rows, calls,
 //! problems.
 //!
 //! Every other floor uses it; it uses none of ours. Nothing here does I/O, spawns or blocks.
 
 mod backoff;
 mod call;
-pub mod expr;
+pub(crate) mod expr;
 pub(crate) mod kinds;
-pub mod path;
+pub(crate) mod path;
 mod pick;
 mod problem;
 mod reason;
-pub mod record;
+pub(crate) mod record;
 mod row;
 mod scan;
-pub mod shape;
+pub(crate) mod shape;
 mod template;
-pub mod text;
-pub mod time;
-pub mod types;
-pub mod units;
-pub mod value;
+pub(crate) mod text;
+pub(crate) mod time;
+pub(crate) mod types;
+pub(crate) mod units;
+pub(crate) mod value;
 mod words;
 
 pub use backoff::Backoff;
@@ -38,4 +38,4 @@ pub use time::{Clock, ManualClock, SystemClock, Timestamp};
 pub use types::Types;
 pub use units::{Millis, Rate, Size};
 pub use value::{Json, NotJson, Value, check_json, key_text};
-pub use words::{did_you_mean, near};
+pub use words::{did_you_mean, meant, near};

@@ -13,6 +13,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::value::Json;
+use super::words::meant;
 
 /// What a value is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,16 +193,9 @@ impl<'de> Deserialize<'de> for Field {
                     None => (text, false),
                 };
                 let shape = Shape::named(name).ok_or_else(|| {
-                    // What was begun (`int`), else what is nearest, where that is near.
-                    let distance = |known: &&&str| strsim::damerau_levenshtein(name, known);
-                    let begun = SHAPES.iter().find(|known| name.len() > 2 && known.starts_with(name));
-                    let near = || {
-                        SHAPES.iter().min_by_key(distance).filter(|known| distance(known) * 3 <= known.len())
-                    };
-                    let hint = match begun.or_else(near) {
-                        Some(known) => format!("did you mean `{known}`?"),
-                        None => format!("there are {}; `?` behind one allows null", SHAPES.join(", ")),
-                    };
+                    let hint = meant(name, &SHAPES).unwrap_or_else(|| {
+                        format!("there are {}; `?` behind one allows null", SHAPES.join(", "))
+                    });
                     E::custom(format!("`{text}` is no type: {hint}"))
                 })?;
                 Ok(Field { shape, optional })

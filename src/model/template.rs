@@ -58,6 +58,16 @@ impl Template {
         &self.text
     }
 
+    /// The text with `with` in place of each expression.
+    #[must_use]
+    pub fn filled(&self, with: &str) -> String {
+        let parts = self.parts.iter().map(|part| match part {
+            Part::Text(text) => text,
+            Part::Expr(_) => with,
+        });
+        parts.collect()
+    }
+
     /// Replaces the first `len` bytes. False, and nothing changes, if there is an expression in them.
     pub fn replace_start(&mut self, len: usize, with: &str) -> bool {
         let Some(Part::Text(first)) = self.parts.first_mut() else { return false };

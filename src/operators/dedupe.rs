@@ -4,12 +4,12 @@
 //! of its id. An entry is forgotten when the node's clock has gone more than `within` past it: a record that comes later
 //! than that passes as a first one.
 //!
-//! The store holds one row per id that passed, by segment: `[segment][id] -> [version][timestamp]`, where a segment is
-//! `within` long. So a record looks at three segments at most, and what has expired is deleted segment by segment, in
-//! bounded steps, without an index. Equal ids must be in the same task: where `by` is not the key, the topology puts a
-//! [`ById`](super::inserted::by_id) in front, which makes the id the key until here.
-
-use std::ops::ControlFlow;
+//! The store holds one row per id that passed, grouped by segments of length `within`: `[segment][id] ->
+//! [version][timestamp]`. A look-up reads three segments at most, and what has expired is deleted segment by segment,
+//! in bounded steps, without an index.
+//!
+//! Equal ids must be in the same task. Where `by` is not the key, the topology puts a [`ById`](super::inserted::by_id)
+//! in front, which makes the id the key on the way here.
 
 use bytes::Bytes;
 use schemars::JsonSchema;
@@ -19,6 +19,7 @@ use super::inserted::by_id;
 use super::key_by::check_key;
 use super::settings::Exprs;
 use super::shared::describe::Described;
+use super::shared::expiry::Expiring;
 use super::{ByIdConfig, Cx, NodeConfig, NodePlan, Operator, OperatorError, OperatorSettings, Query};
 use crate::model::{Expr, Millis, Problem, Reason, Record, Scope, Timestamp, key_text};
 use crate::state::codec::{ordered_i64, read_ordered_i64};
@@ -45,7 +46,7 @@ impl OperatorSettings for DedupeConfig {
     fn state_kind(&self, kind: &'static str, _: &NodePlan) -> Option<&'static str> {
         Some(kind)
     }
-    /// From the id back to the record's own key.
+    /// It gives the record its own key back.
     fn changes_key(&self, plan: &NodePlan) -> bool {
         carries_key(plan)
     }
@@ -91,17 +92,19 @@ fn carries_key(plan: &NodePlan) -> bool {
 
 /// The only store: ids that passed.
 const SEEN: usize = 0;
+/// The rows, which expire by segment.
+const BY_SEGMENT: Expiring<'_> = Expiring { from: b"", to: None, time_of: segment_of };
 /// Format of a row.
 const VERSION: u8 = 1;
 /// Rows deleted by one call of `on_time`.
 const PURGE_MAX: usize = 1024;
 
-/// See the module.
+/// The operator.
 pub struct Dedupe {
     by: Option<Expr>,
     within: i64,
     carried: bool,
-    /// No row is in an earlier segment; `None`: there is no row.
+    /// The first segment that may have rows; `None` if there are no rows.
     oldest: Option<i64>,
 }
 
@@ -123,12 +126,12 @@ impl Dedupe {
         ts.div_euclid(self.within)
     }
 
-    /// The clock at which all of a segment has expired.
+    /// The clock at which every entry of a segment has expired.
     fn expiry(&self, segment: i64) -> Timestamp {
         Timestamp(segment.saturating_add(2).saturating_mul(self.within))
     }
 
-    /// Is an entry still remembered?
+    /// Whether an entry is still remembered.
     fn lives(&self, ts: i64, clock: Timestamp) -> bool {
         clock.0 <= ts.saturating_add(self.within)
     }
@@ -166,12 +169,7 @@ impl Operator for Dedupe {
     }
 
     fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
-        let mut first = Ok(None);
-        cx.store(SEEN).scan(b"", None, &mut |key, _| {
-            first = segment_of(key).map(Some);
-            ControlFlow::Break(())
-        })?;
-        self.oldest = first?;
+        self.oldest = BY_SEGMENT.first(cx.store(SEEN))?;
         Ok(())
     }
 
@@ -190,7 +188,7 @@ impl Operator for Dedupe {
         let last = self.segment(ts.saturating_add(self.within));
         let mut own_is_new = true;
         for segment in self.segment(ts.saturating_sub(self.within))..=last {
-            // Rows of this segment have expired, or there is none yet.
+            // This segment has no rows: they have expired, or none was ever written.
             if self.oldest.is_none_or(|oldest| segment < oldest) || self.expiry(segment) <= cx.clock {
                 continue;
             }
@@ -202,7 +200,7 @@ impl Operator for Dedupe {
             }
             own_is_new &= segment != own;
         }
-        // One that is already past its time leaves nothing to remember.
+        // An entry that is already past its time would be forgotten at once.
         if self.lives(ts, cx.clock) {
             let key = row_key(own, &id);
             if own_is_new {
@@ -222,22 +220,12 @@ impl Operator for Dedupe {
 
     fn on_time(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         let clock = cx.clock;
-        let mut expired: Vec<Vec<u8>> = Vec::new();
-        let mut left = Ok(None);
-        cx.store(SEEN).scan(b"", None, &mut |key, _| {
-            let segment = segment_of(key);
-            let gone = segment.as_ref().is_ok_and(|s| self.expiry(*s) <= clock);
-            if gone && expired.len() < PURGE_MAX {
-                expired.push(key.to_vec());
-                return ControlFlow::Continue(());
-            }
-            left = segment.map(Some);
-            ControlFlow::Break(())
-        })?;
+        let (expired, left) =
+            BY_SEGMENT.expired(cx.store(SEEN), PURGE_MAX, |segment| self.expiry(segment) <= clock)?;
         for key in expired {
             cx.store(SEEN).delete(&key);
         }
-        self.oldest = left?;
+        self.oldest = left;
         Ok(())
     }
 
@@ -271,8 +259,8 @@ mod tests {
         Record::new(key.to_owned(), Value::from(json!({ "id": key, "ts": ts })), Timestamp(ts))
     }
 
-    /// Sends (key, ts) one by one; the answer is P for passed, D for a duplicate. Neither a checkpoint nor a restart in
-    /// between may be seen.
+    /// Sends (key, ts) one by one; the answer is P for passed, D for a duplicate. A checkpoint or a restart in between
+    /// changes nothing.
     fn check(records: &[(&str, i64)], want: &str) {
         for restarts in [false, true] {
             let mut node = node(json!({ "within": "10ms" }));

@@ -1,13 +1,13 @@
 //! Floor 2: operators. The contract between a node and its task, the registry of kinds, one file per operator.
 //!
-//! An operator is a plain state machine. It is owned by one task, called by one thread, never awaits, never reads a
-//! clock, and does everything it wants done through [`Cx`]. What it must remember is in its stores, or resident in
-//! memory and handed over in [`Operator::seal`]; either way it is in the checkpoint.
+//! An operator is a plain state machine. One task owns it, on one thread; it never awaits, never reads a clock, and
+//! does everything through [`Cx`]. What it must remember is in its stores, or in memory and handed over in
+//! [`Operator::seal`]; either way it is part of the checkpoint.
 //!
-//! Time: every node has a clock (`cx.clock`), which only goes forward. It is moved by the stream time that travels
-//! with each record and by watermarks. When a timer of the operator is due ([`Operator::deadline`] <= clock), the task
-//! calls [`Operator::on_time`], before the record that moved the clock if [`Operator::time_first`] says so, else after
-//! it; always before a watermark goes on to the nodes below.
+//! Time: every node has a clock (`cx.clock`) that only goes forward. Stream time moves it: each record carries some,
+//! and watermarks carry it where no record comes. When a timer is due ([`Operator::deadline`] <= clock), the task calls
+//! [`Operator::on_time`]: after the record that moved the clock, or before it where [`Operator::time_first`] says so,
+//! and always before a watermark goes on to the nodes below.
 
 pub mod aggregate;
 mod branch;
@@ -30,9 +30,9 @@ mod plan;
 mod query;
 mod registry;
 mod settings;
-pub mod shared;
+pub(crate) mod shared;
 pub mod suppress;
-pub mod table;
+pub(crate) mod table;
 #[cfg(test)]
 mod toy;
 
@@ -57,6 +57,6 @@ pub use plan::{NodePlan, ReadNode, Reads, Windowed, WindowsAbove};
 pub use query::{Answer, Query};
 pub use registry::{NodeConfig, OwnOperator};
 pub use settings::{Exprs, OperatorSettings, Sends, Windows};
-pub use shared::{RateLimitConfig, RateScope, WindowConfig};
+pub use shared::{RateLimitConfig, RateScope, RetryConfig, WindowConfig};
 pub use suppress::SuppressConfig;
 pub use table::TableConfig;

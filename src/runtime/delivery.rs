@@ -1,13 +1,12 @@
 //! The drivers of sinks: rows become batches, batches become acknowledgements.
 //!
 //! A sink node has lanes. Rows of one key go to one lane in order, and a lane has one batch in flight, so rows of a key
-//! are written in order. What a sink answers for single rows goes back at once. Rows without an answer follow the
-//! batch: to be retried, they are retried for ever, slower and slower, so nothing is dropped and the input waits; refused,
-//! they are split until the one bad row is found, which goes back to its task.
+//! are written in order. A sink's answer for a single row goes back at once. Rows without an answer share the outcome
+//! of the batch. A batch that may be retried is retried for ever, more and more slowly: nothing is dropped, and the
+//! input waits. A batch that is refused is split until the one bad row is found, which goes back to its task.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 use tokio::time::Instant;
@@ -16,15 +15,17 @@ use tokio_util::task::TaskTracker;
 
 use super::inbox::{Handle, Inbox, Message};
 use super::metrics::SinkMetrics;
-use crate::model::{Clock, Json, Reply, SinkRow, SystemClock};
+use crate::model::{Backoff, Clock, Json, Millis, Reply, SinkRow, SystemClock};
 use crate::sinks::{Answer, Answers, Batch, Lane as SinkLane, SinkError};
 
-/// Batches of rows on their way to one lane.
+/// Batches queued for one lane.
 const LANE_QUEUE: usize = 8;
-/// Rows handed to a lane in one message, at most.
+/// How long a lane waits before it writes a batch again.
+const BACKOFF: Backoff = Backoff { base: Millis(100), max: Millis(5_000) };
+/// Most rows handed to a lane in one message.
 pub const CHUNK: usize = 1024;
 
-/// A row with its way back.
+/// A row, and where its answer goes.
 pub struct Parcel {
     /// Task that waits for it.
     pub handle: Handle,
@@ -45,7 +46,7 @@ pub struct SinkDriver {
     hasher: ahash::RandomState,
 }
 
-/// Something that makes going on pointless.
+/// Called when a sink fails in a way that no retry mends: by node, with the error.
 pub type Fatal = Arc<dyn Fn(usize, SinkError) + Send + Sync>;
 
 impl SinkDriver {
@@ -67,6 +68,7 @@ impl SinkDriver {
                     node,
                     name: name.into(),
                     sink,
+                    salt: rand::random(),
                     batch: batch.clone(),
                     metrics: metrics.clone(),
                     fatal: Arc::clone(fatal),
@@ -93,7 +95,7 @@ impl SinkDriver {
         usize::try_from(hasher.finish() % (self.lanes.len() as u64)).unwrap_or(0)
     }
 
-    /// Hands rows to a lane; gives them back when the lane is busy.
+    /// Hands rows to a lane; gives them back if the lane is busy.
     ///
     /// # Errors
     /// The rows, to be tried again later.
@@ -101,7 +103,7 @@ impl SinkDriver {
         match self.lanes[lane].try_send(rows) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(rows)) => Err(rows),
-            // The lane has stopped: so does the process, and nothing is acknowledged.
+            // The lane has ended because the process is ending; nothing is acknowledged.
             Err(TrySendError::Closed(_)) => Ok(()),
         }
     }
@@ -109,9 +111,11 @@ impl SinkDriver {
 
 struct Lane {
     node: usize,
-    /// The node's, for the log.
+    /// The node's name, for the log.
     name: Arc<str>,
     sink: Box<dyn SinkLane>,
+    /// Spreads the retries, so that lanes, and the same lane of other instances, do not all come back at once.
+    salt: [u8; 8],
     batch: Batch,
     metrics: SinkMetrics,
     fatal: Fatal,
@@ -160,7 +164,7 @@ impl Lane {
             || rows.iter().map(|p| p.row.record.size()).sum::<usize>() >= self.batch.max_bytes.bytes()
     }
 
-    /// How many of the first rows make one batch.
+    /// The number of rows at the front that make one batch.
     fn cut(&self, rows: &[Parcel]) -> usize {
         let mut bytes = 0;
         for (n, parcel) in rows.iter().enumerate() {
@@ -172,7 +176,7 @@ impl Lane {
         rows.len()
     }
 
-    /// Writes a batch, whatever it takes; false when the lane must end.
+    /// Writes a batch, for as long as it takes. False if the lane must end.
     async fn write(&mut self, parcels: Vec<Parcel>) -> bool {
         let mut parts: Vec<Vec<Parcel>> = vec![parcels];
         let mut attempt: u32 = 0;
@@ -180,7 +184,7 @@ impl Lane {
             let rows: Vec<SinkRow> = part.iter().map(|p| p.row.clone()).collect();
             let started = Instant::now();
             let mut answers = Answers::new(rows.len());
-            // Not cancelled half way: a write that has begun is let end, some clients cannot be dropped in the middle.
+            // Never cancelled: some clients must not be dropped in the middle of a write.
             let result = self.sink.deliver_batch(&rows, &mut answers).await;
             self.metrics.batch(started.elapsed(), result.is_ok());
             let mut left = self.answer(part, answers, result.is_ok());
@@ -190,7 +194,8 @@ impl Lane {
                     if left.is_empty() {
                         continue;
                     }
-                    let delay = after.unwrap_or_else(|| backoff(attempt));
+                    let delay = after
+                        .unwrap_or_else(|| BACKOFF.delay(&self.salt, attempt.saturating_add(1)).duration());
                     if attempt.is_multiple_of(8) {
                         tracing::warn!(
                             node = &*self.name,
@@ -225,8 +230,8 @@ impl Lane {
         true
     }
 
-    /// Sends the rows' answers to their tasks, in the order of the rows; those that have none. Without an answer, a row of
-    /// a batch that is written (`all`) is written.
+    /// Sends the rows' answers to their tasks, in the order of the rows; returns those without an answer. If the whole
+    /// batch is written (`all`), these are written too.
     fn answer(&self, part: Vec<Parcel>, answers: Answers, all: bool) -> Vec<Parcel> {
         let now = SystemClock.now();
         let mut left = Vec::new();
@@ -252,7 +257,7 @@ impl Lane {
     }
 }
 
-/// Acknowledgements on their way back: one message for all rows of an epoch that nobody waits for one by one.
+/// Acknowledgements on their way back: one message for all rows of an epoch, except rows whose reply is waited for.
 #[derive(Default)]
 struct Acks(Vec<(Handle, u64, Inbox, u32)>);
 
@@ -284,17 +289,11 @@ fn refuse(parcel: Parcel, message: String) {
     });
 }
 
-/// 50 ms, doubled up to 5 s, with a little spread between lanes.
-fn backoff(attempt: u32) -> Duration {
-    let base = 50u64 << attempt.min(7);
-    let ms = base.min(5_000);
-    Duration::from_millis(ms - rand::random_range(0..=ms / 4))
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
     use std::sync::Mutex;
+    use std::time::Duration;
 
     use super::super::inbox::inbox;
     use super::super::metrics::Metrics;
@@ -305,7 +304,7 @@ mod tests {
     use crate::sources::{SourceConfig, StdinSource};
     use crate::topology::TopologyBuilder;
 
-    /// Answers as it is told to, and notes the keys that it was handed.
+    /// A sink that answers from a script, and notes the keys that it gets.
     struct Scripted {
         /// Of each call: an answer per row (`w` written, `W` wrote, `x` refused, `-` none), and how it ends.
         script: VecDeque<(&'static str, Result<(), SinkError>)>,
@@ -331,7 +330,7 @@ mod tests {
         }
     }
 
-    /// Writes a row for each letter (a capital one waits for its reply); what the sink was handed call by call, what
+    /// Writes a row for each letter (a capital one waits for its reply). Returns what the sink got call by call, what
     /// the task was told, and how many rows count as written.
     async fn write(
         rows: &str,
@@ -359,6 +358,7 @@ mod tests {
                 script: script.iter().cloned().collect(),
                 handed: Arc::clone(&handed),
             }),
+            salt: [0; 8],
             batch: Batch::default(),
             metrics: metrics.sink("out"),
             fatal: Arc::new(|_, error| panic!("{error}")),
@@ -392,12 +392,12 @@ mod tests {
                 (handed.into(), told.iter().map(|t| (*t).into()).collect(), counted.into())
             );
         };
-        // Without answers the result counts for all.
+        // Without answers, the result applies to all rows.
         check("abc", &[("---", Ok(()))], "abc", &["3 written"], "3").await;
         check("ab", &[("--", again()), ("--", Ok(()))], "ab ab", &["2 written"], "2").await;
-        // What is refused is told at once, and is no row that was written.
+        // A refusal is reported at once and does not count as written.
         check("abc", &[("wxw", Ok(()))], "abc", &["b bad", "2 written"], "2").await;
-        // Only what has no answer is tried again, in order.
+        // Only rows without an answer are tried again, in order.
         check(
             "abcd",
             &[("w-x-", again()), ("--", Ok(()))],
@@ -407,11 +407,11 @@ mod tests {
         )
         .await;
         check("ab", &[("wx", again())], "ab", &["b bad", "1 written"], "1").await;
-        // Only what has no answer is split to find the bad row.
+        // Only rows without an answer are split to find the bad one.
         let split = [("w---", bad()), ("-", Ok(())), ("--", bad()), ("-", Ok(())), ("-", bad())];
         let told = ["1 written", "1 written", "1 written", "d one is bad"];
         check("abcd", &split, "abcd b cd c d", &told, "3").await;
-        // A row that is waited for has its own answer, with the row that came back.
+        // A row that is waited for has an answer of its own, with the row that came back.
         let told = ["0 Delivered(Some(String(\"as it is\")))", "1 Refused { message: \"bad\" }"];
         check("AB", &[("Wx", Ok(()))], "AB", &told, "1").await;
     }

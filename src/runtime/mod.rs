@@ -1,4 +1,4 @@
-//! Floor 4: what runs a topology. The task is sans-I/O; the drivers around it do the waiting.
+//! Floor 4: runs a topology. The task is sans-I/O; the drivers around it do the waiting.
 //!
 //! | room | what is there |
 //! |---|---|
@@ -20,19 +20,19 @@ mod every;
 mod globals;
 mod inbox;
 mod input;
-pub mod metrics;
+pub(crate) mod metrics;
 mod task;
 mod worker;
 
-pub use calls::{breaker, limiter, pacer};
 pub use engine::{
     AskError, Engine, EngineError, EngineHandle, EngineOptions, Found, MissingTopics, Override, Owner,
     Status, Taps,
 };
 pub use globals::{GlobalTable, query_global};
 pub use inbox::Handle;
+pub(crate) use task::inspect;
 pub use task::{
     DEAD_LETTER, Delivery, Globals, Input, Sealed, Step, Tapped, Task, TaskError, TaskId, TaskOptions,
-    applied_positions, inspect, is_empty,
+    applied_positions, is_empty,
 };
 pub use worker::{Assigned, Rewound, TaskStatus};

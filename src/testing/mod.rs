@@ -1,9 +1,8 @@
-//! Floor 6: what drives a topology without servers: `test`, `simulate` and the crash model. They drive the production [`Task`]; none of
-//! our own logic is mocked.
+//! Floor 6: runs a topology without servers, for `test` and `simulate`. It drives the production [`Task`]; none of our own
+//! logic is mocked.
 //!
 //! [`Task`]: crate::runtime::Task
 
-mod broker;
 mod driver;
 mod mock;
 mod simulate;
@@ -15,7 +14,6 @@ mod toy_sink;
 #[cfg(test)]
 mod toy_source;
 
-pub use broker::{BrokerError, CommittedOffset, Dice, Faults, MemoryBroker};
 pub use driver::{DriverError, Output, TopologyTestDriver};
 pub use mock::{Answer, Mock};
 pub use simulate::{SimulateError, simulate};

@@ -1,7 +1,7 @@
-//! What a topology says about formats: the schemas that its nodes name, and the keys that must be alike.
+//! The formats of a topology: the schemas that its nodes name, and keys that must have the same format.
 //!
-//! Called by the builder. Files with schemas are read here, so that what is wrong with them is a problem of the
-//! topology like any other.
+//! Called by the builder. Schema files are read here, so that problems with them are problems of the topology like any
+//! other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ pub(super) fn load(
                 "graph::format",
                 name,
                 "schema",
-                "with `format: bytes` nobody looks into values, and a `schema` says what is in them",
+                "`format: bytes` means that values are not read, and a `schema` says what is in them",
                 Some("remove the schema, or name the format that they have".into()),
             ));
         }
@@ -124,7 +124,7 @@ fn needs_registry(settings: &Settings, node: &str, field: &str, format: Format, 
     }
 }
 
-/// Topics that are read together must have the same bytes for the same key: they were partitioned by them.
+/// Topics that are read together must have the same bytes for the same key, since they were partitioned by these bytes.
 pub(super) fn check_keys(nodes: &[Node], subs: &[SubTopology]) -> Result<(), Vec<Problem>> {
     let mut problems = Vec::new();
     for sub in subs.iter().filter(|sub| sub.stateful && sub.topics.len() > 1) {

@@ -200,6 +200,14 @@ impl Topology {
         (part.stateful && !part.topics.is_empty()).then(|| format!("{}-{}-changelog", self.name, part.name))
     }
 
+    /// The topics that the topology makes for its own use: changelogs and repartition topics. Whether there are changelogs
+    /// is [`State::changelog`]'s.
+    #[must_use]
+    pub fn internal_topics(&self) -> Vec<String> {
+        let changelogs = (0..self.subs.len()).filter_map(|sub| self.changelog(sub));
+        changelogs.chain(self.repartitions().into_iter().map(|r| r.topic)).collect()
+    }
+
     /// All Kafka topics that the group reads, repartition topics too, without repeats, in declared order. Not those of
     /// global tables: each instance reads them for itself.
     #[must_use]

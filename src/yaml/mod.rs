@@ -1,23 +1,23 @@
-//! Floor 4: the YAML. Text becomes a tree with places, variables are put in, the tree becomes config types, and
-//! every problem on the way is collected and shown at its place in the file.
+//! Floor 4: the YAML of topology files. Text becomes a tree with places, variables are filled in, the tree becomes
+//! settings, and every problem on the way is collected and shown at its place in the file.
 //!
-//! Called by `cli/`, `dev/` and `testing/`. The YAML parser (`serde-saphyr`) lives in [`tree`], miette in [`problem`]; no
-//! other module knows them.
+//! Called by `cli/`, `dev/` and `testing/`. The YAML parser (`serde-saphyr`) is used only in [`tree`], miette only in
+//! [`problem`].
 
 mod access;
 #[cfg(test)]
 mod complaint_tests;
-pub mod decode;
-pub mod env;
+pub(crate) mod decode;
+pub(crate) mod env;
 mod fault;
-pub mod file;
-pub mod problem;
+pub(crate) mod file;
+pub(crate) mod problem;
 mod registry;
-pub mod schema;
-pub mod secret;
-pub mod test_case;
+pub(crate) mod schema;
+pub(crate) mod secret;
+pub(crate) mod test_case;
 mod test_names;
-pub mod tree;
+pub(crate) mod tree;
 mod types;
 #[cfg(test)]
 mod types_tests;

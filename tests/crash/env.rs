@@ -6,8 +6,8 @@ use std::fmt::Write;
 use bytes::Bytes;
 use slackwater::clients::http::judge;
 use slackwater::model::{Call, CallRequest, Cell, Json, Payload, Reply, SinkRow, Timestamp};
-use slackwater::testing::{Dice, Faults, MemoryBroker};
 
+use super::broker::{Dice, Faults, MemoryBroker};
 use super::ledger::{Input, Ledger};
 use super::mutation::Mutation;
 use super::shape::Shape;
@@ -83,7 +83,7 @@ tally! {
     pieces,
 }
 
-/// Writes a line of the trace, where somebody reads it.
+/// Writes a line of the trace, if there is one.
 macro_rules! note {
     ($env:expr, $($arg:tt)*) => {
         if $env.trace.is_some() {

@@ -17,6 +17,7 @@
 //!                                                                       CRASH_MUTATIONS=20000: tries so many at most
 //! ```
 
+mod broker;
 mod env;
 mod ledger;
 mod mutation;

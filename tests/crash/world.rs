@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use slackwater::model::Timestamp;
-use slackwater::testing::Faults;
 
+use super::broker::Faults;
 use super::env::{Env, note};
 use super::ledger::Kind;
 use super::mutation::Mutation;
@@ -495,7 +495,7 @@ impl World {
         let expelled = std::mem::take(&mut process.expelled);
         for partition in 0..self.env.partitions {
             if expelled && (process.holds(partition) || process.has_slot(partition)) {
-                // Even what it gets again at once, or is about to release: in between it may have been somebody else's.
+                // Even what it gets again at once, or is about to release: another member may have had it in between.
                 process.revoke(partition, true);
             }
             let ours = self.env.owners.get(&partition) == Some(&m);

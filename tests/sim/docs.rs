@@ -54,6 +54,38 @@ fn examples_are_good() {
     assert!(count >= 2, "the README has examples");
 }
 
+/// Pages and comments name what they mean: a reader need not guess who "somebody" is, nor search for "the module".
+#[test]
+fn pages_and_comments_name_what_they_mean() {
+    fn walk(path: &Path, found: &mut Vec<String>) {
+        if path.is_dir() {
+            let inside = std::fs::read_dir(path).expect("a folder").flatten();
+            return inside.for_each(|entry| walk(&entry.path(), found));
+        }
+        let kind = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        if !matches!(kind, "md" | "rs") {
+            return;
+        }
+        let text = std::fs::read_to_string(path).expect("is text");
+        let lines = text.lines().enumerate();
+        for (n, line) in lines.filter(|(_, line)| kind == "md" || line.trim_start().starts_with("//")) {
+            let line = line.to_lowercase();
+            let riddles = ["see the module", "nobody", "somebody", "whoever"];
+            found.extend(
+                riddles
+                    .iter()
+                    .filter(|r| line.contains(*r))
+                    .map(|r| format!("{}:{}: {r}", path.display(), n + 1)),
+            );
+        }
+    }
+    let mut found = Vec::new();
+    for place in ["src", "docs", "README.md", "benches/README.md"] {
+        walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join(place), &mut found);
+    }
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
 /// What the Kafka Streams DSL calls its things; the guide says of each what it is here, or why there is none.
 #[test]
 fn the_guide_names_every_method() {
@@ -151,7 +183,7 @@ fn every_command_and_option_is_in_the_readme() {
     assert!(missing.is_empty(), "not in the README: {}", missing.join(", "));
 }
 
-/// Environment variables that the pages, the image and the compose file name are ones that somebody reads.
+/// Environment variables named in the pages, the image and the compose file are read by the program.
 #[test]
 fn variables_are_those_that_are_read() {
     let help = slackwater(&["run", "--help"]).1;

@@ -81,7 +81,7 @@ pub struct AggregateConfig {
     pub fields: Option<FieldsConfig>,
 }
 
-/// When results leave.
+/// When results are sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EmitConfig {
@@ -124,7 +124,7 @@ pub struct TopConfig {
     pub n: u32,
 }
 
-/// A result by expressions.
+/// A result computed by expressions.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FoldConfig {
@@ -149,22 +149,10 @@ impl AggregateConfig {
         AggregateConfig { count: Some(CountConfig {}), ..AggregateConfig::default() }
     }
 
-    /// The same in windows.
+    /// The same, in windows.
     #[must_use]
     pub fn window(self, window: WindowConfig) -> AggregateConfig {
         AggregateConfig { window: Some(window), ..self }
-    }
-
-    /// The same, one result per window.
-    #[must_use]
-    pub fn emit_final(self) -> AggregateConfig {
-        AggregateConfig { emit: EmitConfig::Final, ..self }
-    }
-
-    /// Does its state grow for ever? Then it needs a changelog.
-    #[must_use]
-    pub fn is_unbounded(&self) -> bool {
-        self.window.is_none()
     }
 
     pub(super) fn chosen(&self) -> Vec<&'static str> {
@@ -273,8 +261,8 @@ impl AggregateConfig {
         parts.join(", ")
     }
 
-    /// What the state's rows depend on: the functions, and the windows without their grace. Expressions are not in it:
-    /// rows can be read whatever computed them. Except over a table, where what is taken back is computed once more.
+    /// What the rows of the state depend on: the functions, and the windows without their grace. Rows do not depend on
+    /// the expressions that computed them, except over a table: there the value that is taken back is computed again.
     fn shape(&self, plan: &NodePlan) -> String {
         let mut functions: Vec<String> = self.chosen().into_iter().map(String::from).collect();
         if let Some(fields) = &self.fields {

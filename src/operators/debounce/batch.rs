@@ -84,14 +84,6 @@ impl DirtyBatch {
         DirtyBatch::default()
     }
 
-    /// Removes the changes, keeps the memory.
-    pub fn clear(&mut self) {
-        self.used = 0;
-        self.places.clear();
-        self.removed.back_to((0, 0));
-        self.order.clear();
-    }
-
     /// Whether nothing changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -110,9 +102,8 @@ impl DirtyBatch {
         self.pieces[..self.used].iter().map(Vec::len).sum()
     }
 
-    /// Empties the batch, reserves room for `rows`, and takes over the removed keys.
+    /// Reserves room for `rows`, and takes over the removed keys.
     pub(super) fn begin(&mut self, rows: usize, removed: &mut Removed) {
-        self.clear();
         self.places.reserve(rows);
         std::mem::swap(&mut self.removed, removed);
     }
@@ -233,8 +224,5 @@ mod tests {
         assert_eq!(got, want.map(|(k, row)| (k.to_owned(), row)));
         assert!(batch.iter().all(|(_, got)| got.is_none_or(|got| Row::decode(got) == Ok(row))));
         assert_eq!(batch.len(), 8);
-        batch.clear();
-        batch.sort();
-        assert_eq!(batch.iter().count(), 0);
     }
 }

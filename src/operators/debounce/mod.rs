@@ -10,8 +10,8 @@
 //! to the store as sorted rows. Deadlines follow from the rows, so no timer is stored.
 //!
 //! With `trailing`, an entry that fires because of `max_wait` stays pending with a count of 0 and fires once more when
-//! its key is quiet: whoever reads other state on each firing has not yet seen that state settle after the last event.
-//! A new event takes the place of such an entry.
+//! its key is quiet. This serves readers of other state: at the first firing that state has not settled after the last
+//! event. A new event takes the place of such an entry.
 //!
 //! Invariants: what fires, and in which order, depends on the input alone, by (deadline, key bytes), never on hashes,
 //! memory or restarts. No event is lost: each is folded into an entry or refused.
@@ -23,7 +23,7 @@ mod entry;
 mod headers;
 mod index;
 mod origins;
-pub mod row;
+pub(crate) mod row;
 mod slab;
 mod table;
 #[cfg(test)]
@@ -53,7 +53,7 @@ pub const HEADER_FIRST: &str = "slackwater-first";
 /// Header of a fired record: the last event's own timestamp, milliseconds.
 pub const HEADER_LAST: &str = "slackwater-last";
 
-/// The headers of the record that a pending entry's row would become: for looking into a store.
+/// The headers of the record that a pending entry's row would become.
 ///
 /// # Errors
 /// The row's extra bytes are damaged.
@@ -64,7 +64,7 @@ pub fn pending_headers(row: &Row<'_>) -> Result<Headers, StateError> {
 /// Entries fired by one call of `on_time`, which bounds how many records are between nodes at once.
 const FIRE_MAX: usize = 1024;
 
-/// With fewer pending keys than this, warming the caches is not worth it.
+/// With fewer pending keys than this, the table fits the processor's caches and needs no warming.
 const WARM_FROM: usize = 4096;
 
 const fn fired(reason: &'static str) -> Count {
@@ -103,7 +103,7 @@ pub struct Debounce {
     value: Vec<u8>,
 }
 
-/// Why a value cannot be folded.
+/// Why a value cannot be added to an entry.
 enum Unfit {
     NotJson(String),
     Expression(EvalError),

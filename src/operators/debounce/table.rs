@@ -182,8 +182,9 @@ impl PendingTable {
         }
     }
 
-    /// What fires because of `max_wait` fires once more when its key has gone quiet, with a count of 0, unless an event
-    /// comes before that, which begins anew. Needs a rule whose `max_wait` is not shorter than its `quiet`.
+    /// An entry that fires because of `max_wait` fires once more, with a count of 0, when its key has gone quiet; an
+    /// event that comes first begins a new entry instead. Needs a rule whose `max_wait` is not shorter than its
+    /// `quiet`.
     #[must_use]
     pub fn trailing(mut self) -> PendingTable {
         self.trailing = true;
@@ -526,11 +527,8 @@ impl PendingTable {
     /// entry that was made and fired between two checkpoints is in neither. Call `copy_frozen` until it is done before
     /// the next `freeze`.
     pub fn freeze(&mut self) {
-        self.freeze_into(DirtyBatch::new());
-    }
-
-    fn freeze_into(&mut self, mut batch: DirtyBatch) {
         assert!(self.frozen.is_none(), "one checkpoint at a time");
+        let mut batch = DirtyBatch::new();
         batch.begin(self.dirty, &mut self.removed);
         self.store.slab.freeze();
         self.mark = if self.mark == CLEAN + 1 { CLEAN + 2 } else { CLEAN + 1 };
@@ -572,16 +570,6 @@ impl PendingTable {
         None
     }
 
-    /// A whole checkpoint at once, into `batch` (emptied first).
-    pub fn drain_into(&mut self, batch: &mut DirtyBatch) {
-        self.freeze_into(std::mem::take(batch));
-        while self.frozen.is_some() {
-            if let Some(done) = self.copy_frozen(usize::MAX) {
-                *batch = done;
-            }
-        }
-    }
-
     /// Puts back a row of a checkpoint. It is not dirty; a row of the same key that is there already is replaced.
     ///
     /// # Errors
@@ -593,11 +581,11 @@ impl PendingTable {
         Ok(())
     }
 
-    /// Takes back a row of a checkpoint: the next one has its tombstone (when a changelog is replayed).
+    /// Takes back a row of a checkpoint, because a later row of the changelog is its tombstone.
     pub fn remove_row(&mut self, key: &[u8]) {
         let removed = self.removed.mark();
         self.take(key, |_| ());
-        // The checkpoint being restored says so itself.
+        // The changelog has the tombstone already: the next checkpoint need not write it.
         self.removed.back_to(removed);
     }
 }

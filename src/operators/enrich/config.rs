@@ -9,6 +9,7 @@ use bytes::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
+use crate::clients::http::{escape, server};
 use crate::expressions::{Kind, Typing, with_field};
 use crate::model::path::{Step, parse_path};
 use crate::model::{EvalError, Expr, HttpRequest, Millis, Problem, Scope, Size, Template};
@@ -93,26 +94,26 @@ fn calls_pending_max() -> NonZeroUsize {
     NonZeroUsize::MIN.saturating_add(9_999)
 }
 
-/// The calls of an API that an operator makes, for those who make them and those who ask what will be called.
+/// The calls of an API that an operator makes.
 #[derive(Clone, Copy, Debug)]
 pub struct Calls<'a> {
     /// What is called.
     pub http: &'a HttpConfig,
     /// The field that the answer is put into.
     pub into: &'a str,
-    /// The rate limit that every attempt pays a token of.
+    /// The rate limit in which every attempt counts.
     pub rate_limit: Option<&'a str>,
-    /// Calls that may be under way at a time.
+    /// Most calls in flight.
     pub in_flight_max: NonZeroUsize,
 }
 
-/// Settings that contradict each other, in words for whoever wrote them.
+/// Settings that contradict each other, explained.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
 impl EnrichConfig {
-    /// Everything at its default.
+    /// The settings with every default.
     #[must_use]
     pub fn new(http: HttpConfig, into: FieldPath) -> EnrichConfig {
         EnrichConfig {
@@ -125,7 +126,7 @@ impl EnrichConfig {
         }
     }
 
-    /// The expressions inside, to be compiled.
+    /// The expressions in the settings, to be compiled.
     pub fn exprs_mut(&mut self) -> impl Iterator<Item = &mut Expr> {
         let http = &mut self.http;
         let urls = [&mut http.get, &mut http.post, &mut http.put, &mut http.patch, &mut http.delete];
@@ -134,17 +135,27 @@ impl EnrichConfig {
     }
 }
 
-/// HTTP clients of a node: each has a pool of connections of its own.
+/// Most HTTP clients of one node: each has its own pool of connections.
 const CONNECTIONS_MAX: usize = 1000;
 
-/// Can what begins like this be called? What begins with the record's own data, or with a `${VAR}` that is only filled in
-/// where something is connected, may be anything.
-fn may_be_url(text: &str) -> bool {
-    if text.starts_with("{{") || text.starts_with("${") {
-        return true;
-    }
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', '?', '#']))
+/// The servers that a URL may name, as `host:port`: with a letter and with a digit in place of what is only known later,
+/// its expressions and each `${VARIABLE}` without a value. The two are the same where the server is known already.
+fn servers(url: &Template) -> [Option<String>; 2] {
+    ["x", "1"].map(|fill| {
+        let mut text = url.filled(fill);
+        while let Some((before, (_, after))) =
+            text.split_once("${").and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
+        {
+            text = format!("{before}{fill}{after}");
+        }
+        server(&text)
+    })
+}
+
+/// Whether a URL can name a server. One that begins with the record's own data or with a variable without a value may
+/// turn out as anything.
+fn may_be_url(url: &Template) -> bool {
+    url.text().starts_with("{{") || url.text().starts_with("${") || servers(url).iter().any(Option::is_some)
 }
 
 impl EnrichConfig {
@@ -156,23 +167,15 @@ impl EnrichConfig {
 }
 
 impl HttpConfig {
-    /// `host:port` of the URL, where it does not depend on the record: for a try at connecting.
+    /// `host:port` of the URL, if it does not depend on the record. `check --connect` tries to reach it.
     #[must_use]
     pub fn host(&self) -> Option<String> {
-        let (_, url) = self.checked().ok()?;
-        let (scheme, rest) = url.text().split_once("://")?;
-        let authority = rest.split(['/', '?', '#']).next()?;
-        let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        if authority.is_empty() || authority.contains("{{") {
-            return None;
-        }
-        let port = if scheme == "https" { 443 } else { 80 };
-        let has_port = authority.rsplit_once(':').is_some_and(|(_, p)| p.parse::<u16>().is_ok());
-        Some(if has_port { authority.to_owned() } else { format!("{authority}:{port}") })
+        let [one, other] = servers(self.checked().ok()?.1);
+        one.filter(|one| other.as_ref() == Some(one))
     }
 
-    /// Sends the calls to `base` (`http://127.0.0.1:8080`) in place of the host in the URL, or of a `${VARIABLE}` without
-    /// a value that it begins with; path and query stay. False where the host comes from the record.
+    /// Sends the calls to `base` (`http://127.0.0.1:8080`): it replaces scheme and host of the URL, or the
+    /// `${VARIABLE}` without a value at its beginning; path and query stay. False if the host comes from the record.
     pub fn call_at(&mut self, base: &str) -> bool {
         let urls = [&mut self.get, &mut self.post, &mut self.put, &mut self.patch, &mut self.delete];
         urls.into_iter().flatten().all(|url| {
@@ -189,7 +192,7 @@ impl HttpConfig {
         })
     }
 
-    /// `GET` of a URL, everything else at its default.
+    /// A `GET` of this URL, with every other default.
     #[must_use]
     pub fn get(url: Template) -> HttpConfig {
         HttpConfig {
@@ -209,7 +212,7 @@ impl HttpConfig {
     /// The method and its URL.
     ///
     /// # Errors
-    /// None or more than one is set, a header's name is none, or the time allowed is zero.
+    /// No method is set or several are, a header's name is invalid, or `timeout` is zero.
     pub fn checked(&self) -> Result<(&'static str, &Template), ConfigError> {
         let fail = |text: &str| Err(ConfigError(text.to_owned()));
         let all = [
@@ -238,8 +241,8 @@ impl HttpConfig {
     /// The request for one record.
     ///
     /// # Errors
-    /// An expression fails, a URL part is empty or a dot segment (it would call another path), or a header's value
-    /// has a line break.
+    /// An expression fails, a part of the URL is empty or a dot segment (it would call another path), or a header's
+    /// value has a control character.
     pub fn request(&self, scope: &Scope<'_>) -> Result<HttpRequest, EvalError> {
         let (method, url) = self.checked().map_err(|e| EvalError::Failed(e.0))?;
         let empty = Cell::new(false);
@@ -247,7 +250,7 @@ impl HttpConfig {
             if part.is_empty() && !out.contains('?') {
                 empty.set(true);
             }
-            escape(part, out);
+            out.extend(escape(part));
         })?;
         let path = url.split(['?', '#']).next().unwrap_or_default();
         if empty.get() || path.split('/').any(|s| s == "." || s == "..") {
@@ -285,20 +288,6 @@ impl HttpConfig {
 /// A header's name (RFC 9110, 5.6.2).
 fn is_token(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
-}
-
-/// Percent-encodes everything but RFC 3986's unreserved characters: safe in a path segment and in a query.
-fn escape(part: &str, out: &mut String) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    for byte in part.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push('%');
-            out.push(char::from(HEX[usize::from(byte >> 4)]));
-            out.push(char::from(HEX[usize::from(byte & 15)]));
-        }
-    }
 }
 
 /// A path of fields in a value: `.account`, `.user.state`, or `.` for the whole value.
@@ -390,7 +379,7 @@ impl OperatorSettings for EnrichConfig {
     fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         match self.http.checked() {
-            Ok((method, url)) if !may_be_url(url.text()) => {
+            Ok((method, url)) if !may_be_url(url) => {
                 let field = format!("http.{}", method.to_lowercase());
                 let message = format!("`{}` is no address of a server", url.text());
                 problems.push(Problem::setting(
@@ -460,6 +449,27 @@ mod tests {
         check("http://h/a/{{ key }}/b", ".", None);
         check("http://h/a/{{ key }}", "", None);
         check("http://h/a/{{ .none }}", "x", None);
+    }
+
+    #[test]
+    fn a_server_is_known_where_the_record_does_not_say_it() {
+        let check = |url: &str, may_be: bool, host: Option<&str>| {
+            let url = Template::new(url, None).expect("is a template");
+            assert_eq!(may_be_url(&url), may_be, "{}", url.text());
+            assert_eq!(HttpConfig::get(url.clone()).host().as_deref(), host, "{}", url.text());
+        };
+        check("http://h/a/{{ key }}?b={{ .c }}", true, Some("h:80"));
+        check("https://u:p@h:8443?b={{ .c }}", true, Some("h:8443"));
+        check("http://{{ .host }}/a", true, None);
+        check("http://h:{{ .port }}/a", true, None);
+        check("http://api.{{ .zone }}/a", true, None);
+        check("{{ .url }}/a", true, None);
+        check("${API}/a", true, None);
+        check("http://${HOST}:${PORT}/a", true, None);
+        check("http://h/${PATH}/a", true, Some("h:80"));
+        for url in ["localhost:8080/a", "http://", "http:///a", "http://h:port/a", "ftp://h/a"] {
+            check(url, false, None);
+        }
     }
 
     #[test]

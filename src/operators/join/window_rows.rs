@@ -21,6 +21,7 @@ use crate::model::{Headers, Json, Record, Timestamp, Value, Window};
 use crate::operators::Query;
 use crate::operators::shared::describe;
 use crate::operators::shared::describe::Described;
+use crate::operators::shared::expiry::Expiring;
 use crate::operators::table::read_row_id;
 use crate::state::codec::{self, ordered_i64, read_ordered_i64};
 use crate::state::{StateError, Store, after_prefix};
@@ -169,35 +170,24 @@ pub(super) fn find(
     failed.map_or(Ok(()), Err)
 }
 
+/// The rows of a side, which expire by segment.
+fn of_side(range: &[u8; 2]) -> Expiring<'_> {
+    Expiring { from: &range[..1], to: Some(&range[1..]), time_of: |key| i64_at(key, 1) }
+}
+
 /// The first segment of a side that has rows.
 pub(super) fn first_segment(store: &Store, side: Side) -> Result<Option<i64>, StateError> {
-    let mut first = Ok(None);
-    let byte = side_byte(side);
-    store.scan(&[byte], Some(&[byte + 1]), &mut |key, _| {
-        first = i64_at(key, 1).map(Some);
-        ControlFlow::Break(())
-    })?;
-    first
+    of_side(&[side_byte(side), side_byte(side) + 1]).first(store)
 }
 
 /// Deletes up to `max` records of a side from segments before `keep`. Returns the first segment left.
 pub(super) fn purge(store: &mut Store, side: Side, keep: i64, max: usize) -> Result<Option<i64>, StateError> {
-    let mut expired: Vec<Vec<u8>> = Vec::new();
-    let mut left = Ok(None);
-    let byte = side_byte(side);
-    store.scan(&[byte], Some(&[byte + 1]), &mut |key, _| {
-        let segment = i64_at(key, 1);
-        if segment.as_ref().is_ok_and(|s| *s < keep) && expired.len() < max {
-            expired.push(key.to_vec());
-            return ControlFlow::Continue(());
-        }
-        left = segment.map(Some);
-        ControlFlow::Break(())
-    })?;
+    let range = [side_byte(side), side_byte(side) + 1];
+    let (expired, left) = of_side(&range).expired(store, max, |segment| segment < keep)?;
     for key in expired {
         store.delete(&key);
     }
-    left
+    Ok(left)
 }
 
 /// Records without a partner so far: those of one side, id and timestamp.

@@ -1,13 +1,13 @@
-//! Records that a node holds until an answer comes: calls of `enrich`, and rows of a sink that is read from.
+//! Records that a node holds until an answer comes: the calls of `enrich`, and rows of a sink that is read from.
 //!
-//! Each has a number and a row in the node's first store, so that what was asked is asked again after a crash.
+//! Each has a number and a row in the node's first store, so that after a crash the question is asked again.
 //!
-//! Stream time: records leave in the order of their answers, but the clocks below must not pass what a record still
-//! pending will bring. So a record travels with at most the clock the node had before its oldest pending record, and
-//! when that one has left, the clocks below are moved up to the next. What is below sees each record no later, and
-//! timers no earlier, than if every answer came at once.
+//! Stream time: records leave in the order of their answers, not of their arrival, and a record that is still pending
+//! must not become late below. So a record that leaves carries at most the clock the node had before its oldest pending
+//! record arrived; when that one leaves too, the clocks below move up to the next. Nodes below therefore see no record
+//! later, and no timer earlier, than if every answer had come at once.
 //!
-//! Not here: what is asked, in which order and how often; whoever holds the list says that with `T`.
+//! Which questions are asked, in which order and how often, is the holder's business; it keeps that in `T`.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -21,7 +21,7 @@ use crate::state::StateError;
 /// The store of what is pending: number, big-endian -> row.
 const STORE: usize = 0;
 
-/// A record as it came, and the node's clock around it.
+/// A record as it came into the node, and the node's clock around it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arrival {
     /// As it came into the node.
@@ -32,8 +32,7 @@ pub struct Arrival {
     pub clock: Timestamp,
 }
 
-/// How an arrival is written. A row that does not hold the clocks is read with those that hold nothing up too early:
-/// see [`Arrival::restored`].
+/// How an arrival is written. A format that does not write the clocks reads them back as [`Arrival::restored`] does.
 #[derive(Clone, Copy)]
 pub struct RowFormat {
     /// The row's bytes.
@@ -43,19 +42,19 @@ pub struct RowFormat {
 }
 
 impl Arrival {
-    /// A record whose row does not say when it came. The clocks below stay where the checkpoint left them, which had held
-    /// them for this record, until all such records have left; and it came before the node's clock was what it is.
+    /// An arrival read from a row that does not hold its clocks. It counts as the oldest possible one, so the clocks
+    /// below stay where the checkpoint left them until every such record has left.
     #[must_use]
     pub fn restored(record: Record, clock: Timestamp) -> Arrival {
         Arrival { record, before: Timestamp::MIN, clock }
     }
 }
 
-/// A pending record, with what its holder knows of it.
+/// A pending record, and what its holder knows of it.
 pub struct Held<T> {
     /// The record and its clocks.
     pub arrival: Arrival,
-    /// The holder's.
+    /// The holder's part.
     pub state: T,
 }
 
@@ -66,14 +65,14 @@ pub struct Pending<T> {
     held: BTreeMap<u64, Held<T>>,
     bytes: usize,
     next: u64,
-    /// The node's clock when it was last seen.
+    /// The node's clock when it was last read.
     seen: Timestamp,
-    /// The highest stream time given to the nodes below since the start.
+    /// The highest stream time given to the nodes below since the task began.
     sent: Timestamp,
 }
 
 impl<T> Pending<T> {
-    /// Nothing pending; at `full_at` records the node takes no more input.
+    /// An empty list; at `full_at` records the node takes no more input.
     #[must_use]
     pub fn new(format: RowFormat, full_at: usize) -> Pending<T> {
         Pending {
@@ -87,7 +86,8 @@ impl<T> Pending<T> {
         }
     }
 
-    /// Reads what an earlier life of the task left, in order; each is given to [`Pending::resume`] or forgotten.
+    /// Reads the rows that an earlier run of the task left, in order. The caller gives each to [`Pending::resume`] or
+    /// forgets it.
     ///
     /// # Errors
     /// A row cannot be read: the task does not start.
@@ -108,13 +108,13 @@ impl<T> Pending<T> {
         Ok(rows)
     }
 
-    /// Holds on to what [`Pending::rescan`] found.
+    /// Takes back a record that [`Pending::rescan`] found.
     pub fn resume(&mut self, id: u64, arrival: Arrival, state: T) {
         self.bytes += arrival.record.size();
         self.held.insert(id, Held { arrival, state });
     }
 
-    /// Notes the clocks around a record that comes in, whether it is held or refused.
+    /// Notes the clocks around a record that has come in, whether it is held or refused later.
     pub fn arrive(&mut self, record: Record, cx: &Cx<'_>) -> Arrival {
         let before = self.seen;
         self.seen = self.seen.max(cx.clock);
@@ -139,7 +139,7 @@ impl<T> Pending<T> {
         Ok(id)
     }
 
-    /// Lets go of a record, whatever came of it: forgets it and its row.
+    /// Removes a record and its row, whatever its outcome.
     pub fn remove(&mut self, id: u64, cx: &mut Cx<'_>) -> Option<Held<T>> {
         let done = self.held.remove(&id)?;
         self.forget(id, cx);
@@ -147,19 +147,19 @@ impl<T> Pending<T> {
         Some(done)
     }
 
-    /// Removes the row of a record that is not held.
+    /// Removes the row of a record that is not in the list.
     pub fn forget(&self, id: u64, cx: &mut Cx<'_>) {
         cx.store(STORE).delete(&id.to_be_bytes());
     }
 
-    /// Sends on what became of a record that has been removed, with the stream time that what is still pending allows.
+    /// Sends a record on after its pending one was removed, with as much stream time as those still pending allow.
     pub fn forward(&mut self, clock: Timestamp, record: Record, cx: &mut Cx<'_>) {
         let held = self.oldest_held().map_or(clock, |before| before.min(clock));
         self.sent = self.sent.max(record.ts.min(held));
         cx.forward_held(record, held);
     }
 
-    /// Moves the clocks below as far as the oldest pending record allows: after every record that has been removed.
+    /// Moves the clocks below as far as the oldest pending record allows. To be called after every removal.
     pub fn catch_up(&mut self, cx: &mut Cx<'_>) {
         let free = self.oldest_held().unwrap_or(cx.clock);
         if free > self.sent {
@@ -168,7 +168,7 @@ impl<T> Pending<T> {
         }
     }
 
-    /// The node's clock moved without a record: passes it on, or keeps it until what is pending has left.
+    /// The node's clock moved without a record: passes the time on, or keeps it until the pending records have left.
     pub fn on_watermark(&mut self, cx: &mut Cx<'_>) {
         self.seen = self.seen.max(cx.clock);
         if self.held.is_empty() {
@@ -181,18 +181,18 @@ impl<T> Pending<T> {
         self.held.first_key_value().map(|(_, oldest)| oldest.arrival.before)
     }
 
-    /// What is held under a number.
+    /// The record under a number.
     #[must_use]
     pub fn get(&self, id: u64) -> Option<&Held<T>> {
         self.held.get(&id)
     }
 
-    /// [`Pending::get`], to change the holder's part.
+    /// As [`Pending::get`], to change the holder's part.
     pub fn get_mut(&mut self, id: u64) -> Option<&mut Held<T>> {
         self.held.get_mut(&id)
     }
 
-    /// Adds the rows of the records that are held under a key. Walks all of them.
+    /// Adds the rows of the records that are pending under a key. It walks all of them.
     ///
     /// # Errors
     /// A row cannot be encoded.
@@ -205,31 +205,25 @@ impl<T> Pending<T> {
         Ok(())
     }
 
-    /// How many are held.
+    /// The number of pending records.
     #[must_use]
     pub fn len(&self) -> usize {
         self.held.len()
     }
 
-    /// None is held.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
-    }
-
-    /// As many are held as may be: the task takes no more input for now.
+    /// Whether there are as many as are allowed: the task takes no more input for now.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.held.len() >= self.full_at
     }
 
-    /// Bytes of the records held.
+    /// Bytes of the pending records.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The lowest offset of a topic that a record held came from. Walks all of them: once a checkpoint.
+    /// The lowest offset of a topic among the pending records. It walks all of them, and is asked once per checkpoint.
     #[must_use]
     pub fn oldest_offset(&self, topic: u16) -> Option<i64> {
         let origins = self.held.values().map(|held| held.arrival.record.origin);

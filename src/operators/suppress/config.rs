@@ -35,7 +35,7 @@ pub struct SuppressConfig {
 pub enum Until {
     /// The end of the result's window.
     WindowCloses,
-    /// So long after the first held update of the key.
+    /// This long after the first held update of the key.
     Time(Millis),
 }
 
@@ -69,31 +69,13 @@ impl JsonSchema for Until {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFull {
-    /// The oldest leave.
+    /// The oldest are sent early.
     EmitEarly,
     /// The task stops.
     Stop,
 }
 
 impl SuppressConfig {
-    /// One result per window. For the Rust DSL.
-    #[must_use]
-    pub fn until_window_closes() -> SuppressConfig {
-        SuppressConfig {
-            until: Until::WindowCloses,
-            grace: None,
-            max_records: None,
-            max_bytes: None,
-            on_full: None,
-        }
-    }
-
-    /// The newest result, so long after the first. For the Rust DSL.
-    #[must_use]
-    pub fn until_time(limit: Millis) -> SuppressConfig {
-        SuppressConfig { until: Until::Time(limit), ..SuppressConfig::until_window_closes() }
-    }
-
     pub(super) fn policy(&self) -> OnFull {
         let default = if self.until == Until::WindowCloses { OnFull::Stop } else { OnFull::EmitEarly };
         self.on_full.unwrap_or(default)

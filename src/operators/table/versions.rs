@@ -21,6 +21,7 @@ use crate::model::{Json, Timestamp, Value};
 use crate::operators::Query;
 use crate::operators::shared::describe;
 use crate::operators::shared::describe::Described;
+use crate::operators::shared::expiry::Expiring;
 use crate::state::codec::{ordered_i64, read_ordered_i64};
 use crate::state::{StateError, Store, after_prefix};
 
@@ -254,7 +255,7 @@ impl Versions {
     ) -> Result<Put, StateError> {
         let mut known = match self.known {
             Some(known) => known,
-            None => Known { observed: observed(store)?, expiry: first_expiry(store)? },
+            None => Known { observed: observed(store)?, expiry: EXPIRIES.first(store)? },
         };
         if ts < known.observed.saturating_sub(self.history) {
             self.known = Some(known);
@@ -328,28 +329,16 @@ fn read_expiry(key: &[u8]) -> Result<(i64, i64, &[u8]), StateError> {
     Ok((read_ordered_i64(*replaced_at), read_ordered_i64(*ts), id))
 }
 
-fn first_expiry(store: &Store) -> Result<Option<i64>, StateError> {
-    let mut first = Ok(None);
-    store.scan(&[EXPIRY], Some(&[EXPIRY + 1]), &mut |key, _| {
-        first = read_expiry(key).map(|(at, ..)| Some(at));
-        ControlFlow::Break(())
-    })?;
-    first
-}
+/// The expiry rows, which are in the order in which versions were replaced.
+const EXPIRIES: Expiring<'_> = Expiring {
+    from: &[EXPIRY],
+    to: Some(&[EXPIRY + 1]),
+    time_of: |key| read_expiry(key).map(|(replaced_at, ..)| replaced_at),
+};
 
 /// Deletes some of the versions that were replaced at the cutoff or before. Returns when the next one may be deleted.
 fn purge(store: &mut Store, cutoff: i64) -> Result<Option<i64>, StateError> {
-    let mut expired: Vec<Vec<u8>> = Vec::new();
-    let mut next = Ok(None);
-    store.scan(&[EXPIRY], Some(&[EXPIRY + 1]), &mut |key, _| {
-        let at = read_expiry(key).map(|(at, ..)| at);
-        if expired.len() < PURGE_MAX && at.as_ref().is_ok_and(|at| *at <= cutoff) {
-            expired.push(key.to_vec());
-            return ControlFlow::Continue(());
-        }
-        next = at.map(Some);
-        ControlFlow::Break(())
-    })?;
+    let (expired, next) = EXPIRIES.expired(store, PURGE_MAX, |replaced_at| replaced_at <= cutoff)?;
     for key in &expired {
         let (replaced_at, ts, id) = read_expiry(key)?;
         if replaced_at > ts {
@@ -359,7 +348,7 @@ fn purge(store: &mut Store, cutoff: i64) -> Result<Option<i64>, StateError> {
         }
         store.delete(key);
     }
-    next
+    Ok(next)
 }
 
 #[cfg(test)]

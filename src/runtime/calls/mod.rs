@@ -1,18 +1,18 @@
-//! The call driver of one node: performs the calls that its tasks ask for, whichever worker they belong to.
+//! The call driver of one node: makes the calls that its tasks ask for, whichever worker they belong to.
 //!
-//! A worker hands in a job without waiting ([`CallDriver::try_submit`]; a full queue gives it back). Each job, once a
-//! slot is free, waits for the circuit breaker and for the limiter's grant, then makes one attempt; its answer goes
-//! back with the job's ticket. Retries are the operator's: they come as new jobs. A server that wants to be left alone
-//! (`Retry-After` on 429 and 503) pauses the limiter, so it slows every caller of that API.
+//! A worker hands in a job without waiting ([`CallDriver::try_submit`]); a full queue gives it back. Each job waits for
+//! a free slot, then for the circuit breaker and the limiter's grant, and makes one attempt; the answer goes back with
+//! the job's ticket. Retries are decided by the operator and come as new jobs. A server that wants no calls for a time
+//! (`Retry-After` on 429 and 503) pauses the limiter, which slows every caller of that API.
 //!
 //! Order: jobs of one key never overlap, because the operator sends a key's next call after the answer to the one
-//! before. Shutdown: calls under way are dropped; they are pending in the checkpoint and will be made again.
+//! before. Shutdown: calls in flight are dropped; they are pending in the checkpoint and will be made again.
 //!
-//! Not here: what an answer means (`clients/`), and what it means for the record (`operators/enrich`).
+//! What an answer means is decided in `clients/`, what that means for the record in `operators/enrich`.
 
-pub mod breaker;
-pub mod limiter;
-pub mod pacer;
+pub(crate) mod breaker;
+pub(crate) mod limiter;
+pub(crate) mod pacer;
 pub(super) mod permit;
 pub(super) mod shares;
 #[cfg(test)]
@@ -36,7 +36,7 @@ use crate::model::{Call, Reply};
 /// The longest pause that one answer's `Retry-After` puts on the limiter.
 const PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// One attempt to make. The ticket says where its answer belongs; the driver only carries it.
+/// One attempt to make. The ticket identifies where the answer belongs; the driver only carries it.
 #[derive(Debug)]
 pub struct Job<T> {
     /// Goes back with the answer.
@@ -45,21 +45,21 @@ pub struct Job<T> {
     pub call: Call,
 }
 
-/// What a node's calls came to, in all tasks of this process. Read by the metrics at any time.
+/// Counters of a node's calls, of all tasks in this process. The metrics read them at any time.
 #[derive(Debug)]
 pub struct CallCounters {
-    /// By what they came to.
+    /// Attempts by outcome.
     outcomes: Vec<(&'static str, AtomicU64)>,
-    /// Requests on the wire now.
+    /// Requests in flight.
     pub in_flight: AtomicUsize,
-    /// Time on the wire, microseconds, summed.
+    /// Time in flight, microseconds, summed.
     call_micros: AtomicU64,
     /// How often the circuit opened.
     breaker_opened: AtomicU64,
 }
 
 impl CallCounters {
-    /// Nothing counted yet, of calls that may come to these outcomes.
+    /// Counters at zero, for calls with these possible outcomes.
     #[must_use]
     pub fn new(outcomes: &[&'static str]) -> CallCounters {
         CallCounters {
@@ -75,7 +75,7 @@ impl CallCounters {
         self.outcomes.iter().map(|(name, n)| (*name, n.load(Ordering::Relaxed)))
     }
 
-    /// Time that calls were on the wire, summed.
+    /// Time that calls were in flight, summed.
     #[must_use]
     pub fn call_time(&self) -> Duration {
         Duration::from_micros(self.call_micros.load(Ordering::Relaxed))
@@ -99,24 +99,24 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// What a driver works with.
+/// The parts of a driver.
 pub struct CallParts {
     /// The node, for logs.
     pub node: String,
-    /// Paces the attempts; without one they are only paused by `Retry-After`.
+    /// Paces the attempts; without one they are paused only by `Retry-After`.
     pub limiter: Option<Arc<Limiter>>,
     /// Makes the requests.
     pub caller: Caller,
-    /// Jobs that may wait for the limiter or be on the wire at a time; as many again may be queued.
+    /// Jobs that may wait for the limiter or be in flight; as many more may be queued.
     pub in_flight_max: usize,
-    /// Where the calls are counted.
+    /// Counts the calls.
     pub counters: Arc<CallCounters>,
     /// Ends the driver.
     pub cancel: CancellationToken,
 }
 
-/// A running driver, shared by the workers of a process: one circuit breaker, one pool of connections, one bound. When
-/// every clone is dropped, it takes no more jobs and ends once the calls under way are answered.
+/// A running driver, shared by the workers of a process: one circuit breaker, one connection pool, one bound. When
+/// every clone is dropped, it takes no more jobs and ends after the calls in flight.
 pub struct CallDriver<T> {
     jobs: mpsc::Sender<Job<T>>,
 }
@@ -128,9 +128,9 @@ impl<T> Clone for CallDriver<T> {
     }
 }
 
-/// What a job carries to its reply.
+/// Identifies what a job's reply belongs to.
 pub trait Ticket: Send + Sync + 'static {
-    /// The call is about to be sent: false if nobody waits for it any more; then the job ends without a reply.
+    /// The call is about to be sent. False if its reply is not wanted any more: then the job ends without one.
     fn begin(&self) -> bool {
         true
     }
@@ -174,9 +174,9 @@ struct Shared<F> {
     caller: Caller,
     counters: Arc<CallCounters>,
     start: Instant,
-    /// Shared by the calls under way; never held across an await.
+    /// Shared by the calls in flight; never held across an await.
     breaker: Mutex<Breaker>,
-    /// The circuit turned.
+    /// Notified when the circuit opens or closes.
     turned: Notify,
     node: String,
     reply_to: F,
@@ -239,10 +239,10 @@ impl<F> Shared<F> {
         (self.reply_to)(job.ticket, job.call.id, called.reply);
     }
 
-    /// Waits until the circuit is closed (or needs a probe) and the limiter grants the attempt. A grant that meets a
-    /// circuit opened meanwhile is given up: fewer calls than allowed, never more.
+    /// Waits until the circuit is closed (or needs a probe) and the limiter grants the attempt. If the circuit has
+    /// opened meanwhile, the grant is given up: that makes fewer calls than allowed, never more.
     ///
-    /// `begin` is asked last; on false there is no pass.
+    /// `begin` is asked last; if it says false, there is no pass.
     async fn pass(&self, begin: impl Fn() -> bool) -> Option<Pass> {
         loop {
             self.circuit().await;
@@ -262,7 +262,7 @@ impl<F> Shared<F> {
 
     async fn circuit(&self) {
         loop {
-            // Before the look, so that a turn between the two is not missed.
+            // Created before looking, so that a change in between is not missed.
             let turned = self.turned.notified();
             let look = self.breaker().look(self.start.elapsed());
             match look {
@@ -273,7 +273,7 @@ impl<F> Shared<F> {
         }
     }
 
-    /// Tells breaker and limiter what the answer says about the API.
+    /// Tells the breaker and the limiter what the answer shows about the API.
     fn settle(&self, pass: Pass, called: &Called) {
         if let Some(pause) = called.pause {
             self.limiter.pause_for(pause.duration().min(PAUSE_MAX));
@@ -299,7 +299,7 @@ impl<F> Shared<F> {
     }
 }
 
-/// Counts a request for as long as it is on the wire, also when it is dropped.
+/// Counts a request while it is in flight, also if it is dropped.
 struct Flying<'a>(&'a AtomicUsize);
 
 impl<'a> Flying<'a> {

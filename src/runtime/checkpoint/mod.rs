@@ -1,13 +1,13 @@
-//! The commit thread of a worker: sealed epochs whose deliveries are durable become durable themselves.
+//! The commit thread of a worker: makes sealed epochs durable once their deliveries are.
 //!
-//! With a changelog: one Kafka transaction holds the epochs' rows and the source offsets, then each task's rows go to its
-//! backend in one write. Without one (no state, or no Kafka) the backend is written first and the offsets after it. The
-//! worker goes on processing meanwhile; it hears of the result through its inbox.
+//! With a changelog: one Kafka transaction holds the epochs' rows and the source offsets, then each task's rows go to
+//! its backend in one write. Without one (no state, or no Kafka) the backend is written first and the offsets after it.
+//! The worker continues meanwhile and gets the result through its inbox.
 //!
-//! A checkpoint that certainly did not happen (a rebalance changed the group's generation, a broker was away) is made
-//! again as it is, for the tasks that are still ours. One that may have happened is not: its tasks are restored, which
-//! finds out. Tasks of lines and made-up records are nobody else's and need no group: they are committed apart, and tried
-//! for as long as it takes, since what they have read cannot be had again.
+//! A checkpoint that certainly did not happen (a rebalance changed the group's generation, a broker was away) is
+//! repeated unchanged, for the tasks that are still ours. One that may have happened is not repeated: its tasks are
+//! restored, which finds out. Tasks whose sources are not Kafka run in this instance only and need no group: they are
+//! committed apart, and tried for as long as it takes, since their input cannot be read again.
 
 pub(super) mod failpoint;
 pub(super) mod restore;
@@ -21,14 +21,16 @@ use super::inbox::{Handle, Inbox, Message};
 use super::metrics::{CheckpointMetrics, Phase};
 use super::task::Sealed;
 use crate::kafka::{GroupHandle, Lease, OutRecord, TopicPartition, TxnError, TxnWriter};
-use crate::model::Headers;
+use crate::model::{Backoff, Headers, Millis};
 use crate::state::{Backend, Spent, changelog};
 
 /// How long one commit may take before it counts as failed.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a checkpoint that certainly did not happen is tried.
 const TRIES: u32 = 10;
-/// How long the end of the thread is waited for. What it may still do is of tasks that are gone.
+/// How long to wait before it is tried again. A group that rebalances takes a few hundred milliseconds.
+const BACKOFF: Backoff = Backoff { base: Millis(50), max: Millis(500) };
+/// How long to wait for the thread to end. What it may still do belongs to tasks that are gone.
 const JOIN: Duration = Duration::from_secs(1);
 
 /// One task's share of a checkpoint.
@@ -54,7 +56,7 @@ impl Part {
         self.leases.iter().any(Lease::is_over)
     }
 
-    /// Can nobody else have its task? Then there are no offsets, and no changelog.
+    /// Whether no other instance can have its task. Then there are no offsets and no changelog.
     fn is_alone(&self) -> bool {
         self.leases.is_empty()
     }
@@ -63,9 +65,9 @@ impl Part {
 /// Why a checkpoint was not committed.
 struct Failure {
     message: String,
-    /// It would fail whenever it is tried: its tasks must stop.
+    /// It would fail every time: its tasks must stop.
     for_good: bool,
-    /// It certainly did not happen, and may be tried again as it is.
+    /// It certainly did not happen, and may be repeated unchanged.
     again: bool,
 }
 
@@ -81,7 +83,8 @@ impl Failure {
 
 /// How commits are made.
 pub enum CommitMode {
-    /// Rows and offsets in one transaction. Opens the producer, at first and after it was fenced or has failed.
+    /// Rows and offsets in one transaction. The function opens the producer: at first, and after it was fenced or has
+    /// failed.
     Transaction(Box<dyn FnMut() -> Result<TxnWriter, String> + Send>),
     /// Offsets alone, by the consumer.
     Offsets,
@@ -91,7 +94,7 @@ pub enum CommitMode {
 
 enum Job {
     Commit(Vec<Part>),
-    /// Only to be dropped, which takes a while.
+    /// Rows only to be dropped, which takes a while.
     Free(#[expect(dead_code, reason = "dropped with the job")] Vec<Spent>),
 }
 
@@ -113,14 +116,14 @@ impl Committer {
         inbox: Inbox,
         metrics: CheckpointMetrics,
     ) -> std::io::Result<Committer> {
-        // A task has one checkpoint under way, so this is never full but with thousands of tasks.
+        // A task has one checkpoint in progress, so the queue is full only with thousands of tasks.
         let (send, receive) = sync_channel(1024);
         let mut run = Run { mode, writer: None, group, inbox, metrics };
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || run.all(&receive))?;
         Ok(Committer { jobs: Some(send), thread: Some(thread) })
     }
 
-    /// Hands a checkpoint over; gives it back when the thread is busy with others.
+    /// Hands a checkpoint over; gives it back if the thread is busy with others.
     ///
     /// # Errors
     /// The parts, to be tried again later.
@@ -136,14 +139,14 @@ impl Committer {
         }
     }
 
-    /// Drops what an applied epoch has left behind, on this thread: here only where that is busy.
+    /// Drops what an applied epoch left in memory, on this thread, or on the caller's if that is busy.
     pub fn free(&self, spent: Vec<Spent>) {
         if let Some(jobs) = self.jobs.as_ref().filter(|_| !spent.is_empty()) {
             drop(jobs.try_send(Job::Free(spent)));
         }
     }
 
-    /// Ends the thread after what it has, if that is soon.
+    /// Ends the thread after its current work, if that does not take long.
     pub fn join(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
@@ -170,7 +173,7 @@ struct Run {
 
 impl Run {
     fn all(&mut self, jobs: &Receiver<Job>) {
-        // At once: it ends a transaction that an earlier process of this id left open, which the restores wait for.
+        // First, since this ends a transaction that an earlier process with this id left open, which restores wait for.
         if let Err(failure) = self.open() {
             tracing::warn!(error = failure.message, "no transactions yet");
         }
@@ -211,7 +214,7 @@ impl Run {
                 }
                 Err(Failure { message, again: true, .. }) if attempt < TRIES || alone => {
                     tracing::info!(error = message, attempt, "checkpoint not committed, once more");
-                    std::thread::park_timeout(Duration::from_millis(50) * attempt.min(TRIES));
+                    std::thread::park_timeout(BACKOFF.ceiling(attempt).duration());
                 }
                 Err(Failure { message, .. }) => {
                     self.metrics.failed();
@@ -269,7 +272,7 @@ impl Run {
                     Err(error) => self.give_up(&error),
                 }
             }
-            // `open` has failed then.
+            // `open` has failed before.
             (CommitMode::Transaction(_), None) => Err(Failure::last("no transactions")),
             (CommitMode::Offsets, _) => {
                 self.write(parts)?;
@@ -297,8 +300,8 @@ impl Run {
         Ok(())
     }
 
-    /// Makes sure what became of a failed transaction. Whoever reads state and offsets next must find both as they
-    /// will stay: that takes an abort, or a new producer of the same id, which ends whatever was open.
+    /// Makes the outcome of a failed transaction certain. The next reader of state and offsets must find both as they
+    /// will stay: that takes an abort, or a new producer with the same id, which ends the open transaction.
     fn give_up(&mut self, error: &TxnError) -> Result<(), Failure> {
         let Some(writer) = &mut self.writer else { return Err(Failure::last(error)) };
         let dead = matches!(error, TxnError::Fenced(_) | TxnError::Fatal(_));
@@ -362,7 +365,7 @@ fn transact(
             Some(member.ok_or_else(|| TxnError::Abort("this instance is not in the group".into()))?)
         }
     };
-    // In this order: see `group_metadata`.
+    // In this order: see [`GroupHandle::group_metadata`].
     if parts.iter().any(Part::is_over) {
         return Err(TxnError::Abort("a partition is gone".into()));
     }

@@ -1,6 +1,6 @@
-//! Restoring a task: its local rows, the gap to the end of its changelog, then the task itself.
+//! Restores a task: opens its local rows, reads the gap to the end of its changelog, then opens the task.
 //!
-//! Runs on the blocking threads of tokio, a few at a time; the worker goes on with its other tasks meanwhile.
+//! Runs on the blocking threads of tokio, a few at a time; the worker continues with its other tasks.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -23,14 +23,15 @@ use crate::topology::{Changelog, Topology};
 
 /// Tasks restored at a time.
 const AT_ONCE: usize = 4;
-/// Local rows are caught up only with what was written in this time: half of the changelogs' `delete.retention.ms`.
+/// Local rows older than this are not brought up to date but read anew: half of the changelogs' `delete.retention.ms`.
 pub(in crate::runtime) const OUTDATED_MS: i64 = 12 * 3_600_000;
-/// How long a store that nobody in this process has may refuse to open: its last owner is closing it.
+/// How long to wait for a store that no task of this process has but that refuses to open: its last owner is closing
+/// it.
 const CLOSING: Duration = Duration::from_secs(10);
-/// How long something is waited for before, and between, words about it.
+/// How long to wait before logging what is waited for, and between two such lines.
 const SAY: Duration = Duration::from_secs(10);
 
-/// What restoring needs; shared by the workers.
+/// What restoring needs. Shared by the workers.
 #[derive(Clone)]
 pub struct Restorer(Arc<Parts>);
 
@@ -38,7 +39,7 @@ struct Parts {
     topology: Arc<Topology>,
     kafka: Option<KafkaConfig>,
     admin: Option<Arc<Admin>>,
-    /// Sees offsets behind open transactions.
+    /// Sees offsets beyond open transactions.
     ends: Option<Arc<Admin>>,
     changelogs: Arc<Vec<Option<Arc<str>>>>,
     options: TaskOptions,
@@ -47,7 +48,7 @@ struct Parts {
     metrics: Metrics,
     tokio: TokioHandle,
     room: Arc<Semaphore>,
-    /// The stores that tasks of this process have, or had. Held by restores, for moments.
+    /// The stores that tasks of this process have or had. Locked by restores, for moments.
     stores: Mutex<BTreeMap<TaskId, Weak<RocksBackend>>>,
 }
 
@@ -86,7 +87,7 @@ impl Restorer {
         }))
     }
 
-    /// For a worker: starts a restore whose result comes as a message.
+    /// For a worker: a function that starts a restore; the result comes as a message.
     pub(in crate::runtime) fn handle(&self) -> Box<dyn Fn(Order) + Send> {
         let this = Arc::clone(&self.0);
         Box::new(move |order| {
@@ -116,7 +117,8 @@ impl Parts {
         let mut rows = 0;
         let (backend, offsets): (Arc<dyn Backend>, _) =
             if self.topology.settings.state.changelog == Changelog::Off {
-                // State is what the replay from the low watermark makes of it: old rows would be counted twice.
+                // State is what reading again from the low watermark makes of it: with old rows, records would be
+                // counted twice.
                 (Arc::new(MemoryBackend::default()), self.offsets(order, &sub.topics)?)
             } else {
                 let backend = self.open(order, &dir)?;
@@ -145,8 +147,8 @@ impl Parts {
         Ok(Restored { task, backend, step, offsets, firsts })
     }
 
-    /// Removes local rows that are so far behind that tombstones may be missing from the gap: compaction drops one when
-    /// it is older than the changelog's `delete.retention.ms`, and the row that it deleted would stay for ever.
+    /// Removes local rows that are too far behind: compaction drops a tombstone older than the changelog's
+    /// `delete.retention.ms`, and then the row that it deleted would stay in local state for ever.
     fn drop_outdated(
         &self,
         order: &Order,
@@ -163,7 +165,7 @@ impl Parts {
         let fresh = order.patiently(|| admin.offsets_since(std::slice::from_ref(changelog), since))?;
         let fresh = match fresh.first().copied().flatten() {
             Some(offset) => offset,
-            // Everything is older.
+            // All records are older.
             None => {
                 let ends = self.ends.as_deref().unwrap_or(admin);
                 let end = order.patiently(|| ends.end_offsets(std::slice::from_ref(changelog)))?;
@@ -179,8 +181,8 @@ impl Parts {
         self.open(order, dir)
     }
 
-    /// Opens the task's store. While an earlier assignment in this process has it, say in a commit that waits for a
-    /// broker, it is waited for.
+    /// Opens the task's store. Waits while an earlier assignment in this process still has it, for example in a commit
+    /// that waits for a broker.
     fn open(&self, order: &Order, dir: &Path) -> Result<Arc<RocksBackend>, String> {
         std::fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
         let ours = || self.stores.lock().unwrap_or_else(PoisonError::into_inner);
@@ -235,7 +237,7 @@ impl Parts {
                 let topic = &topics[*topic];
                 tracing::warn!(
                     %partition, topic, committed = next, state,
-                    "the group's offset is not the one of the state: somebody has moved it; going on from there"
+                    "the group's offset differs from that of the state: it was moved from outside; continuing there"
                 );
             }
         }
@@ -301,7 +303,7 @@ impl Parts {
         }
     }
 
-    /// Where the group has committed to, by index of the topic, once no transaction holds an offset of the partition.
+    /// The group's committed offsets, by index of the topic, once no open transaction holds an offset of the partition.
     fn offsets(&self, order: &Order, topics: &[String]) -> Result<Vec<(usize, i64)>, String> {
         let Some(admin) = &self.admin else { return Ok(Vec::new()) };
         let partition = order.handle.id.partition;
@@ -319,7 +321,7 @@ impl Parts {
         Ok(known.collect())
     }
 
-    /// Where reading begins without a commit.
+    /// Where reading starts without a committed offset.
     fn firsts(
         &self,
         order: &Order,
@@ -338,16 +340,16 @@ impl Parts {
     }
 }
 
-/// May there be rows between the local position and the first row that is young enough? The position that a checkpoint
-/// leaves stands in front of its transaction's marker, so one offset is that marker and no row: without that rule a
-/// partition that had nothing to do for half a day would be made anew at its next start. A transaction of somebody else
-/// takes two offsets at least.
+/// Whether there may be rows between the local position and the first row that is young enough. The position that a
+/// checkpoint leaves is just before its transaction's marker, so a gap of one offset is that marker and no row; without
+/// this rule a partition that was idle for half a day would be rebuilt at its next start. Any other transaction takes
+/// at least two offsets.
 fn misses_old_rows(from: i64, fresh: i64) -> bool {
     fresh - from > 1
 }
 
 impl Order {
-    /// Says now and then what is waited for.
+    /// Logs from time to time what is waited for.
     fn say(&self, said: &mut Instant, what: &dyn std::fmt::Display) {
         if said.elapsed() > SAY {
             *said = Instant::now();
@@ -355,16 +357,16 @@ impl Order {
         }
     }
 
-    /// Waits a little.
+    /// Waits for a moment.
     fn wait(&self, time: Duration) -> Result<(), String> {
         if self.unwanted.is_cancelled() {
-            return Err("nobody wants it any more".to_owned());
+            return Err("the assignment is over".to_owned());
         }
         std::thread::park_timeout(time);
         Ok(())
     }
 
-    /// Tries until it works, however long a broker is away, while the task is wanted.
+    /// Repeats a request until it succeeds, however long a broker is away, while the task is wanted.
     fn patiently<T, E: std::fmt::Display>(&self, mut f: impl FnMut() -> Result<T, E>) -> Result<T, String> {
         let mut said = Instant::now();
         loop {
@@ -386,7 +388,7 @@ mod tests {
 
     #[test]
     fn only_a_gap_with_rows_makes_local_state_outdated() {
-        // Ahead of the changelog, which is another error's business; at its end; in front of its own marker.
+        // Ahead of the changelog, which is reported elsewhere; at its end; just before its own marker.
         for (from, fresh) in [(9, 3), (7, 7), (7, 8)] {
             assert!(!misses_old_rows(from, fresh), "{from} {fresh}");
         }

@@ -56,7 +56,7 @@ pub(super) async fn wait_topics(
 
 /// Changelogs, repartition topics and the dead-letter topic: how each is made, and what is wrong where there is one of
 /// another size (nothing, if that does not matter).
-fn own_topics(topology: &Topology, plan: &Plan, plain: bool) -> Vec<(TopicSpec, String)> {
+fn specs(topology: &Topology, plan: &Plan, plain: bool) -> Vec<(TopicSpec, String)> {
     let mut specs = Vec::new();
     for (sub, changelog) in plan.changelogs.iter().enumerate() {
         let (Some(name), Some(source)) = (changelog, topology.subs[sub].topics.first()) else { continue };
@@ -109,7 +109,7 @@ pub(super) async fn make_topics(
     stop: &CancellationToken,
     plain: bool,
 ) -> Result<(), EngineError> {
-    let specs = own_topics(topology, plan, plain);
+    let specs = specs(topology, plan, plain);
     loop {
         let asked = Arc::clone(admin);
         let wanted: Vec<TopicSpec> = specs.iter().map(|(spec, _)| spec.clone()).collect();

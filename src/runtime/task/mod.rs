@@ -2,18 +2,19 @@
 //! a clock.
 //!
 //! Records move through the graph by an explicit work stack, depth first in declared order, so the order of a step's
-//! effects is a fact. Writes go to the open epoch; [`Task::seal`] ends it and processing goes on in the next one. A
-//! delivery belongs to the epoch in which it was made; an epoch may be committed when none of its deliveries is
-//! outstanding. Calls and deliveries that somebody reads from are state, so no epoch waits for them.
+//! effects is defined. Changes of state go to the open epoch; [`Task::seal`] ends it, and processing continues in the
+//! next one. A delivery belongs to the epoch in which it was made; an epoch may be committed when none of its
+//! deliveries is outstanding. Calls, and deliveries of sinks that are read from, are state, so no epoch waits for them.
 //!
-//! `step` is what goes in and comes out, `admit` what may come in, `flow` how records move through the nodes, `open` how a
-//! task begins, `seal` the end of an epoch, `graph` what follows from the topology, `ask` what can be asked from outside.
+//! `step` is what goes in and comes out, `admit` what may come in, `flow` how records move through the nodes, `open`
+//! how a task begins, `seal` the end of an epoch, `graph` what follows from the topology, `ask` what can be asked from
+//! outside.
 
 mod admit;
 mod ask;
 mod flow;
 mod graph;
-pub mod inspect;
+pub(crate) mod inspect;
 pub(super) mod nodes;
 mod open;
 mod options;
@@ -40,32 +41,32 @@ use crate::topology::OnFailure;
 
 struct Node {
     name: Arc<str>,
-    /// What people call it: the declared node that it was put in for, else its name.
+    /// The name shown to users: that of the declared node that it was put in for, else its own.
     shown: Arc<str>,
     op: Box<dyn Operator>,
     own: Vec<usize>,
     clock: Timestamp,
-    /// Stream time by input.
+    /// The highest stream time that has arrived, by input.
     seen: Vec<Timestamp>,
     /// Output port, child, the child's input.
     children: Vec<(u16, usize, u16)>,
-    /// Asks for the changes of tables.
+    /// Whether it asks for the changes of tables.
     takes_changes: bool,
-    /// By input: the wall clock comes through it, and has to stay behind for this node.
+    /// By input: whether the wall clock arrives through it and must stay behind for this node.
     delays: Vec<bool>,
-    /// Its rows go into the transaction that commits the epoch; the largest message that its topic takes, in bytes.
+    /// The largest message of its topic, in bytes, if its rows go into the transaction that commits the epoch.
     message_bytes_max: Option<usize>,
     tally: Tally,
 }
 
-/// Where records go that no node can process.
+/// The sink for records that no node can process.
 struct DeadLetter {
     node: usize,
     /// As [`Node::message_bytes_max`].
     message_bytes_max: Option<usize>,
 }
 
-/// See the module.
+/// One task; it is driven by [`Task::step`].
 pub struct Task {
     id: TaskId,
     name: String,
@@ -76,11 +77,11 @@ pub struct Task {
     global: Vec<usize>,
     /// Sources by topic.
     sources: Vec<Vec<usize>>,
-    /// What records have to pass before they come in, by topic.
+    /// By topic: what decides whether records may come in.
     admission: Vec<Admission>,
-    /// The expression of a record's time, by topic.
+    /// By topic: the expression of a record's time.
     times: Vec<Option<Expr>>,
-    /// Nodes by topic that its records reach in the step that reads them.
+    /// By topic: the nodes that its records reach in the step that reads them.
     reached: Vec<Vec<usize>>,
     stores: Vec<Store>,
     positions: Vec<Option<i64>>,
@@ -92,18 +93,18 @@ pub struct Task {
     sealed: Option<(u64, u64)>,
     /// Operators still hold rows of the sealed epoch.
     copying: bool,
-    /// Of the last epoch, until somebody takes it.
+    /// What the last epoch left in memory, until the driver takes it away.
     spent: Vec<Spent>,
     /// How many rows an operator copies in one step of a seal.
     seal_rows: usize,
     policy: OnFailure,
     hybrid: bool,
     delay: Millis,
-    /// Without a changelog: positions are held back to what has no durable effect yet.
+    /// Without a changelog: committed offsets stay behind records whose effect is not durable yet.
     low_watermark: bool,
     /// Rows for the transaction that commits the open epoch.
     outputs: Vec<(usize, SinkRow)>,
-    /// What came to the sealed epoch after its seal: dead letters of rows that a sink refused.
+    /// Rows added to the sealed epoch after its seal: dead letters of rows that a sink refused.
     late_outputs: Vec<(usize, SinkRow)>,
     dead_letter: Option<DeadLetter>,
     stack: Vec<Work>,
@@ -115,17 +116,17 @@ pub struct Task {
     taps: Vec<Tap>,
 }
 
-/// Format of a task's rows as a whole: how keys are built, what rows there are. What a row holds has a version of its
-/// own, its first byte. State without the row is of format 1.
+/// Format of a task's rows as a whole: how keys are built, which rows there are. Each row's content has a version of
+/// its own, its first byte. State without the row is of format 1.
 const FORMAT: u32 = 1;
 
-/// Records that nodes are told of before they come: as many as the nearest caches hold.
+/// Records that nodes are warmed for at a time: as many as the nearest caches hold.
 const WARM_GROUP: usize = 64;
 
 /// The node index that stands for the topology's dead-letter topic.
 pub const DEAD_LETTER: usize = usize::MAX;
 
-/// The rows of global tables, by node: tasks read them, whoever keeps them up to date writes.
+/// The rows of global tables, by node. Tasks only read them; the thread that follows the table's topics writes them.
 pub type Globals = BTreeMap<usize, Arc<dyn Backend>>;
 
 impl Task {
@@ -147,7 +148,7 @@ impl Task {
         &self.topics
     }
 
-    /// The next offset of a topic to read; 0 where nothing was read and no start was set.
+    /// The next offset of a topic to read; 0 if nothing was read and no start was set.
     #[must_use]
     pub fn position(&self, topic: usize) -> i64 {
         self.positions[topic].unwrap_or(0)
@@ -160,7 +161,7 @@ impl Task {
         read.zip(committed).map_or(0, |(r, c)| (r - c).max(0))
     }
 
-    /// The time that a record of a topic will have here: by it, what is read of several topics is put in order.
+    /// The time of a record in this task. Records of several topics are ordered by it.
     #[must_use]
     pub fn time_of(&self, topic: usize, record: &Record) -> Timestamp {
         let time = self.times[topic].as_ref().and_then(|expr| event_time(expr, record));
@@ -173,8 +174,8 @@ impl Task {
         self.committed[topic] = Some(offset);
     }
 
-    /// Everything in front of `next` was read, and no record lies between: only the marks of transactions, which no
-    /// reader ever sees.
+    /// Everything before `next` was read. No record lies between the last one and `next`, only markers of transactions,
+    /// which no reader ever sees.
     pub fn skip_to(&mut self, topic: usize, next: i64) {
         if let Some(read) = &mut self.positions[topic]
             && *read < next
@@ -281,14 +282,14 @@ impl Task {
         Ok(())
     }
 
-    /// Takes input? A node that is full stops it: the driver leaves the records in Kafka.
+    /// Whether it takes input. If a node is full it does not: the driver leaves the records in Kafka.
     #[must_use]
     pub fn wants_input(&self) -> bool {
         !self.nodes.iter().any(|n| n.op.load().full)
     }
 
-    /// The next wall clock time at which [`Input::Clock`] has something to do: retries, and, where the wall clock moves
-    /// the nodes' clocks, their timers. May be early, never late.
+    /// The next wall clock time at which [`Input::Clock`] has something to do: retries and, if the wall clock moves the
+    /// nodes' clocks, their timers. May be early, never late.
     #[must_use]
     pub fn next_deadline(&self, caught_up: bool) -> Option<Timestamp> {
         let wall = self.nodes.iter().filter_map(|n| n.op.wall_deadline()).min();
@@ -300,7 +301,7 @@ impl Task {
         wall.into_iter().chain(stream).min()
     }
 
-    /// Is something left to do later because of records that were read? Punctuation for ever is not.
+    /// Whether something is left to do for records that were read. Punctuation does not count: it never ends.
     #[must_use]
     pub fn has_work(&self) -> bool {
         self.next_deadline(true).is_some() && self.nodes.iter().any(|n| n.op.has_work())
@@ -335,13 +336,13 @@ impl Task {
         self.nodes.iter_mut().zip(&self.global).map(|(n, g)| (*g, std::mem::take(&mut n.tally)))
     }
 
-    /// What has come to the sealed epoch's [`Sealed::outputs`] since it was sealed; all of it is there when the epoch is
-    /// settled.
+    /// Rows added to the sealed epoch's [`Sealed::outputs`] after it was sealed. All of them are known when the epoch
+    /// is settled.
     pub fn take_late_outputs(&mut self) -> Vec<(usize, SinkRow)> {
         std::mem::take(&mut self.late_outputs)
     }
 
-    /// Rows gathered for the open epoch's transaction: a bound for the driver.
+    /// Rows gathered for the open epoch's transaction, which the driver bounds.
     #[must_use]
     pub fn gathered(&self) -> usize {
         self.outputs.len()
@@ -371,7 +372,7 @@ impl Task {
         Some(self.committed[topic].map_or(held, |c| held.max(c)))
     }
 
-    /// Without a changelog: have effects become durable that held offsets back?
+    /// Without a changelog: whether effects have become durable that held offsets back.
     fn may_advance(&self) -> bool {
         self.low_watermark && (0..self.positions.len()).any(|t| self.committable(t) > self.committed[t])
     }
@@ -442,7 +443,7 @@ impl Task {
     }
 }
 
-/// A transaction with this row would fail.
+/// A refusal: a transaction with this row would fail.
 fn too_large(row: SinkRow, bytes_max: usize) -> Reject {
     let detail = format!("the topic takes messages up to {bytes_max} bytes");
     Reject { reason: Reason::SinkRefused, detail, record: row.record, attempts: 1 }
@@ -459,7 +460,7 @@ pub fn applied_positions(backend: &dyn Backend) -> Result<Vec<(String, i64)>, St
     }
 }
 
-/// Is there any state at all?
+/// Whether there is no state at all.
 ///
 /// # Errors
 /// The backend failed.

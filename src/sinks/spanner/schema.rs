@@ -1,7 +1,7 @@
-//! What the database says of the table, and the plan of a write that follows from it.
+//! The table as the database describes it, and the plan for writing that follows.
 //!
-//! [`Plan::new`] is pure: it finds every fault that would make all rows fail, and names the column. [`read`] asks the
-//! information schema.
+//! [`read`] asks the information schema. [`Plan::new`] is pure: it finds every fault that would make all rows fail, and
+//! names the column.
 
 use std::collections::HashSet;
 
@@ -14,14 +14,14 @@ use prost_types::{ListValue, Value};
 
 use super::encode::{ColumnType, commit_timestamp, key_bytes};
 use super::{Operation, SpannerConfig};
-use crate::model::{Cell, Json, Payload, SinkRow, Types};
+use crate::model::{Cell, Json, Payload, SinkRow, Types, meant};
 use crate::sinks::SinkError;
 use crate::sinks::columns::Column;
 
 /// A table as the information schema describes it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
-    /// In their order in the table; empty: there is no such table.
+    /// In the table's order; empty if there is no such table.
     pub(super) columns: Vec<TableColumn>,
     /// The primary key's columns, in order.
     pub(super) key: Vec<String>,
@@ -38,15 +38,15 @@ pub(super) struct TableColumn {
     /// `SPANNER_TYPE`.
     pub(super) spanner_type: String,
     pub(super) nullable: bool,
-    /// The database fills it where it is not written (default value, identity).
+    /// The database fills it if it is not written (default value, identity).
     pub(super) filled: bool,
-    /// It may not be written (`AS (...)`).
+    /// It cannot be written (`AS (...)`).
     pub(super) generated: bool,
     /// `OPTIONS (allow_commit_timestamp = true)`.
     pub(super) commit_timestamp: bool,
 }
 
-/// Asks for the table.
+/// Reads the table's description.
 pub(super) async fn read(client: &Client, table: &str) -> Result<Table, Error> {
     let (schema, name) = table.rsplit_once('.').unwrap_or(("", table));
     let options = || QueryOptions {
@@ -124,7 +124,7 @@ pub(super) async fn read(client: &Client, table: &str) -> Result<Table, Error> {
     Ok(out)
 }
 
-/// How rows become mutations: fixed when the sink connects.
+/// How rows become mutations, fixed when the sink connects.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     table: String,
@@ -151,21 +151,18 @@ impl Plan {
     pub(super) fn new(config: &SpannerConfig, table: &Table) -> Result<Plan, SinkError> {
         let at = &config.table;
         if table.columns.is_empty() {
-            let hint = match similar(at, table.others.iter()) {
-                Some(name) => format!("did you mean `{name}`?"),
-                None if table.others.is_empty() => "the database has no tables: run its DDL first".to_owned(),
-                None => format!("it has {}", table.others.join(", ")),
-            };
+            let others: Vec<&str> = table.others.iter().map(String::as_str).collect();
+            let hint = meant(at, &others).unwrap_or_else(|| match &*others {
+                [] => "the database has no tables: run its DDL first".to_owned(),
+                others => format!("it has {}", others.join(", ")),
+            });
             return Err(fault(None, format!("{} has no table `{at}`: {hint}", config.database)));
         }
         let mut columns = Vec::new();
         for (name, column) in &config.columns.0 {
             let Some(found) = table.columns.iter().find(|c| c.name == *name) else {
-                let names = || table.columns.iter().map(|c| &c.name);
-                let hint = match similar(name, names()) {
-                    Some(other) => format!("did you mean `{other}`?"),
-                    None => format!("it has {}", names().map(String::as_str).collect::<Vec<_>>().join(", ")),
-                };
+                let names: Vec<&str> = table.columns.iter().map(|c| &*c.name).collect();
+                let hint = meant(name, &names).unwrap_or_else(|| format!("it has {}", names.join(", ")));
                 return Err(fault(Some(name), format!("table `{at}` has no column `{name}`: {hint}")));
             };
             if found.generated {
@@ -241,8 +238,8 @@ impl Plan {
         Ok(Plan { table: at.clone(), operation: config.operation, columns, key, rows_per_commit })
     }
 
-    /// The rows of a batch, encoded. Of rows with one primary key only the last is left (`insert` keeps all: the
-    /// second is an error there, and the server says so).
+    /// The rows of a batch, encoded. Of several rows with one primary key only the last is kept. (`insert` keeps all:
+    /// the second is an error there, which the server reports.)
     ///
     /// # Errors
     /// `Refused`: a row does not fit its columns.
@@ -295,7 +292,7 @@ impl Plan {
         Ok(ListValue { values })
     }
 
-    /// One mutation with many rows: half the CPU and fewer bytes than one mutation for each.
+    /// One mutation with many rows: half the CPU and fewer bytes than one mutation per row.
     pub(super) fn mutation(&self, values: Vec<ListValue>) -> Mutation {
         let columns = self.columns.iter().map(|c| c.name.clone()).collect();
         let write = Write { table: self.table.clone(), columns, values };
@@ -308,7 +305,7 @@ impl Plan {
         Mutation { operation: Some(operation) }
     }
 
-    /// The column that a text of the server is about, if it names one that we write.
+    /// The column that an error text of the server names, if it is one that we write.
     pub(super) fn column_in(&self, text: &str) -> Option<String> {
         let words = || text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
         self.columns.iter().find(|c| words().any(|w| w == c.name)).map(|c| c.name.clone())
@@ -317,16 +314,6 @@ impl Plan {
 
 fn fault(column: Option<&String>, message: String) -> SinkError {
     SinkError::Config { message, column: column.cloned() }
-}
-
-/// The name that was probably meant.
-fn similar<'a>(name: &str, names: impl Iterator<Item = &'a String>) -> Option<&'a String> {
-    let near = |other: &String| strsim::jaro_winkler(&name.to_lowercase(), &other.to_lowercase());
-    names
-        .map(|other| (near(other), other))
-        .filter(|(n, _)| *n > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, o)| o)
 }
 
 #[cfg(test)]

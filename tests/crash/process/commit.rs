@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use slackwater::runtime::{Handle, Sealed};
 use slackwater::state::{META_CHANGELOG, Row, changelog};
-use slackwater::testing::BrokerError;
 
 use super::{Disk, Lease, Mail, OUTPUTS, Process};
+use crate::broker::BrokerError;
 use crate::env::{Env, note};
 use crate::ledger::Input;
 use crate::mutation::Mutation;
@@ -286,7 +286,7 @@ impl Commit {
         self.parts.iter().flat_map(|p| p.offsets.clone()).collect()
     }
 
-    /// Does one of its partitions belong to somebody else, and does the process look at that?
+    /// Whether one of its partitions belongs to another member, if the process checks that.
     fn is_over(&self, env: &Env) -> bool {
         let looks = !env.is(Mutation::StaleCommitAccepted) && !env.is(Mutation::StaleGenerationAccepted);
         looks && self.parts.iter().any(|p| p.lease.is_over())

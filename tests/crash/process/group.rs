@@ -3,9 +3,8 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use slackwater::testing::CommittedOffset;
-
 use super::{Mail, Process};
+use crate::broker::CommittedOffset;
 use crate::env::{Env, note};
 use crate::mutation::Mutation;
 

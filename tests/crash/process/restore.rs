@@ -7,9 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use slackwater::runtime::{Handle, Task, TaskOptions};
 use slackwater::state::{Backend, META_CHANGELOG, META_CLOCKS, changelog};
-use slackwater::testing::CommittedOffset;
 
 use super::{Disk, Mail, Outcome, Process};
+use crate::broker::CommittedOffset;
 use crate::env::{Env, note};
 use crate::mutation::Mutation;
 

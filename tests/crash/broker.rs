@@ -1,8 +1,8 @@
-//! Kafka as the checkpoint protocol sees it, in memory and step by step: for the crash model.
+//! Kafka as the checkpoint protocol sees it, in memory and step by step.
 //!
 //! Input logs, one changelog, one consumer group with committed offsets, transactional producers. It knows no time and
-//! no threads: whoever drives it decides when a marker is written, when a transaction times out, when the group
-//! rebalances. What it gets right, since checkpoints depend on it:
+//! no threads: the caller decides when a marker is written, when a transaction times out, when the group rebalances.
+//! These properties, on which checkpoints depend, are right:
 //!
 //! - A transaction is all or nothing, but it becomes visible piece by piece: its end is answered first, then each
 //!   partition it touched gets its marker, in any order ([`MemoryBroker::write_marker`]). Markers and aborted rows take
@@ -14,8 +14,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::Record;
-use crate::state::Row;
+use slackwater::model::Record;
+use slackwater::state::Row;
 
 /// A small seeded generator (splitmix64): the same numbers on every machine and in every release.
 #[derive(Clone, Debug)]
@@ -260,7 +260,7 @@ impl MemoryBroker {
         }
     }
 
-    /// Ids with a transaction that nobody has ended.
+    /// Ids with a transaction that is not ended.
     #[must_use]
     pub fn open_transactions(&self) -> Vec<u64> {
         let open = |p: &&Producer| p.txn.as_ref().is_some_and(|t| t.end.is_none());
