@@ -65,7 +65,11 @@ impl Processor for Watch {
 
     fn process(&mut self, record: Record, cx: &mut ProcessorCx<'_, '_>) -> Result<(), OperatorError> {
         let Some(key) = record.key.clone() else {
-            return Err(OperatorError::reject(record, Reason::NullKey, "nobody knows whose it is"));
+            return Err(OperatorError::reject(
+                record,
+                Reason::NullKey,
+                "a measurement needs its machine as the key",
+            ));
         };
         let goodbye = match &self.config.goodbye {
             Some(goodbye) => match goodbye.test(&Scope::of(&record)) {

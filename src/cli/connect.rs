@@ -1,4 +1,4 @@
-//! What the commands that ask a Kafka cluster share: the connection, and a group's lag.
+//! Shared by the commands that ask a Kafka cluster: the connection, and a group's lag.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(super) fn open_admin(topology: &Topology) -> Result<Admin, Exit> {
         )));
     }
     let admin = Admin::open(config, TIMEOUT).map_err(failed)?;
-    // Says it at once, and in these words, instead of at the first question.
+    // Asks at once, so that a cluster that does not answer is reported in these words.
     admin.brokers().map_err(|e| Exit {
         code: UNAVAILABLE,
         message: Some(format!("error: Kafka at {} does not answer: {e}", config.brokers)),
@@ -36,7 +36,7 @@ pub(super) fn open_admin(topology: &Topology) -> Result<Admin, Exit> {
     Ok(admin)
 }
 
-/// A failed question as the end of a command.
+/// A failed request as the end of a command.
 pub(super) fn failed(error: AdminError) -> Exit {
     let code = if error.kind == ErrorKind::Transport { UNAVAILABLE } else { super::FAILED };
     Exit { code, message: Some(format!("error: {error}")) }
@@ -46,11 +46,11 @@ pub(super) fn failed(error: AdminError) -> Exit {
 pub(super) struct TopicLag {
     /// Its name.
     pub topic: String,
-    /// Is it the topology's own?
+    /// Whether it is one of the topology's own.
     pub internal: bool,
-    /// Is it there?
+    /// Whether it exists.
     pub exists: bool,
-    /// In order.
+    /// Its partitions, in order.
     pub partitions: Vec<PartitionLag>,
 }
 
@@ -58,16 +58,16 @@ pub(super) struct TopicLag {
 pub(super) struct PartitionLag {
     /// Its number.
     pub partition: i32,
-    /// The first offset that is still there.
+    /// The first offset that is still retained.
     pub start: i64,
-    /// What the group has committed.
+    /// The group's committed offset.
     pub committed: GroupOffset,
-    /// The end, as readers of committed records see it.
+    /// The end offset, as readers of committed records see it.
     pub end: i64,
 }
 
 impl PartitionLag {
-    /// Offsets not committed yet; `None` where nobody can say now.
+    /// Offsets not committed yet; `None` while the committed offset is part of an open transaction.
     pub(super) fn lag(&self) -> Option<i64> {
         let from = match self.committed {
             GroupOffset::At(next) => next.max(self.start),
@@ -78,7 +78,7 @@ impl PartitionLag {
     }
 }
 
-/// Where the group stands on every topic that it reads.
+/// The group's committed offsets and the ends of every topic that it reads.
 pub(super) fn lags(admin: &Admin, topology: &Topology) -> Result<Vec<TopicLag>, Exit> {
     let topics = topology.source_topics();
     let external = topology.external_topics();

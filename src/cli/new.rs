@@ -1,4 +1,4 @@
-//! `new`: a starter file to change. No servers.
+//! `new`: writes a starter file. No servers.
 
 use std::path::PathBuf;
 

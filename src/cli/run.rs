@@ -66,7 +66,8 @@ async fn serve(loaded: &Loaded, options: EngineOptions, admin: &str) -> Result<(
     let topology = Arc::new(loaded.topology.clone());
     let exit = |e: EngineError| exit(loaded, e);
     let handle = EngineHandle::new(&topology).map_err(exit)?;
-    // Of its own: it answers until everything has stopped, so that the last checkpoint can be seen.
+    // A token of its own: the admin server answers until everything else has stopped, so that the last checkpoint can
+    // be seen.
     let served = CancellationToken::new();
     let server =
         AdminServer::start(admin, handle.clone(), served).await.map_err(|e| Exit::failed(e.to_string()))?;

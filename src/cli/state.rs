@@ -1,7 +1,7 @@
 //! `state ls|get|export`: what a stopped instance has on disk.
 //!
-//! Takes the directory's lock, as an instance does, so it never reads what is being written; reads only. A running
-//! instance's stores are asked over HTTP instead.
+//! It takes the directory's lock, as an instance does, so it never reads state that is being written; it writes
+//! nothing. The state of a running instance is read over HTTP instead.
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write, stdout};
@@ -28,7 +28,7 @@ pub(super) struct StateArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Say how many rows each node has; with a node, list its keys.
+    /// Print how many rows each node has; with a node, its keys.
     Ls {
         #[command(flatten)]
         place: Place,
@@ -147,7 +147,7 @@ fn each(
     result
 }
 
-/// What a store holds: rows and bytes.
+/// Rows and bytes, by store.
 type Sizes = BTreeMap<String, (u64, u64)>;
 
 fn summary(opened: &Opened, out: &mut impl Write) -> Result<u64, Exit> {

@@ -1,4 +1,4 @@
-//! Columns of text, as wide as they must be.
+//! Text in columns, each as wide as its widest cell.
 
 use std::fmt;
 

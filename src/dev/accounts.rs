@@ -1,8 +1,8 @@
-//! What the accounts of `dev` really are: the truth that the feed changes, the simulated API answers from, and the
-//! proof compares the table with.
+//! What the accounts of `dev` really are: the feed changes them, the simulated API answers from them, and the proof
+//! compares the table with them.
 //!
 //! A change settles some time after it was made; until then a reader sees the older state, as in the pipeline behind
-//! the real API. So a call that is made too early writes an old row, and the proof finds it. Pure: the time comes in.
+//! the real API. So a call that is made too early writes an old row, and the proof finds it. Pure: time is an argument.
 //! Bounded: an account keeps its settled change and those that have not settled yet.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -22,13 +22,13 @@ pub struct Accounts {
 
 #[derive(Debug, Default)]
 struct Account {
-    /// When each change was made and its number, oldest first. All but the first have not settled, as of the last look.
+    /// Time and number of each change, oldest first. As of the last look, only the first has settled.
     changes: VecDeque<(Timestamp, u64)>,
     /// Changes since the API last answered.
     unanswered: u64,
 }
 
-/// One call that stood for several events.
+/// One call in place of several events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Saved {
     /// The account.
@@ -55,7 +55,7 @@ impl Accounts {
         number
     }
 
-    /// What the API answers now: the settled state. An account that nobody changed is as it was made.
+    /// The API's answer: the settled state. An account without changes is as it was made.
     pub fn answer(&mut self, id: &str, now: Timestamp) -> Json {
         let settled_by = now.minus(self.settle);
         let Some(account) = self.by_id.get_mut(id) else { return state(id, 0) };
@@ -90,7 +90,7 @@ impl Accounts {
         self.by_id.values().map(|a| a.changes.iter().filter(|(at, _)| *at > settled_by).count()).sum()
     }
 
-    /// The first call that stood for several events.
+    /// The first call that was made in place of several events.
     #[must_use]
     pub fn first_saved(&self) -> Option<&Saved> {
         self.first_saved.as_ref()
@@ -109,7 +109,7 @@ impl Account {
         self.changes.iter().rev().find(|(at, _)| *at <= by).map_or(0, |(_, number)| *number)
     }
 
-    /// Drops what is older than the settled change.
+    /// Drops changes older than the settled one.
     fn forget(&mut self, settled_by: Timestamp) {
         while self.changes.get(1).is_some_and(|(at, _)| *at <= settled_by) {
             self.changes.pop_front();

@@ -1,5 +1,5 @@
-//! Fits a topology to the stand-ins: times are divided, calls go to the simulated API, table sinks write to memory.
-//! Nothing else about the topology changes.
+//! Fits a topology to the stand-ins: divides times, sends calls to the simulated API, makes table sinks write to
+//! memory. Nothing else about the topology changes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,8 +38,8 @@ pub fn longest_wait(topology: &Topology) -> Millis {
     waits.max().unwrap_or_default()
 }
 
-/// Sends every call to `base` instead of the host in the file. The nodes whose host comes from a record, which would
-/// call something real, are returned.
+/// Sends every call to `base` instead of the host in the file. Returns the nodes that would still call something real,
+/// because their host comes from the record.
 pub fn calls_elsewhere(topology: &mut Topology, base: &str) -> Vec<String> {
     let mut real = Vec::new();
     for node in &mut topology.nodes {

@@ -1,8 +1,8 @@
 //! The simulated API of `dev`: an HTTP server on a free loopback port that behaves like a busy internal service.
 //!
 //! `GET /accounts/{id}` answers the account's settled state; any other path answers `{}`. An answer takes 20 to 60 ms;
-//! about one in a hundred is 429 with `Retry-After: 1`, as many are 503. The faults come from a seed, in the order in
-//! which calls arrive. Every request counts as a call, also one that is refused.
+//! about one in a hundred is 429 with `Retry-After: 1`, and as many are 503. A seed decides which, in the order in
+//! which calls arrive. Every request counts as a call, including refused ones.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -24,18 +24,18 @@ use crate::model::{Clock, SystemClock};
 
 /// How long an answer takes, milliseconds.
 pub const LATENCY_MS: std::ops::RangeInclusive<u64> = 20..=60;
-/// Part of the calls that get 429, and part that get 503.
+/// The share of calls that get 429, and the share that get 503.
 const FAULT: f64 = 0.01;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What the calls came to.
+/// Counts of the calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CallStats {
     /// Requests that arrived.
     pub calls: u64,
-    /// Of them answered with 429.
+    /// Calls answered with 429.
     pub throttled: u64,
-    /// Of them answered with 503.
+    /// Calls answered with 503.
     pub unavailable: u64,
     /// Calls that arrived in the last second.
     pub last_second: usize,
@@ -47,7 +47,7 @@ pub struct CallStats {
 struct Arrivals {
     rng: SmallRng,
     stats: CallStats,
-    /// Arrivals of the last second: as many as the limit lets through.
+    /// Arrivals of the last second; the limit bounds them.
     recent: VecDeque<Instant>,
 }
 
@@ -94,9 +94,9 @@ impl Arrivals {
 }
 
 struct Served {
-    /// The handlers and the live view, for moments.
+    /// Shared by the handlers and the live view, which lock it for moments.
     arrivals: Mutex<Arrivals>,
-    /// The feed, the handlers, the live view and the proof, for moments.
+    /// Shared with the feed, the live view and the proof, which lock it for moments.
     accounts: Arc<Mutex<Accounts>>,
 }
 
@@ -105,10 +105,10 @@ impl Served {
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A call arrives: what it is answered, apart from what it asks for.
+    /// A call arrives; `answer` is used unless the call gets a fault.
     async fn arrive(&self, answer: impl FnOnce() -> crate::model::Json) -> Response {
         let (latency, fault) = self.arrivals().arrive(Instant::now());
-        // What it answers is decided when it is asked: later would hide a call that came too early.
+        // The answer is decided when the call comes: later would hide a call that came too early.
         let response = match fault {
             Fault::None => Json(answer()).into_response(),
             Fault::Throttled => {

@@ -1,6 +1,6 @@
-//! When which account changes in `dev`: bursts of changes within a few seconds, then quiet, as people at a form make
-//! them. A few accounts are busy all the time and most are rarely touched (Zipf). Pure: the time comes in, and the same
-//! seed gives the same changes.
+//! When each account changes in `dev`: bursts of changes within a few seconds, then quiet, like people at a form. A few
+//! accounts are busy all the time and most are rarely touched (Zipf). Pure: time is an argument, and the same seed
+//! gives the same changes.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-/// Account number n is as busy as n to the power of minus this.
+/// The weight of account number n is n to the power of minus this.
 const SKEW: f64 = 0.7;
 /// Changes in one burst.
 const SIZE: RangeInclusive<u32> = 2..=10;
@@ -18,7 +18,7 @@ const SIZE: RangeInclusive<u32> = 2..=10;
 const SIZE_MEAN: f64 = 6.0;
 /// Between two changes of one burst, in the topology's own time.
 const GAP_MS: RangeInclusive<u64> = 500..=6_000;
-/// Changes that wait for their time, at most: a bound for a `--speed` far below 1.
+/// Most changes that wait for their time: a bound for a `--speed` far below 1.
 const WAITING_MAX: usize = 100_000;
 
 /// The source of changes: which account changes next, and when.
@@ -30,7 +30,7 @@ pub struct Bursts {
     every: f64,
     speed: f64,
     next: Duration,
-    /// Changes to come: when, a running number (so that equal times keep an order), account.
+    /// Future changes: time, a running number that keeps equal times in order, account.
     due: BinaryHeap<Reverse<(Duration, u64, usize)>>,
     drawn: u64,
 }
@@ -81,7 +81,7 @@ impl Bursts {
             self.drawn += 1;
             at += Duration::from_millis(self.rng.random_range(GAP_MS)).div_f64(self.speed);
         }
-        // Independent starts: exponential times between them.
+        // The starts are independent, so the times between them are exponential.
         let wait = -(1.0 - self.rng.random::<f64>()).ln() * self.every;
         self.next += Duration::from_secs_f64(wait.min(3600.0));
     }

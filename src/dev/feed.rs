@@ -1,7 +1,7 @@
 //! The feed of `dev`: changes accounts and announces each change on the topology's source topics.
 //!
 //! The embedded broker keeps about 5 MiB of a partition and drops older records silently, so the feed counts what it
-//! wrote and stops before that. The partition is chosen here, by the account's number, which is how it can be counted.
+//! wrote and stops before that. It can count because it chooses the partition itself, by the account's number.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,19 +20,19 @@ use crate::model::{Clock, Headers, SystemClock};
 pub const PARTITIONS: i32 = 4;
 /// Bytes written to one partition, at most: what the broker keeps, with room to spare.
 pub const PARTITION_BYTES_MAX: u64 = 4 << 20;
-/// What one record takes in a partition on top of its key and value, at most (a batch of its own).
+/// Most bytes that one record takes in a partition besides key and value (it is a batch of its own).
 const RECORD_BYTES: u64 = 100;
-/// Bytes of one record of the feed, about: for what is said at the start.
+/// Approximate bytes of one record, to estimate how long the feed can go on.
 const EVENT_BYTES: f64 = 220.0;
 /// How often changes are written.
 const TICK: Duration = Duration::from_millis(20);
-/// Before a write that failed is tried again.
+/// How long to wait before a failed write is tried again.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// What is fed.
 #[derive(Clone, Debug)]
 pub struct FeedOptions {
-    /// Topics, each event goes to one of them, in turn by account.
+    /// Topics; each event goes to one of them, in turn by account.
     pub topics: Vec<Arc<str>>,
     /// Number of accounts.
     pub accounts: usize,
@@ -40,12 +40,12 @@ pub struct FeedOptions {
     pub per_second: f64,
     /// How much faster than real the bursts are.
     pub speed: f64,
-    /// Same seed, same events.
+    /// The same seed gives the same events.
     pub seed: u64,
 }
 
 impl FeedOptions {
-    /// How long the feed can go on before a partition is full, about: half of the events may be of one partition.
+    /// How long the feed can go on, about, until a partition is full; half of the events may go to one partition.
     #[must_use]
     pub fn lasts(&self) -> Duration {
         let topics = u32::try_from(self.topics.len().max(1)).unwrap_or(1);
@@ -58,11 +58,11 @@ impl FeedOptions {
 /// Why the feed ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FeedEnd {
-    /// It was told to.
+    /// It was stopped.
     Stopped,
-    /// This partition has all that the broker keeps of one.
+    /// This partition is full: it has all that the broker keeps of one.
     Full(String),
-    /// The broker takes no more.
+    /// The broker does not accept more.
     Failed(String),
 }
 
@@ -70,11 +70,11 @@ pub enum FeedEnd {
 pub struct Feed {
     options: FeedOptions,
     writer: Writer,
-    /// The API's handlers, the live view and the proof look at them, for moments.
+    /// Shared with the API's handlers, the live view and the proof, which lock it for moments.
     accounts: Arc<Mutex<Accounts>>,
-    /// Events the broker has taken.
+    /// Events that the broker has acknowledged.
     written: Arc<AtomicU64>,
-    /// By topic and partition.
+    /// Bytes written, by topic and partition.
     bytes: Vec<Vec<u64>>,
 }
 
@@ -151,7 +151,7 @@ impl Feed {
         (records, None)
     }
 
-    /// Writes all of it: a change that nobody heard of would be a lost event.
+    /// Writes all of them, and tries for as long as it takes: a change without its event would be a lost event.
     async fn write(&self, records: &[OutRecord]) -> Result<(), FeedEnd> {
         let mut rest = records;
         while !rest.is_empty() {

@@ -1,11 +1,12 @@
-//! Floor 7: `slackwater dev`, a topology with nothing installed: a broker inside the process, an API that settles slowly,
-//! tables in memory, made-up events, and a proof at the end that nothing was lost. The topology itself runs on the
-//! production engine.
+//! Floor 7: `slackwater dev` runs a topology with nothing installed: a broker inside the process, an API that settles
+//! slowly, tables in memory, made-up events, and at the end a proof that nothing was lost. The topology itself runs on
+//! the production engine.
 //!
-//! In the order in which things happen: start (`stage`), feed, settle (`run`), stop, prove (`verdict`). [`accounts`] is
-//! the truth that the others share; [`bursts`] and it are pure, the rest talks to a socket or a terminal. Everything is
-//! bounded and ends with the run. What is made for account-sync hangs on the path `/accounts/{id}` alone: other
-//! topologies get an API that answers `{}` to everything, and a proof that says that it compared nothing.
+//! In order: start (`stage`), feed, settle (`run`), stop, prove (`verdict`). All of them share [`accounts`], which
+//! knows what the result must be; that module and [`bursts`] are pure, the rest talks to a socket or a terminal.
+//! Everything is bounded and ends with the run. The API and the proof know one path, `/accounts/{id}`, as account-sync
+//! calls it: other topologies get an API that answers `{}` to everything, and a proof that says that it compared
+//! nothing.
 
 pub mod accounts;
 mod adapt;
@@ -42,7 +43,7 @@ use crate::model::Millis;
 use crate::runtime::EngineError;
 use crate::yaml::{Loaded, Registry, Report};
 
-/// What a run of `dev` is asked for.
+/// The settings of a run of `dev`.
 #[derive(Clone, Debug)]
 pub struct DevOptions {
     /// Name of the topology file, for reports.
@@ -78,7 +79,7 @@ pub enum DevError {
     /// The engine does not start, or ended; with the file that it ran.
     #[error("{}", .0.1)]
     Engine(Box<(Loaded, EngineError)>),
-    /// It ran to its end, and the tables do not hold what they must.
+    /// It ran to its end, but the tables do not hold what they must.
     #[error("not proved")]
     NotProved,
 }
@@ -110,7 +111,7 @@ async fn serve(app: Router, stop: CancellationToken) -> std::io::Result<SocketAd
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {
-        // Not gracefully: a client that keeps its connection must not keep the command from ending.
+        // At once: a client that keeps its connection open must not keep the command from ending.
         tokio::select! {
             ended = axum::serve(listener, app) => {
                 if let Err(error) = ended {

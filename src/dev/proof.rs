@@ -1,7 +1,7 @@
 //! The proof at the end of `dev`: every account's row is the account's settled state.
 //!
-//! It needs a call of `/accounts/{{ key }}` whose answer goes into one column of a table; where there is none it has
-//! nothing to compare, and says so.
+//! It needs a call of `/accounts/{{ key }}` whose answer goes into one column of a table. Without one it has nothing to
+//! compare, and says so.
 
 use crate::dev::Accounts;
 use crate::model::{Json, Timestamp};
@@ -38,7 +38,7 @@ impl Subject {
     }
 }
 
-/// Where the calls of `/accounts/{{ key }}` upstream of a node put their answers.
+/// The fields that calls of `/accounts/{{ key }}` upstream of a node set.
 fn answers_before(topology: &Topology, node: usize) -> Vec<String> {
     let mut found = Vec::new();
     let mut todo = vec![node];
@@ -60,14 +60,14 @@ fn answers_before(topology: &Topology, node: usize) -> Vec<String> {
     found
 }
 
-/// What came of the comparison.
+/// The result of the comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proof {
     /// Accounts that were changed.
     pub accounts: usize,
-    /// Of them, how many have another row than they should.
+    /// How many of them have another row than they should.
     pub wrong: usize,
-    /// The first of those, in words.
+    /// The first of those, described.
     pub differences: Vec<String>,
 }
 
@@ -93,7 +93,7 @@ impl Proof {
         proof
     }
 
-    /// Does every row agree?
+    /// Whether every row is right.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.wrong == 0

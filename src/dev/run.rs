@@ -1,4 +1,4 @@
-//! A run of `dev` from the first event until everything has settled, and what is shown meanwhile.
+//! A run of `dev` from the first event until everything has settled, and the display meanwhile.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::topology::NodeKind;
 
 /// How long settling may take beyond the longest time that a key waits.
 const SETTLING_MAX: Duration = Duration::from_secs(60);
-/// Between two looks while settling.
+/// Time between two looks while settling.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// A run from the first event on.
@@ -33,7 +33,7 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Feeds until the time is over, a signal comes, the feed has to end, or the engine has.
+    /// Feeds until the time is over, a signal comes, or the feed or the engine ends.
     pub(super) async fn feed(&mut self, engine: &Engine, feed: Option<Feed>, stop: &CancellationToken) {
         let never = CancellationToken::new();
         while !(self.engine.status().is_ready() || self.engine.has_failed() || stop.is_cancelled()) {
@@ -79,7 +79,7 @@ impl Run<'_> {
         self.view.say(&text);
     }
 
-    /// Waits until nothing is on its way, for a bounded time; what is left then.
+    /// Waits, for a bounded time, until nothing is left to do; returns what is left then.
     pub(super) async fn settle(&mut self, watch: &Watch, stop: &CancellationToken) -> Option<Left> {
         self.settling = true;
         let mut told = stop.is_cancelled();
@@ -107,7 +107,7 @@ impl Run<'_> {
                     Left { uncommitted: 1, ..Left::default() }
                 }
             };
-            // The engine's counters are a little old: twice in a row.
+            // The engine's counters are a little old, so it must be settled twice in a row.
             if left.is_nothing() && settled {
                 self.view.say(&format!(
                     "settled after {:.1} s: no key waits, no call is under way, every event is committed",

@@ -1,5 +1,5 @@
-//! Waits at the end of `dev` until nothing is on its way any more: no key waits, no call is under way, and every event
-//! is committed, which it only is once its row is written.
+//! Waits at the end of `dev` until nothing is left to do: no key waits, no call is in flight, and every event is
+//! committed, which happens only once its row is written.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,21 +16,21 @@ use crate::runtime::EngineHandle;
 /// How long the broker may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is still on its way.
+/// What is left to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Left {
     /// Keys that have not gone quiet.
     pub keys_waiting: u64,
     /// Calls that wait for the limiter, an answer, or their next attempt.
     pub calls: u64,
-    /// Events that are in the topics and not committed.
+    /// Events in the topics that are not committed.
     pub uncommitted: u64,
     /// Changes that have not settled in the API.
     pub unsettled: u64,
 }
 
 impl Left {
-    /// Nothing?
+    /// Whether nothing is left.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         *self == Left::default()
@@ -65,7 +65,7 @@ pub struct Watch {
     group: Arc<str>,
     inputs: Arc<[TopicPartition]>,
     dead_letter: Option<TopicPartition>,
-    /// The feed and the API's handlers too, for moments. None where nobody asks the API.
+    /// Shared with the feed and the API's handlers, which lock it for moments. `None` if the topology calls no API.
     accounts: Option<Arc<Mutex<Accounts>>>,
 }
 
@@ -86,8 +86,8 @@ impl Watch {
         Ok(Watch { engine, admin, group: group.into(), inputs: inputs.into(), dead_letter, accounts })
     }
 
-    /// What is still on its way. The engine's counters are up to 250 ms old: believe nothing but the second answer in
-    /// a row, half a second later.
+    /// What is left to do. The engine's counters are up to 250 ms old, so only a second answer in a row, half a second
+    /// later, can be relied on.
     ///
     /// # Errors
     /// The broker does not answer.

@@ -1,5 +1,5 @@
 //! Everything around the engine of `dev`: the embedded broker and its topics, the API, tables in memory, the topology
-//! with its times divided; and a run on it from start to end.
+//! with its times divided. Plays one run on it from start to end.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ use crate::yaml::{Loaded, Mode, Registry, load_with};
 
 /// How long a change takes to settle in the API, before `--speed`.
 const SETTLE: Duration = Duration::from_secs(20);
-/// Same feed and same faults in every run.
+/// Every run has the same feed and the same faults.
 const SEED: u64 = 1;
 /// Worker threads, at most: the partitions of a source.
 const WORKERS_MAX: usize = 4;
@@ -37,7 +37,7 @@ pub(super) struct Stage {
     /// Lives as long as the run.
     _broker: MockBroker,
     kafka: KafkaConfig,
-    /// The feed, the API, the watch and the proof, for moments.
+    /// Shared with the feed, the API, the watch and the proof, which lock it for moments.
     pub(super) accounts: Arc<Mutex<Accounts>>,
     pub(super) api: Api,
     pub(super) tables: BTreeMap<usize, TableSink>,
@@ -118,7 +118,7 @@ impl Stage {
         Ok(Stage { loaded, topology, _broker: broker, kafka, accounts, api, tables, servers, said })
     }
 
-    /// Runs the engine from its start to its end, and proves.
+    /// Runs the engine from start to end, and proves the result.
     pub(super) async fn play(
         &self,
         args: &DevOptions,
@@ -167,7 +167,7 @@ impl Stage {
             said_saved: false,
         };
         let written = feed.as_ref().map(|(feed, _)| feed.written());
-        // Where something has failed all of these end at once, and `Engine::stop` says what it was.
+        // If something has failed, all of these end at once, and `Engine::stop` reports it.
         Box::pin(run.feed(&engine, feed.map(|(feed, _)| feed), stop)).await;
         let left = match self.goes_on() {
             true => None,
@@ -215,7 +215,7 @@ impl Stage {
         .map_err(failed)
     }
 
-    /// Has it sources of its own, that nobody here can stop?
+    /// Whether it has sources of its own, which `dev` cannot stop.
     fn goes_on(&self) -> bool {
         let own = |n: &Node| matches!(&n.kind, NodeKind::Source(source) if source.topics().is_empty());
         self.topology.nodes.iter().any(own)
@@ -248,12 +248,12 @@ fn join_or(parts: &[String], none: &str) -> String {
     if parts.is_empty() { none.to_owned() } else { parts.join(", ") }
 }
 
-/// Does it call an API?
+/// Whether it calls an API.
 pub(super) fn calls(topology: &Topology) -> bool {
     topology.nodes.iter().any(|n| matches!(&n.kind, NodeKind::Operator(c) if c.calls().is_some()))
 }
 
-/// Makes every topic that the topology names, and says which.
+/// Makes every topic that the topology names; returns their names.
 fn make_topics(broker: &MockBroker, topology: &Topology) -> Result<Vec<String>, DevError> {
     let mut topics: Vec<(String, i32)> = Vec::new();
     let sinks = topology.nodes.iter().filter_map(|n| match &n.kind {

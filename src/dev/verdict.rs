@@ -1,4 +1,4 @@
-//! The end of `dev`: whether the tables hold what they must, and what it all came to.
+//! The end of `dev`: whether the tables hold what they must, and a summary.
 
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use crate::sinks::TableSink;
 const ROWS_SHOWN: usize = 3;
 
 impl Stage {
-    /// Prints the tables' first rows and whether they are right; `left` is what has not settled, where that was asked.
+    /// Prints the tables' first rows and whether they are right. `left` is what has not settled, if that is known.
     pub(super) fn prove(&self, view: &View, left: Option<&Left>) -> bool {
         for (n, table) in &self.tables {
             let rows = table.rows();

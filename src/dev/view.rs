@@ -1,7 +1,7 @@
-//! What `dev` shows while it runs: a block that is redrawn where standard output is a terminal, else one line a second.
-//! The one home of `indicatif`.
+//! Shows what `dev` does while it runs: a block that is redrawn if standard output is a terminal, otherwise one line a
+//! second. The one home of `indicatif`.
 //!
-//! A reader that goes away (`| head`) is no error: nothing more is shown.
+//! A reader that has gone (`| head`) is no error: nothing more is shown.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub struct Snapshot {
     pub elapsed: Duration,
     /// How long feeding lasts.
     pub duration: Duration,
-    /// Is the feed over?
+    /// Whether the feed is over.
     pub settling: bool,
     /// Events that the topology has read.
     pub events: u64,
@@ -41,8 +41,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Calls saved of one call per event, in percent. A key that waits counts as a call to come, so the number does
-    /// not fall when the feed ends. Nothing to say before the first call.
+    /// Calls saved, in percent of one call per event. A waiting key counts as a call still to be made, so the number
+    /// does not fall when the feed ends. `None` before the first call.
     #[must_use]
     pub fn saved_percent(&self) -> Option<u64> {
         let needed = self.calls + self.waiting;
@@ -58,7 +58,7 @@ impl Snapshot {
         self.limit.map_or_else(String::new, |limit| format!(" of {}", limit_text(limit)))
     }
 
-    /// For standard output that is no terminal.
+    /// The line for a standard output that is no terminal.
     #[must_use]
     pub fn line(&self) -> String {
         format!(
@@ -75,7 +75,7 @@ impl Snapshot {
         )
     }
 
-    /// For a terminal.
+    /// The block for a terminal.
     fn block(&self) -> [String; 3] {
         [
             format!("  events in    {:>9}     keys waiting {:>9}", count(self.events), count(self.waiting)),
@@ -109,7 +109,7 @@ struct Block {
 }
 
 impl View {
-    /// A block where standard output is a terminal and `plain` does not forbid it.
+    /// Shows a block if standard output is a terminal and `plain` does not forbid it.
     #[must_use]
     pub fn new(plain: bool) -> View {
         if plain || !std::io::stdout().is_terminal() {
@@ -118,7 +118,7 @@ impl View {
         let multi = MultiProgress::with_draw_target(ProgressDrawTarget::stdout_with_hz(REDRAWS));
         let head = multi.add(ProgressBar::new(1));
         let lines = [(); 3].map(|()| multi.add(ProgressBar::new(1)));
-        // A template that cannot be read leaves indicatif's own.
+        // If the template cannot be read, indicatif's own is used.
         if let Ok(style) = ProgressStyle::with_template("{prefix:.bold} {bar:34.cyan/dim} {msg}") {
             head.set_style(style.progress_chars("━━─"));
         }
@@ -152,19 +152,19 @@ impl View {
         }
     }
 
-    /// Shows the moment in the block; nothing where there is none.
+    /// Shows the moment in the block, if there is one.
     pub fn show_block(&self, name: &str, now: &Snapshot) {
         if self.0.is_some() {
             self.show(name, now);
         }
     }
 
-    /// Prints a line, above the block where there is one.
+    /// Prints a line, above the block if there is one.
     pub fn say(&self, text: &str) {
         self.aside(|| drop(writeln!(std::io::stdout(), "{text}")));
     }
 
-    /// Prints a line only where there is no block, which shows the same already.
+    /// Prints a line, unless there is a block that shows the same already.
     pub fn say_plainly(&self, text: &str) {
         if self.0.is_none() {
             self.say(text);

@@ -1,5 +1,5 @@
-//! The admin server, for Prometheus, orchestrators and people. It shows keys and values of records: `/state` and `/tap` are
-//! for those who may see them.
+//! The admin server, for Prometheus, orchestrators and browsers. It has no access control, and `/state` and `/tap` show
+//! keys and values of records.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -24,9 +24,9 @@ use crate::runtime::{AskError, EngineHandle};
     "cannot listen on {address} for the admin server: {source}. Give another address with --admin (port 0 takes a free one)"
 )]
 pub struct AdminError {
-    /// As asked for.
+    /// The address that was asked for.
     pub address: String,
-    /// Why not.
+    /// Why it cannot be used.
     pub source: std::io::Error,
 }
 
@@ -38,7 +38,7 @@ pub struct AdminServer {
     ended: JoinHandle<()>,
 }
 
-/// How long answers under way may take when the server ends.
+/// How long answers in progress may take when the server ends.
 const ENDING: Duration = Duration::from_secs(1);
 
 impl AdminServer {
@@ -73,7 +73,7 @@ impl AdminServer {
         Ok(AdminServer { address: local, stop, ended })
     }
 
-    /// Ends it, after the answers that are under way.
+    /// Ends the server, after the answers in progress.
     pub async fn stop(self) {
         self.stop.cancel();
         // A panic there has been reported by the hook and ends the process.

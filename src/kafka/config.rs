@@ -137,7 +137,8 @@ impl KafkaConfig {
         }
     }
 
-    /// What cannot be: field, message, help. `${VAR}`, which is only filled in where something is connected, is taken.
+    /// What is wrong: field, message, help. A `${VAR}` is accepted: its value is filled in only where something is
+    /// connected.
     #[must_use]
     pub fn check(&self) -> Vec<(&'static str, String, &'static str)> {
         let mut problems = Vec::new();

@@ -121,7 +121,7 @@ impl Drop for List {
     }
 }
 
-/// SAFETY: `list` is null or points to a list that nobody changes during the call.
+/// SAFETY: `list` is null or points to a list that does not change during the call.
 unsafe fn elements(list: *const rd::rd_kafka_topic_partition_list_t) -> Vec<Element> {
     if list.is_null() {
         return Vec::new();

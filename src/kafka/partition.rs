@@ -1,13 +1,13 @@
-//! Which partition a key belongs to: Java's default partitioner, which is also ours (`murmur2_random`).
+//! The partition of a key, by Java's default partitioner, which is also ours (`murmur2_random`).
 //!
-//! librdkafka has the hash but no function for it. Records that another producer wrote with another partitioner lie
-//! elsewhere.
+//! librdkafka has the hash but exports no function for it. Records of producers with another partitioner are in other
+//! partitions.
 
 const SEED: u32 = 0x9747_b28c;
 const M: u32 = 0x5bd1_e995;
 const R: u32 = 24;
 
-/// The partition of a record with this key, of so many; 0 where there is none.
+/// The partition of a record with this key, among so many; 0 if there is none.
 #[must_use]
 pub fn partition_of(key: &[u8], partitions: i32) -> i32 {
     // The hash as Java's `Utils.toPositive` makes it: without its sign.

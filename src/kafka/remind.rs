@@ -77,7 +77,7 @@ impl Series {
     }
 }
 
-/// A thread that reminds a client that nobody polls (a producer). Dropping this value ends it.
+/// A thread that reminds a client that is never polled (a producer). Dropping this value ends it.
 pub(super) struct Reminder {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,

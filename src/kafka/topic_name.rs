@@ -1,7 +1,7 @@
-//! What Kafka takes as the name of a topic. Asked by everything whose settings name one.
+//! The names that Kafka accepts for topics: checked for every setting that names one.
 
-/// Why Kafka takes no topic of that name, and what to write. `${VAR}`, which is only filled in where something is
-/// connected, is taken.
+/// Why Kafka does not accept a topic of that name, and what to write. A `${VAR}` is accepted: its value is filled in
+/// only where something is connected.
 #[must_use]
 pub fn topic_problem(name: &str) -> Option<(String, &'static str)> {
     if name.is_empty() {

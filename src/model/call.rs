@@ -1,11 +1,11 @@
-//! What an operator asks the outside world, and what comes back.
+//! A question that an operator asks a server, and the answer.
 
 use bytes::Bytes;
 
 use super::units::Millis;
 use super::value::Json;
 
-/// A call an operator wants made. The same id may be called again (a retry); the reply names it.
+/// A call that an operator wants made. A retry has the same id; the reply names it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
     /// Unique within the node and task.
@@ -40,24 +40,24 @@ pub struct HttpRequest {
     pub timeout: Millis,
 }
 
-/// The answer to a call, or to a row of a sink that is read from. What a server's own words for it were (a status, an error
-/// code) was judged by its client.
+/// The answer to a call, or to a row of a sink that is read from. The server's own terms (a status, an error code) have
+/// been judged by its client.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reply {
     /// What was asked for.
     Answer(Json),
-    /// Not this time: no answer, or one that says so. The same call may be made again.
+    /// Failed for now: there was no answer, or one that says so. The same call may be made again.
     Again {
         /// What happened.
         message: String,
-        /// Not before this has passed, where the server said so.
+        /// How long the server wants no further attempt, if it said so.
         after: Option<Millis>,
     },
-    /// Refused for good: the same again would be refused again.
+    /// Refused for good: the same call would be refused again.
     Refused {
-        /// What was said.
+        /// The server's reason.
         message: String,
     },
-    /// A sink has the row durably; what stands there now, where the sink was asked for it.
+    /// A sink has the row durably. The value is what the database holds now, if the sink asked for it.
     Delivered(Option<Json>),
 }

@@ -1,11 +1,11 @@
-//! What follows from a list of kinds of settings.
+//! The macro that makes an enum, and everything that follows from it, of a list of kinds.
 
 use super::Problem;
 
-/// Makes an enum of lines `"key in YAML": Variant(Settings)`, each with the words that editors show. It is read and
-/// described by its keys, and everything else is asked of the settings themselves: they implement the trait named behind
-/// the enum, which it derefs to. What stands behind `never in a file` has no key in YAML, only a name for people. The name
-/// behind the trait is that of settings which a user's crate brings along: they are in no list, and carry their key.
+/// Makes an enum of lines `"key in YAML": Variant(Settings)`, each with the description that editors show. Serde and
+/// the JSON schema know the variants by their keys. The enum derefs to the trait named behind it, which the settings of
+/// every kind implement. A variant below `never in a file` has no key in YAML; its name is only for messages. The name
+/// behind the trait is that of settings from a user's crate: these are in no list, and carry their key.
 macro_rules! kinds {
     (
         $(#[$about:meta])+

@@ -31,7 +31,7 @@ pub fn pick<'de, T: Deserialize<'de>>(
         if let Ok(values) = values.collect() {
             return Ok(Some(values));
         }
-        // Where in the text the error is, the full parse reports.
+        // The full parse reports where in the text the error is.
     }
     read(bytes, fields)
 }

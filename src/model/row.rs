@@ -1,4 +1,4 @@
-//! What a sink node makes of a record for its sink to write.
+//! The row that a sink node makes of a record, for its sink to write.
 
 use bytes::Bytes;
 

@@ -49,7 +49,7 @@ impl JsonSchema for BranchConfig {
     }
 }
 
-/// See the module.
+/// The operator: the outputs' conditions, asked in order.
 pub struct Branch {
     conditions: Vec<Expr>,
 }

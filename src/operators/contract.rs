@@ -1,4 +1,5 @@
-//! The contract between a node and its task.
+//! The contract between a node and its task: what an operator is asked ([`Operator`]), and what it may see and do
+//! ([`Cx`]).
 
 use std::sync::Arc;
 
@@ -10,9 +11,9 @@ use crate::state::{StateError, Store};
 /// A record that this node cannot process. The topology's `errors` policy decides what becomes of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reject {
-    /// The class.
+    /// Why, as a class that is counted.
     pub reason: Reason,
-    /// What exactly, for the dead letter.
+    /// Why exactly, for the dead letter.
     pub detail: String,
     /// The record as it came into the node.
     pub record: Record,
@@ -23,7 +24,7 @@ pub struct Reject {
 /// What an operator may fail with.
 #[derive(Debug)]
 pub enum OperatorError {
-    /// This record is bad; the node goes on. Boxed: it is rare and holds the record.
+    /// This record cannot be processed; the node goes on with the next. Boxed, since it is rare and holds the record.
     Reject(Box<Reject>),
     /// State or code is broken; the task stops.
     Fatal(StateError),
@@ -49,14 +50,15 @@ impl OperatorError {
     }
 }
 
-/// May a record come in now?
+/// What a node says of a record that stands at the head of a partition and may come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admits {
-    /// Yes.
+    /// It is fed to the task.
     Yes,
-    /// Not yet. Nothing more of its partition is read, and no clock goes by what stands there.
+    /// It is not read yet, nor is anything behind it on its partition: the partition is held, and moves no clock
+    /// meanwhile.
     Wait,
-    /// Never: what becomes of it says the topology's `errors`.
+    /// It never comes in. The topology's `errors` decide what becomes of it.
     Refuse(Reason),
 }
 
@@ -73,8 +75,8 @@ pub struct Commits {
 
 /// One node of one task.
 pub trait Operator: Send {
-    /// Reads back what a resident operator keeps in memory, at the start of the task. `cx` takes no effects here
-    /// other than [`Cx::call`] (calls that were under way are made again).
+    /// Reads back what the operator keeps in memory, at the start of the task. The only effect that `cx` takes here is
+    /// [`Cx::call`]: calls that were in flight are made again.
     ///
     /// # Errors
     /// State that cannot be read: the task does not start.
@@ -89,19 +91,21 @@ pub trait Operator: Send {
     /// `Reject`: this record is bad. `Fatal`: the task stops.
     fn on_record(&mut self, record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError>;
 
-    /// These records will come next, or most of them: reads what they will need, so that cache misses overlap. Changes
-    /// nothing; a few dozen records at a time. As they were read: nodes between may give them another key or value.
+    /// A hint: most of these records come next, a few dozen at a time. The operator may read what they will need, so
+    /// that cache misses overlap; it changes nothing. They are shown as they were read from the topic: a node in
+    /// between may still change their key or value.
     fn warm(&self, records: &[Record], stores: &Stores<'_>) {
         let _ = (records, stores);
     }
 
-    /// The node's clock time at which [`Operator::on_time`] wants to be called: may be early, never late. Cheap.
+    /// When [`Operator::on_time`] wants to be called, by the node's clock. It may be too early, never too late. Asked
+    /// for every record, so it must be cheap.
     fn deadline(&self) -> Option<Timestamp> {
         None
     }
 
-    /// The clock has reached the deadline. May do a bounded part of the work; it is called again while a deadline at
-    /// or before the clock is left.
+    /// The node's clock has reached the deadline. The operator does a bounded part of the work; while its deadline is
+    /// at or before the clock, it is called again.
     ///
     /// # Errors
     /// As [`Operator::on_record`].
@@ -110,24 +114,26 @@ pub trait Operator: Send {
         Ok(())
     }
 
-    /// Does this record move the node's clock? Not where Kafka Streams drops it before it looks at its timestamp.
+    /// Whether this record moves the node's clock. False where Kafka Streams drops the record before it looks at its
+    /// timestamp.
     fn moves_time(&self, record: &Record) -> bool {
         let _ = record;
         true
     }
 
-    /// Does it drop or part with what comes behind its clock? Then the wall clock, which may be ahead of records that are
-    /// still under way, stays `time.delay` behind for it.
+    /// Whether the node drops late records, or lets go of state that a late record would need. In front of such a node
+    /// the wall clock may move stream time only up to `time.delay` before now: records up to then may still be under
+    /// way.
     fn refuses_late(&self) -> bool {
         false
     }
 
-    /// Are timers due at a record's stream time called before the record is taken?
+    /// Whether timers that a record's stream time makes due are called before the record itself.
     fn time_first(&self) -> bool {
         false
     }
 
-    /// The wall clock time at which [`Operator::on_wall`] wants to be called (retries, wall-clock punctuation).
+    /// When [`Operator::on_wall`] wants to be called, by the wall clock: for retries and wall-clock punctuation.
     fn wall_deadline(&self) -> Option<Timestamp> {
         None
     }
@@ -150,19 +156,20 @@ pub trait Operator: Send {
         Ok(())
     }
 
-    /// Has it a say in what comes in? Asked once, when the task opens; it counts directly behind a source.
+    /// Whether it decides about the records of the sources directly above it ([`Operator::admits`]). Asked once, when
+    /// the task opens.
     fn gates(&self) -> bool {
         false
     }
 
-    /// May this record of the source above come in now? As it was read: nothing of it is decoded yet. The answer may
-    /// change with what the operator is told later and with the wall clock `now`.
+    /// Whether this record of the source above may come in. It is shown as it was read, not decoded. The answer may
+    /// change with what the operator learns later and with the wall clock `now`.
     fn admits(&self, record: &Record, now: Timestamp) -> Admits {
         let _ = (record, now);
         Admits::Yes
     }
 
-    /// Another consumer group has committed.
+    /// Another consumer group has committed, on the task's partition.
     ///
     /// # Errors
     /// As [`Operator::on_record`].
@@ -171,26 +178,26 @@ pub trait Operator: Send {
         Ok(())
     }
 
-    /// Is there something left to do because of records that came in? A source that has ended ends the task only when
-    /// nothing is. What is called again and again for ever (punctuation) does not count.
+    /// Whether something is left to do for records that came in, such as calls or timers. Where every source has ended,
+    /// the task ends when this is false. Punctuation does not count: it never ends.
     fn has_work(&self) -> bool {
         self.deadline().is_some() || self.wall_deadline().is_some()
     }
 
-    /// The node's clock went forward without a record, and timers due were called. The default passes it on; a node
-    /// with calls in flight holds it back until they are done.
+    /// The node's clock moved without a record; timers that this made due have been called. The default passes the time
+    /// on. A node with calls in flight holds it back until they are answered.
     fn on_watermark(&mut self, cx: &mut Cx<'_>) {
         cx.watermark(cx.clock);
     }
 
-    /// The epoch ends: an operator that keeps changed rows in memory fixes which they are, as they are now. Its stores'
-    /// seals begin with it.
+    /// The epoch ends. An operator that keeps changed rows in memory fixes which rows those are, as of now; its stores
+    /// seal their own rows at the same time.
     fn seal(&mut self, cx: &mut Cx<'_>) {
         let _ = cx;
     }
 
-    /// Hands over or puts into the sealed epoch what [`Operator::seal`] fixed, about `rows_max` rows of it; true when all
-    /// of it is there. Called after `seal`, and again while it is false, with the next epoch's records in between.
+    /// Moves about `rows_max` of the rows fixed by [`Operator::seal`] into the sealed epoch; true when all of them are
+    /// there. Called after `seal` and again until it is true, with records of the next epoch in between.
     ///
     /// # Errors
     /// A row cannot be encoded: the task stops, and the epoch is not committed.
@@ -199,12 +206,12 @@ pub trait Operator: Send {
         Ok(true)
     }
 
-    /// From now on [`Operator::oldest`] is asked (`state: { changelog: off }`): called once, before `open`. What the
-    /// operator holds is made again by reading from there, never from rows: it need not write any.
+    /// Tells an operator that there is no changelog (`state: { changelog: off }`): what it holds is made again by
+    /// reading the input from [`Operator::oldest`], so it need not write rows. Called once, before `open`.
     fn track_origins(&mut self) {}
 
-    /// The lowest input offset of a topic that what the operator holds came from: without a changelog, committed
-    /// offsets may not pass it.
+    /// The lowest offset of this input topic among the records that the operator still holds. Without a changelog,
+    /// committed offsets stay at or below it.
     fn oldest(&self, topic: u16) -> Option<i64> {
         let _ = topic;
         None
@@ -220,7 +227,7 @@ pub trait Operator: Send {
         Ok(())
     }
 
-    /// What the operator holds in memory: the driver's back-pressure and the metrics.
+    /// What the operator holds in memory, for flow control and metrics.
     fn load(&self) -> Load {
         Load::default()
     }
@@ -229,16 +236,16 @@ pub trait Operator: Send {
     fn gauges(&self, _show: &mut dyn FnMut(&'static Gauge, usize)) {}
 }
 
-/// What an operator holds, for bounds and metrics.
+/// What an operator holds in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Keys waiting (debounce, suppress).
+    /// Keys that wait (debounce, suppress).
     pub keys: usize,
     /// Bytes in memory.
     pub bytes: usize,
     /// Calls not yet answered, queued ones included.
     pub calls: usize,
-    /// The node takes no more for now: the task takes no input and its clock waits.
+    /// The node takes no more for now: the task reads no input and its clock stands still.
     pub full: bool,
 }
 
@@ -254,11 +261,11 @@ pub enum Emit {
         /// Stream time for the nodes below; usually the record's own timestamp.
         stream: Timestamp,
     },
-    /// Stream time alone.
+    /// Stream time without a record.
     Watermark(Timestamp),
 }
 
-/// What a node did, besides emitting. Plain numbers; the driver turns them into metrics.
+/// What a node did besides emitting, as plain numbers. The driver turns them into metrics.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tally {
     /// Records that came in.
@@ -296,7 +303,7 @@ impl Tally {
     }
 }
 
-/// Effects of one call into an operator; the task drains it.
+/// What one call of an operator wants done. The task empties it after each call.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// To the nodes below, in order.
@@ -307,7 +314,8 @@ pub struct Effects {
     pub rows: Vec<SinkRow>,
     /// Drops, in order: what `simulate` prints.
     pub drops: Vec<Reason>,
-    /// Records refused while others went on (a batch, a timer): as if returned as `Reject`.
+    /// Records refused while others of the same call went on (a batch, a timer). They count as if returned as
+    /// [`OperatorError::Reject`].
     pub rejects: Vec<Reject>,
 }
 
@@ -318,7 +326,7 @@ pub struct Stores<'a> {
 }
 
 impl<'a> Stores<'a> {
-    /// `own` maps the node's store numbers to the task's stores, as in [`Cx::new`].
+    /// The stores of a node; `own` maps its store numbers to the task's stores, as in [`Cx::new`].
     #[must_use]
     pub fn new(stores: &'a [Store], own: &'a [usize]) -> Stores<'a> {
         Stores { stores, own }
@@ -342,15 +350,15 @@ pub struct Cx<'a> {
     stores: &'a mut [Store],
     own: &'a [usize],
     effects: &'a mut Effects,
-    /// The record that is being processed came with less stream time than its own timestamp: a node above holds the
-    /// clocks for what is still pending there, and so must whatever is made of this record.
+    /// The record being processed travels with less stream time than its own timestamp, because a node above holds the
+    /// clocks for records that are still pending there. Whatever is made of this record travels with no more.
     pub(crate) held: bool,
     /// The node's counters.
     pub tally: &'a mut Tally,
 }
 
 impl<'a> Cx<'a> {
-    /// A context, made by the task for each call. `own` maps the node's store numbers to the task's stores.
+    /// Made by the task for each call. `own` maps the node's store numbers to the task's stores.
     pub fn new(
         now: Timestamp,
         clock: Timestamp,
@@ -368,26 +376,29 @@ impl<'a> Cx<'a> {
         &mut self.stores[self.own[n]]
     }
 
-    /// Hands over the changed rows of a resident operator: see [`Store::push_rows`].
+    /// Hands over the changed rows that an operator kept in memory: see [`Store::push_rows`].
     pub fn hand_over(&mut self, n: usize, rows: Box<dyn crate::state::LateRows>) {
         self.store(n).push_rows(rows);
     }
 
-    /// Sends a record to every node below, with its timestamp as stream time, as far as time has come.
+    /// Sends a record to every node below. Its timestamp travels with it as stream time, up to the wall clock or the
+    /// node's clock, whichever is later.
     pub fn forward(&mut self, record: Record) {
         self.forward_to(0, record);
     }
 
     /// Sends a record through one output port.
     pub fn forward_to(&mut self, port: u16, record: Record) {
-        // The source has kept a timestamp that is ahead of the wall clock from moving this node's: nor the next ones'.
+        // A source does not let a timestamp ahead of the wall clock move this node's clock, so the clocks below are not
+        // moved by one either.
         let come = if self.held { self.clock } else { self.clock.max(self.now) };
         let stream = record.ts.min(come);
         self.tally.records_out += 1;
         self.effects.emits.push(Emit::Record { port, record, stream });
     }
 
-    /// Sends a record whose own timestamp must not move the clocks below past `stream` (calls in flight).
+    /// Sends a record that moves the clocks below no further than `stream`, whatever its own timestamp: records that
+    /// came before it are still pending.
     pub fn forward_held(&mut self, record: Record, stream: Timestamp) {
         let stream = record.ts.min(stream);
         self.tally.records_out += 1;
@@ -399,7 +410,7 @@ impl<'a> Cx<'a> {
         self.effects.emits.push(Emit::Watermark(stream));
     }
 
-    /// Starts a call, or makes it again.
+    /// Starts a call, or makes one again.
     pub fn call(&mut self, call: Call) {
         self.effects.calls.push(call);
     }
@@ -410,7 +421,7 @@ impl<'a> Cx<'a> {
         self.effects.rows.push(row);
     }
 
-    /// Counts something dropped, by rule.
+    /// Counts a record dropped by a rule of the operator.
     pub fn drop(&mut self, reason: Reason) {
         self.tally.drop(reason);
         self.effects.drops.push(reason);

@@ -49,7 +49,7 @@ pub(super) fn compile_condition(condition: &mut Expr, typing: &mut Typing<'_>) {
     typing.demand(condition, Types::BOOLEAN, "a condition");
 }
 
-/// See the module.
+/// The operator.
 pub struct Filter {
     condition: Expr,
 }

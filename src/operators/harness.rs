@@ -1,4 +1,4 @@
-//! One node as its task drives it: for the tests of operators.
+//! Drives one node as its task does, for the tests of operators.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub(super) struct Harness {
     stores: Vec<Store>,
     backend: Arc<MemoryBackend>,
     clock: Timestamp,
-    /// The wall clock, where it is ahead of the node's.
+    /// The wall clock, where it is ahead of the node's clock.
     now: Timestamp,
     pub(super) tally: Tally,
 }
@@ -91,7 +91,7 @@ impl Harness {
         outs
     }
 
-    /// Stream time alone.
+    /// Stream time without a record.
     pub(super) fn watermark(&mut self, ms: i64) -> Vec<Out> {
         self.clock = self.clock.max(Timestamp(ms));
         let mut outs = self.due();
@@ -102,7 +102,7 @@ impl Harness {
         outs
     }
 
-    /// The wall clock alone.
+    /// Only the wall clock moves.
     pub(super) fn wall(&mut self, ms: i64) -> Vec<Out> {
         self.now = Timestamp(ms);
         if self.op.wall_deadline().is_some_and(|at| at <= self.now) {
@@ -112,7 +112,7 @@ impl Harness {
         }
     }
 
-    /// Stream time alone: the records that it sets free.
+    /// Stream time without a record; the records that it sets free.
     pub(super) fn records_at(&mut self, ms: i64) -> Vec<Record> {
         self.clock = self.clock.max(Timestamp(ms));
         let mut effects = Effects::default();
@@ -123,7 +123,7 @@ impl Harness {
         effects.emits.into_iter().filter_map(record).collect()
     }
 
-    /// Stream time alone: what it is for the nodes below.
+    /// Stream time without a record; the stream time for the nodes below.
     pub(super) fn watermark_out(&mut self, ms: i64) -> Option<i64> {
         self.clock = self.clock.max(Timestamp(ms));
         self.due();
@@ -143,7 +143,7 @@ impl Harness {
         self.op.deadline()
     }
 
-    /// Ends the epoch and applies it. How many rows it had.
+    /// Ends the epoch and applies it; the number of its rows.
     pub(super) fn checkpoint(&mut self) -> usize {
         self.call(0, |op, cx| {
             op.seal(cx);
@@ -169,7 +169,7 @@ impl Harness {
         self.restart();
     }
 
-    /// Drops what is in memory and reads the state back: what was not in a checkpoint is lost.
+    /// Drops what is in memory and reads the state back: what was in no checkpoint is lost.
     pub(super) fn restart(&mut self) {
         self.op = (self.make)();
         self.stores = vec![Store::new("node", Arc::clone(&self.backend) as Arc<dyn Backend>)];

@@ -1,9 +1,8 @@
-//! `key_by`: another key from an expression. Value, timestamp, headers and window stay.
+//! `key_by`: gives records another key, from an expression. Value, timestamp, headers and window stay.
 //!
-//! Records of one new key come from many partitions. Where a node below depends on having all records of a key, the
-//! topology writes them to a topic of its own first (`topology/repartition.rs`); this node only sets the key. Null is no
-//! key, as in Kafka Streams: what becomes of such a record is a matter of the nodes below, which count it as `null_key`
-//! where they drop it.
+//! Records of one new key come from many partitions. This node only sets the key; where a node below needs all records
+//! of a key together, the topology writes them to a repartition topic first (`topology/repartition.rs`). A result of
+//! null means no key, as in Kafka Streams; nodes below that need a key drop such a record and count it as `null_key`.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -28,7 +27,7 @@ pub(super) fn check_key(field: &str, key: &Expr) -> Vec<Problem> {
     vec![Problem::setting(field, "an expression that yields nothing for a key", help)]
 }
 
-/// See the module.
+/// The operator.
 pub struct KeyBy {
     key: Expr,
 }

@@ -1,4 +1,4 @@
-//! `map` and `flat_map`: new values from old ones. Key, timestamp and headers stay.
+//! `map` and `flat_map`: compute new values. Key, timestamp and headers stay.
 
 use schemars::JsonSchema;
 use serde::Deserialize;

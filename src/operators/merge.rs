@@ -11,7 +11,7 @@ use crate::model::Record;
 #[serde(deny_unknown_fields)]
 pub struct MergeConfig {}
 
-/// See the module.
+/// The operator: it passes records on as they are.
 pub struct Merge;
 
 impl Operator for Merge {

@@ -1,9 +1,8 @@
 //! `peek`: shows records in the log and lets every one pass.
 //!
-//! For people who look for what goes through a place of the graph. A log line is the node's only effect beside the
-//! record itself: results never depend on it. Lines have a level of their own, TRACE unless said otherwise, since
-//! nothing that is logged for each record may stand above it by default; and there are never more of them than the rate
-//! allows: what is not shown is counted in the next line.
+//! A log line is the only effect: results never depend on it. Lines have the level TRACE unless the settings say
+//! otherwise, since nothing that is logged for each record should be shown by default. There are never more lines than
+//! the rate allows; how many were left out stands in the next one.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -18,12 +17,12 @@ pub struct PeekConfig {
     /// The lines' level: `trace` (default), `debug` or `info`. By default the log shows `info`.
     #[serde(default)]
     pub level: PeekLevel,
-    /// At most so many lines, for each task; how many were left out stands in the next one. Default 10/s.
+    /// At most so many lines a second, for each task; the next line says how many were left out. Default 10/s.
     #[serde(default = "PeekConfig::default_rate")]
     pub rate: Rate,
 }
 
-/// See [`PeekConfig::level`].
+/// The level of [`PeekConfig::level`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PeekLevel {
@@ -48,7 +47,7 @@ impl Default for PeekConfig {
     }
 }
 
-/// See the module.
+/// The operator.
 pub struct Peek {
     level: PeekLevel,
     lines: Lines,
@@ -99,7 +98,7 @@ impl Operator for Peek {
     }
 }
 
-/// How many lines may be written now: a bucket that holds the lines of a second, at least one.
+/// The rate of lines: a token bucket that holds the lines of one second, at least one.
 struct Lines {
     per_second: f64,
     full: f64,
@@ -114,7 +113,7 @@ impl Lines {
         Lines { per_second: rate.per_second, full, left: full, at: None, left_out: 0 }
     }
 
-    /// May a line be written? Then, how many were left out since the last one.
+    /// Takes the token of one line, if there is one; the answer is how many lines were left out since the last.
     #[expect(clippy::cast_precision_loss, reason = "milliseconds between two lines")]
     fn take(&mut self, now: Timestamp) -> Option<u64> {
         let ms = self.at.map_or(0, |at| now.0.saturating_sub(at.0).max(0));
@@ -152,7 +151,7 @@ mod tests {
     use super::*;
     use crate::model::Value;
 
-    /// Times at which records come; what stands in the lines as left out, `-` where there is no line.
+    /// Times at which records come, and what each line says was left out; `-` where there is no line.
     fn check(rate: &str, times: &[i64], want: &str) {
         let mut lines = Lines::new(rate.parse().expect("a rate"));
         let one = |at: &i64| lines.take(Timestamp(*at)).map_or("-".to_owned(), |n| n.to_string());

@@ -1,4 +1,4 @@
-//! The kinds of operators: one list, from which everything follows that goes by the kind's name.
+//! The kinds of operators: the one list from which everything follows that goes by a kind's name.
 
 use super::{
     AggregateConfig, BranchConfig, ByIdConfig, DebounceConfig, DedupeConfig, EnrichConfig, FilterConfig,
@@ -40,7 +40,7 @@ kinds! {
         "table": Table(TableConfig),
         /// Joins the node's records with those of another node.
         "join": Join(JoinConfig),
-        /// Lets every so-manieth record pass: shows what a new kind needs.
+        /// Lets every n-th record pass: shows what a new kind needs.
         #[cfg(test)]
         "toy": Toy(super::toy::ToyConfig),
     }

@@ -1,5 +1,5 @@
-//! What a kind of operators answers about its settings, before there is a node: to the topology, the loader of files
-//! and the commands.
+//! What each kind of operator answers about its settings before a node runs: to the topology, the loader of files and
+//! the commands.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -14,30 +14,30 @@ use crate::model::{Expr, Millis, Problem};
 /// Expressions, each with the names it may use besides the record's.
 pub type Exprs<'a> = Vec<(&'a mut Expr, &'static [&'static str])>;
 
-/// What an operator sends on, as readers below see it.
+/// What an operator sends on, as nodes below read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sends {
-    /// What it reads: a stream, or the changes of a table.
+    /// The same as it reads: a stream, or a table's changes.
     AsRead,
-    /// Records that stand for themselves.
+    /// A stream: each record stands for itself.
     Stream,
     /// Changes of a table's rows.
     Changes,
 }
 
-/// Do the records that leave an operator have a window?
+/// Whether the records that leave an operator have a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Windows {
-    /// As those that it reads, of a join those of both sides.
+    /// Where those that it reads have one (a join: where both sides do).
     AsRead,
     /// Every one. So long after a window's end its result may still change.
     Always {
         /// How long.
         grace: Millis,
     },
-    /// None.
+    /// Never.
     Never,
-    /// Some may.
+    /// It depends on the record.
     Unknown,
 }
 
@@ -61,29 +61,29 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
         None
     }
 
-    /// The expression that gives records another key, as it was written.
+    /// The expression of the new key, as it was written.
     fn key_expr(&self) -> Option<String> {
         None
     }
 
-    /// Does it give records another key?
+    /// Whether it gives records another key.
     fn changes_key(&self, _plan: &NodePlan) -> bool {
         false
     }
 
-    /// Does it give records the key again that they had before the node that the topology put in front of it?
+    /// Whether it gives records their own key back, which a node that the topology put in front had replaced.
     fn restores_key(&self, _plan: &NodePlan) -> bool {
         false
     }
 
-    /// Must all records of a key come to the same task for its result to be right? After a change of the key such a
-    /// node reads from a topic in between.
+    /// Whether all records of a key must come to the same task for the result to be right. Below a change of the key,
+    /// such a node reads from a repartition topic.
     fn needs_key_together(&self) -> bool {
         false
     }
 
-    /// The expression by which the node itself groups the records of its inputs, where that need not be their key (the
-    /// `by` of an aggregate or a dedupe). The topology changes the key in front of the node and leaves `key` here.
+    /// The expression by which the node groups its records, where that is not their key (the `by` of an aggregate or a
+    /// dedupe). The topology takes it out, leaves `key` in its place, and puts a node in front that makes it the key.
     fn regroups_mut(&mut self) -> Option<&mut Expr> {
         None
     }
@@ -94,33 +94,34 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
     }
 
     /// Why its state cannot be rebuilt by reading the input again from the low watermark, and what to write instead.
-    /// Asked only where it keeps state.
+    /// Asked only of kinds that keep state.
     fn unbounded(&self) -> Option<&'static str> {
         Some("remove `changelog: off`: this node needs the changelog")
     }
 
-    /// Does it ask for the changes of tables ([`crate::model::Change`])? To others a table is a stream of new values.
+    /// Whether it reads a table's changes ([`crate::model::Change`]), with old and new value. Others see a table as a
+    /// stream of new values.
     fn takes_changes(&self, _plan: &NodePlan) -> bool {
         false
     }
 
-    /// May a record of it leave later than the records that cause it were committed (timers, calls)? What comes after that,
-    /// by its timestamp, only the node itself can say.
+    /// Whether a record may leave it after the records that caused it were committed (timers, calls). Stream time below
+    /// such a node is then known to the node alone.
     fn holds_records(&self, _plan: &NodePlan) -> bool {
         false
     }
 
-    /// Stream or changes.
+    /// Whether it sends a stream or changes.
     fn sends(&self, _plan: &NodePlan) -> Sends {
         Sends::AsRead
     }
 
-    /// Windows on what it sends.
+    /// Whether what it sends has windows.
     fn windows(&self) -> Windows {
         Windows::AsRead
     }
 
-    /// Are the values that leave it those that came? Then their types are known below it.
+    /// Whether values pass unchanged: then their types are known below it too.
     fn keeps_values(&self) -> bool {
         false
     }
@@ -136,12 +137,12 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
         value
     }
 
-    /// The settings of the table that its records make.
+    /// The settings of the table that its records make, if they make one.
     fn table(&self) -> Option<&TableConfig> {
         None
     }
 
-    /// The other node that a join names.
+    /// The other node, of a join.
     fn with(&self) -> Option<&str> {
         None
     }
@@ -158,8 +159,8 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
         None
     }
 
-    /// A row of its store for people: key (without the store's prefix) and value, as they are on disk. `None`: shown as
-    /// bytes.
+    /// A row of its store in readable form, from key (without the store's prefix) and value as they are on disk.
+    /// `None`: it is shown as bytes.
     fn describe(&self, _key: &[u8], _value: &[u8], _plan: &NodePlan) -> Option<Described> {
         None
     }
@@ -190,12 +191,12 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
         Millis::ZERO
     }
 
-    /// Names of its outputs; empty where it has just one, without a name.
+    /// Names of its outputs; empty for a single output without a name.
     fn ports(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// How many inputs it takes, and what to write otherwise; `None` is any number.
+    /// How many inputs it takes, and what to write where there are others; `None` is any number.
     fn input_count(&self) -> Option<(RangeInclusive<usize>, &'static str)> {
         None
     }

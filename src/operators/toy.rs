@@ -1,4 +1,4 @@
-//! A kind of operators for tests alone: what stands here and its line in the list of kinds is all that it needs.
+//! An operator for tests only. This file and its line in the list of kinds are all that a new kind needs.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -6,11 +6,11 @@ use serde::Deserialize;
 use super::{Cx, NodePlan, Operator, OperatorError, OperatorSettings};
 use crate::model::{Problem, Record};
 
-/// Lets every so-manieth record pass.
+/// Lets every n-th record pass.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ToyConfig {
-    /// How many records there are to one that passes.
+    /// The n.
     every: u32,
 }
 

@@ -1,14 +1,14 @@
-//! Asking a server again and again, beside everything else: the pace, the thread and the end of such a loop.
+//! Repeats a request to a server while everything else runs: the pace, the thread and the end of such a loop.
 //!
-//! Called by the engine for what it watches while it runs: the horizons and the purge of repartition topics, the topics
-//! that sinks write.
+//! The engine uses it for what it watches: the horizons of repartition topics and their purge, and the topics that
+//! sinks write.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// Calls `ask`, which may block, on a thread for that: `pause` after the start, and `pause` after each answer, until
-/// `stop`. A stop does not wait for an answer.
+/// Calls `ask`, which may block, on a thread for blocking work: first after `pause`, then `pause` after each answer,
+/// until `stop`. A stop does not wait for an answer.
 pub(super) async fn every(
     pause: Duration,
     what: &'static str,
@@ -54,7 +54,7 @@ mod tests {
             count += 1;
             asked.send(count).unwrap();
             if count == 3 {
-                // No answer comes.
+                // The answer never comes.
                 blocked.recv().unwrap_or_default();
             }
         }));

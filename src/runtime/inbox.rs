@@ -1,4 +1,4 @@
-//! What reaches a worker thread from others: one queue, in order.
+//! The messages to a worker thread: one queue, in order.
 //!
 //! The queue has no bound of its own: every message answers something that the worker started (a delivery, a call, a
 //! commit), or is an assignment or a question, and those are bounded where they start.
@@ -16,7 +16,7 @@ use crate::model::{Record, Reply};
 use crate::operators::{Answer, Commits};
 use crate::state::{Backend, StateError};
 
-/// A task of one assignment. What comes back for an earlier generation of the same task is ignored.
+/// A task of one assignment. Answers for an earlier generation of the same task are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Handle {
     /// The task.
@@ -27,14 +27,14 @@ pub struct Handle {
 
 /// A message to a worker.
 pub enum Message {
-    /// Partitions of one task arrived, by index of the topic.
+    /// Partitions of a task were assigned, by index of the topic.
     Assign {
         /// The task.
         id: TaskId,
         /// Its readers.
         readers: Vec<(usize, PartitionReader)>,
     },
-    /// Partitions go away. `done` is answered when their tasks are committed and dropped (or at once where `lost`).
+    /// Partitions are revoked. `done` is answered when their tasks are committed and dropped (at once if `lost`).
     Revoke {
         /// The tasks.
         ids: Vec<TaskId>,
@@ -47,7 +47,7 @@ pub enum Message {
     Restored {
         /// Which.
         handle: Handle,
-        /// The task with its first effects, or why not.
+        /// The task with its first effects, or why it could not be restored.
         result: Box<Result<Restored, String>>,
     },
     /// A call was answered.
@@ -61,15 +61,15 @@ pub enum Message {
         /// Answer.
         reply: Reply,
     },
-    /// How far another consumer group has committed a topic, on this task's partition. Said again and again: a task that is
-    /// not running misses it.
+    /// How far another consumer group has committed a topic, on this task's partition. It is repeated, since a task
+    /// that is not running misses it.
     Commits {
         /// The task.
         id: TaskId,
         /// The group's progress.
         commits: Commits,
     },
-    /// Somebody asks for the rows of a key.
+    /// Asks for the rows of a key.
     Query {
         /// The sub-topology whose tasks are asked.
         sub: usize,
@@ -80,7 +80,7 @@ pub enum Message {
         /// Answered once.
         answer: oneshot::Sender<Vec<TaskAnswer>>,
     },
-    /// Somebody looks at the next records of a node.
+    /// Begins a look at the next records of a node.
     Tap(Tap),
     /// Deliveries are durable.
     Acked {
@@ -101,14 +101,14 @@ pub enum Message {
         node: usize,
         /// The row's record.
         record: Box<Record>,
-        /// What the sink said.
+        /// The sink's reason.
         message: String,
     },
     /// A checkpoint is committed and applied.
     Committed(Vec<Handle>),
     /// A checkpoint was not committed: these tasks go back to their last one.
     Rewind(Vec<Handle>),
-    /// A checkpoint can never be committed.
+    /// A checkpoint can never be committed, so its tasks must stop.
     Failed {
         /// Its tasks.
         handles: Vec<Handle>,
@@ -122,7 +122,7 @@ pub enum Message {
 /// What one of a worker's tasks has; `None`: it is being restored.
 pub type TaskAnswer = (TaskId, Option<Result<Answer, StateError>>);
 
-/// A look at a node: in every task of its sub-topology, those that come later included, until nobody receives any more.
+/// A look at a node: in every task of its sub-topology, including later ones, until its receiver is dropped.
 pub struct Tap {
     /// The sub-topology.
     pub sub: usize,
@@ -130,9 +130,9 @@ pub struct Tap {
     pub node: usize,
     /// Tells looks apart.
     pub number: u64,
-    /// How many records there are to be shown of each task.
+    /// How many records of each task are shown.
     pub records: usize,
-    /// Where they go. What finds no room is not shown.
+    /// The receiver. A record for which it has no room is not shown.
     pub to: mpsc::Sender<(TaskId, Tapped)>,
 }
 
@@ -144,9 +144,9 @@ pub struct Restored {
     pub backend: Arc<dyn Backend>,
     /// Calls and deliveries that were pending.
     pub step: Step,
-    /// Next offsets by index of the topic, where the group has committed one or state knows it.
+    /// Next offsets by index of the topic, if the group has committed one or the state knows one.
     pub offsets: Vec<(usize, i64)>,
-    /// The first offset that there is, of the other topics.
+    /// The first retained offset of the other topics.
     pub firsts: Vec<(usize, i64)>,
 }
 
@@ -155,7 +155,7 @@ pub struct Restored {
 pub struct Inbox(Sender<Message>);
 
 impl Inbox {
-    /// Sends; a worker that is gone takes nothing more, which is right at shutdown.
+    /// Sends a message. A worker that has ended ignores it, which is right at shutdown.
     pub fn send(&self, message: Message) {
         drop(self.0.send(message));
     }

@@ -121,7 +121,7 @@ pub struct Metrics {
     registry: Registry,
     /// Of the nodes, by index.
     nodes: Arc<Vec<String>>,
-    /// Does the node of that index keep state?
+    /// By node: whether it keeps state.
     stateful: Arc<Vec<bool>>,
     /// Name and topics of each sub-topology, as its tasks name them.
     subs: Arc<Vec<(String, Vec<String>)>>,
@@ -155,7 +155,7 @@ pub struct Metrics {
     gauges: Arc<BTreeMap<&'static str, IntGaugeVec>>,
     /// The name of every metric.
     names: Arc<Vec<String>>,
-    /// Counters of call drivers and limiters, read when scraped: node or limit name, source.
+    /// Counters that are read at each scrape: those of call drivers and limiters, by node or limit.
     scraped: Arc<Mutex<Scraped>>,
 }
 
@@ -277,7 +277,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The text that Prometheus reads.
+    /// The text for Prometheus.
     #[must_use]
     pub fn text(&self) -> String {
         self.scrape();
@@ -289,7 +289,7 @@ impl Metrics {
     }
 
     fn scrape(&self) {
-        // Held by whoever scrapes, for moments.
+        // Locked by a scrape, for moments.
         let scraped = self.scraped.lock().unwrap_or_else(PoisonError::into_inner);
         for (node, counters) in &scraped.calls {
             let labels = &[node.as_str()];
@@ -321,32 +321,32 @@ impl Metrics {
         }
     }
 
-    /// Watches a call driver's counters.
+    /// Reads a call driver's counters at each scrape.
     pub fn watch_calls(&self, node: &str, counters: Arc<CallCounters>) {
         let mut scraped = self.scraped.lock().unwrap_or_else(PoisonError::into_inner);
         scraped.calls.push((node.to_owned(), counters));
     }
 
-    /// Watches the look-ups of schemas, where there is a registry.
+    /// Reads the counts of schema look-ups at each scrape, if there is a registry.
     pub fn watch_schemas(&self, formats: &Arc<Formats>) {
         if formats.registry().is_some() {
             self.scraped.lock().unwrap_or_else(PoisonError::into_inner).schemas = Some(Arc::clone(formats));
         }
     }
 
-    /// Watches a limiter.
+    /// Reads a limiter's counters at each scrape.
     pub fn watch_limiter(&self, name: &str, limiter: Arc<Limiter>) {
         let mut scraped = self.scraped.lock().unwrap_or_else(PoisonError::into_inner);
         scraped.limiters.push((name.to_owned(), limiter));
     }
 
-    /// For a worker.
+    /// The metrics of a worker.
     #[must_use]
     pub fn worker(&self) -> WorkerMetrics {
         WorkerMetrics { all: self.clone() }
     }
 
-    /// For the lanes of a sink.
+    /// The metrics of a sink's lanes.
     #[must_use]
     pub fn sink(&self, node: &str) -> SinkMetrics {
         SinkMetrics {
@@ -358,7 +358,7 @@ impl Metrics {
         }
     }
 
-    /// For a commit thread.
+    /// The metrics of a commit thread.
     #[must_use]
     pub fn checkpoints(&self) -> CheckpointMetrics {
         CheckpointMetrics {
@@ -368,7 +368,7 @@ impl Metrics {
         }
     }
 
-    /// What a global table's reader counted since the last time.
+    /// Adds what a global table's reader has counted since the last call.
     pub fn global(&self, node: usize, tally: &Tally) {
         let name = self.nodes[node].as_str();
         self.records_in.with_label_values(&[name]).inc_by(tally.records_in);
@@ -377,13 +377,13 @@ impl Metrics {
         }
     }
 
-    /// Records of a global table's partition that are not read yet.
+    /// Sets how many records of a global table's partition are not read yet.
     pub fn global_remaining(&self, node: usize, partition: i32, remaining: i64) {
         let labels = [self.nodes[node].as_str(), &partition.to_string()];
         self.restore_remaining.with_label_values(&labels).set(remaining);
     }
 
-    /// Rows that a task's restore has left.
+    /// Sets how many rows a task's restore has left.
     pub fn restoring(&self, id: TaskId, remaining: i64) {
         let labels = [self.subs[id.sub].0.as_str(), &id.partition.to_string()];
         self.restore_remaining.with_label_values(&labels).set(remaining);
@@ -408,7 +408,7 @@ impl Metrics {
         self.records_in.with_label_values(&[node]).get()
     }
 
-    /// How many tasks are in a state.
+    /// Sets how many tasks are in a state.
     pub fn set_tasks(&self, state: &str, n: usize) {
         self.tasks.with_label_values(&[state]).set(i64::try_from(n).unwrap_or(i64::MAX));
     }
@@ -418,18 +418,18 @@ impl Metrics {
 fn sum(gauges: &IntGaugeVec) -> u64 {
     let families = gauges.collect();
     let values = families.iter().flat_map(MetricFamily::get_metric).map(|m| m.get_gauge().get_value());
-    // Whole numbers, kept as floats by the library: far below 2^53.
+    // The library keeps whole numbers as floats; these are far below 2^53.
     Duration::try_from_secs_f64(values.sum()).unwrap_or_default().as_secs()
 }
 
-/// What a worker reports.
+/// The metrics of a worker.
 #[derive(Clone)]
 pub struct WorkerMetrics {
     all: Metrics,
 }
 
 impl WorkerMetrics {
-    /// Turns what a task counted since the last time into metrics.
+    /// Adds what a task has counted since the last call.
     pub fn report(&self, id: TaskId, task: &mut Task) {
         let m = &self.all;
         let partition = id.partition.to_string();
@@ -481,13 +481,13 @@ impl WorkerMetrics {
         }
     }
 
-    /// The task is gone: its partition's values go with it.
+    /// Removes the values of a task's partition, since the task is gone.
     pub fn forget(&self, id: TaskId) {
         let m = &self.all;
         let partition = id.partition.to_string();
         for name in m.nodes.iter() {
             for gauge in [&m.state_keys, &m.state_bytes].into_iter().chain(m.gauges.values()) {
-                // A gauge that was never set is not there to remove.
+                // A gauge that was never set has nothing to remove.
                 drop(gauge.remove_label_values(&[name, &partition]));
             }
         }
@@ -500,7 +500,7 @@ impl WorkerMetrics {
     }
 }
 
-/// What a sink's lanes report.
+/// The metrics of a sink's lanes.
 #[derive(Clone)]
 pub struct SinkMetrics {
     batches: IntCounter,
@@ -511,7 +511,7 @@ pub struct SinkMetrics {
 }
 
 impl SinkMetrics {
-    /// A batch was tried. Its rows are counted one by one ([`SinkMetrics::row`]): some may be refused.
+    /// Counts an attempt at a batch. Its rows are counted one by one ([`SinkMetrics::row`]), since some may be refused.
     pub fn batch(&self, took: Duration, written: bool) {
         if written {
             self.batches.inc();
@@ -521,21 +521,21 @@ impl SinkMetrics {
         }
     }
 
-    /// A row is durable, so long after its record's timestamp.
+    /// Counts a durable row, with the time since its record's timestamp.
     pub fn row(&self, took: Duration) {
         self.rows.inc();
         self.latency.observe(took.as_secs_f64());
     }
 }
 
-/// What a checkpoint's time goes to, in order.
+/// The phases of a checkpoint, in order.
 #[derive(Clone, Copy, Debug)]
 pub enum Phase {
     /// Rows are encoded and sorted.
     Sort,
     /// Rows are handed to the producer.
     Produce,
-    /// They are acknowledged.
+    /// All are acknowledged.
     Flush,
     /// The source offsets are added to the transaction.
     Offsets,
@@ -548,7 +548,7 @@ pub enum Phase {
 /// The label of each [`Phase`].
 const PHASES: [&str; 6] = ["sort", "produce", "flush", "offsets", "commit", "apply"];
 
-/// What a commit thread reports.
+/// The metrics of a commit thread.
 #[derive(Clone)]
 pub struct CheckpointMetrics {
     duration: Histogram,
@@ -557,12 +557,12 @@ pub struct CheckpointMetrics {
 }
 
 impl CheckpointMetrics {
-    /// A checkpoint was committed.
+    /// Counts a committed checkpoint.
     pub fn done(&self, took: Duration) {
         self.duration.observe(took.as_secs_f64());
     }
 
-    /// What a phase of one took.
+    /// Adds the time of a phase.
     pub fn phase(&self, phase: Phase, took: Duration) {
         self.phases[phase as usize].inc_by(took.as_secs_f64());
     }

@@ -20,7 +20,7 @@ mod every;
 mod globals;
 mod inbox;
 mod input;
-pub(crate) mod metrics;
+pub mod metrics;
 mod task;
 mod worker;
 
@@ -30,9 +30,8 @@ pub use engine::{
 };
 pub use globals::{GlobalTable, query_global};
 pub use inbox::Handle;
-pub(crate) use task::inspect;
 pub use task::{
     DEAD_LETTER, Delivery, Globals, Input, Sealed, Step, Tapped, Task, TaskError, TaskId, TaskOptions,
-    applied_positions, is_empty,
+    applied_positions, inspect, is_empty,
 };
 pub use worker::{Assigned, Rewound, TaskStatus};

@@ -1,4 +1,4 @@
-//! What a sink says of each row of a batch.
+//! A sink's answers to the single rows of a batch.
 
 use crate::model::Json;
 
@@ -7,19 +7,19 @@ use crate::model::Json;
 pub enum Answer {
     /// It is durable.
     Written,
-    /// It is durable, and this is the row as it stands there afterwards.
+    /// It is durable; the row as it is now in the database.
     Wrote(Json),
-    /// It will never be taken, and why.
+    /// It will never be accepted, and why.
     Refused(String),
 }
 
-/// The answers to the rows of one batch, by their place in it. A row without an answer is what the result of
-/// [`Sink::deliver`](super::Sink::deliver) says.
+/// The answers to the rows of one batch, by position. A row without an answer has the result of
+/// [`Sink::deliver`](super::Sink::deliver).
 #[derive(Debug, Default)]
 pub struct Answers(Vec<Option<Answer>>);
 
 impl Answers {
-    /// For a batch of so many rows, none of which is answered.
+    /// For a batch of that many rows, without any answer yet.
     #[must_use]
     pub fn new(rows: usize) -> Answers {
         Answers(vec![None; rows])
@@ -30,17 +30,17 @@ impl Answers {
         self.0[row] = Some(Answer::Written);
     }
 
-    /// Row `row` is durable, and stands there as `as_it_is`.
+    /// Row `row` is durable, and is now `as_it_is` in the database.
     pub fn wrote(&mut self, row: usize, as_it_is: Json) {
         self.0[row] = Some(Answer::Wrote(as_it_is));
     }
 
-    /// Row `row` will never be taken.
+    /// Row `row` will never be accepted.
     pub fn refused(&mut self, row: usize, why: impl Into<String>) {
         self.0[row] = Some(Answer::Refused(why.into()));
     }
 
-    /// One for each row, in their order.
+    /// One per row, in order.
     #[must_use]
     pub fn into_vec(self) -> Vec<Option<Answer>> {
         self.0

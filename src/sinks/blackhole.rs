@@ -1,5 +1,4 @@
-//! The `blackhole` sink: takes everything, keeps nothing. For benches, and to see what a topology costs by
-//! itself.
+//! The `blackhole` sink: accepts everything, keeps nothing. For benches, and to measure a topology on its own.
 
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use crate::model::{Millis, SinkRow};
 #[serde(deny_unknown_fields)]
 pub struct BlackholeConfig {}
 
-/// Takes rows.
+/// Accepts rows.
 #[derive(Clone, Copy)]
 struct Blackhole;
 
@@ -28,7 +27,7 @@ impl SinkSettings for BlackholeConfig {
         Box::pin(async { Ok(Arc::new(Blackhole) as Arc<dyn Connected>) })
     }
 
-    // Nothing is won by waiting.
+    // Waiting would gain nothing.
     fn batch(&self) -> Batch {
         Batch { linger: Millis::ZERO, ..Batch::default() }
     }

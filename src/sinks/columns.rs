@@ -8,7 +8,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use crate::model::{Cell, EvalError, Expr, Scope};
 
-/// What a column gets.
+/// What a column is set to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Column {
     /// The result of an expression.

@@ -43,7 +43,7 @@ impl SinkSettings for StdoutConfig {
         Box::pin(async { Ok(Arc::new(LineSink::stdout()) as Arc<dyn Connected>) })
     }
 
-    // Nothing is won by waiting.
+    // Waiting would gain nothing.
     fn batch(&self) -> Batch {
         Batch { linger: Millis::ZERO, ..Batch::default() }
     }
@@ -93,10 +93,10 @@ fn line(record: &Record) -> Json {
     Json::Object(out)
 }
 
-/// Where lines go. Cheap to clone; clones write whole batches in turn.
+/// The destination of lines. Cheap to clone; clones write whole batches in turn.
 #[derive(Clone)]
 pub struct LineSink {
-    /// Every lane that writes to it.
+    /// Shared by every lane that writes to it.
     out: Arc<Mutex<Out>>,
 }
 
@@ -105,7 +105,7 @@ enum Out {
     File {
         file: File,
         path: PathBuf,
-        /// The last line may lack its end.
+        /// Whether the last line may be incomplete.
         torn: bool,
     },
 }
@@ -160,7 +160,7 @@ impl Sink for LineSink {
             }
         };
         done.map_err(|e| match e.kind() {
-            // Whoever read standard output is gone, and does not come back.
+            // The reader of standard output has gone, and will not come back.
             ErrorKind::BrokenPipe => SinkError::Config { message: format!("{name}: {e}"), column: None },
             _ => SinkError::Retry { message: format!("{name}: {e}"), after: None },
         })
@@ -173,7 +173,7 @@ async fn append(file: &mut File, text: &str) -> std::io::Result<()> {
     file.sync_data().await
 }
 
-/// Standard output may block for as long as its reader likes: not on a thread that others need.
+/// Standard output may block for as long as its reader likes, so it is written on a thread for blocking work.
 async fn print(text: String) -> std::io::Result<()> {
     let printing = tokio::task::spawn_blocking(move || {
         let mut out = std::io::stdout().lock();

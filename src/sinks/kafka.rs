@@ -1,4 +1,4 @@
-//! The `kafka` sink's settings, and what they make of a record. The producer is `kafka/`'s.
+//! The `kafka` sink's settings, and the messages that they make of records. The producer is in `kafka/`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -62,10 +62,10 @@ impl SinkConfig {
     }
 }
 
-/// The header in which other programs find a record's window. (On repartition topics it is [`WINDOW_HEADER`], in bytes.)
+/// The header with a record's window, for other programs. (On repartition topics it is [`WINDOW_HEADER`], in bytes.)
 pub const WINDOW_TEXT: &str = "window";
 
-/// A record's headers on a topic that is not the topology's own.
+/// A record's headers on a topic that other programs read.
 fn outer_headers(record: &Record) -> Headers {
     match record.window {
         Some(window) => record.headers.with(WINDOW_TEXT, format!("{},{}", window.start.0, window.end.0)),
@@ -96,16 +96,16 @@ impl KafkaSinkConfig {
         }
     }
 
-    /// The sink that writes a repartition topic: everything of a record travels, its window and what it changed in a
-    /// table in headers.
+    /// The sink that writes a repartition topic. Everything in a record is kept: its window and its change of a table
+    /// are in headers.
     #[must_use]
     pub fn internal(topic: impl Into<String>) -> KafkaSinkConfig {
-        // Somebody waits below: nothing is held back to fill a batch.
+        // The tasks below wait for the records, so none is held back to fill a batch.
         let batch = Batch { linger: Millis::ZERO, ..Batch::default() };
         KafkaSinkConfig { internal: true, batch, ..KafkaSinkConfig::new(topic) }
     }
 
-    /// Is a record written as it is?
+    /// Whether records are written as they are.
     #[must_use]
     fn is_plain(&self) -> bool {
         self.key.is_none() && self.value.is_none() && self.headers.is_empty()
@@ -139,7 +139,7 @@ impl KafkaSinkConfig {
         Ok(Payload::Texts(texts))
     }
 
-    /// The payload in the sink's formats. Where nothing is connected it stays as it is, and is only tried.
+    /// The payload in the sink's formats. Where nothing is connected it is only checked, and stays as it is.
     ///
     /// # Errors
     /// The key or the value does not fit its format or schema.
@@ -168,8 +168,8 @@ impl KafkaSinkConfig {
         Ok(Payload::Texts(texts))
     }
 
-    /// Key, value and headers of the message for a record and its payload. A window is the header `window`; a header
-    /// whose expression gave `null` is left out.
+    /// Key, value and headers of the message for a record and its payload. A window becomes the header `window`; a
+    /// header whose expression gives `null` is left out.
     #[must_use]
     pub fn message(&self, record: &Record, payload: &Payload) -> (Option<Bytes>, Option<Bytes>, Headers) {
         let Payload::Texts(texts) = payload else {

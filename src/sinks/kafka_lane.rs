@@ -1,4 +1,4 @@
-//! The `kafka` sink at work: records to a topic through the process's idempotent producer.
+//! A lane of the `kafka` sink: writes records to a topic through the process's idempotent producer.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
-//! A table in memory: a database's place in `dev` and `test`, where nothing is installed.
+//! A table in memory, in place of a database, for `dev` and `test`.
 //!
-//! Rows are JSON objects by their key columns, shared by every clone. There is no schema here: a value is kept as it
-//! came, and no type is checked; that is what the tests on the real emulator are for.
+//! Rows are JSON objects by their key columns, shared by every clone. There is no schema: values are kept as they came
+//! and no type is checked. The tests on the real emulator do that.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ pub struct TableSink {
     key: Arc<[usize]>,
     operation: Operation,
     clock: Arc<dyn Clock>,
-    /// The lanes that write, and whoever looks at the table (the live view, `expect`).
+    /// Shared by the lanes, which write, and by the readers of the table (the live view, `expect`).
     content: Arc<Mutex<Content>>,
 }
 
@@ -30,14 +30,15 @@ struct Content {
 }
 
 impl TableSink {
-    /// An empty table; `clock` gives the commit timestamps. Names of `key` that are no column are left out.
+    /// An empty table; `clock` gives the commit timestamps. Names in `key` that are no columns are left out.
     #[must_use]
     pub fn new(columns: &[String], key: &[String], operation: Operation, clock: Arc<dyn Clock>) -> TableSink {
         let key = key.iter().filter_map(|name| columns.iter().position(|c| c == name)).collect();
         TableSink { columns: columns.into(), key, operation, clock, content: Arc::default() }
     }
 
-    /// Stands for the table of a sink. Without a database to ask, its key is the columns that are `key`, else the first.
+    /// Stands for the table of a sink. Since there is no database to ask, its key is the columns that are `key`, or
+    /// else the first column.
     #[must_use]
     pub fn standing_for(table: Table<'_>, clock: Arc<dyn Clock>) -> TableSink {
         let columns: Vec<String> = table.names().cloned().collect();
@@ -57,13 +58,13 @@ impl TableSink {
         self.content().rows.get(&key).cloned().map(Json::Object)
     }
 
-    /// Rows in the table.
+    /// The number of rows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.content().rows.len()
     }
 
-    /// No rows?
+    /// Whether there are no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -82,7 +83,7 @@ impl TableSink {
     /// Writes all rows or none, as one commit does.
     ///
     /// # Errors
-    /// `Refused`: a row that must or must not be there.
+    /// `Refused`: a row exists that must not, or does not exist and must.
     pub fn write(&self, batch: &[SinkRow]) -> Result<(), SinkError> {
         let now = self.clock.now().rfc3339();
         let mut content = self.content();

@@ -2,10 +2,11 @@
 //!
 //! A new kind is a file that implements [`SinkSettings`] and a line in the list of `registry.rs`.
 //!
-//! A sink node evaluates a record to a [`SinkRow`] inside the task (pure, `runtime/task/nodes.rs`); the driver batches rows
-//! per lane (same key, same lane), keeps one batch of a lane in flight, and calls [`Sink::deliver`]. When a batch is
-//! refused as a whole the driver splits it until the one bad row is found; when it should be retried it waits and calls
-//! again with the rows that have no answer yet. Of those it may have written some: writes are idempotent by key.
+//! Inside the task, a sink node turns a record into a [`SinkRow`] (pure, `runtime/task/nodes.rs`). The driver batches
+//! rows per lane (same key, same lane), keeps one batch of a lane in flight, and calls [`Sink::deliver`]. If a batch is
+//! refused as a whole, the driver splits it until the bad row is found. If it should be retried, the driver waits and
+//! calls again with the rows that have no answer yet. Some of these may have been written: writes are idempotent by
+//! key.
 
 mod answers;
 mod blackhole;
@@ -50,31 +51,31 @@ pub enum SinkError {
     Retry {
         /// What happened.
         message: String,
-        /// Not before this, if the server said so.
+        /// The server's wish not to be asked before this, if it expressed one.
         after: Option<Duration>,
     },
     /// At least one row of the batch is bad; a batch of one is that row.
     #[error("{message}")]
     Refused {
-        /// What the server said.
+        /// The server's reason.
         message: String,
     },
-    /// Writing cannot work until somebody changes something: the topology stops.
+    /// Writing cannot succeed until settings or permissions are changed: the topology stops.
     #[error("{message}")]
     Config {
-        /// What the server said.
+        /// The server's reason.
         message: String,
         /// The column of the topology that it is about.
         column: Option<String>,
     },
 }
 
-/// Writes rows. Owned by one lane of one node's driver, called one batch at a time.
+/// Writes rows. Owned by one lane of one node's driver, and called for one batch at a time.
 pub trait Sink: Send {
-    /// Writes all rows durably, in order, or says why not. `out` takes what is known of single rows: a row that has an
-    /// answer there is not handed in again, so none is answered while an older one of its key has no answer and may have
-    /// to be written behind it. For rows without an answer the result counts: `Ok` is written; on an error any part of
-    /// them may have been written.
+    /// Writes all rows durably, in order, or reports why not. `out` takes answers to single rows. A row with an answer
+    /// is not handed in again, so a sink answers no row while an older row of its key has none and may have to be
+    /// written after it. Rows without an answer share the result: `Ok` means written; on an error any of them may have
+    /// been written.
     ///
     /// # Errors
     /// See [`SinkError`].

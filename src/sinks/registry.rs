@@ -1,4 +1,4 @@
-//! The kinds of sinks: one list, from which everything follows that goes by the kind's name.
+//! The kinds of sinks: the one list from which everything follows that goes by a kind's name.
 
 #[cfg(test)]
 use super::toy::ToySink;
@@ -37,8 +37,8 @@ impl SinkConfig {
         format!("{}{gap}{what}", self.kind_name())
     }
 
-    /// What is wrong with the settings themselves, with fields counted from the node: `file.path`. What only a server
-    /// knows is found when the sink connects.
+    /// What is wrong with the settings, with field paths that start at the node: `file.path`. What only a server can
+    /// know is found when the sink connects.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = (**self).check();

@@ -1,4 +1,4 @@
-//! What the settings of a sink answer, and what a connected sink gives its driver.
+//! The questions to a sink's settings, and what a connected sink gives its driver.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,22 +10,22 @@ use super::{Answers, Batch, KafkaSinkConfig, Sink, SinkError, Table};
 use crate::kafka::Writer;
 use crate::model::{EvalError, Expr, Json, Payload, Problem, Record, Scope, SinkRow, Timestamp};
 
-/// What connecting may read from its surroundings.
+/// What a sink may use to connect.
 #[derive(Clone, Copy)]
 pub struct Surroundings<'a> {
     /// Reads an environment variable.
     pub env: &'a (dyn Fn(&str) -> Option<String> + Sync),
-    /// The process's Kafka producer, where the topology has one.
+    /// The process's Kafka producer, if the topology has one.
     pub kafka: Option<&'a Arc<Writer>>,
 }
 
-/// What the settings of a sink answer. Everything but its words for people, and connecting, has an answer that is right
-/// for most.
+/// The questions to a sink's settings. Most kinds answer only label and connection; the defaults are right for the
+/// rest.
 pub trait SinkSettings: fmt::Debug + Send + Sync {
-    /// For graphs, what it writes to: the topic, the table, the path. Empty: its kind says it all.
+    /// For graphs, what it writes to: the topic, the table, the path. Empty if the kind's name is enough.
     fn label(&self) -> String;
 
-    /// Connects. Called before anything is read, and by `check --connect`.
+    /// Connects. Called before any record is read, and by `check --connect`.
     ///
     /// # Errors
     /// `Retry`: the server cannot be reached. `Config`: it does not fit the topology.
@@ -34,7 +34,7 @@ pub trait SinkSettings: fmt::Debug + Send + Sync {
         around: Surroundings<'a>,
     ) -> BoxFuture<'a, Result<Arc<dyn Connected>, SinkError>>;
 
-    /// What is wrong with its own settings. Fields count from the kind's key: `path`, not `file.path`.
+    /// What is wrong with its own settings. Field paths start at the kind's key: `path`, not `file.path`.
     fn check(&self) -> Vec<Problem> {
         Vec::new()
     }
@@ -45,27 +45,27 @@ pub trait SinkSettings: fmt::Debug + Send + Sync {
         None
     }
 
-    /// The Kafka topic that it writes.
+    /// The Kafka topic that it writes, if it writes one.
     fn topic(&self) -> Option<&str> {
         self.kafka().map(|kafka| kafka.topic.as_str())
     }
 
-    /// The table that it writes, where it is one of rows and columns. A table in memory can stand for it then.
+    /// The table that it writes, if it writes rows and columns. A table in memory can then stand for it.
     fn table(&self) -> Option<Table<'_>> {
         None
     }
 
-    /// All expressions inside, to be compiled.
+    /// The expressions in the settings, to be compiled.
     fn exprs_mut(&mut self) -> Vec<&mut Expr> {
         Vec::new()
     }
 
-    /// The files with schemas that it names.
+    /// The schema files that it names.
     fn files_mut(&mut self) -> Vec<&mut PathBuf> {
         Vec::new()
     }
 
-    /// What is written of a record. Called inside the task: pure.
+    /// What is written for a record. Called inside the task, so it is pure.
     ///
     /// # Errors
     /// An expression fails.
@@ -81,7 +81,7 @@ pub trait SinkSettings: fmt::Debug + Send + Sync {
         Batch::default()
     }
 
-    /// Key and value of a row for people and for `simulate`. A table row is an object of its columns, with `commit`
+    /// Key and value of a row, as `simulate` shows them. A row of a table is an object of its columns, with `commit`
     /// where the database would put the time of the write.
     fn show(&self, row: &SinkRow, commit: Timestamp) -> (Json, Json) {
         let value = match (self.table(), &row.payload) {
@@ -97,13 +97,13 @@ pub trait Connected: Send + Sync {
     /// A lane, for one lane of the driver.
     fn lane(&self) -> Box<dyn Lane>;
 
-    /// Batches that may be in flight.
+    /// Most batches in flight.
     fn lanes(&self) -> usize {
         1
     }
 }
 
-/// One lane of any sink: a [`Sink`] whose kind the driver need not know. Its future is boxed, once per batch.
+/// One lane of any sink: a [`Sink`] of a kind that the driver need not know. Its future is boxed, once per batch.
 pub trait Lane: Send {
     /// See [`Sink::deliver`].
     ///

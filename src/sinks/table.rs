@@ -1,4 +1,4 @@
-//! What all sinks share that write rows of a table: columns, and what writing a row does.
+//! Shared by all sinks that write rows of a table: columns, and what writing a row does.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -21,10 +21,10 @@ pub enum Operation {
     Replace,
 }
 
-/// What a sink says of the table that it writes.
+/// What a sink tells about its table.
 #[derive(Clone, Copy, Debug)]
 pub struct Table<'a> {
-    /// What is written.
+    /// The columns that are written.
     pub columns: &'a Columns,
     /// What writing a row does.
     pub operation: Operation,
@@ -36,7 +36,7 @@ impl Table<'_> {
         self.columns.0.iter().map(|(name, _)| name)
     }
 
-    /// The columns that probably are the primary key, where no database can be asked: those that are the record's key,
+    /// The columns that are probably the primary key, when no database can be asked: those that are the record's key,
     /// else the first.
     #[must_use]
     pub fn likely_key(&self) -> Vec<String> {

@@ -1,4 +1,5 @@
-//! A toy, to show what a new kind of sink is: this file (with its `mod` line) and one line in the list of kinds.
+//! A sink for tests only. This file (with its `mod` line) and one line in the list of kinds are all that a new kind
+//! needs.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,13 +10,13 @@ use serde::Deserialize;
 use super::{Answers, Connected, Lane, Sink, SinkError, SinkSettings, Surroundings};
 use crate::model::{Problem, SinkRow};
 
-/// Keeps values, and refuses what is empty.
+/// Keeps values, and refuses empty ones.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ToySink {
-    /// Where to.
+    /// Its label.
     pub shelf: String,
-    /// What it was given.
+    /// The values it was given.
     #[serde(skip)]
     pub kept: Toy,
 }

@@ -1,4 +1,4 @@
-//! `file`: the lines of a file, from its first to its last.
+//! `file`: the lines of a file, from first to last.
 
 use std::fs::File;
 use std::io::BufReader;

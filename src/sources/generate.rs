@@ -87,7 +87,7 @@ impl Reader for Maker {
         Ok(n)
     }
 
-    /// Always: the next record is not there before its time.
+    /// Always true: the next record does not exist before its time.
     fn caught_up(&self) -> bool {
         true
     }

@@ -1,4 +1,4 @@
-//! Lines of a file or a pipe, read by a thread of their own, since reading a pipe blocks.
+//! Lines of a file or a pipe, read ahead on a thread, since reading a pipe blocks.
 
 use std::io::BufRead;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
@@ -11,19 +11,19 @@ use crate::model::{Origin, Record, Timestamp, Value};
 /// Lines read ahead of the task.
 const LINES_AHEAD: usize = 4096;
 
-/// See the module. Empty lines are no records.
+/// Reads lines on a thread of its own. An empty line is no record.
 pub(super) struct LineReader {
     lines: Receiver<String>,
     next: i64,
     ended: bool,
-    /// Somebody is still writing them, and may take any time.
+    /// The lines come from a pipe: the next one may take any time.
     live: bool,
 }
 
 impl LineReader {
     pub(super) fn start(mut from: impl BufRead + Send + 'static, live: bool) -> std::io::Result<LineReader> {
         let (send, lines) = sync_channel(LINES_AHEAD);
-        // Not joined: a read of standard input cannot be interrupted, and the process ends without it.
+        // Not joined: a read of standard input cannot be interrupted, so the thread ends with the process.
         std::thread::Builder::new().name("lines".into()).spawn(move || {
             let mut line = String::new();
             loop {

@@ -1,7 +1,7 @@
-//! Floor 2: sources. What a kind of source says of itself, the list of kinds, one file per kind.
+//! Floor 2: sources. What each kind of source answers about itself, the list of kinds, one file per kind.
 //!
-//! A new kind is a file that implements [`SourceSettings`] and a line in the list of `registry.rs`. One that is no Kafka
-//! topic opens a [`Reader`] of its own; partitions of topics come from the consumer group, which the runtime joins.
+//! A new kind is a file that implements [`SourceSettings`] and a line in the list of `registry.rs`. A kind that does
+//! not read Kafka opens a [`Reader`]; partitions of topics come from the consumer group, which the runtime joins.
 
 mod file;
 mod generate;
@@ -24,12 +24,12 @@ pub use stdin::StdinSource;
 use crate::formats::{Format, ReaderSchema};
 use crate::model::{Expr, Problem, Record, Timestamp};
 
-/// What the settings of a source answer. Everything but its words for people has an answer that is right for most.
+/// The questions to a source's settings. Most kinds answer only the first; the defaults are right for the rest.
 pub trait SourceSettings: fmt::Debug + Send + Sync {
-    /// For graphs, what it is and what it reads: `user-changes` of `kafka user-changes`. Empty: its kind says it all.
+    /// For graphs, what it reads: `user-changes` of `kafka user-changes`. Empty if the kind's name is enough.
     fn label(&self) -> String;
 
-    /// What is wrong with its own settings. Fields count from the kind's key: `path`, not `file.path`.
+    /// What is wrong with its own settings. Field paths start at the kind's key: `path`, not `file.path`.
     fn check(&self) -> Vec<Problem> {
         Vec::new()
     }
@@ -39,58 +39,58 @@ pub trait SourceSettings: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
-    /// What values are.
+    /// The format of values.
     fn format(&self) -> Format {
         Format::Json
     }
 
-    /// What keys are.
+    /// The format of keys.
     fn key_format(&self) -> Format {
         Format::Bytes
     }
 
-    /// Is each record a line of text? Then a format that is no text is refused.
+    /// Whether each record is a line of text. Then a format that is no text is refused.
     fn is_text(&self) -> bool {
         false
     }
 
-    /// The expression that takes a record's key from its value, where it does not come with one.
+    /// The expression that takes a record's key from its value, if records have no key of their own.
     fn key(&self) -> Option<&Expr> {
         None
     }
 
-    /// The expression that takes a record's event time from its value; without it, the time it came with.
+    /// The expression that takes a record's event time from its value; without it, the record's own timestamp counts.
     fn timestamp(&self) -> Option<&Expr> {
         None
     }
 
-    /// The schema with which it sees values, whatever they were written with.
+    /// The schema with which values are read, whatever they were written with.
     fn reader_schema(&self) -> Option<&ReaderSchema> {
         None
     }
 
-    /// The files with schemas that it names: paths that are relative to the topology file.
+    /// The schema files that it names: paths relative to the topology file.
     fn files_mut(&mut self) -> Vec<&mut PathBuf> {
         Vec::new()
     }
 
-    /// Does it read Kafka topics? Only those have partitions, a consumer group and offsets that are committed.
+    /// Whether it reads Kafka topics: only these have partitions, a consumer group and committed offsets.
     fn reads_kafka(&self) -> bool {
         false
     }
 
-    /// The Kafka topics that it reads; for all other sources the node's name stands in their place.
+    /// The Kafka topics that it reads; other sources go by the node's name.
     fn topics(&self) -> Vec<&str> {
         Vec::new()
     }
 
-    /// What it reads, where only one source of a process can (`standard input`).
+    /// What it reads, if only one source of a process can read that (`standard input`).
     fn reads_alone(&self) -> Option<&'static str> {
         None
     }
 
-    /// Begins to read: one reader, for the only task of its sub-topology. `None` for Kafka, whose partitions are
-    /// assigned instead.
+    /// Begins to read: a reader for the only task of its sub-topology. `None` for Kafka, whose partitions are assigned
+    /// instead.
     ///
     /// # Errors
     /// It cannot be read.
@@ -101,29 +101,29 @@ pub trait SourceSettings: fmt::Debug + Send + Sync {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct OpenError {
-    /// The setting that it is about, counted from the kind's key (`path`); empty for the source as a whole.
+    /// The setting, counted from the kind's key (`path`); empty for the source as a whole.
     pub field: &'static str,
     /// What is wrong.
     pub message: String,
 }
 
-/// What an open source gives. Polled by the worker that has its task, between other work.
+/// An open source that is not a Kafka topic. The worker that has its task polls it between other work.
 pub trait Reader: Send {
-    /// Appends up to `max` records that are here already, and says how many. Never blocks: what blocks has a thread of its
-    /// own. Their `origin.offset` counts up from 0; which input of the task they came by is filled in by the caller.
+    /// Appends up to `max` records that have arrived, and returns how many. Never blocks: a source that blocks reads on
+    /// a thread of its own. `origin.offset` counts up from 0; the caller fills in the number of the task's input.
     ///
     /// # Errors
     /// It cannot be read now; the next poll may work.
     fn poll(&mut self, max: usize, now: Timestamp, out: &mut Vec<Record>) -> Result<usize, String>;
 
-    /// Has everything been read that is there? Then the wall clock moves the clocks of the nodes below.
+    /// Whether everything that exists has been read. Then the wall clock moves the clocks of the nodes below.
     fn caught_up(&self) -> bool;
 
-    /// Has it ended for good? A topology ends when all its sources have.
+    /// Whether it has ended for good. A topology ends when all its sources have.
     fn ended(&self) -> bool;
 
-    /// While nothing of it is here, are records of the task's other inputs processed? By default once it is caught up;
-    /// a live source, of which nobody knows when more comes, does not keep others waiting.
+    /// Whether the task's other inputs are processed while this source has no record. Default: once it is caught up. A
+    /// live source, whose next record may come at any time, does not keep others waiting.
     fn lets_others_go_on(&self) -> bool {
         self.caught_up()
     }

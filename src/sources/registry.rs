@@ -1,4 +1,4 @@
-//! The kinds of sources: one list, from which everything follows that goes by the kind's name.
+//! The kinds of sources: the one list from which everything follows that goes by a kind's name.
 
 use super::{FileSource, GenerateSource, KafkaSource, OpenError, Reader, SourceSettings, StdinSource};
 use crate::model::kinds::{field_of, kinds, placed};
@@ -51,10 +51,10 @@ impl SourceConfig {
         placed(self.kind_name(), problems)
     }
 
-    /// Begins to read a source that is no Kafka topic.
+    /// Begins to read a source that is not a Kafka topic.
     ///
     /// # Errors
-    /// The field of the node that it is about, and what is wrong.
+    /// The field of the node, and what is wrong.
     pub fn open(&self, now: Timestamp) -> Result<Option<Box<dyn Reader>>, (String, String)> {
         (**self).open(now).map_err(|OpenError { field, message }| {
             (field_of(self.kind_name(), field), format!("cannot read {}: {message}", self.label()))

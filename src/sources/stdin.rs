@@ -1,4 +1,4 @@
-//! `stdin`: lines of standard input, as they come.
+//! `stdin`: lines of standard input, as they arrive.
 
 use std::io::BufReader;
 

@@ -1,4 +1,5 @@
-//! A toy, to show what a new kind of source is: this file (with its `mod` line) and one line in the list of kinds.
+//! A source for tests only. This file (with its `mod` line) and one line in the list of kinds are all that a new kind
+//! needs.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use crate::model::{Origin, Record, Timestamp, Value};
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct ToySource {
-    /// How many.
+    /// How many records.
     pub count: i64,
 }
 

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use super::{Backend, Row, StateError, Visit};
 
-/// An ordered map in memory. The mutex is for whoever else holds the backend: the commit thread, or the crash model, which
-/// restores a task from it.
+/// An ordered map in memory. The mutex is shared with the commit thread, or with the crash model, which restores a task
+/// from it.
 #[derive(Debug, Default)]
 pub struct MemoryBackend {
     rows: Mutex<BTreeMap<Bytes, Bytes>>,

@@ -3,9 +3,9 @@
 //! It has three layers: the open epoch, the sealed epoch (committing, not applied yet), and the backend. A read takes
 //! the first that has the key. [`Store::begin_seal`] turns the open layer into the sealed one; a cache with changes of
 //! its own adds them piece by piece ([`Store::put_run`]), and reads see them from then on; [`Store::end_seal`] hands
-//! the layer to whoever commits, and [`Store::applied`] drops it once the backend has the rows. None of these calls
-//! takes longer for more rows: the commit thread encodes the rows and frees their memory. A key that is added and
-//! removed within one epoch is never written at all.
+//! the layer to the committer, and [`Store::applied`] drops it once the backend has the rows. None of these calls takes
+//! longer for more rows: the commit thread encodes the rows and frees their memory. A key that is added and removed
+//! within one epoch is never written at all.
 //!
 //! A store may cache rows that it read from the backend ([`Store::keep_reads`]). Setting or deleting a row drops it
 //! from that cache at once; until the backend has the change, the upper layers answer for the key.

@@ -1,8 +1,8 @@
 //! `TopologyTestDriver`: the production task on virtual time, in memory.
 //!
 //! One partition per topic. The virtual wall clock starts at 0; a record from the future moves it. A Kafka sink whose
-//! topic is a source of the same topology feeds that source. Everything a driver does is done at once, in a defined
-//! order: the same input gives the same output, byte for byte.
+//! topic is a source of the same topology feeds that source. What a task asks for is done at once and in a defined
+//! order, so the same input gives the same output, byte for byte.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,24 +76,25 @@ pub enum DriverError {
 struct Slot {
     task: Task,
     backend: Arc<MemoryBackend>,
-    /// Committed next offset by topic index.
+    /// The committed next offset, by topic index.
     committed: Vec<i64>,
 }
 
-/// See the module.
+/// Runs a topology's tasks on virtual time.
 pub struct TopologyTestDriver {
     topology: Arc<Topology>,
     slots: Vec<Slot>,
-    /// Global tables; they survive restarts, as on disk.
+    /// Global tables; like those on disk, they survive restarts.
     globals: Vec<GlobalTable>,
     rows: Globals,
-    /// What every topic (or line source, by node name) holds.
+    /// The records of every topic; of a source of lines, by the node's name.
     log: BTreeMap<String, Vec<Record>>,
-    /// How much of each repartition topic is in a checkpoint: what is behind goes with a crash, as in a transaction.
+    /// How many records of each repartition topic are part of a checkpoint: a crash drops the rest, as an aborted
+    /// transaction does.
     kept: BTreeMap<String, usize>,
     wall: Timestamp,
     mocks: BTreeMap<usize, Mock>,
-    /// Replies on their way: due time, order, slot, node, call.
+    /// Replies that will come: due time, order, slot, node, call.
     replies: BTreeMap<(Timestamp, u64), (usize, usize, u64, Reply)>,
     order: u64,
     out: Vec<Output>,
@@ -159,7 +160,7 @@ impl TopologyTestDriver {
         self.wall
     }
 
-    /// How the next calls of a node are answered.
+    /// Sets how the next calls of a node are answered.
     ///
     /// # Errors
     /// There is no such node, or it makes no calls.
@@ -263,7 +264,7 @@ impl TopologyTestDriver {
             if self.read_one()? || self.reply_one()? {
                 continue;
             }
-            // Everything read: the sources are caught up, so the wall clock moves the nodes' clocks.
+            // All input has been read: the sources are caught up, so the wall clock moves the nodes' clocks.
             let mut busy = false;
             for slot in 0..self.slots.len() {
                 let wall = self.wall;
@@ -272,7 +273,7 @@ impl TopologyTestDriver {
                 let moved = !self.step.is_empty();
                 self.perform(Some(slot))?;
                 if moved {
-                    // What it wrote may be read by a task whose time has not come yet: that goes first.
+                    // What it wrote may be input of a task whose time has not come yet, and is read first.
                     busy = true;
                     break;
                 }
@@ -283,7 +284,7 @@ impl TopologyTestDriver {
         }
     }
 
-    /// Global tables first: they are up to date before anything is joined with them.
+    /// Global tables are read first: they are up to date before anything is joined with them.
     fn read_globals(&mut self) -> Result<(), DriverError> {
         for table in &mut self.globals {
             for topic in table.topics().to_vec() {
@@ -309,8 +310,8 @@ impl TopologyTestDriver {
         self.log.get(&*task.topics()[topic])?.get(at)
     }
 
-    /// May a record not come in yet? Then those of the task's other topics wait as well, which may be later, and so do its
-    /// clocks.
+    /// Whether a record may not come in yet. Then the task's other topics, whose records may be later, wait too, and so
+    /// do its clocks.
     fn is_held(&self, slot: usize) -> bool {
         let task = &self.slots[slot].task;
         let waits = |t: usize, record: &Record| task.admits(t, record, self.wall) == Admits::Wait;
@@ -318,8 +319,8 @@ impl TopologyTestDriver {
         asked.any(|t| self.head(slot, t).is_some_and(|record| waits(t, record)))
     }
 
-    /// Another consumer group commits: everything of a topic before `next` is done there. The tasks that read the topic are
-    /// told.
+    /// Another consumer group commits: it has processed everything in the topic before `next`. The tasks that read the
+    /// topic are told.
     ///
     /// # Errors
     /// No source reads the topic, or the task stopped.
@@ -376,7 +377,7 @@ impl TopologyTestDriver {
         Ok(true)
     }
 
-    /// Does what the last step of `slot` wants: rows are durable at once, calls are answered as scripted.
+    /// Does what the last step of `slot` asked for: rows are durable at once, calls are answered as scripted.
     fn perform(&mut self, slot: Option<usize>) -> Result<(), DriverError> {
         let step = std::mem::take(&mut self.step);
         let Some(slot) = slot else {
@@ -474,7 +475,7 @@ impl TopologyTestDriver {
             drop(slot.task);
             let backend = match self.topology.settings.state.changelog {
                 Changelog::On => slot.backend,
-                // Rebuilt by the replay.
+                // Reading the input again rebuilds it.
                 Changelog::Off => Arc::default(),
             };
             let slot = self.open(sub, backend, Some(slot.committed))?;
@@ -515,7 +516,7 @@ impl TopologyTestDriver {
         std::mem::take(&mut self.tapped)
     }
 
-    /// What came out since the last time, in order.
+    /// What came out since the last call, in order.
     pub fn take_output(&mut self) -> Vec<Output> {
         std::mem::take(&mut self.out)
     }
@@ -533,7 +534,7 @@ impl TopologyTestDriver {
     }
 }
 
-/// What a reader of the topic gets of a row.
+/// A sink's row as a reader of the topic sees it.
 fn as_message(topology: &Topology, node: usize, row: SinkRow) -> Record {
     let Some(NodeKind::Sink(sink)) = topology.nodes.get(node).map(|n| &n.kind) else { return row.record };
     let Some(config) = sink.kafka() else { return row.record };
@@ -542,7 +543,7 @@ fn as_message(topology: &Topology, node: usize, row: SinkRow) -> Record {
     Record { key, value, headers, ts: row.record.ts, ..Record::default() }
 }
 
-/// A key for people: text, or null.
+/// A key to show: text, or null.
 #[must_use]
 fn show_key(record: &Record) -> Json {
     record.key.as_ref().map_or(Json::Null, |k| Json::String(String::from_utf8_lossy(k).into_owned()))
@@ -554,7 +555,7 @@ mod tests {
     use crate::operators::{Cx, Operator, OperatorError};
     use crate::yaml::{Mode, load};
 
-    /// Lets a record in once the group has committed behind it; refuses it when it is a minute old by then.
+    /// Lets a record in once the group has committed behind it; refuses it if it is a minute old by then.
     struct Gate {
         done: i64,
     }
@@ -582,7 +583,7 @@ mod tests {
         }
     }
 
-    /// `in` through a gate, joined in order of time with `beside`, and counted by windows of 10 s.
+    /// `in` through a gate, joined in order of time with `beside`, and counted in windows of 10 s.
     fn driver() -> TopologyTestDriver {
         let text = "
 name: t

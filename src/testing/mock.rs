@@ -1,4 +1,4 @@
-//! How a node's calls are answered where there is no API.
+//! Answers a node's calls where there is no API.
 
 use std::collections::VecDeque;
 
@@ -8,7 +8,7 @@ use crate::model::{Json, Millis, Reply};
 /// One scripted answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// HTTP status; 0 is no answer at all (a timeout).
+    /// HTTP status; 0 means no answer at all (a timeout).
     pub status: u16,
     /// Body, as JSON.
     pub body: Json,
@@ -30,7 +30,7 @@ impl Default for Answer {
 }
 
 impl Answer {
-    /// As the reply to the call: judged as an API's answer is.
+    /// The reply to the call, judged as an API's answer is.
     #[must_use]
     pub fn reply(&self) -> Reply {
         match self.status {
@@ -40,7 +40,7 @@ impl Answer {
     }
 }
 
-/// The answers of one node: scripted ones first, each so many times, then the default (200, `{}`, at once).
+/// The answers of one node: scripted ones first, each for its number of calls, then the default (200, `{}`, at once).
 #[derive(Clone, Debug, Default)]
 pub struct Mock {
     script: VecDeque<(Answer, u64)>,

@@ -1,4 +1,4 @@
-//! `slackwater simulate`: JSON lines in, JSON lines out, the production task on virtual time between them.
+//! `slackwater simulate`: runs JSON lines through the production task on virtual time, and prints JSON lines.
 
 use std::io::{BufRead, Write};
 use std::sync::Arc;
@@ -88,7 +88,7 @@ pub fn simulate(
             let at = e.utf8_error().valid_up_to() + 1;
             SimulateError::Line { line: number, message: format!("byte {at} is no UTF-8") }
         })?;
-        // Editors on Windows begin a file with it.
+        // Editors on Windows begin a file with this character.
         let line = if n == 0 { line.trim_start_matches('\u{feff}') } else { &line };
         if line.trim().is_empty() {
             continue;

@@ -20,7 +20,7 @@ pub struct TestFailure {
     pub message: String,
 }
 
-/// What came out of one node since it was last asked for.
+/// What came out of one node since the last look.
 #[derive(Default)]
 struct Seen {
     records: Vec<Json>,
@@ -180,7 +180,8 @@ fn compare(name: &str, expected: &Json, got: &Seen) -> Result<(), String> {
     }
 }
 
-/// Is `want` in `have`? Objects by the fields given, lists element by element, all else equal.
+/// Whether `have` contains `want`: objects are compared by the fields of `want`, lists element by element, all else by
+/// equality.
 fn matches(want: &Json, have: &Json) -> bool {
     match (want, have) {
         (Json::Object(w), Json::Object(h)) => w.iter().all(|(k, v)| h.get(k).is_some_and(|h| matches(v, h))),

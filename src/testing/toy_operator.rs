@@ -1,4 +1,4 @@
-//! The toy operator of [`crate::operators`]'s tests, in a file as a built-in kind stands there.
+//! The toy operator of [`crate::operators`] works in a file like a built-in kind.
 
 use crate::yaml::{Loaded, Mode, Report, load};
 
@@ -20,7 +20,7 @@ fn a_kind_is_one_file_and_one_line() {
     assert!(format!("{refused:?}").contains("no record at all"), "{refused:?}");
 }
 
-/// Everywhere but in tests at the end of a file.
+/// The kind is named nowhere else, except in tests at the end of a file.
 #[test]
 fn a_simple_kind_is_named_in_its_file_and_in_the_list() {
     fn walk(dir: &std::path::Path, found: &mut Vec<String>) {

@@ -1,4 +1,4 @@
-//! A sink that the rest of the program was not told of works: it is a file and a line in the list of kinds.
+//! A sink needs no more than its file and its line in the list of kinds.
 
 use crate::model::{Record, SinkRow, Timestamp, Value};
 use crate::sinks::{Answer, Answers, SinkConfig, Surroundings};

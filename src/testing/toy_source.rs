@@ -1,4 +1,4 @@
-//! A source that the rest of the program was not told of works everywhere: it is a file and a line in the list of kinds.
+//! A source needs no more than its file and its line in the list of kinds.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What settings may not say, whatever the graph: names, the node's own settings, those of the topology.
+//! Checks of settings that do not need the graph: names, the nodes' own settings, those of the topology.
 //!
 //! Called by the builder, which checks the graph itself.
 
@@ -59,7 +59,7 @@ pub(super) fn check_settings(name: &str, kind: &NodeKind, settings: &Settings, p
     }
 }
 
-/// Properties of librdkafka on which it depends that nothing is lost and that equal keys meet.
+/// Properties of librdkafka that must stay as they are, or records would be lost and equal keys would not meet.
 const PROPERTIES_KEPT: [&str; 10] = [
     "acks",
     "auto.offset.reset",
@@ -73,7 +73,7 @@ const PROPERTIES_KEPT: [&str; 10] = [
     "transactional.id",
 ];
 
-/// Settings of the topology itself that cannot be.
+/// Checks the settings of the topology itself.
 pub(super) fn check_topology(settings: &Settings, problems: &mut Vec<Problem>) {
     let mut wrong = |field: &str, message: String, help: &str| {
         let (field, help) = (field.into(), Some(help.into()));
@@ -124,7 +124,8 @@ pub(super) fn check_topology(settings: &Settings, problems: &mut Vec<Problem>) {
     }
 }
 
-/// What only one source can read (standard input) and several do, and dead letters that would come in again.
+/// Reports sources that read what only one of them can read (standard input), and a dead-letter topic that is also
+/// read.
 pub(super) fn check_topics(settings: &Settings, nodes: &[Draft], problems: &mut Vec<Problem>) {
     let mut alone: Vec<(&str, &str)> = Vec::new();
     for (name, kind, _) in nodes {
@@ -151,7 +152,7 @@ pub(super) fn check_topics(settings: &Settings, nodes: &[Draft], problems: &mut 
     }
 }
 
-/// Settings that promise more than the nodes can keep.
+/// Reports settings that promise more than the nodes can keep.
 pub(super) fn check_promises(settings: &Settings, nodes: &[Draft], problems: &mut Vec<Problem>) {
     if settings.guarantee == Guarantee::ExactlyOnce {
         for (name, kind, _) in nodes {
@@ -208,7 +209,7 @@ pub(super) fn check_table(
             Some("read it from a topic: `kafka: { topic: NAME }`; or remove `global`".into()),
         ));
     }
-    // A global table is read from its own topic, and needs no other.
+    // A global table is read again from its own topic, so it needs no changelog.
     if settings.state.changelog == Changelog::Off && !table.global {
         problems.push(problem(
             "graph::changelog",

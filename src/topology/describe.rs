@@ -1,5 +1,5 @@
-//! The graph as a picture: mermaid and dot. It shows the nodes that were declared; an edge that goes through a
-//! repartition topic is dotted.
+//! The graph as a picture, in mermaid and dot. It shows the declared nodes; an edge through a repartition topic is
+//! dotted.
 
 use std::fmt::Write as _;
 
@@ -29,14 +29,14 @@ impl Topology {
         self.nodes.iter().enumerate().filter(|(_, n)| n.made_for.is_none())
     }
 
-    /// What node `n` reads, as declared: node, port, and whether a repartition topic lies between.
+    /// The inputs of node `n`, as declared: node, port, and whether a repartition topic is in between.
     pub(super) fn edges(&self, n: usize) -> Vec<(usize, u16, bool)> {
         let own = self.repartitions();
         let mut out = Vec::new();
         let mut left: Vec<(Input, bool)> = self.nodes[n].inputs.iter().rev().map(|i| (*i, false)).collect();
         while let Some((input, through)) = left.pop() {
             if input.node == n {
-                // What a join sends to its own other half.
+                // A join's records to its own other half are not shown.
             } else if self.nodes[input.node].made_for.is_none() {
                 out.push((input.node, input.port, through));
             } else if let Some(r) = own.iter().find(|r| r.source == input.node) {

@@ -1,8 +1,9 @@
-//! Foreign-key joins over topics: the two tables lie in different partitions, so the join becomes two halves, each beside
-//! its table, with a topic of the topology's own each way (`operators/join/foreign_key_apart.rs`).
+//! Foreign-key joins over topics: the two tables are in different partitions, so the join becomes two halves, one
+//! beside each table, with an internal topic in each direction (`operators/join/foreign_key_apart.rs`).
 //!
-//! Called by the builder after the repartition topics are in. Both topics are repartition topics like any other: made,
-//! sized after what they are read together with, written in checkpoints' transactions and purged as those are.
+//! Called by the builder after repartition topics were added. Both topics are repartition topics like any other:
+//! created, given as many partitions as the topics that they are read with, written in checkpoints' transactions, and
+//! purged.
 
 use super::builder::problem;
 use super::repartition::{add, reads_a_topic, uses_topic};
@@ -39,7 +40,7 @@ pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<Pr
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
-/// A topic that carries what `from` sends; the node that reads it.
+/// A topic that carries what `from` sends; returns the node that reads it.
 fn topic(
     topology: &str,
     join: &str,

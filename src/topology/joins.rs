@@ -25,7 +25,7 @@ pub(super) fn settle(nodes: &mut [Node], withs: &[Option<Input>], problems: &mut
             continue;
         }
         let over_tables = !reads.from.is_empty() && reads.from.iter().all(|read| read.table.is_some());
-        // What was not found has been reported.
+        // A side that was not found has been reported.
         let both = reads.from.first().zip(reads.with.as_ref());
         let sides = both.map(|(left, right)| [left.table.copied(), right.table.copied()]);
         let plan = NodePlan { over_tables, sides, ..NodePlan::default() };

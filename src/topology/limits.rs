@@ -1,4 +1,4 @@
-//! Which sub-topologies use a named rate limit, and what a company-wide one (`scope: cluster`) cannot be shared by.
+//! Which sub-topologies use a named rate limit, and which of them cannot share one with `scope: cluster`.
 
 use super::builder::problem;
 use super::{Node, NodeKind, Settings, SubTopology, Topology};
@@ -23,11 +23,11 @@ fn user<'a>(nodes: &'a [Node], sub: &SubTopology, limit: &str) -> Option<&'a Nod
     sub.nodes.iter().map(|n| &nodes[*n]).find(uses)
 }
 
-/// Refuses limits of the cluster that are used behind topics and behind lines: shares go by partitions, and lines have
-/// none, so an instance could not know how many others read lines.
+/// Refuses a limit with `scope: cluster` that is used below both topics and sources without partitions. Shares go by
+/// partitions, so an instance could not know how many others run the other sources.
 ///
 /// # Errors
-/// One problem for each such limit, at a node behind lines.
+/// One problem for each such limit, at a node below a source without partitions.
 pub(super) fn check(settings: &Settings, nodes: &[Node], subs: &[SubTopology]) -> Result<(), Vec<Problem>> {
     let cluster = settings.rate_limits.iter().filter(|(_, config)| config.scope == RateScope::Cluster);
     let mut problems = Vec::new();

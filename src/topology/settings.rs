@@ -1,4 +1,4 @@
-//! Settings of a whole topology: everything in the file that is no node.
+//! Settings of a whole topology: everything in the file that is not a node.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -32,7 +32,7 @@ pub struct DeadLetter {
     pub topic: String,
 }
 
-/// See [`Errors::on_failure`].
+/// The setting [`Errors::on_failure`].
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum OnFailure {
@@ -48,20 +48,20 @@ pub enum OnFailure {
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct Time {
-    /// `hybrid` (default): record timestamps, and the wall clock too when a source is caught up. `stream`: record
-    /// timestamps alone, as Kafka Streams.
+    /// `hybrid` (default): event time, and the wall clock too while a source is caught up. `stream`: event time alone,
+    /// as in Kafka Streams.
     #[serde(default)]
     pub clock: ClockMode,
     /// How far ahead of the wall clock a record's timestamp may move a clock (hybrid only). Default 1s.
     #[serde(default = "Time::default_skew")]
     pub max_skew: Millis,
-    /// How far the wall clock stays behind where it closes windows (hybrid only): a record that is under way for so long,
-    /// from its timestamp to here, is not late for that. In `simulate` and `test` records are here at once. Default 1s.
+    /// How far the wall clock stays behind where it closes windows (hybrid only): a record that arrives this long after
+    /// its timestamp is still not late. In `simulate` and `test` records arrive at once. Default 1s.
     #[serde(default = "Time::default_delay")]
     pub delay: Millis,
-    /// How long a task with several input topics waits for one of which everything was read, before it goes on with the
-    /// others. Records are taken by the lowest timestamp, and more of that one may be on its way. Default 0ms: it is
-    /// waited for only while there is more of it to be read.
+    /// How long a task with several input topics waits for one that is caught up, before it goes on with the others.
+    /// Records are taken by the lowest timestamp, and more of that topic may be in flight. Default 0ms: a topic is
+    /// waited for only until it is caught up.
     #[serde(default)]
     pub idle: Millis,
 }
@@ -87,14 +87,14 @@ impl Default for Time {
     }
 }
 
-/// See [`Time::clock`].
+/// The setting [`Time::clock`].
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum ClockMode {
-    /// Record timestamps, and the wall clock when caught up.
+    /// Event time, and the wall clock while caught up.
     #[default]
     Hybrid,
-    /// Record timestamps alone.
+    /// Event time alone.
     Stream,
 }
 
@@ -108,8 +108,8 @@ pub struct State {
     /// Time between checkpoints. Default 1s.
     #[serde(default = "State::default_checkpoint")]
     pub checkpoint: Millis,
-    /// Memory for RocksDB's blocks, all tasks of a process together, and as much again for what it has not written to
-    /// files yet. Default 64MiB.
+    /// Memory for RocksDB's blocks, for all tasks of a process together, and as much again for data that is not written
+    /// to files yet. Default 64MiB.
     #[serde(default = "State::default_cache")]
     pub cache: Size,
     /// Replicas of internal topics. Default: the broker's default.
@@ -136,14 +136,14 @@ impl Default for State {
     }
 }
 
-/// See [`State::changelog`].
+/// The setting [`State::changelog`].
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Changelog {
     /// State is in a compacted topic.
     #[default]
     On,
-    /// No changelog: committed offsets are the low watermark, state is rebuilt by replay.
+    /// No changelog: committed offsets are the low watermark, and state is rebuilt by reading again from there.
     Off,
 }
 

@@ -1,4 +1,4 @@
-//! Sub-topologies: what one task runs.
+//! Sub-topologies: the part of a topology that one task runs.
 
 use super::builder::problem;
 use super::{Node, NodeKind, Topology};
@@ -15,15 +15,16 @@ pub struct SubTopology {
     pub topics: Vec<String>,
     /// Its sources that read no topic (lines, made-up records), in declared order.
     pub lines: Vec<usize>,
-    /// Does any node keep state?
+    /// Whether any of its nodes keeps state.
     pub stateful: bool,
 }
 
-/// Cuts a graph into connected sets, in the order of their first nodes. Global tables are in none: they are no task's.
+/// Cuts a graph into connected sets, in the order of their first nodes. Global tables are in none, since they belong to
+/// no task.
 pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
     let mut group: Vec<usize> = (0..nodes.len()).collect();
     for (n, node) in nodes.iter().enumerate() {
-        // Who looks rows up in a table runs with it.
+        // A node that looks up rows in a table runs with it.
         let read = node.inputs.iter().map(|i| i.node).chain(node.lookups.iter().copied());
         for other in read.filter(|other| !nodes[*other].is_global()) {
             let (a, b) = (group[n], group[other]);
@@ -35,7 +36,7 @@ pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
             }
         }
     }
-    // Sources of one topic run together: a partition of a topic is one task's.
+    // Sources of one topic run together, since a partition of a topic belongs to one task.
     for a in 0..nodes.len() {
         for b in a + 1..nodes.len() {
             if let (NodeKind::Source(x), NodeKind::Source(y)) = (&nodes[a].kind, &nodes[b].kind)
@@ -57,7 +58,7 @@ pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
         let at = match subs.iter().position(|(of, _)| of == g) {
             Some(at) => at,
             None => {
-                // Every node is below a source; without one (a graph that is still wrong) the first node names it.
+                // Every node is below a source. Without one, in a graph with faults, the first node gives the name.
                 let source = (n..nodes.len())
                     .find(|s| group[*s] == *g && matches!(nodes[*s].kind, NodeKind::Source(_)));
                 let sub = SubTopology {
@@ -95,8 +96,8 @@ pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
     subs.into_iter().map(|(_, sub)| sub).collect()
 }
 
-/// Refuses sub-topologies that read Kafka topics and lines: there is a task for each partition of a topic, and lines
-/// have none, so no task could have them.
+/// Refuses sub-topologies that read both Kafka topics and sources without partitions: a topic has a task for each
+/// partition, so no task could have the other source.
 ///
 /// # Errors
 /// One problem for each source of lines, at the node where it meets a topic.
@@ -107,7 +108,7 @@ pub(super) fn check_lines(nodes: &[Node], subs: &[SubTopology]) -> Result<(), Ve
             let is_below = below(nodes, |n| n == line);
             let reads_a_topic =
                 below(nodes, |n| matches!(&nodes[n].kind, NodeKind::Source(s) if !s.topics().is_empty()));
-            // The sets are connected, so somewhere they meet.
+            // The set is connected, so they meet somewhere.
             let meets = sub.nodes.iter().find(|n| is_below[**n] && reads_a_topic[**n]).unwrap_or(&line);
             let meets = &nodes[nodes[*meets].made_for.unwrap_or(*meets)];
             let name = &nodes[line].name;
@@ -134,7 +135,7 @@ pub(super) fn check_lines(nodes: &[Node], subs: &[SubTopology]) -> Result<(), Ve
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
-/// For each node: is it one of these, or does it read one, however far above?
+/// For each node, whether it is one of these or reads one, directly or not.
 fn below(nodes: &[Node], start: impl Fn(usize) -> bool) -> Vec<bool> {
     let mut found: Vec<bool> = (0..nodes.len()).map(start).collect();
     loop {
@@ -152,17 +153,17 @@ fn below(nodes: &[Node], start: impl Fn(usize) -> bool) -> Vec<bool> {
     }
 }
 
-/// One of the things that a task reads.
+/// One input of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskInput {
-    /// The topic; of a source of lines its node's name.
+    /// The topic, or the node's name of a source that is not a topic.
     pub name: String,
     /// The sources that read it, in declared order.
     pub sources: Vec<usize>,
 }
 
 impl Topology {
-    /// What the tasks of a sub-topology read, by the index that counts in tasks: its topics, or its sources of lines.
+    /// The inputs of a sub-topology's tasks, by the index that tasks use: its topics, or its other sources.
     #[must_use]
     pub fn inputs(&self, sub: usize) -> Vec<TaskInput> {
         let part = &self.subs[sub];

@@ -8,7 +8,7 @@ use super::{Input, Node, NodeKind};
 use crate::model::Problem;
 use crate::operators::{Windowed, Windows, WindowsAbove};
 
-/// What may come out of each node. `withs`: the right side of each join, where it was found.
+/// For each node, which records it may send. `withs`: the right side of each join, if it was found.
 pub(super) fn of_nodes(nodes: &[Node], withs: &[Option<Input>]) -> Vec<Windowed> {
     let mut all = vec![Windowed::default(); nodes.len()];
     loop {

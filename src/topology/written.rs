@@ -1,4 +1,4 @@
-//! The topics that a topology writes and that others make: sinks write nothing where they are missing.
+//! The topics that a topology writes but does not create: they must exist.
 
 use super::{NodeKind, Topology};
 
@@ -17,7 +17,7 @@ impl WrittenTopic {
 }
 
 impl Topology {
-    /// The topics of Kafka sinks, one for each, in declared order. Not those that the topology makes itself: repartition
+    /// The topics of Kafka sinks, once each, in declared order. Not those that the topology creates: repartition
     /// topics, changelogs, the dead letter.
     #[must_use]
     pub fn written_topics(&self) -> Vec<WrittenTopic> {

@@ -1,6 +1,5 @@
-//! The parts of the deserializer that walk inside a value: elements, entries, variants, and an expression's place.
-//!
-//! Called by `decode` only.
+//! The parts of the deserializer that walk inside a value: elements, entries, variants, and an expression's place. Used
+//! by `decode` only.
 
 use std::ops::Range;
 
@@ -28,7 +27,7 @@ impl<'de> SeqAccess<'de> for Items<'_> {
     }
 }
 
-/// What an `Expr` or a `Template` asks for: start, end and text.
+/// What an `Expr` or a `Template` is read from: start, end and text.
 pub(super) struct Place {
     pub(super) span: Range<usize>,
     pub(super) text: String,
@@ -63,7 +62,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Fault> {
         self.value = self.entries.next();
         let Some((key, node)) = self.value else { return Ok(None) };
-        // A key that cannot be read leaves its value out.
+        // If the key cannot be read, its value is left out.
         let name = Node { span: key.span.clone(), kind: Kind::Text(key.name.clone()), substituted: true };
         let read = Walk { node: &name, key: None, run: self.run }.read(seed);
         read.map(Some).map_err(|fault| Fault(Cause::Placed(id(node), fault.into_parts(&name).1)))
@@ -85,7 +84,7 @@ pub(super) struct Variant<'a> {
 }
 
 impl<'a> Variant<'a> {
-    /// The settings; a problem where there are none.
+    /// The settings; a problem if there are none.
     fn content(self) -> Result<Walk<'a>, Fault> {
         let Some((key, node)) = self.content else {
             let problem = Problem::new("wrong-type", format!("`{}` needs settings", self.name))

@@ -1,4 +1,4 @@
-//! Where a bad expression is framed in the file that it stands in.
+//! A bad expression is framed at its place in the file.
 
 use crate::expressions::VrlCompiler;
 

@@ -1,8 +1,8 @@
 //! From the tree to config types: a `serde::Deserializer` over a [`Node`] that reports *every* problem, each at its place.
 //!
-//! Called by `yaml/` for a whole file or for one node of it. serde stops at the first error, so `decode` runs it again
-//! with the faulty value left out, until it succeeds or nothing is left. An error that only follows from one that was
-//! reported (a required field that was left out) is not reported. Unknown fields are reported and skipped.
+//! Called for a whole file or for one node of it. serde stops at the first error, so `decode` runs it again with the
+//! faulty value left out, until it succeeds or nothing is left. An error that only follows from a reported one (a
+//! required field was left out) is not reported. Unknown fields are reported and skipped.
 //!
 //! Supported: what derived config types ask for, externally tagged enums included. `flatten`, `untagged` and internal
 //! tags lose places and are not used in this project.
@@ -21,8 +21,8 @@ use super::tree::{Key, Kind, Node};
 use crate::model::expr::EXPR_TOKEN;
 use crate::model::{Problem, did_you_mean, near};
 
-/// Reads a `T` from the node. Adds every problem found; `None` where a value could not be read. Unknown fields alone
-/// leave a value (without them), so that later checks can report their problems too.
+/// Reads a `T` from the node and adds every problem found. `None` if a value could not be read. With unknown fields
+/// alone there is a value (without them), so that later checks can report their problems too.
 pub fn decode<T: DeserializeOwned>(node: &Node, problems: &mut Vec<Problem>) -> Option<T> {
     let run = Run::default();
     let value = loop {
@@ -45,13 +45,13 @@ pub fn decode<T: DeserializeOwned>(node: &Node, problems: &mut Vec<Problem>) -> 
     value
 }
 
-/// What the passes over one tree know.
+/// What is known from earlier passes over the tree.
 #[derive(Default)]
 pub(super) struct Run {
     problems: RefCell<Vec<Problem>>,
     /// Values left out because they, or something they need, could not be read.
     faulty: RefCell<HashSet<*const Node>>,
-    /// Values of fields that nobody knows.
+    /// Values of unknown fields.
     unknown: RefCell<HashSet<*const Node>>,
 }
 
@@ -70,7 +70,7 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Where a problem of this node is shown: a map or nothing at all by its key.
+    /// Where a problem of this node is shown: for a map or an empty value, at its key.
     fn place(&self) -> Range<usize> {
         match (&self.node.kind, self.key) {
             (Kind::Map(_) | Kind::List(_), Some(key)) => key.span.clone(),
@@ -82,12 +82,12 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Gives an error of this node its place.
+    /// Gives an error the place of this node.
     fn put<T>(&self, result: Result<T, Fault>) -> Result<T, Fault> {
         result.map_err(|fault| {
             let follows = match (&fault.0, &self.node.kind) {
                 (Cause::Missing(name), Kind::Map(entries)) => entries.iter().any(|(k, v)| {
-                    // It is there under a name with a slip of the pen, which is reported already.
+                    // The field exists under a misspelt name, which is reported already.
                     let misspelt =
                         || self.run.unknown.borrow().contains(&id(v)) && near(&k.name, &[*name]).is_some();
                     k.name == *name && self.run.is_faulty(v) || misspelt()
@@ -107,7 +107,7 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// Reads this node; what a type itself refuses (a unit, a template) gets its place here.
+    /// Reads this node. What a type itself refuses (a unit, a template) gets its place here.
     pub(super) fn read<'de, S: DeserializeSeed<'de>>(self, seed: S) -> Result<S::Value, Fault> {
         self.put(seed.deserialize(self))
     }
@@ -116,7 +116,7 @@ impl<'a> Walk<'a> {
         self.put(Err(Fault(Cause::Type(in_words(expected)))))
     }
 
-    /// A number, read from text too where a variable gave it.
+    /// A number; also read from text if a variable supplied it.
     fn number<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         let unsigned = |visitor: V, n: i64| match u64::try_from(n) {
             Ok(n) => visitor.visit_u64(n),
@@ -140,7 +140,7 @@ impl<'a> Walk<'a> {
         self.put(result)
     }
 
-    /// The entries that are read: known and not left out. Unknown ones are reported.
+    /// The entries to read: known, and not left out. Unknown ones are reported.
     fn known_entries(&self, entries: &'a [(Key, Node)], fields: &[&'static str]) -> Vec<&'a (Key, Node)> {
         let mut known = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -219,7 +219,7 @@ impl<'de> Deserializer<'de> for Walk<'_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        // A field that is written has a value, or none would be the same as a forgotten one: `grace:` is not `grace: 0s`.
+        // A field without a value is not taken for a missing one: an empty `grace:` is an error, not `grace: 0s`.
         visitor.visit_some(self)
     }
 

@@ -1,7 +1,7 @@
 //! Variables: `${VAR}` and `${VAR:-default}` in the values of the tree. `$${` is a plain `${`.
 //!
-//! Called by `yaml/` after `tree`, before `decode`. Works on parsed scalars only, never on the file's text: a value can
-//! not become YAML. Keys stay as they are. A default is used where the variable is unset or empty, as in a shell.
+//! Called after `tree`, before `decode`. It works on parsed scalars only, never on the file's text, so a value cannot
+//! become YAML. Keys stay as they are. A default is used if the variable is unset or empty, as in a shell.
 
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ pub enum Mode {
     Lenient,
 }
 
-/// Puts variables into every value of the tree; remembers which of their values are secret.
+/// Fills variables into every value of the tree; remembers which values are secret.
 pub fn substitute(
     node: &mut Node,
     mode: Mode,
@@ -48,7 +48,7 @@ pub fn substitute(
     }
 }
 
-/// The text with its variables put in, and whether there was one; `None` where there is nothing to do.
+/// The text with its variables filled in, and whether there was one; `None` if the text has none.
 fn replace(
     text: &str,
     span: &Range<usize>,

@@ -1,4 +1,4 @@
-//! What serde's errors become: a cause in the words of a YAML file, then a problem with its place.
+//! Turns serde's errors into problems: a cause in the terms of a YAML file, then a problem at its place.
 //!
 //! Called by `decode` only.
 
@@ -21,13 +21,13 @@ pub struct Fault(pub Cause);
 
 #[derive(Debug)]
 pub(super) enum Cause {
-    /// Has its place: the value to leave out, and the problem (`None`: it follows from one reported before).
+    /// It has its place: the value to leave out, and the problem (`None` if it follows from one reported before).
     Placed(*const Node, Option<Problem>),
     /// Another type was asked for.
     Type(String),
     /// A map of these fields was asked for.
     Fields(&'static [&'static str]),
-    /// A list of this length was not asked for.
+    /// A list of another length was expected.
     Length(String),
     Missing(&'static str),
     Variant(String, &'static [&'static str]),
@@ -101,10 +101,10 @@ impl Cause {
     }
 }
 
-/// So many fields are named in a help line.
+/// Most fields named in a help line.
 const FIELDS_SHOWN: usize = 12;
 
-/// What to write where this was expected.
+/// An example of what was expected.
 fn example(expected: &str) -> String {
     if let Some((_, like)) = expected.split_once("such as ") {
         return format!("write it like {like}");
@@ -122,7 +122,7 @@ fn example(expected: &str) -> String {
     }
 }
 
-/// A message that says what to write, as the message and the help line.
+/// Splits a message that also says what to write into message and help line.
 fn with_help(message: &str) -> (String, String) {
     let split = [": write ", ": one of ", ": did you mean ", ": there are "].iter().find_map(|mark| {
         let (message, _) = message.split_once(mark)?;
@@ -141,7 +141,7 @@ fn with_help(message: &str) -> (String, String) {
 }
 
 impl Fault {
-    /// Gives the error its place and, where it has no help line, this one; unless it has a place.
+    /// Gives the error its place and, if it has no help line, this one. An error that has a place keeps it.
     pub(super) fn placed(self, span: Range<usize>, node: &Node, help: Option<String>) -> Fault {
         match self.0 {
             Cause::Placed(..) => self,
@@ -191,7 +191,7 @@ impl de::Error for Fault {
     }
 }
 
-/// What serde expects, in the words of a YAML file.
+/// What serde expects, in the terms of a YAML file.
 pub(super) fn in_words(expected: &dyn Expected) -> String {
     let text = expected.to_string();
     match text.as_str() {

@@ -1,7 +1,7 @@
 //! From the text of a topology file to a [`Topology`] and its tests, or to a report of everything wrong with it.
 //!
-//! The file's sections are read one node at a time, so that a problem in one hides none in another; then the nodes go
-//! through the [`TopologyBuilder`], where the checks of the graph are, and its problems are given their places.
+//! The sections are read one node at a time, so that a problem in one node hides none in another. Then the nodes go
+//! through the [`TopologyBuilder`], which checks the graph; its problems are given their places in the file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -54,7 +54,7 @@ pub struct Loaded {
     places: Places,
 }
 
-/// Where things stand in a file.
+/// Finds the place of a node and its fields in a file.
 #[derive(Clone, Debug)]
 pub struct Places {
     file: String,
@@ -88,7 +88,7 @@ impl Places {
         sections.into_iter().filter_map(|s| self.root.get(s)).flat_map(Node::entries)
     }
 
-    /// A report with one problem at a node's field: for what shows only when something is connected.
+    /// A report with one problem at a node's field, for problems that show only when a server is asked.
     #[must_use]
     pub fn report(
         &self,
@@ -184,10 +184,10 @@ pub fn load_with(
     };
     let compiler = VrlCompiler::with(text, registry.functions());
     let mut builder = TopologyBuilder::new(name).settings(settings);
-    // What is known of the values of sources, and the nodes that read them.
+    // What is known about the values of sources and of the nodes that read them.
     let mut kinds: BTreeMap<String, TypeKind> = BTreeMap::new();
     let mut drafts: Vec<(String, Vec<String>, Draft)> = Vec::new();
-    // Nodes that were read, but not all of them.
+    // Nodes of which a part could not be read.
     let mut misread: BTreeSet<&str> = BTreeSet::new();
     let known: Vec<&str> = SourceConfig::KINDS.iter().copied().chain(registry.sources.names()).collect();
     for (key, node) in entries(root, "sources", &mut problems) {
@@ -269,7 +269,7 @@ pub fn load_with(
         }
         drafts.push((key.name.clone(), from, Draft::Sink(Box::new(config))));
     }
-    // Nodes below a section whose name is wrong.
+    // Nodes in a section whose name is misspelt.
     for (_, section) in root.entries().iter().filter(|(key, _)| !SECTIONS.contains(&key.name.as_str())) {
         for (key, _) in section.entries() {
             builder = builder.misread(&key.name);
@@ -284,7 +284,7 @@ pub fn load_with(
     }
     let tests = TestCase::all(root, &mut problems);
     let broken = !problems.is_empty();
-    // What a variable without a value would be is not known.
+    // A setting with an unset variable: whether its value is right is not known yet.
     let unset = |problem: &Problem| {
         let written = text.get(places.of(problem.node.as_deref(), &problem.field));
         problem.code == "graph::setting" && written.is_some_and(|written| written.contains("${"))
@@ -315,8 +315,8 @@ pub fn load_with(
     }
 }
 
-/// A problem of the graph that only follows from what could not be read: the node or its setting is in the file after
-/// all, or in a section whose name is wrong.
+/// Whether a problem of the graph only follows from something that could not be read: the node or setting that it
+/// misses is in the file after all, or in a section with a misspelt name.
 fn follows(problem: &Problem, places: &Places, misread: &BTreeSet<&str>) -> bool {
     let root = &places.root;
     let unknown_section = || root.entries().iter().any(|(key, _)| !SECTIONS.contains(&key.name.as_str()));
@@ -326,7 +326,7 @@ fn follows(problem: &Problem, places: &Places, misread: &BTreeSet<&str>) -> bool
             !root.get("sources").is_none_or(|s| s.entries().is_empty()) || unknown_section()
         }
         "graph::rate_limit" => {
-            // The limit is in the file, and could not be read.
+            // The limit exists in the file, but could not be read.
             let limit = places.text.get(places.of(problem.node.as_deref(), &problem.field));
             let limit = limit.map(|limit| limit.trim_matches(['"', '\'']));
             root.get("rate_limits").is_some_and(|limits| limit.is_none_or(|l| limits.get(l).is_some()))
@@ -340,7 +340,7 @@ fn place(places: &Places, problem: Problem) -> Problem {
     if problem.code == "graph::duplicate"
         && let Some((key, _)) = places.nodes().rev().find(|(key, _)| Some(&key.name) == problem.node.as_ref())
     {
-        // The first of that name is innocent.
+        // The first node of that name is right; the second is the problem.
         span = key.span.clone();
     }
     let message = match &problem.node {
@@ -365,7 +365,7 @@ fn name_of(root: &Node, problems: &mut Vec<Problem>) -> String {
     }
 }
 
-/// A path in a topology file is relative to that file.
+/// Resolves a path in a topology file, which is relative to that file.
 fn beside(file: &str, path: &mut PathBuf) {
     if let Some(folder) = Path::new(file).parent() {
         *path = folder.join(&*path);
@@ -396,7 +396,7 @@ fn from_of(node: &Node, problems: &mut Vec<Problem>) -> Vec<String> {
     }
 }
 
-/// The one key of a node that says what it is, with its settings, as a map of one entry.
+/// The one key of a node that names its kind, with the settings, as a map of one entry.
 fn one_kind(
     key: &Key,
     node: &Node,

@@ -12,9 +12,9 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, Na
 use super::secret::{Secrets, overwrite, redact};
 use crate::model::{Json, Problem};
 
-/// The longest line, in bytes, that is shown as it is.
+/// A longer line, in bytes, is not shown in a report.
 const LINE_SHOWN: usize = 4096;
-/// Bytes that are shown of a place in a longer one.
+/// Bytes shown of a place in such a line.
 const WORDS_SHOWN: usize = 60;
 
 /// All problems of one file.
@@ -26,7 +26,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// The problems of `file` whose text is `source`, in the order of their places; the same problem stands once.
+    /// The problems of `file`, whose text is `source`, in the order of their places and without repeats.
     #[must_use]
     pub fn new(file: impl Into<String>, source: impl Into<String>, problems: Vec<Problem>) -> Report {
         let source_text = source.into();
@@ -57,7 +57,7 @@ impl Report {
         self
     }
 
-    /// Nothing wrong?
+    /// Whether there are no problems.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.problems.is_empty()
@@ -78,7 +78,7 @@ impl Report {
         (line, column)
     }
 
-    /// For people: every problem framed in the file's text, then how many there are.
+    /// For terminals: every problem framed in the file's text, then how many there are.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
         let theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
@@ -104,7 +104,7 @@ impl Report {
         out
     }
 
-    /// A problem without the lines around it, where a line is so long that nobody could read them.
+    /// A problem without the lines around it, for a place in a line too long to show.
     fn in_words(&self, problem: &Problem, span: &Range<usize>) -> String {
         let (line, column) = self.line_column(span.start);
         let end = floor(&self.source_text, span.end.min(span.start + WORDS_SHOWN));

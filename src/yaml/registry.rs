@@ -1,9 +1,8 @@
 //! What a topology file may use besides the built-in kinds: operators, sinks and sources of a user's own crate, and
 //! functions in expressions.
 //!
-//! Called by whoever has some: their program registers them and hands the registry to [`crate::cli::main_with`], or to
-//! [`super::load_with`] in its tests. A kind is registered as the built-in ones are listed: its key in YAML, and the type of
-//! its settings.
+//! A program with kinds of its own registers them here and passes the registry to [`crate::cli::main_with`], or to
+//! [`super::load_with`] in its tests.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,7 +32,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The built-in kinds alone.
+    /// Only the built-in kinds.
     #[must_use]
     pub fn new() -> Registry {
         Registry::default()

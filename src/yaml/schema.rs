@@ -96,7 +96,7 @@ fn with_own(mut schema: Json, what: &str, own: impl Iterator<Item = &'static str
     schema
 }
 
-/// Nodes that read others have `from` beside their kind.
+/// Adds `from`, which nodes that read others have beside their kind.
 fn with_from(schema: Json) -> Json {
     let from = json!({
         "description": "What the node reads: a node, or a list of nodes; `node.output` for a branch.",
@@ -105,7 +105,7 @@ fn with_from(schema: Json) -> Json {
     with(schema, "from", &from, true)
 }
 
-/// A field beside a node's kind.
+/// Adds a field beside a node's kind.
 fn with(mut schema: Json, name: &str, field: &Json, needed: bool) -> Json {
     if let Some(kinds) = schema.get_mut("oneOf").and_then(Json::as_array_mut) {
         for kind in kinds {

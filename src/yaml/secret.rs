@@ -1,12 +1,13 @@
-//! Secrets: values that must not be printed. Collected while variables are put in, removed from everything shown.
+//! Secrets: values that must not be printed. They are collected while variables are filled in, and removed from
+//! everything shown.
 //!
-//! Called by `env` (which collects), `problem` and whatever logs configuration. Masks whole known values and the
-//! user part of any URL; it does not guess at other secrets.
+//! `env` collects them; `problem` and everything that logs configuration uses them. Masked are whole known values and
+//! the user part of any URL; other secrets are not guessed at.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// What stands in place of a secret.
+/// Shown in place of a secret.
 const MASK: &str = "***";
 /// A shorter value is no secret, and masking it would make text unreadable.
 const LENGTH_MIN: usize = 4;
@@ -24,14 +25,14 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Does a variable of this name hold a secret?
+    /// Whether a variable of this name holds a secret.
     #[must_use]
     pub fn is_secret_name(name: &str) -> bool {
         let name = name.to_uppercase();
         NAMES.iter().any(|part| name.contains(part))
     }
 
-    /// Remembers what is secret in a variable's value: all of it by the variable's name, else the user part of a URL.
+    /// Remembers the secret in a variable's value: all of it if the name says so, else the user part of a URL.
     pub fn learn(&mut self, name: &str, value: &str) {
         if Secrets::is_secret_name(name) {
             self.add(value);
@@ -94,7 +95,7 @@ fn user_parts(text: &str) -> Vec<Range<usize>> {
         let start = at + 3;
         let rest = &text[start..];
         let end = rest
-            // The `}` ends it too: `${USER}:${PASSWORD}@` is no secret yet.
+            // A `}` ends it too: `${USER}:${PASSWORD}@` contains no secret yet.
             .find(|c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '"' | '\'' | '`' | '}'))
             .unwrap_or(rest.len());
         if let Some(at) = rest[..end].rfind('@').filter(|&at| at > 0) {

@@ -13,7 +13,7 @@ use crate::model::{Json, Millis, Problem};
 /// One test.
 #[derive(Clone, Debug)]
 pub struct TestCase {
-    /// What it shows.
+    /// What the test shows.
     pub name: String,
     /// Steps in order, each with its place in the file.
     pub steps: Vec<(Range<usize>, TestStep)>,
@@ -84,7 +84,7 @@ pub struct CallAnswer {
     pub retry_after: Option<Millis>,
 }
 
-/// Can a server answer with it? 0 is no answer at all.
+/// Whether a server can answer with it; 0 stands for no answer at all.
 #[must_use]
 pub fn is_status(status: u16) -> bool {
     matches!(status, 0 | 100..=599)
@@ -130,7 +130,7 @@ impl TestCase {
         let steps = steps
             .iter()
             .filter_map(|step| {
-                // `crash` alone may be written without `{}`.
+                // Only `crash` may be written without `{}`.
                 let step = match &step.kind {
                     Kind::Text(word) => {
                         let empty = Node::new(step.span.clone(), Kind::Map(Vec::new()));

@@ -1,6 +1,7 @@
-//! The names in the `tests:` of a file: what is sent to, what is expected of, what calls.
+//! Checks the names in the `tests:` of a file: sources that records are sent to, nodes that something is expected of,
+//! nodes that make calls.
 //!
-//! Called when the topology is sound, so that what `check` takes is not refused by `test` for a name.
+//! Called when the topology is valid, so that `test` refuses no name that `check` has accepted.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -10,10 +11,10 @@ use super::tree::{Kind, Node};
 use crate::model::{Problem, Reason, did_you_mean};
 use crate::topology::{NodeKind, Topology};
 
-/// What may be expected of a node, beside a list of records.
+/// What may be expected of a node besides a list of records.
 pub const COUNTS: &[&str] = &["calls", "records", "dropped"];
 
-/// What a test may expect something of: nodes, the topics of Kafka sinks, the dead-letter topic.
+/// The names that a test may use in `expect`: nodes, the topics of Kafka sinks, the dead-letter topic.
 #[must_use]
 pub fn expectable(topology: &Topology) -> BTreeSet<&str> {
     let declared = || topology.nodes.iter().filter(|n| n.made_for.is_none());
@@ -44,7 +45,7 @@ fn calling(topology: &Topology) -> BTreeSet<&str> {
     topology.nodes.iter().filter(|n| calls(&n.kind)).map(|n| n.name.as_str()).collect()
 }
 
-/// Reports every name in the tests that is not there.
+/// Reports every unknown name in the tests.
 pub(super) fn check(root: &Node, topology: &Topology, problems: &mut Vec<Problem>) {
     let (sendable, calling, expectable) = (sendable(topology), calling(topology), expectable(topology));
     let unknown = |what: &str, name: &str, at: &Range<usize>, known: &BTreeSet<&str>| {
@@ -92,7 +93,7 @@ pub(super) fn check(root: &Node, topology: &Topology, problems: &mut Vec<Problem
     }
 }
 
-/// A list of records, or a map of counts.
+/// Checks an expectation: a list of records, or a map of counts.
 fn expectation(name: &str, what: &Node, problems: &mut Vec<Problem>) {
     match &what.kind {
         Kind::List(_) => {}
@@ -123,7 +124,7 @@ fn expectation(name: &str, what: &Node, problems: &mut Vec<Problem>) {
     }
 }
 
-/// A record to send: one value, and a time that can be.
+/// Checks a record to send: at most one value, and a possible time.
 fn sent(send: &Node, problems: &mut Vec<Problem>) {
     if let (Some(_), Some(raw)) = (send.get("value"), send.get("raw")) {
         let problem =
@@ -136,7 +137,7 @@ fn sent(send: &Node, problems: &mut Vec<Problem>) {
     }
 }
 
-/// An answer to a call: a status that there is, and some calls.
+/// Checks an answer to a call: a possible status, and at least one call.
 fn answered(answer: &Node, problems: &mut Vec<Problem>) {
     if let Some(status @ Node { kind: Kind::Int(n), .. }) = answer.get("status")
         && u16::try_from(*n).is_ok_and(|n| !is_status(n))

@@ -62,7 +62,7 @@ pub struct Key {
 }
 
 impl Node {
-    /// A node without a variable.
+    /// A node without a variable in it.
     #[must_use]
     pub fn new(span: Range<usize>, kind: Kind) -> Node {
         Node { span, kind, substituted: false }
@@ -83,7 +83,7 @@ impl Node {
         }
     }
 
-    /// The text, where it is text.
+    /// The text, if it is text.
     #[must_use]
     pub fn text(&self) -> Option<&str> {
         match &self.kind {
@@ -111,7 +111,7 @@ impl Node {
 }
 
 impl fmt::Display for Node {
-    /// For messages: what it is and, where it is short, its value.
+    /// For messages: the kind of value and, if it is short, the value itself.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             Kind::Null => f.write_str("nothing"),
@@ -130,7 +130,7 @@ impl fmt::Display for Node {
 /// Reads one YAML document whose root is a map.
 ///
 /// # Errors
-/// The text is no YAML, has a duplicate key, or its root is no map: one problem, at its place.
+/// The text is not YAML, has a duplicate key, or its root is no map: one problem, at its place.
 pub fn parse(text: &str) -> Result<Node, Problem> {
     let options = serde_saphyr::options! {
         strict_booleans: true,
@@ -279,7 +279,7 @@ fn trimmed(text: &str, span: Range<usize>) -> Range<usize> {
     if part.trim().is_empty() { span.start..span.start } else { start..start + part.trim().len() }
 }
 
-/// The parser's place as a byte range; from line and column where it has no bytes.
+/// The parser's place as a byte range, computed from line and column if it has no byte offset.
 fn byte_range(text: &str, location: serde_saphyr::Location) -> Range<usize> {
     let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     let span = location.span();
@@ -322,11 +322,11 @@ fn yaml_problem(text: &str, error: &serde_saphyr::Error) -> Problem {
     }
 }
 
-/// Between braces a comma ends a value, whatever parentheses it stands in.
+/// Between braces a comma ends a value, even inside parentheses.
 const BETWEEN_BRACES: &str = "a `{` may not be closed before this place; between `{ }` put text that has `,`, `:`, `{`, `}` \
      or quotes in single quotes: `{ filter: 'contains(.name, \"a\")' }`";
 
-/// What is usually behind the parser's words.
+/// The usual cause behind a message of the parser.
 fn yaml_help(message: &str) -> String {
     let has = |word: &str| message.to_lowercase().contains(word);
     let help = if has("quoted scalar") || has("flow mapping") {
@@ -350,7 +350,7 @@ fn yaml_help(message: &str) -> String {
     help.into()
 }
 
-/// The message's first line, without the place that the report shows anyway.
+/// The message's first line, without the place, which the report shows anyway.
 fn one_sentence(message: &str) -> String {
     let line = message.lines().find(|l| !l.trim().is_empty()).unwrap_or("this is no YAML").trim();
     let line = line.strip_prefix("error: ").unwrap_or(line);
@@ -365,7 +365,7 @@ mod tests {
         parse(text).unwrap_or_else(|p| panic!("{p:?}"))
     }
 
-    /// What the value of `x` is, and which part of the text it covers.
+    /// The value of `x`, and the part of the text that it covers.
     fn check(text: &str, kind: Kind, covers: &str) {
         let root = root(text);
         let node = root.get("x").unwrap_or_else(|| panic!("no x in {text:?}"));
@@ -436,7 +436,7 @@ mod tests {
         assert_eq!(root.get("x").map(Node::json), root.get("a").map(Node::json));
     }
 
-    /// What a broken file says, and where.
+    /// The problem of a broken file, and its place.
     fn refused(text: &str, part: &str, at: Option<&str>) {
         let problem = parse(text).expect_err(text);
         assert!(problem.message.contains(part), "{}", problem.message);

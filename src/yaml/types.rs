@@ -38,7 +38,7 @@ pub fn compile(
             // A name that is no node, or this one, is a problem of the graph.
             reads.filter(|r| r != name).any(|r| !kinds.contains_key(r) && names.iter().any(|n| n == r))
         };
-        // In a circle, which is a problem of the graph, nobody is first.
+        // The nodes of a cycle have no order; the cycle is a problem of the graph.
         let at = left.iter().position(|n| !waits(n)).unwrap_or(0);
         let (name, from, draft) = &mut nodes[left.remove(at)];
         let of = |name: &str| kinds.get(base(name)).cloned().unwrap_or_else(Kind::any);

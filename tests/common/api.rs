@@ -88,7 +88,7 @@ impl Api {
         port
     }
 
-    /// Nobody listens any more.
+    /// Stops listening.
     pub fn down(&self) {
         self.stop.lock().unwrap().cancel();
         // Connections that are open stay served: make them fail.

@@ -1,4 +1,4 @@
-//! Several instances of one topology under a steady load, and what a bad day does to them, at random but seeded.
+//! Several instances of one topology under a steady load, with faults that are random but seeded.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ struct Member {
     runs: usize,
 }
 
-/// See the module. Dropped in a panic, it says what was done and where the logs are.
+/// The instances. Dropped in a panic, it prints what was done and where the logs are.
 pub struct Fleet<'w> {
     pub world: &'w World,
     broker: &'w OwnServer,
@@ -50,7 +50,7 @@ pub struct Fleet<'w> {
     pub freeze_members: bool,
 }
 
-/// Ends whoever looks at it, also when the test fails.
+/// Sets the flag when it is dropped, also when the test fails, so that threads that watch it end.
 pub struct Until<'a>(pub &'a AtomicBool);
 
 impl Drop for Until<'_> {
@@ -111,9 +111,9 @@ impl<'w> Fleet<'w> {
             Some(Instance::start_with(self.world, &member.id, &more, &[("ACCOUNTS_API", url.as_str())]));
     }
 
-    /// Nobody may end without being told to, but for one with a name that was fenced: as a supervisor does, it is started
-    /// again. (When its session was lost while its commit was on the way, a static member is fenced by itself, and
-    /// librdkafka takes that for the end: see the README's limits.)
+    /// No instance may end by itself, except one with a static name that was fenced: it is started again, as a
+    /// supervisor would. (If its session is lost while its commit is in flight, a static member is fenced by its own
+    /// new life, which librdkafka takes for fatal: see the README's limits.)
     fn all_alive(&mut self) {
         for at in 0..self.members.len() {
             let member = &mut self.members[at];

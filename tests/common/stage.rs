@@ -1,4 +1,4 @@
-//! A topology of a test's own on a real broker: its topics and its file, the real binary, what goes in and comes out.
+//! A topology of a test's own on a real broker: its topics and its file, the real binary, its input and output.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -14,7 +14,7 @@ use super::{Instance, brokers, program, read, record, unique};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// See the module.
+/// One topology with its topics.
 pub struct Stage {
     /// The topology's name, which no other test or run has. Topics begin with it.
     pub name: String,

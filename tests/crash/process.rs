@@ -79,7 +79,8 @@ pub struct Process {
     epoch: Option<u64>,
     /// The group's generation as this member knows it.
     pub generation: u64,
-    /// The group has given it up, and it does not know yet: what it has may be somebody else's, or its own again.
+    /// The group has expelled it, and it does not know yet: its partitions may belong to another member, or to it
+    /// again.
     pub expelled: bool,
     /// Partitions that the group has given to it, whose offsets are being looked up.
     fresh: Vec<i32>,

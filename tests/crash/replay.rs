@@ -1,4 +1,4 @@
-//! The same records in a task that nothing happens to: what it holds and what came out of it at any offset.
+//! The same records in a task without faults: its state and its outputs at any offset.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use slackwater::state::{Backend, MemoryBackend, Row};
 use super::ledger::Committed;
 use super::shape::Shape;
 
-/// See the module.
+/// A task that reads one partition from its start.
 pub struct Replay {
     task: Task,
     backend: Arc<MemoryBackend>,

@@ -1,4 +1,4 @@
-//! One case: a topology, as a file of ours that the peer reads too, and what goes in.
+//! One case: a topology, as a file that Kafka Streams' side reads too, and its input.
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -19,7 +19,7 @@ impl Line {
     }
 }
 
-/// See the module.
+/// A topology and its input.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// `sources`, `operators` and `sinks`.

@@ -22,7 +22,7 @@ pub struct Rule {
     pub apply: fn(&Case, &mut Outcome, &mut Outcome) -> usize,
 }
 
-/// See the module. Applied in this order.
+/// The rules, in the order in which they are applied.
 pub const RULES: &[Rule] = &[
     Rule {
         name: "final sessions lost",

@@ -149,7 +149,7 @@ fn avro_in_avro_and_protobuf_out_as_others_write_them() {
         &[
             (&key(1), &framed(v1, &fixture("order_v1_1"))),
             (&key(3), &framed(v1, &fixture("order_v1_3_new"))),
-            // Not Avro, an id that nobody has, a key that is no long, data that ends too early.
+            // Not Avro, an unknown id, a key that is no long, data that ends too early.
             (&key(9), b"{\"id\":1}"),
             (&key(8), &framed(1_999_999, &fixture("order_v1_1"))),
             (b"text", &framed(v1, &fixture("order_v1_1"))),

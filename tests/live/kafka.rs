@@ -102,7 +102,7 @@ impl Member {
     fn join(config: &KafkaConfig, options: &GroupOptions) -> Member {
         let (to, events) = sync_channel(16);
         let reader = GroupReader::open(config, options, move |event| {
-            // The test is over when nobody listens.
+            // The test is over once the receiver is gone.
             drop(to.send(event));
         })
         .expect("a group reader");
@@ -451,7 +451,7 @@ fn a_reader_that_is_kept_after_the_revoke_says_so() {
     let Ok(GroupEvent::Assigned { mut partitions, .. }) = events.recv_timeout(LONG) else {
         panic!("assigned first")
     };
-    // Nobody answers the revoke and the partition's reader lives on: both deadlines pass, nothing hangs.
+    // The revoke is not answered and the partition's reader lives on: both deadlines pass, nothing hangs.
     reader.close();
     let (_, mut kept) = partitions.pop().unwrap();
     assert_eq!(kept.poll_batch(1, &mut Vec::new()), Err(ReadError::Revoked));

@@ -1,5 +1,5 @@
-//! What whoever runs instances relies on, with the real binary on a real Kafka:
-//! `KAFKA_BROKERS=host:port cargo test --test live operating`.
+//! What operators of instances rely on, with the real binary on a real Kafka: `KAFKA_BROKERS=host:port cargo test
+//! --test live operating`.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;

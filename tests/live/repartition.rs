@@ -210,7 +210,7 @@ fn offsets_state_and_reset_say_what_is_there_and_take_it_away() {
     let ends = rows.as_array().expect("a list").iter().filter(|r| r["internal"] == false);
     assert_eq!(ends.map(|r| r["end"].as_i64().expect("a number")).sum::<i64>(), 100);
 
-    // While it runs nobody else looks at its state, and nobody resets it.
+    // While it runs, its state cannot be read or reset.
     let refused = shop.run(&["state", "ls"], "one", &[]);
     assert!(
         !refused.status.success() && text(&refused).contains("another process uses"),

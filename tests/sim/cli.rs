@@ -852,7 +852,8 @@ fn state_of_another_shape_is_refused_and_what_may_change_may() {
     assert_eq!(counts(&run(more, "n")), [11, 12, 13, 14, 15]);
 }
 
-/// `slackwater schema | head -1`: nobody reads any more. No panic, no message, and the code of a process that SIGPIPE ended.
+/// `slackwater schema | head -1`: the reader has gone. No panic, no message, and the code of a process that SIGPIPE
+/// ended.
 #[test]
 fn who_reads_may_go_away() {
     let dir = folder();

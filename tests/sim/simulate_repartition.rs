@@ -1,5 +1,5 @@
-//! A change of the key and what follows, in `simulate` and in the tests of a file: the topics in between are there and
-//! nobody sees them.
+//! A change of the key and what follows, in `simulate` and in the tests of a file: the repartition topics work, and are
+//! not shown.
 
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //!
 //! The JSON is the plain one that people write, not Avro's JSON encoding: a union is the value itself, bytes are
 //! base64, dates and times are text (`2024-01-02`, `12:34:56.789`, `2024-01-02T03:04:05.678Z`), a decimal is text with
-//! all its digits. `to_json` and `from_json` have the details; the README has them as a table.
+//! all its digits. `to_json` and `from_json` have the details; `docs/formats.md` has them as a table.
 
 mod depth;
 mod from_json;

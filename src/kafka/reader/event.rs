@@ -41,6 +41,6 @@ pub enum GroupEvent {
 pub struct GroupError {
     /// What kind of error it is.
     pub kind: ErrorKind,
-    /// For people.
+    /// For logs and status pages.
     pub message: String,
 }

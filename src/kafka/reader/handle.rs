@@ -21,7 +21,7 @@ pub struct CommitError {
     pub rebalanced: bool,
     /// The same commit may work later.
     pub retriable: bool,
-    /// For people.
+    /// For logs.
     pub message: String,
 }
 
@@ -74,7 +74,7 @@ pub struct GroupHandle {
 impl GroupHandle {
     /// The member's identity for a transaction. `None` while it is not a member: the reader is closed, or the session
     /// was lost and it has not joined again. (Its identity would then be empty, and a broker accepts a transaction's
-    /// offsets from anybody who shows no identity.)
+    /// offsets from any client that shows no identity.)
     ///
     /// If a partition's [`super::Lease`] is not over *after* this call, it is safe to commit for the partition with
     /// this identity: the partition can only be given away in a later generation of the group, which refuses this

@@ -125,8 +125,8 @@ impl GroupReader {
         self.stop.store(true, Ordering::Release);
     }
 
-    /// Leaves the group and waits until the thread has ended: up to the revoke deadline, so whoever answers `Revoked`
-    /// must not be the caller (call [`GroupReader::stop`] and wait for `Closed` first).
+    /// Leaves the group and waits until the thread has ended, up to the revoke deadline. `Revoked` has to be answered
+    /// on another thread than the caller's; otherwise call [`GroupReader::stop`] first and wait for `Closed`.
     pub fn close(self) {
         drop(self);
     }

@@ -117,8 +117,8 @@ impl PartitionReader {
         }
     }
 
-    /// From now on records carry `topic` as their `origin.topic`: the owner's number for it, in place of the index in the
-    /// group's list.
+    /// Sets the `origin.topic` of the records read from now on: the owner's number for the topic, in place of the index
+    /// in the group's list.
     pub fn set_topic(&mut self, topic: usize) {
         self.origin.topic = u16::try_from(topic).unwrap_or(u16::MAX);
     }

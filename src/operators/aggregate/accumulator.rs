@@ -15,10 +15,10 @@ use crate::state::{Cell, StateError, codec};
 
 /// Version of the rows.
 const VERSION: u8 = 1;
-/// A list, a set or a value of one part may have this many bytes: a row has to fit a Kafka record and memory.
+/// Most bytes of a list, a set or a value in one part: a row has to fit a Kafka record and memory.
 pub(super) const PART_BYTES_MAX: usize = 4 << 20;
 
-/// A sum: whole as long as it can be.
+/// A sum: a whole number as long as possible.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Number {
     Whole(i64),
@@ -26,7 +26,7 @@ pub(super) enum Number {
 }
 
 impl Number {
-    /// `None`: it is no number.
+    /// `None` if the value is no number.
     pub(super) fn of(json: &Json) -> Option<Number> {
         let number = json.as_number()?;
         number.as_i64().map(Number::Whole).or_else(|| number.as_f64().map(Number::Float))
@@ -40,7 +40,7 @@ impl Number {
         }
     }
 
-    /// The sum; a float where it is no longer whole or no longer fits, and never infinite.
+    /// The sum: a float if it is not whole or does not fit 64 bits, never infinite.
     pub(super) fn plus(self, other: Number) -> Number {
         if let (Number::Whole(a), Number::Whole(b)) = (self, other)
             && let Some(sum) = a.checked_add(b)
@@ -50,7 +50,7 @@ impl Number {
         Number::Float((self.float() + other.float()).clamp(f64::MIN, f64::MAX))
     }
 
-    /// Is the sum with that a number? Beyond the greatest float there is none.
+    /// Whether the sum is a number: beyond the greatest float there is none.
     pub(super) fn fits(self, other: Number) -> bool {
         matches!((self, other), (Number::Whole(_), Number::Whole(_)))
             || (self.float() + other.float()).is_finite()
@@ -262,7 +262,7 @@ impl Acc {
         }
     }
 
-    /// Is the one result `null`? Then there is no row.
+    /// Whether the only result is `null`: then there is no row.
     pub(super) fn is_nothing(&self) -> bool {
         matches!(self, Acc::One(Part::Value(None)))
     }
@@ -287,7 +287,7 @@ pub(super) struct Row {
 impl Cell for Row {
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), StateError> {
         match &self.acc {
-            // As a list of one: its length, and what is in it.
+            // Encoded as a list of one: its length, then the part.
             Acc::One(part) => codec::encode_into(VERSION, &(self.ts, true, 1u64, part.stored()), out),
             Acc::Many(parts) => {
                 let parts: Vec<Stored> = parts.iter().map(Part::stored).collect();
@@ -362,7 +362,7 @@ mod tests {
         check(Acc::Many(vec![Part::Count(1)]));
     }
 
-    /// Never edit: this is what lies on users' disks.
+    /// Never edit: rows on users' disks have this format.
     #[test]
     fn version_1_is_written_and_read_as_on_users_disks() {
         let row = Row { ts: 258, acc: Acc::One(Part::Count(3)) };

@@ -1,6 +1,7 @@
 //! `fields` of an aggregate: names with `count()`, `sum(.amount)`, `top(.amount, 3)`.
 //!
-//! The text between the parentheses is an expression like any other; it keeps the place of the whole in the file.
+//! The text between the parentheses is an expression like any other; mistakes in it are shown at the whole text's place
+//! in the file.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,12 +15,12 @@ use crate::model::Expr;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FieldsConfig(pub Vec<(String, FieldConfig)>);
 
-/// One aggregation of several.
+/// One aggregation in `fields`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FieldConfig {
-    /// Which.
+    /// The function.
     pub function: FieldFunction,
-    /// Of what; `None` for `count`.
+    /// The expression of its values; `None` for `count`.
     pub of: Option<Expr>,
     /// The bound of `collect` and `top`.
     pub limit: Option<u32>,
@@ -57,7 +58,7 @@ const FUNCTIONS: &[(&str, FieldFunction)] = &[
 ];
 
 impl FieldFunction {
-    /// As it is written.
+    /// The name as it is written.
     #[must_use]
     pub fn name(self) -> &'static str {
         FUNCTIONS.iter().find(|(_, f)| *f == self).map_or("", |(name, _)| name)
@@ -77,7 +78,7 @@ impl FieldConfig {
         let name = name.trim();
         let known = FUNCTIONS.iter().find(|(n, _)| *n == name);
         let inside = rest.strip_suffix(')').ok_or_else(|| match known {
-            // A comma between `{ }` has ended it.
+            // A comma between `{ }` has ended the text.
             Some((_, FieldFunction::Collect | FieldFunction::Top)) if !rest.contains(')') => {
                 format!("`{text}` has no `)` at its end: write it in quotes between `{{ }}`: `'{name}(.amount, 3)'`")
             }
@@ -103,7 +104,8 @@ impl FieldConfig {
             (_, "") => return Err(format!("`{name}()` does not say of what: write `{name}(.amount)`")),
             (FieldFunction::Top, _) if limit.is_none() => {
                 let of = match of.rsplit_once(',') {
-                    // `top(.x, n)`: of a call's comma the second part is no plain word.
+                    // `top(.x, n)`: the part after the last comma is a number or a plain word only if that comma is not
+                    // inside another call.
                     Some((of, n)) if n.trim().bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') => {
                         of.trim()
                     }

@@ -1,8 +1,8 @@
 //! What to compute: the functions of an aggregate with their expressions.
 //!
-//! Called by the four kinds of grouping with one record at a time. Everything that can fail happens first
-//! ([`Plan::inputs`], [`Plan::step`], [`Plan::merged`]) and changes nothing; [`Plan::apply`] cannot fail. So a record that is
-//! refused leaves no trace in any window.
+//! Called by the four kinds of grouping with one record at a time. What can fail comes first ([`Plan::inputs`],
+//! [`Plan::step`], [`Plan::merged`]) and changes nothing; [`Plan::apply`] cannot fail. So a record that is refused
+//! leaves no trace in any window.
 
 use std::sync::Arc;
 
@@ -66,7 +66,7 @@ impl Function {
         }
     }
 
-    /// Is the value one that this function takes? `null` always is.
+    /// Whether this function takes such a value; it always takes `null`.
     fn takes(&self, json: &Json) -> Result<(), &'static str> {
         match self {
             _ if json.is_null() => Ok(()),
@@ -99,7 +99,7 @@ impl Function {
         }
     }
 
-    /// Takes one value in; how many values were left out because the list is full.
+    /// Adds one value; the number of values left out because the list is full.
     fn add(&self, part: &mut Part, input: &Json, step: Option<Json>) -> u64 {
         if let Some(next) = step {
             *part = Part::Value((!next.is_null()).then(|| Arc::new(next)));
@@ -154,7 +154,8 @@ impl Function {
         0
     }
 
-    /// One part of two, the left one earlier, and how many values were left out. `None`: nothing so far.
+    /// Two parts as one, the left one earlier, and the number of values left out. A left part of `None` is an empty
+    /// one.
     fn merged(&self, left: Option<Part>, right: &Part, record: &Record) -> Result<(Part, u64), EvalError> {
         let mut out = 0;
         let json = |value: &Option<Arc<Json>>| value.clone().unwrap_or_else(|| Arc::new(Json::Null));
@@ -210,13 +211,13 @@ impl Function {
 pub(super) struct Plan {
     by: Option<Expr>,
     pub(super) functions: Vec<Function>,
-    /// Names of the fields; `None` where there is one result.
+    /// Names of the fields; `None` for a single result without a name.
     names: Option<Vec<String>>,
-    /// Several expressions read the value: it is parsed once, for all.
+    /// Whether several expressions read the value: then it is parsed once for all of them.
     parse_first: bool,
 }
 
-/// Why a record cannot be taken in.
+/// Why a record cannot be added.
 pub(super) enum Unfit {
     Expression(EvalError),
     Full(String),
@@ -238,7 +239,7 @@ impl Unfit {
 }
 
 impl Plan {
-    /// `overlapping`: a record may be in several windows.
+    /// `overlapping`: one record may belong to several windows.
     pub(super) fn new(config: &AggregateConfig, overlapping: bool) -> Plan {
         let (functions, names) = match &config.fields {
             Some(fields) => {
@@ -254,7 +255,7 @@ impl Plan {
         Plan { by: config.by.clone(), functions, names, parse_first }
     }
 
-    /// Parses the value where several expressions read it.
+    /// Parses the value, if several expressions read it.
     pub(super) fn parse(&self, record: &mut Record) {
         if self.parse_first
             && matches!(record.value, Value::Bytes(_))
@@ -264,12 +265,12 @@ impl Plan {
         }
     }
 
-    /// Is a record grouped by its own key?
+    /// Whether records are grouped by their own key.
     pub(super) fn groups_by_key(&self) -> bool {
         self.by.as_ref().is_none_or(Expr::is_key)
     }
 
-    /// The key that the record belongs to; `None` where it has none.
+    /// The key that the record is grouped by; `None` if it has none.
     pub(super) fn key(&self, record: &Record) -> Result<Option<Bytes>, EvalError> {
         match &self.by {
             Some(by) if !by.is_key() => by.eval(&Scope::of(record)).map(|json| key_text(&json)),
@@ -305,7 +306,7 @@ impl Plan {
         }
     }
 
-    /// The new value for `apply`, where an expression makes it from the old one; and whether there is room.
+    /// The new value for `apply` if an expression makes it from the old one; also checks that there is room for it.
     pub(super) fn step(
         &self,
         acc: Option<&Acc>,
@@ -332,14 +333,14 @@ impl Plan {
         }
     }
 
-    /// Takes a record in; how many values were left out.
+    /// Adds a record; the number of values left out.
     pub(super) fn apply(&self, acc: &mut Acc, inputs: &[Json], step: Option<Json>) -> u64 {
         let mut step = step;
         let parts = acc.parts_mut().iter_mut().zip(inputs).zip(&self.functions);
         parts.map(|((part, input), function)| function.add(part, input, step.take())).sum()
     }
 
-    /// The parts of two sessions as one, and how many values were left out.
+    /// Two sessions' parts as one, and the number of values left out.
     pub(super) fn merged(
         &self,
         left: Option<Acc>,
@@ -381,7 +382,7 @@ impl Plan {
         Ok((acc, out))
     }
 
-    /// Is merging one session with nothing that session itself? Not where an expression merges.
+    /// Whether a session merged with an empty one stays as it is. An expression may make something else of it.
     pub(super) fn merges_plainly(&self) -> bool {
         !matches!(self.functions.as_slice(), [Function::Fold { .. }])
     }

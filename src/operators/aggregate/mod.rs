@@ -1,22 +1,24 @@
 //! `aggregate`: one result per key, or per key and window, from all its records.
 //!
-//! The rules are Kafka Streams', to the millisecond, with T the node's clock (the record at hand included): which records
-//! are late, which windows are closed, which timestamp and which window a result carries, in which order results leave.
-//! Two of its faults are not copied: a window whose end is jumped over still gives its final result, and a session is
-//! found as long as it takes records. A record without a key is dropped and counted; one without a value is dropped
-//! where Kafka Streams drops it (no window, sliding windows) and counted by `count`, `reduce` and `fold` elsewhere. What is
-//! dropped for its missing key or value moves no clock.
+//! The rules are Kafka Streams', to the millisecond: which records are late, which windows are closed, which timestamp
+//! and window a result carries, in which order results are sent. T is the node's clock, the current record included.
+//! Two faults of Kafka Streams are not copied: a window whose end is jumped over still gives its final result, and a
+//! session is found as long as it takes records. A record without a key is dropped and counted. One without a value is
+//! dropped where Kafka Streams drops it (no window, sliding windows), and counted by `count`, `reduce` and `fold`
+//! elsewhere. A record dropped for its missing key or value moves no clock.
 //!
-//! Over a table rows are added and taken back (`over_table`).
+//! Over a table, rows are added and taken back (`over_table`).
 //!
-//! `config` and `fields` are the settings, `functions` what is computed, `accumulator` what is remembered, `rows` where;
-//! `unwindowed`, `time_windows`, `session`, `sliding` and `over_table` are the ways of grouping.
+//! `config` and `fields` are the settings, `functions` what is computed, `accumulator` what is remembered between
+//! records, `rows` where it is kept. `unwindowed`, `time_windows`, `session`, `sliding` and `over_table` are the ways
+//! of grouping.
 //!
 //! Invariants: a record that is refused changes nothing; results depend on the input alone, never on what is in memory
-//! or on restarts. With `emit: final` a watermark is held back to the first open window, so that its result is not
-//! late below.
+//! or on restarts. With `emit: final` a watermark is held back to the first open window, so that its result is not late
+//! below.
 //!
-//! The store's rows are written when the epoch ends: who reads a node's results reads the records it sends.
+//! The store's rows are written only when the epoch ends. Nodes below read the results as records, never from the
+//! store.
 
 mod accumulator;
 mod config;
@@ -48,7 +50,7 @@ use super::{Cx, Load, Operator, OperatorError, Query, Stores};
 use crate::model::{Json, Reason, Record, Timestamp};
 use crate::state::StateError;
 
-/// Results sent by one call of `on_time`: bounds what is between the nodes.
+/// Most results sent by one call of `on_time`, which bounds how many records are between nodes at once.
 const FINALS_MAX: usize = 1024;
 
 /// How an aggregate groups in time: which rows there are and when they leave.
@@ -57,16 +59,16 @@ trait Grouping: Send {
 
     fn rows_mut(&mut self) -> &mut Rows;
 
-    /// Reads what it keeps in memory beside the rows.
+    /// Reads back what it keeps in memory besides the rows.
     fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError>;
 
-    /// Takes a record into its rows.
+    /// Adds a record to its rows.
     fn on_record(&mut self, incoming: Incoming<'_>, cx: &mut Cx<'_>) -> Result<(), Fail>;
 
     /// The keys in the store of the rows that a record's key has, or may have.
     fn row_keys(&self, key: &[u8]) -> Vec<Vec<u8>>;
 
-    /// Takes a record as it came into the node; `inputs` is kept for its memory.
+    /// Takes a record as it came into the node; `inputs` is a buffer, kept to save allocations.
     fn take(
         &mut self,
         plan: &Plan,
@@ -126,7 +128,7 @@ trait Grouping: Send {
     }
 }
 
-/// The operator. One store: the rows.
+/// The operator. Its one store has the rows.
 struct Aggregate<G> {
     plan: Plan,
     is_final: bool,
@@ -134,7 +136,7 @@ struct Aggregate<G> {
     needs_value: bool,
     windowed: bool,
     grouping: G,
-    /// Kept for its memory.
+    /// A buffer, kept to save allocations.
     inputs: Vec<Json>,
 }
 
@@ -235,5 +237,5 @@ impl<G: Grouping> Operator for Aggregate<G> {
     }
 }
 
-/// Memory of one session or sliding window in the indexes, about.
+/// Approximate memory of one session or sliding window in the indexes.
 const INDEX_BYTES: usize = 120;

@@ -1,13 +1,13 @@
 //! An aggregate over a table: one row per group, of the table's rows as they are now.
 //!
-//! A change of a row takes its old value out of the result and puts the new one in, in this order, and sends the result
-//! once; where the two belong to different groups, each group gets its half (`operators/inserted/regroup.rs`). The rules are those
-//! of Kafka Streams' KTableAggregate and KTableReduce: a group that has lost its last row keeps its result (a count of 0);
-//! the result's timestamp is the highest of the rows taken in or out, so it does not go back; a row that comes out of a
-//! group without a result sends a tombstone. Only functions that can take back are allowed.
+//! A change of a row takes its old value out of the result, then adds the new one, and sends the result once. If the
+//! two belong to different groups, each group gets its half (`operators/inserted/regroup.rs`). The rules are those of
+//! Kafka Streams' KTableAggregate and KTableReduce: a group that has lost its last row keeps its result (a count of 0);
+//! the result's timestamp is the highest of all rows added or taken out, so it never goes back; taking a row out of a
+//! group without a result sends a tombstone. Only functions that can take values back are allowed.
 //!
-//! A value that could not be taken in (an expression failed on it, and the record was refused) is not taken out later. Where
-//! `step` or `subtract` itself fails, the record is refused and the other half of the change still counts.
+//! A value that was never added (an expression failed on it, and the record was refused) is not taken out later. If
+//! `step` or `subtract` fails, the record is refused, but the other half of the change still counts.
 //!
 //! Sums of whole numbers are exact while they fit 64 bits; a float that is taken back leaves its rounding behind.
 
@@ -101,7 +101,7 @@ impl Grouping for OverTable {
                 let mut now = acc.clone().unwrap_or_else(|| plan.init());
                 match plan.step(Some(&now), &record, inputs) {
                     Ok(step) => {
-                        // Nothing here has a bound that leaves values out.
+                        // No function over a table has a bound, so no value is left out.
                         plan.apply(&mut now, inputs, step);
                         acc = Some(now);
                     }
@@ -131,7 +131,7 @@ impl Grouping for OverTable {
     }
 }
 
-/// One value for each function; `None` where there is no row.
+/// One value for each function; `None` if there is no row.
 fn inputs(plan: &Plan, record: &mut Record) -> Result<Option<Vec<Json>>, Unfit> {
     if record.value.is_null() {
         return Ok(None);
@@ -142,7 +142,7 @@ fn inputs(plan: &Plan, record: &mut Record) -> Result<Option<Vec<Json>>, Unfit> 
 }
 
 impl Function {
-    /// The result without a row, where an expression makes it.
+    /// The result after taking a row out, if an expression makes it.
     fn unstep(&self, part: &Part, before: &Record) -> Result<Option<Json>, EvalError> {
         let (subtract, acc) = match (self, part) {
             (
@@ -164,7 +164,7 @@ impl Function {
                 *sum = sum.minus(Number::of(input).unwrap_or(Number::Whole(0)));
                 *count -= 1;
             }
-            // Refused when the topology was read.
+            // The topology's check refuses these functions over a table.
             _ => {}
         }
     }
@@ -189,12 +189,12 @@ impl Plan {
     }
 }
 
-/// What to write instead of what cannot be taken back.
+/// What to write instead of a function that cannot take values back.
 const INSTEAD: &str = "over a table there are `count`, `sum`, `avg`, `reduce` with `subtract` and `fold` with `subtract`; or \
                        aggregate its changes as records, read through a node such as `filter: \"true\"`";
 
 impl AggregateConfig {
-    /// What does not go over a table: field, message, help.
+    /// What cannot be used over a table: field, message, help.
     #[must_use]
     pub fn check_over_table(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = Vec::new();
@@ -257,12 +257,12 @@ impl AggregateConfig {
     }
 }
 
-/// The name, besides the row's value and key, that an expression reads.
+/// The first name that an expression reads besides the row's value and key.
 fn around(expr: &Expr) -> Option<&'static str> {
     let mut quote: Option<char> = None;
     let (mut word, mut is_field, mut escaped) = (String::new(), false, false);
     let mut last = ' ';
-    // One more character, so that the last word ends.
+    // A last character that ends the last word.
     for c in expr.text().chars().chain([' ']) {
         if let Some(end) = quote {
             if c == end && !escaped {
@@ -371,7 +371,7 @@ mod tests {
         );
     }
 
-    /// The operators in Rust: VRL is on a higher floor.
+    /// Operators as Rust functions: VRL is on a floor above.
     fn arithmetic(config: &mut AggregateConfig) {
         for (expr, _) in config.exprs_mut() {
             let sign = match expr.text() {

@@ -1,7 +1,7 @@
 //! The rows of an aggregate: one per key, or per window and key, in a write-back cache over the node's store.
 //!
-//! Key of a row: the record's key, or `[window start, 8 bytes in order][the record's key]`, so that what closes together lies
-//! together, in the order in which it leaves.
+//! A row's key is the record's key, or `[window start, 8 bytes in order][the record's key]`: rows of one window lie
+//! together, in the order in which they are sent.
 
 use bytes::Bytes;
 
@@ -14,7 +14,7 @@ use crate::state::{Cells, StateError, Store};
 /// Decoded rows that one node of one task keeps in memory between epochs, bytes.
 const RESIDENT_BYTES: usize = 32 << 20;
 
-/// Why a record was not taken in.
+/// Why a record was not added.
 pub(super) enum Fail {
     Unfit(Unfit),
     State(StateError),
@@ -32,7 +32,7 @@ impl From<StateError> for Fail {
     }
 }
 
-/// A record on its way into its windows.
+/// A record to be added to its windows.
 #[derive(Clone, Copy)]
 pub(super) struct Incoming<'a> {
     pub(super) plan: &'a Plan,
@@ -66,7 +66,7 @@ fn to_window((start, end): (i64, i64)) -> Window {
     Window { start: Timestamp(start), end: Timestamp(end) }
 }
 
-/// A final result: no record causes it, time does.
+/// A final result: it is caused by time, not by a record.
 pub(super) fn final_result(key: &[u8], value: Value, ts: i64, window: (i64, i64)) -> Record {
     Record {
         key: Some(Bytes::copy_from_slice(key)),
@@ -99,9 +99,9 @@ pub(super) fn read_row_key(row: &[u8]) -> Result<(i64, &[u8]), StateError> {
     Ok((read_ordered_i64(*start), key))
 }
 
-/// What became of one row.
+/// The outcome for one row.
 pub(super) struct Taken {
-    /// Its slot; `None` where the result is nothing.
+    /// Its slot; `None` if the result is nothing.
     pub(super) id: Option<u32>,
     pub(super) value: Value,
     pub(super) ts: i64,
@@ -112,9 +112,9 @@ pub(super) struct Taken {
 /// The rows of an aggregate, with a cache of those in use.
 pub(super) struct Rows {
     pub(super) cells: Cells<Row>,
-    /// Was there anything in the store when the task opened?
+    /// Whether the store had anything in it when the task opened.
     pub(super) stored: bool,
-    /// Kept for its memory.
+    /// A buffer, kept to save allocations.
     pub(super) key: Vec<u8>,
 }
 
@@ -129,7 +129,7 @@ impl Rows {
         self.cells.find(store, key, may_be_stored)
     }
 
-    /// Reads what looking for these windowed rows will need.
+    /// Reads the memory that finding these windowed rows will need.
     pub(super) fn warm<'k>(&self, rows: impl Iterator<Item = (i64, &'k Bytes)>) {
         let (mut bytes, mut ends) = (Vec::new(), Vec::new());
         for (start, key) in rows {
@@ -160,7 +160,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Takes a record into one row, which is made if there is none.
+    /// Adds a record to one row, which is made if there is none.
     pub(super) fn take_in(
         &mut self,
         store: &mut Store,

@@ -1,11 +1,11 @@
 //! Session windows: records of a key with at most `gap` between them.
 //!
-//! With T the node's clock and G the grace: a record at `ts` joins every session with `end >= ts - gap` and
-//! `start <= ts + gap`; the sessions it joins become one. It is late if that one's `end < T - G - gap`. A session is closed
-//! when `T > end + gap + G`; closed sessions leave by end, then start, then key bytes. What is merged away is announced
-//! by a result without a value, before the new one.
+//! With T the node's clock and G the grace: a record at `ts` joins every session with `end >= ts - gap` and `start <=
+//! ts + gap`; all of these become one session. The record is late if that session has `end < T - G - gap`. A session is
+//! closed when `T > end + gap + G`; closed sessions are sent by end, then start, then key bytes. For each session that
+//! is merged into another, a result without a value is sent, before the new result.
 //!
-//! In memory: the bounds of every open session, and a lazy agenda. Rows may be on disk only.
+//! In memory are the bounds of all open sessions, and a lazy agenda; a row may be on disk only.
 //!
 //! Invariant of the agenda: every open session has an entry with its own start and an end that is not after its own.
 
@@ -37,7 +37,7 @@ pub(super) struct Sessions {
     pub(super) rows: Rows,
     /// Open sessions by key, ascending. They lie more than `gap` apart.
     keys: HashMap<Bytes, Vec<Span>, ahash::RandomState>,
-    /// End, start, key.
+    /// End, start and key, in the order in which sessions are closed.
     agenda: BTreeSet<(i64, i64, Bytes)>,
 }
 
@@ -53,7 +53,7 @@ impl Sessions {
         }
     }
 
-    /// Puts one session, or none, in the place of some.
+    /// Replaces some sessions of a key by one, or by none.
     fn replace(&mut self, key: &Bytes, place: std::ops::Range<usize>, new: Option<Span>) {
         let Some(spans) = self.keys.get_mut(key) else {
             if let Some(new) = new {
@@ -128,7 +128,7 @@ impl Grouping for Sessions {
         }
         let mut left_out = 0;
         let (value, exists) = match found.as_slice() {
-            // The session stays where it is: its row is changed in place.
+            // The session keeps its start, so its row is changed in place.
             [one] if one.start == merged.start && plan.merges_plainly() => {
                 let id = self.rows.existing(cx.store(0), one.start, key)?;
                 let step = plan.step(Some(&self.rows.cells.value(id).acc), record, inputs)?;
@@ -194,7 +194,7 @@ impl Grouping for Sessions {
         Some(Timestamp(end.saturating_add(self.gap).saturating_add(self.grace).saturating_add(1)))
     }
 
-    /// No result to come has an earlier timestamp.
+    /// No later result has an earlier timestamp than this.
     fn held(&self) -> Option<i64> {
         self.agenda.first().map(|(end, ..)| *end)
     }

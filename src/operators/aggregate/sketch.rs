@@ -1,9 +1,10 @@
-//! How many different values there are, about, in at most 4 KiB: a HyperLogLog sketch. The one home of `datasketches`.
+//! Estimates how many different values there are, in at most 4 KiB: a HyperLogLog sketch. The one home of
+//! `datasketches`.
 //!
-//! 2^12 registers of 8 bits: the standard error is 1.04 / sqrt(4096) = 1.6 % (two of three results are that near, 99.7 %
-//! within three times that); up to a few hundred values the count is as good as exact. The estimate is the one that does
-//! not depend on the order of the values, nor on how sketches were merged: a result is the same after any restart, and
-//! for sessions however they grew together.
+//! It has 2^12 registers of 8 bits. The standard error is 1.04 / sqrt(4096) = 1.6 %: two of three results are that
+//! near, 99.7 % within three times that; up to a few hundred values the count is practically exact. The estimate
+//! depends neither on the order of the values nor on how sketches were merged, so a result is the same after any
+//! restart, and for sessions however they were merged.
 
 use std::hash::{Hash, Hasher};
 
@@ -24,7 +25,7 @@ impl std::fmt::Debug for Sketch {
     }
 }
 
-/// The bytes alone: what the standard library adds to a text's hash is its own business.
+/// Hashes only these bytes, without what the standard library adds to the hash of a text.
 struct Raw<'a>(&'a [u8]);
 
 impl Hash for Raw<'_> {
@@ -38,12 +39,12 @@ impl Sketch {
         Sketch(HllSketch::new(LG_REGISTERS, HllType::Hll8).expect("4 to 21 is allowed"))
     }
 
-    /// Takes a value in, by the text by which values are told apart.
+    /// Adds a value, given as the text that tells values apart.
     pub(super) fn add(&mut self, text: &str) {
         self.0.update(Raw(text.as_bytes()));
     }
 
-    /// Takes in what another one has seen.
+    /// Adds everything that another sketch has seen.
     pub(super) fn merge(&mut self, other: &Sketch) {
         let mut union = HllUnion::new(LG_REGISTERS).expect("4 to 21 is allowed");
         union.update(&self.0);
@@ -51,7 +52,7 @@ impl Sketch {
         self.0 = union.to_sketch(HllType::Hll8);
     }
 
-    /// How many different values, about.
+    /// The estimated number of different values.
     pub(super) fn count(&self) -> u64 {
         #[expect(
             clippy::cast_possible_truncation,
@@ -143,7 +144,7 @@ mod tests {
         assert!(Sketch::from_bytes(&small.serialize()).is_err(), "another size");
     }
 
-    /// Never edit: this is what lies on users' disks.
+    /// Never edit: sketches on users' disks have this format.
     #[test]
     fn the_bytes_are_those_on_users_disks() {
         let bytes = of(0..2).to_bytes();

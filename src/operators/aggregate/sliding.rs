@@ -5,11 +5,11 @@
 //! node's clock and G the grace: a record is late if `t + difference < T - G`; a window takes records while
 //! `end >= T - G` and is closed when `end < T - G`. Closed windows leave by start, then key bytes.
 //!
-//! A closed window stays for `2 * difference` longer, since a window that a late record begins may begin as its copy. (In
-//! Kafka Streams the default retention of the store is shorter, and such a window comes out with too few records.) The
-//! order in which one record updates its windows is Kafka Streams': newest first, then those it makes.
+//! A closed window is kept for `2 * difference` longer: a late record may begin a window that starts as a copy of it.
+//! (In Kafka Streams the store's default retention is shorter, and such a window comes out with too few records.) One
+//! record updates its windows in Kafka Streams' order: the newest first, then the windows that it begins.
 //!
-//! In memory: the starts of every window. Rows may be on disk only.
+//! In memory are the starts of all windows; a row may be on disk only.
 
 use std::collections::BTreeSet;
 use std::ops::{Bound, ControlFlow};
@@ -27,11 +27,11 @@ use crate::state::{StateError, Store};
 
 /// What a record does to one window.
 enum Change {
-    /// It is taken into the window that is there.
+    /// It is added to an existing window.
     Update(u32),
-    /// It is taken into a new window, which begins as a copy of these parts, or empty.
+    /// It is added to a new window, which begins as a copy of these parts, or empty.
     Begin(Option<Acc>),
-    /// A new window of later records only, which are those of this row.
+    /// A new window of later records only, those of this row.
     Copy(Row),
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Sliding {
     keys: HashMap<Bytes, Vec<i64>, ahash::RandomState>,
     /// Start, key: all windows, in the order in which they are closed.
     agenda: BTreeSet<(i64, Bytes)>,
-    /// Windows before this have left (`emit: final`).
+    /// Windows before this have been sent (`emit: final`).
     sent_before: (i64, Bytes),
 }
 
@@ -71,12 +71,12 @@ impl Sliding {
         clock.0.saturating_sub(self.grace).saturating_sub(self.difference)
     }
 
-    /// Windows that start before this are needed by no record that is not late.
+    /// Windows that start before this cannot be changed by any record that is not late.
     fn needed_from(&self, clock: Timestamp) -> i64 {
         self.closed_before(clock).saturating_sub(self.difference.saturating_mul(2))
     }
 
-    /// Removes windows that have left, or need not.
+    /// Removes windows that have been sent, or need not be.
     fn remove_before(&mut self, start: i64, cx: &mut Cx<'_>) -> Result<(), StateError> {
         while let Some(first) = self.agenda.first().filter(|first| first.0 < start) {
             if self.is_final && *first >= self.sent_before {
@@ -89,7 +89,7 @@ impl Sliding {
         Ok(())
     }
 
-    /// Carries one change out and sends its result.
+    /// Makes one change and sends its result.
     fn change(
         &mut self,
         start: i64,
@@ -137,8 +137,8 @@ impl Sliding {
         Ok(())
     }
 
-    /// Makes a window. One record may do so twice, where the window before it is also the one after the last record:
-    /// Kafka Streams then sends the same result twice, and so does this.
+    /// Makes a window. One record may do so twice, where the window that ends with it is also the one after the last
+    /// record: Kafka Streams then sends the same result twice, and so does this.
     fn begin(&mut self, start: i64, key: &Bytes, row: Row, store: &Store) -> Result<(), StateError> {
         row_key(start, key, &mut self.rows.key);
         if let Some(id) = self.rows.cells.find(store, &self.rows.key, false)? {
@@ -186,7 +186,8 @@ impl Sliding {
         let windows = self.between(key, from, ts.saturating_add(1), store)?;
         let cells = &self.rows.cells;
         let mut changes = Vec::with_capacity(windows.len() + 3);
-        // The last record before this one; a window with all records from it to this one; one with those after this one.
+        // The last record before this one; the newest window that ends before this one; the newest window that spans
+        // it.
         let (mut previous, mut left, mut right) = (None, None, None);
         let (mut has_left, mut has_right) = (false, false);
         for &(start, id) in windows.iter().rev() {
@@ -200,7 +201,7 @@ impl Sliding {
                 has_left = true;
                 changes.push((start, Change::Update(id)));
                 if row.ts >= ts {
-                    // There was a record at this time: all its windows are there.
+                    // A record with this timestamp has come before, so all its windows exist.
                     return Ok(changes);
                 }
                 previous = Some(row.ts);
@@ -259,7 +260,7 @@ impl Sliding {
         Ok(changes)
     }
 
-    /// The first window that has not left.
+    /// The first window that has not been sent.
     fn next(&self) -> Option<&(i64, Bytes)> {
         self.agenda.range((Bound::Included(&self.sent_before), Bound::Unbounded)).next()
     }
@@ -280,7 +281,7 @@ impl Grouping for Sliding {
     }
 
     fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
-        // What was closed at the checkpoint's clock has left.
+        // All windows that were closed at the checkpoint's clock have been sent.
         self.sent_before = (self.closed_before(cx.clock), Bytes::new());
         let (keys, agenda) = (&mut self.keys, &mut self.agenda);
         let mut failed = None;
@@ -315,7 +316,7 @@ impl Grouping for Sliding {
         } else {
             self.changes(incoming.key, ts, cx.store(0))?
         };
-        // What can fail, before anything changes.
+        // Everything that can fail comes before the first change.
         let mut steps: Vec<Option<Json>> = Vec::with_capacity(changes.len());
         for (start, change) in &changes {
             let acc = match change {
@@ -344,7 +345,7 @@ impl Grouping for Sliding {
         gone.into_iter().chain(closed).min().map(Timestamp)
     }
 
-    /// No result to come has an earlier timestamp.
+    /// No later result has an earlier timestamp than this.
     fn held(&self) -> Option<i64> {
         self.next().map(|(start, _)| *start)
     }

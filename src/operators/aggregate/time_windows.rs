@@ -1,11 +1,11 @@
 //! Tumbling and hopping windows.
 //!
-//! With T the node's clock and G the grace: a window takes a record while `end > T - G` and is closed when
-//! `T >= end + G`. Closed windows leave in the order of their starts, the keys of one in the order of their bytes, and
-//! their rows go with them.
+//! With T the node's clock and G the grace: a window takes a record while `end > T - G` and is closed when `T >= end +
+//! G`. Closed windows are sent in the order of their starts, the keys of one window in the order of their bytes; their
+//! rows are deleted.
 //!
-//! In memory: which windows are open and, for those begun since the task opened, their rows; so a window that was never
-//! on disk is closed without reading it.
+//! In memory is which windows are open, and the rows of those that began since the task opened. Such a window, if it
+//! was never written to disk, is closed without reading it.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -28,16 +28,16 @@ const WARM_GROUP: usize = 64;
 
 #[derive(Default)]
 struct Pane {
-    /// Begun since the task opened: unless something was evicted, `ids` are all its rows.
+    /// It began since the task opened: unless something was evicted, `ids` are all of its rows.
     fresh: bool,
     ids: Vec<u32>,
 }
 
-/// How far the closing of the first window has come: it may take several calls.
+/// How much of the first window has been closed: it may take several calls.
 enum Closing {
     /// Its rows, last first.
     Resident(Vec<u32>),
-    /// Rows after this key are left.
+    /// The rows after this key are left.
     Stored(Vec<u8>),
 }
 
@@ -50,7 +50,7 @@ pub(super) struct TimeWindows {
     pub(super) rows: Rows,
     panes: BTreeMap<i64, Pane>,
     closing: Option<Closing>,
-    /// Kept for their memory: window start, row, what a step made of it.
+    /// A buffer, kept to save allocations: window start, row, the result of a step.
     targets: Vec<(i64, Option<u32>, Option<Json>)>,
 }
 
@@ -149,7 +149,7 @@ impl Grouping for TimeWindows {
         self.panes.keys().map(|start| row_key_of(*start, key)).collect()
     }
 
-    /// Finds out which windows are open: a look at the first row of each.
+    /// Finds the open windows, by reading the first row of each.
     fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
         let store = cx.store(0);
         let mut from = Vec::new();
@@ -227,12 +227,12 @@ impl Grouping for TimeWindows {
         Some(Timestamp(self.end(*start).saturating_add(self.grace)))
     }
 
-    /// No result to come has an earlier timestamp.
+    /// No later result has an earlier timestamp than this.
     fn held(&self) -> Option<i64> {
         self.panes.first_key_value().map(|(start, _)| *start)
     }
 
-    /// Closes windows whose time has come: as many results as one call may have, or one window without results.
+    /// Closes windows that are due: as many results as one call may send, or one window without results.
     fn on_time(&mut self, plan: &Plan, cx: &mut Cx<'_>) -> Result<(), StateError> {
         let Some((&start, pane)) = self.panes.first_key_value() else { return Ok(()) };
         if self.deadline().is_none_or(|at| at > cx.clock) {
@@ -244,7 +244,7 @@ impl Grouping for TimeWindows {
                 let cells = &self.rows.cells;
                 let mut ids =
                     self.panes.get_mut(&start).map(|p| std::mem::take(&mut p.ids)).unwrap_or_default();
-                // Rows that came to nothing have left their numbers behind, maybe to other rows.
+                // Rows whose result is nothing have freed their numbers, maybe for other rows.
                 let prefix = ordered_i64(start);
                 ids.retain(|id| cells.get(*id).is_some_and(|(key, _)| key.starts_with(&prefix)));
                 let order = state::order(ids.len(), |n| cells.key(ids[n]));
@@ -264,7 +264,7 @@ impl Grouping for TimeWindows {
         Ok(())
     }
 
-    /// Numbers of rows are being used while a window is being closed.
+    /// While a window is being closed, the numbers of its rows are in use.
     fn may_evict(&self) -> bool {
         self.closing.is_none()
     }

@@ -1,14 +1,14 @@
-//! Operators of a user's own that need stores, timers or punctuations.
+//! Operators of a user's own crate that need stores, timers or punctuations.
 //!
-//! Every kind, of this crate or another, is a type that implements [`OperatorSettings`] and builds an [`Operator`]; a user's
-//! crate adds its key to a [`crate::yaml::Registry`], or hands it to [`super::NodeConfig::own`] in the Rust DSL. What is
-//! here is a thin layer over these two, for which nothing needs to be known of rows, seals and watermarks: settings that
-//! implement [`CustomOperator`] make a [`Processor`] for each task, which does the work: records come in, punctuations and
-//! timers fire, state is in named stores. They are in the checkpoint and in the changelog, and are restored, simulated and
-//! looked into as those of the built-in kinds are.
+//! Every kind, of this crate or another, is a type that implements [`OperatorSettings`] and builds an [`Operator`]. A
+//! user's crate adds its key to a [`crate::yaml::Registry`], or passes it to [`super::NodeConfig::own`] in the Rust
+//! DSL. This module is a thin layer over these two that hides rows, seals and watermarks: settings that implement
+//! [`CustomOperator`] make a [`Processor`] for each task, which gets records, punctuations and timers, and keeps state
+//! in named stores. All of that is in the checkpoint and the changelog, and is restored, simulated and inspected like
+//! the state of built-in kinds.
 //!
-//! The rules of every operator hold here too, and nothing can enforce them: no awaiting, no clock but the one in the
-//! context, no chance, nothing kept in memory that is not also in a store. The same records give the same results.
+//! The rules of every operator hold here too, and cannot be enforced: no awaiting, no clock but the one in the context,
+//! no random numbers, nothing kept in memory that is not also in a store. The same records must give the same results.
 
 mod node;
 mod processor;
@@ -24,35 +24,35 @@ use crate::model::{Expr, Problem};
 pub use processor::{NamedStore, Processor, ProcessorCx};
 pub use schedule::{Clock, Punctuator};
 
-/// Settings of an operator that is a [`Processor`]. Whatever implements it implements [`OperatorSettings`] too.
+/// The settings of an operator that is a [`Processor`]. A type that implements this implements [`OperatorSettings`]
+/// too.
 ///
-/// What a kind is called and which stores it has is identity, as with every node: to change how rows are written, give
+/// The kind's name and the stores' names are identity, as names are everywhere: to change how rows are written, give
 /// the store a new name.
 pub trait CustomOperator: fmt::Debug + Send + Sync {
-    /// What does the work.
+    /// The type that does the work.
     type Processor: Processor + 'static;
 
-    /// One for each task.
+    /// A new one, for one task.
     fn processor(&self) -> Self::Processor;
 
-    /// Does it use stores, timers or wall-clock punctuations? True unless said otherwise; a topology of such nodes has
-    /// a changelog.
+    /// Whether it uses stores, timers or wall-clock punctuations. Default true: the topology has a changelog then.
     fn is_stateful(&self) -> bool {
         true
     }
 
-    /// Must all records of a key come to the same task? After a `key_by` such a node reads from a topic in between.
-    /// True for what is stateful, unless said otherwise.
+    /// Whether all records of a key must come to the same task. Below a `key_by` such a node reads from a repartition
+    /// topic. Default: true for what is stateful.
     fn needs_key_together(&self) -> bool {
         self.is_stateful()
     }
 
-    /// Does it give records other keys? Then what depends on the key below reads from a topic in between.
+    /// Whether it gives records other keys. Nodes below that depend on the key then read from a repartition topic.
     fn changes_key(&self) -> bool {
         false
     }
 
-    /// Names of its outputs, read as `from: NODE.OUTPUT`; empty where it has just one, without a name.
+    /// Names of its outputs, read as `from: NODE.OUTPUT`; empty for a single output without a name.
     fn ports(&self) -> Vec<String> {
         Vec::new()
     }
@@ -62,12 +62,12 @@ pub trait CustomOperator: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
-    /// The expressions among the settings: they are compiled when the file is loaded.
+    /// The expressions in the settings; they are compiled when the file is loaded.
     fn exprs_mut(&mut self) -> Vec<&mut Expr> {
         Vec::new()
     }
 
-    /// For graphs: the kind and what matters most.
+    /// For graphs: the kind and its most important setting.
     fn label(&self, kind: &'static str) -> String {
         kind.into()
     }

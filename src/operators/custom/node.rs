@@ -1,6 +1,6 @@
-//! A user's [`Processor`] as an operator: the schedule of its punctuators, its timers, and where they are kept.
+//! Runs a user's [`Processor`] as an operator: its punctuators, its timers, and the rows in which they are kept.
 //!
-//! One store for everything, by the first byte of the key:
+//! Everything is in one store; the first byte of the key tells what a row is:
 //!
 //! ```text
 //! p NAME          a punctuator: when it is due next
@@ -28,13 +28,13 @@ const TIMER: u8 = b't';
 const TIMER_BY_TIME: u8 = b'u';
 /// Format of a timer's rows.
 const VERSION: u8 = 1;
-/// Timers and punctuations called by one call of `on_time`: the rest follows when the task asks again.
+/// Timers and punctuations called by one call of `on_time`; the rest follow when the task asks again.
 const CALLS_MAX: usize = 1024;
 
 /// The node that runs a user's processor.
 pub(super) struct ProcessorNode<P> {
     processor: P,
-    /// With the time at which each is due next.
+    /// Each with the time at which it is due next.
     punctuators: Vec<(Punctuator, Timestamp)>,
     timers: Timers,
 }
@@ -60,7 +60,7 @@ impl<P: Processor> ProcessorNode<P> {
     }
 }
 
-/// A record that was refused does not keep the others from being called.
+/// Lets the remaining timers be called after one refused its record.
 fn go_on(result: Result<(), OperatorError>, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
     match result {
         Err(OperatorError::Reject(reject)) => {
@@ -86,7 +86,7 @@ impl<P: Processor> Operator for ProcessorNode<P> {
             let known = row.map(|row| punctuator.due(&row)).transpose()?.flatten();
             *due = known.unwrap_or_else(|| punctuator.first(stream, wall));
             if known.is_none() {
-                // What it is aligned to is not known any more after a restart.
+                // A restart cannot tell what the schedule is aligned to, so the next time is written down.
                 cx.store(0).put(&key, punctuator.row(*due));
             }
         }
@@ -161,7 +161,7 @@ impl<P: Processor> Operator for ProcessorNode<P> {
 /// The timers of a node, one per key.
 #[derive(Default)]
 pub(super) struct Timers {
-    /// No timer is due before; `None`: there is none.
+    /// No timer is due before this; `None` if there are none.
     earliest: Option<Timestamp>,
 }
 
@@ -185,7 +185,7 @@ impl Timers {
         Ok(())
     }
 
-    /// `earliest` stays: it may be early.
+    /// `earliest` stays as it is: it may be too early.
     pub(super) fn cancel(&mut self, key: &[u8], store: &mut Store) -> Result<(), StateError> {
         if let Some(at) = due(key, store)? {
             store.delete(&by_time(at, key));
@@ -194,7 +194,7 @@ impl Timers {
         Ok(())
     }
 
-    /// Takes the first timer that is due; looks for the next one.
+    /// Takes the first timer that is due, and finds the next.
     fn take(
         &mut self,
         clock: Timestamp,
@@ -210,7 +210,7 @@ impl Timers {
     }
 }
 
-/// When the timer of a key is due.
+/// The time for which a key's timer is set.
 fn due(key: &[u8], store: &Store) -> Result<Option<Timestamp>, StateError> {
     let Some(row) = store.get(&row_key(TIMER, key))? else { return Ok(None) };
     match row.split_first_chunk::<1>() {
@@ -224,7 +224,7 @@ fn time(bytes: &[u8]) -> Result<Timestamp, StateError> {
     Ok(Timestamp(read_ordered_i64(at)))
 }
 
-/// The timer that is due first: by time, then by key.
+/// The first timer, by time and then by key.
 fn first(store: &Store) -> Result<Option<(Timestamp, Vec<u8>)>, StateError> {
     let mut found = None;
     store.scan(&[TIMER_BY_TIME], Some(&[TIMER_BY_TIME + 1]), &mut |key, _| {
@@ -244,7 +244,7 @@ fn by_time(at: Timestamp, key: &[u8]) -> Vec<u8> {
     [&[TIMER_BY_TIME][..], &ordered_i64(at.0), key].concat()
 }
 
-/// What the keys of a user's store begin with. A NUL in a name would let it reach into another store.
+/// The prefix of the keys of a user's store. A NUL in the name would reach into another store.
 pub(super) fn store_prefix(name: &str) -> Vec<u8> {
     let mut prefix = Vec::with_capacity(name.len() + 2);
     prefix.push(STORE);
@@ -253,7 +253,7 @@ pub(super) fn store_prefix(name: &str) -> Vec<u8> {
     prefix
 }
 
-/// A row for people; `None` where the bytes are no such row.
+/// A row in readable form; `None` if the bytes are no such row.
 pub(in crate::operators) fn describe_row(key: &[u8], value: &[u8]) -> Option<Described> {
     let (kind, rest) = key.split_first()?;
     match *kind {

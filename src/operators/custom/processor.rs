@@ -1,4 +1,4 @@
-//! What a user's operator implements, and everything that it may see or do.
+//! The trait that a user's operator implements, and everything that it may see and do.
 
 use std::ops::ControlFlow;
 
@@ -12,14 +12,14 @@ use crate::model::{Reason, Record, Timestamp};
 use crate::operators::{Cx, OperatorError};
 use crate::state::{StateError, Store, Visit, after_prefix};
 
-/// The work of one node of one task. Called by one thread; never awaits, never reads a clock, and keeps in its fields
-/// only what it can make again: a restart makes a new one, and what is to be remembered is in its stores.
+/// The work of one node of one task. It is called by one thread, never awaits and never reads a clock. Its fields hold
+/// only what can be made again: a restart makes a new processor, and what must be remembered belongs in its stores.
 ///
-/// An error of the form [`OperatorError::Reject`] is one record's: the topology's `errors` say what becomes of it.
-/// [`OperatorError::Fatal`] stops the task. What was changed before an error stays.
+/// [`OperatorError::Reject`] is about one record: the topology's `errors` decide what becomes of it.
+/// [`OperatorError::Fatal`] stops the task. Changes made before an error stay.
 pub trait Processor: Send {
-    /// What is to be called again and again. Asked once, at the start. A schedule goes on over restarts; one whose
-    /// interval or clock is another than before begins anew, one that is not named any more is forgotten.
+    /// What is called periodically. Asked once, at the start. A schedule continues over restarts; one whose interval or
+    /// clock has changed starts anew, and one that is no longer listed is forgotten.
     fn punctuators(&self) -> Vec<Punctuator> {
         Vec::new()
     }
@@ -30,7 +30,7 @@ pub trait Processor: Send {
     /// See the trait.
     fn process(&mut self, record: Record, cx: &mut ProcessorCx<'_, '_>) -> Result<(), OperatorError>;
 
-    /// The punctuator of that name is due. `at` is the time on its clock: a gap of several intervals is one call.
+    /// The punctuator of that name is due at `at` on its clock. After a gap of several intervals there is one call.
     ///
     /// # Errors
     /// See the trait.
@@ -44,8 +44,8 @@ pub trait Processor: Send {
         Ok(())
     }
 
-    /// The timer of that key, set for `at`, is due: the node's clock has reached it. It is gone before the call and
-    /// may be set again.
+    /// The timer of that key, set for `at`, is due: the node's clock has reached it. It is removed before the call,
+    /// which may set it again.
     ///
     /// # Errors
     /// See the trait.
@@ -59,8 +59,8 @@ pub trait Processor: Send {
         Ok(())
     }
 
-    /// Are timers and stream-time punctuations that a record's timestamp makes due called before that record? As in
-    /// Kafka Streams they are called after it, unless said otherwise.
+    /// Whether timers and stream-time punctuations that a record makes due are called before that record. Default
+    /// false: after it, as in Kafka Streams.
     fn time_first(&self) -> bool {
         false
     }
@@ -73,13 +73,14 @@ pub struct ProcessorCx<'a, 'b> {
 }
 
 impl ProcessorCx<'_, '_> {
-    /// The wall clock. A result that depends on it is another one after a replay.
+    /// The wall clock. A result that depends on it differs when input is read again.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.cx.now
     }
 
-    /// The node's clock: it only goes forward, and is part of the checkpoint. `Timestamp::MIN` before the first record.
+    /// The node's clock, which only goes forward and is part of the checkpoint. `Timestamp::MIN` before the first
+    /// record.
     #[must_use]
     pub fn stream_time(&self) -> Timestamp {
         self.cx.clock
@@ -91,13 +92,13 @@ impl ProcessorCx<'_, '_> {
         self.cx.input
     }
 
-    /// A store of the node: names are identity. It is there at once, and empty.
+    /// The node's store of that name, created empty when it is first used. The name is its identity.
     pub fn store(&mut self, name: &str) -> NamedStore<'_> {
         NamedStore { prefix: store_prefix(name), store: self.cx.store(0) }
     }
 
-    /// Calls [`Processor::timer`] with this key when the node's clock has reached `at`; a timer of the key that was
-    /// set before is replaced. One that is due already is called when this call is over.
+    /// Calls [`Processor::timer`] with this key when the node's clock has reached `at`. It replaces the key's earlier
+    /// timer. A timer that is due already is called when the current call is over.
     ///
     /// # Errors
     /// State cannot be read.
@@ -105,7 +106,7 @@ impl ProcessorCx<'_, '_> {
         self.timers.set(key, at, self.cx.store(0))
     }
 
-    /// Takes a timer back; nothing happens where there is none.
+    /// Removes a key's timer, if there is one.
     ///
     /// # Errors
     /// State cannot be read.
@@ -113,25 +114,25 @@ impl ProcessorCx<'_, '_> {
         self.timers.cancel(key, self.cx.store(0))
     }
 
-    /// Sends a record to every node below. Its timestamp is what they go by; records made by a punctuation or a timer
-    /// usually have its time.
+    /// Sends a record to every node below, where its timestamp counts as event time. Records made by a punctuation or a
+    /// timer usually carry its time.
     pub fn forward(&mut self, record: Record) {
         self.cx.forward(record);
     }
 
-    /// Sends a record through one of [`super::CustomOperator::ports`], by its position there.
+    /// Sends a record through one of [`super::CustomOperator::ports`], by position.
     pub fn forward_to(&mut self, port: u16, record: Record) {
         self.cx.forward_to(port, record);
     }
 
-    /// Counts something dropped by rule; for what is wrong with a record return a [`OperatorError::Reject`].
+    /// Counts a record dropped by a rule. For a record that is wrong, return [`OperatorError::Reject`].
     pub fn drop(&mut self, reason: Reason) {
         self.cx.drop(reason);
     }
 }
 
-/// A sorted map of bytes, in the checkpoint with everything else. What its values look like is the user's: begin them
-/// with a number of the format, or use the JSON calls.
+/// A sorted map of bytes to bytes, part of the checkpoint. Values are the user's own: begin them with the number of
+/// their format, or use the JSON methods.
 pub struct NamedStore<'a> {
     prefix: Vec<u8>,
     store: &'a mut Store,
@@ -188,7 +189,7 @@ impl NamedStore<'_> {
     /// The value of a key, read from JSON.
     ///
     /// # Errors
-    /// State cannot be read, or the value is no such JSON: state of another version.
+    /// State cannot be read, or the value does not fit this type: it was written by another version.
     pub fn get_json<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StateError> {
         let Some(bytes) = self.get(key)? else { return Ok(None) };
         serde_json::from_slice(&bytes).map(Some).map_err(|e| StateError(format!("a value in a store: {e}")))
@@ -197,7 +198,7 @@ impl NamedStore<'_> {
     /// Sets a key to a value written as JSON.
     ///
     /// # Errors
-    /// The value cannot be JSON (a map whose keys are no text).
+    /// The value cannot be JSON (a map whose keys are no strings).
     pub fn put_json<T: Serialize>(&mut self, key: &[u8], value: &T) -> Result<(), StateError> {
         let json = serde_json::to_vec(value).map_err(|e| StateError(format!("a value for a store: {e}")))?;
         self.put(key, json);

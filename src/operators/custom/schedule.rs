@@ -1,33 +1,32 @@
-//! When punctuations fire: the rules of Kafka Streams' `PunctuationQueue`, with a schedule that is kept in state.
+//! When punctuations are called: the rules of Kafka Streams' `PunctuationQueue`, with a schedule that is kept in state.
 //!
-//! Stream time: the first call comes with the first record, then when stream time has reached the next multiple of the
-//! interval. Wall clock: the first call comes one interval after the node began, later ones stay aligned to it. A gap of
-//! several intervals is one call. Unlike there, a restart begins nothing anew: the next time is a row of the node's
-//! store, in the same checkpoint as everything else.
+//! By stream time: first with the first record, then whenever stream time reaches the next multiple of the interval. By
+//! the wall clock: first one interval after the node began, then aligned to that. A gap of several intervals is one
+//! call. Unlike in Kafka Streams a restart does not begin anew: the next time is a row of the node's store, part of the
+//! same checkpoint.
 
 use bytes::Bytes;
 
 use crate::model::{Millis, Timestamp};
 use crate::state::StateError;
 
-/// Which clock a punctuator goes by.
+/// The clock of a punctuator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
-    /// The node's clock: record timestamps, and with `time: { clock: hybrid }` the wall clock while the source is
-    /// caught up.
+    /// The node's clock: event time, and with `time: { clock: hybrid }` the wall clock while the source is caught up.
     Stream,
-    /// The wall clock, whatever comes in. In `simulate` and `test` it is the virtual one.
+    /// The wall clock, whether or not records come. In `simulate` and `test` it is virtual.
     Wall,
 }
 
-/// Something to be called again and again.
+/// A periodic call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Punctuator {
-    /// Unique in the node; identity of the schedule.
+    /// Its name: unique in the node, and the identity of the schedule.
     pub name: &'static str,
-    /// Between two calls; at least a millisecond.
+    /// The interval; at least a millisecond.
     pub every: Millis,
-    /// By which clock.
+    /// The clock that it goes by.
     pub clock: Clock,
 }
 
@@ -44,17 +43,17 @@ impl Punctuator {
         Punctuator { name, every, clock: Clock::Wall }
     }
 
-    /// When it is called for the first time, on a node whose clocks stand there.
+    /// When it is called first, on a node whose clocks are at these times.
     pub(super) fn first(&self, stream: Timestamp, wall: Timestamp) -> Timestamp {
         match self.clock {
-            // A node that has run already gets a new punctuator: at the next multiple, as if it had always been there.
+            // A new punctuator on a node that has run before: the next multiple, as if it had always been there.
             Clock::Stream if stream >= Timestamp(0) => self.next(Timestamp(0), stream),
             Clock::Stream => Timestamp(0),
             Clock::Wall => Timestamp(wall.0.saturating_add(self.interval())),
         }
     }
 
-    /// The time after `due`, when it was called at `now`: the first that is aligned and later than `now`.
+    /// The time after `due`, if it was called at `now`: the first aligned time later than `now`.
     pub(super) fn next(&self, due: Timestamp, now: Timestamp) -> Timestamp {
         let every = self.interval();
         let missed = now.0.saturating_sub(due.0).max(0) / every;
@@ -65,7 +64,7 @@ impl Punctuator {
         self.every.0.max(1)
     }
 
-    /// Its row: when it is due next.
+    /// Its row: the time at which it is due next.
     pub(super) fn row(&self, next: Timestamp) -> Bytes {
         let mut row = Vec::with_capacity(18);
         row.push(VERSION);
@@ -75,7 +74,7 @@ impl Punctuator {
         Bytes::from(row)
     }
 
-    /// When it is due by its row; `None` where the row is of another interval or clock.
+    /// The time in its row; `None` if the row is of another interval or clock.
     pub(super) fn due(&self, row: &[u8]) -> Result<Option<Timestamp>, StateError> {
         let bad = || StateError(format!("the schedule of the punctuator `{}` cannot be read", self.name));
         let (head, next) = row.split_last_chunk::<8>().ok_or_else(bad)?;
@@ -97,7 +96,7 @@ const VERSION: u8 = 1;
 mod tests {
     use super::*;
 
-    /// Times at which the clock is looked at; the calls that follow.
+    /// The clock's readings, and the calls that follow.
     fn check(clock: Clock, start: (i64, i64), looks: &[i64], want: &[i64]) {
         let punctuator = Punctuator { name: "p", every: Millis(10), clock };
         let mut due = punctuator.first(Timestamp(start.0), Timestamp(start.1));

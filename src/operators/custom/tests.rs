@@ -1,4 +1,4 @@
-//! A processor as its task drives it: timers, punctuations, stores, restarts.
+//! A user's processor driven as its task does: timers, punctuations, stores, restarts.
 
 use serde_json::json;
 
@@ -88,7 +88,7 @@ fn send(node: &mut Harness, key: &str, text: &str, ts: i64) -> Vec<String> {
     shown(node.record(0, Record::new(key.to_owned(), Value::from(json!(text)), Timestamp(ts))))
 }
 
-/// `key@ts` of a record that was sent on, `key!` in front of one by a timer.
+/// `key@ts` of a record that was sent on; `key!` in front of one that a timer sent.
 fn shown(outs: Vec<Out>) -> Vec<String> {
     let one = |out| match out {
         Out::Record { key, value, ts } => {
@@ -100,7 +100,7 @@ fn shown(outs: Vec<Out>) -> Vec<String> {
     outs.into_iter().map(one).collect()
 }
 
-/// Runs the steps with a checkpoint and a restart after each, and without: nobody may see the difference.
+/// Runs the steps twice, with and without a checkpoint and a restart after each: the results are equal.
 fn check(toy: &Toy, steps: &[(&str, &str, i64)], want: &[&[&str]]) {
     for restarts in [false, true] {
         let mut node = node(toy.clone());

@@ -26,9 +26,9 @@ pub struct DebounceConfig {
     /// quiet never fires.
     #[serde(default)]
     pub max_wait: Option<Millis>,
-    /// With `max_wait`: what a key had when it fired before it was quiet is kept, and fires once more when it has gone
-    /// quiet, with a `slackwater-count` of 0, unless new events came, which fire then. For whoever reads state that takes
-    /// `quiet` to settle. Only with `keep: last` or `first`. Default false.
+    /// With `max_wait`: a key that fires before it is quiet keeps what it has, and fires once more when it has gone
+    /// quiet, with a `slackwater-count` of 0; if new events come first, those fire instead. For readers of state that
+    /// takes `quiet` to settle. Only with `keep: last` or `first`. Default false.
     #[serde(default)]
     pub trailing: bool,
     /// What becomes of the values: `last` (default), `first`, `all` (a list of them), or `{ merge: EXPRESSION }`,
@@ -61,7 +61,7 @@ impl DebounceConfig {
     /// Events in one list, where `max_items` is not given.
     pub const MAX_ITEMS: u32 = 1000;
 
-    /// What the rows of waiting keys depend on: how an event is added to what waits. Times may change.
+    /// What the rows of pending keys depend on: how an event is added to an entry. Times may change.
     #[must_use]
     pub fn state_shape(&self) -> &'static str {
         match self.keep {

@@ -7,7 +7,7 @@ use crate::operators::shared::describe;
 use crate::operators::shared::describe::Described;
 
 impl DebounceConfig {
-    /// What a key waits with: its events, and when they are due at the latest. `None` where the bytes are no such row.
+    /// What a key waits with: its events, and when they are due at the latest. `None` if the bytes are no such row.
     #[must_use]
     pub fn describe_row(&self, key: &[u8], value: &[u8]) -> Option<Described> {
         let row = Row::decode(value).ok()?;

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use crate::model::Headers;
 use crate::state::StateError;
 
-/// Appends the headers' bytes to `out`; names over 64 KiB are cut (Kafka's clients allow them, nobody writes them).
+/// Appends the headers' bytes to `out`. A name over 64 KiB is cut: Kafka's protocol allows one, but none is known to
+/// exist.
 pub(super) fn encode(headers: &Headers, out: &mut Vec<u8>) {
     for (name, value) in headers.iter() {
         let len = u16::try_from(name.len()).unwrap_or(u16::MAX);

@@ -6,8 +6,8 @@
 //! version u8 = 1 | flags u8 | count u32 | first i64 | last i64 | first_ts i64 | last_ts i64 | extra_len u32 | value_len u32 | extra | value
 //! ```
 //!
-//! Flags: 1 = the value is null (then `value_len` is 0); all others must be 0. A
-//! change of the format is a new version, a new fixture below, and a decoder that still reads the old ones.
+//! Flags: 1 = the value is null (then `value_len` is 0); all others must be 0. A change of the format is a new version,
+//! a new fixture below, and a decoder that still reads the old ones.
 
 use std::fmt;
 
@@ -153,7 +153,7 @@ mod tests {
         value: Some(b"val"),
     };
 
-    /// Never edit: this is what lies on users' disks.
+    /// Never edit: rows on users' disks have this format.
     const FIXTURE_V1: &[u8] = &[
         1, 0, 0, 0, 0, 3, // version, flags, count
         0x00, 0x00, 0x01, 0x8b, 0xcf, 0xe5, 0x68, 0x00, // first

@@ -139,7 +139,7 @@ fn max_wait_bounds_a_key_that_never_goes_quiet() {
 #[test]
 fn what_fired_at_max_wait_fires_again_when_its_key_is_quiet() {
     let config = json!({ "quiet": "30s", "max_wait": "60s", "trailing": true });
-    // Neither a checkpoint nor a restart in between may be seen, nor how far the clock moves at a time.
+    // A checkpoint or a restart in between changes nothing, nor does how far the clock moves at a time.
     for (restarts, step) in [(false, 1_000), (true, 1_000), (false, 500_000)] {
         let mut node = Node::new(config.clone());
         let mut out = Vec::new();
@@ -211,7 +211,7 @@ fn without_a_changelog_no_rows_are_copied_for_nobody() {
         let first = node.checkpoint();
         assert_eq!(show(&node.send("a", json!("again"), 20_000)), []);
         let second = node.checkpoint();
-        // What is in memory fires as ever.
+        // What is in memory fires as usual.
         let mut out = node.at(29_999);
         out.extend(node.at(100_000));
         let expected = [(30_000, "b", "b"), (30_000, "c", "c"), (50_000, "a", "again")];
@@ -262,7 +262,7 @@ fn what_is_kept_is_as_configured() {
         let mut node = Node::new(config);
         for (n, value) in (0..).zip(values) {
             node.send("a", value.clone(), n);
-            // Neither a checkpoint nor a restart in between may be seen.
+            // A checkpoint or a restart in between changes nothing.
             node.checkpoint();
             node.restart();
         }

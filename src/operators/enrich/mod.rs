@@ -1,14 +1,14 @@
 //! `enrich`: one API call per record, its answer set into the record.
 //!
-//! A record becomes a *pending call* with a sequence number, and a row, so that a crash makes the call again. Calls of
-//! different keys run in parallel up to a bound, one key's calls strictly in order; a record without a key waits for
-//! nobody. Retries wait on the wall clock without a slot. Nothing is passed on unenriched: a record leaves with its
-//! answer or is refused.
+//! A record becomes a *pending call*, with a sequence number and a row, so that after a crash the call is made again.
+//! Calls of different keys run in parallel up to a bound; calls of one key run in order, one at a time. A record
+//! without a key waits for no other. Retries wait on the wall clock and occupy no slot. A record leaves with its answer
+//! or is refused: none passes without.
 //!
-//! Records leave in the order of their answers; how stream time is held for those still pending stands in
-//! `operators/shared/pending.rs`.
+//! Records leave in the order of their answers; `operators/shared/pending.rs` explains how stream time is held for
+//! those still pending.
 //!
-//! Not here: HTTP and what its answers mean (`clients/`), rate limits and the circuit breaker (`runtime/`).
+//! HTTP and the meaning of its answers are in `clients/`, rate limits and the circuit breaker in `runtime/calls/`.
 
 mod config;
 mod row;
@@ -41,17 +41,17 @@ const METRICS: OwnMetrics = OwnMetrics { counts: &[&RETRIES], gauges: &[&CALLS_P
 enum Stage {
     /// Behind another call of its key.
     Queued,
-    /// Waits for a slot.
+    /// Waits for a free slot.
     Ready,
-    /// With the driver.
+    /// Handed to the driver.
     InFlight,
-    /// Waits for its retry.
+    /// Waits for its next attempt.
     Waiting,
 }
 
 /// What is known of a pending call besides its record.
 struct Progress {
-    /// Ready to send, or why it cannot be made (only after the topology was changed under a pending call).
+    /// Ready to send, or why it cannot be: settings that changed under a pending call may not fit its record.
     request: Result<HttpRequest, Refusal>,
     attempt: u32,
     stage: Stage,
@@ -67,7 +67,7 @@ struct Refusal {
 pub struct Enrich {
     config: EnrichConfig,
     pending: Pending<Progress>,
-    /// Per key: its pending calls in order; all but the first are `Queued`.
+    /// Per key, its pending calls in order: all but the first are `Queued`.
     lanes: HashMap<Bytes, VecDeque<u64>>,
     ready: BTreeSet<u64>,
     waiting: BTreeSet<(Timestamp, u64)>,
@@ -111,7 +111,7 @@ impl Enrich {
         self.config.http.request(&scope).map_err(|e| Refusal { reason: e.reason(), detail: e.to_string() })
     }
 
-    /// Puts a call behind those of its key; what is to be kept of it in memory.
+    /// Queues a call behind those of its key; what is kept of it in memory.
     fn admit(&mut self, seq: u64, key: Option<&Bytes>, request: Result<HttpRequest, Refusal>) -> Progress {
         let mut stage = Stage::Ready;
         if let Some(key) = key {
@@ -151,8 +151,8 @@ impl Enrich {
         }
     }
 
-    /// The call is over, whatever came of it: forgets it and lets its key's next one go. What it was for, and how often it
-    /// was made.
+    /// Ends a call, whatever its outcome: forgets it, and lets the next call of its key go. The arrival, and how often
+    /// the call was made.
     fn finish(&mut self, seq: u64, cx: &mut Cx<'_>) -> Option<(Arrival, u32)> {
         let done = self.pending.remove(seq, cx)?;
         self.ready.remove(&seq);
@@ -268,14 +268,14 @@ impl Operator for Enrich {
     }
 
     fn on_reply(&mut self, call: u64, reply: Reply, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
-        // An answer nobody waits for: the call was made again by another life of this task.
+        // A late answer: its call was made again by another run of this task, or is over.
         if self.pending.get(call).is_none_or(|p| p.state.stage != Stage::InFlight) {
             return Ok(());
         }
         self.in_flight -= 1;
         match reply {
             Reply::Answer(json) => self.answer(call, json, cx),
-            // No sink answers here: what stands there now is what it would be.
+            // Only sinks answer this way; the row they return counts as the answer.
             Reply::Delivered(row) => self.answer(call, row.unwrap_or(Json::Null), cx),
             Reply::Again { message, after } => self.retry(call, message, after, cx),
             Reply::Refused { message } => {
@@ -313,7 +313,7 @@ impl Operator for Enrich {
     }
 }
 
-/// The record that a row of pending calls holds, as it came into the node: for looking into a store.
+/// The record in a row of pending calls, as it came into the node.
 ///
 /// # Errors
 /// The bytes are no such row.
@@ -321,7 +321,7 @@ pub fn pending_record(row: &[u8]) -> Result<Record, StateError> {
     row::decode(row).map(|arrival| arrival.record)
 }
 
-/// Can an answer be set at `path`? The value must be an object, and so must everything on the way that is there.
+/// Whether an answer can be set at `path`: the value must be an object, and so must every value on the way that exists.
 fn takes(json: &Json, path: &[Step]) -> bool {
     let Some((step, rest)) = path.split_first() else { return true };
     match (step, json) {

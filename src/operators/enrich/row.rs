@@ -1,4 +1,4 @@
-//! A pending call as a row: sequence number -> the record as it came and the node's clock around its arrival.
+//! The row of a pending call: sequence number -> the record as it came, and the node's clock around its arrival.
 
 use bincode::{Decode, Encode};
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use crate::operators::shared::describe::Described;
 use crate::operators::shared::pending::{Arrival, RowFormat};
 use crate::state::{StateError, codec};
 
-/// Format of the row. A change adds a number and a fixture; this one stays readable.
+/// Format of the row. A change takes a new number and keeps a fixture of the old; this format stays readable.
 const VERSION: u8 = 1;
 
 #[derive(Encode, Decode)]
@@ -31,7 +31,7 @@ struct PendingRow {
     clock: i64,
 }
 
-/// The row holds its clocks.
+/// The row holds the clocks too.
 pub(super) const FORMAT: RowFormat = RowFormat { encode, decode: |row, _| decode(row) };
 
 pub(super) fn encode(arrival: &Arrival) -> Result<Bytes, StateError> {
@@ -76,7 +76,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Arrival, StateError> {
     Ok(Arrival { record, before: Timestamp(row.before), clock: Timestamp(row.clock) })
 }
 
-/// A pending call for people: the record as it came in; `None` where the bytes are no such row.
+/// A pending call in readable form: the record as it came in; `None` if the bytes are no such row.
 #[must_use]
 pub fn describe_row(key: &[u8], value: &[u8]) -> Option<Described> {
     let seq = u64::from_be_bytes(key.try_into().ok()?);
@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(describe_row(b"x", &bytes), None);
     }
 
-    /// The bytes of format 1: what runs now must read what ran before.
+    /// The bytes of format 1, written by an earlier version, can be read.
     #[test]
     fn format_1_is_read() {
         let hex: String = encode(&arrival()).expect("encodes").iter().map(|b| format!("{b:02x}")).collect();

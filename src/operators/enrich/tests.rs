@@ -1,4 +1,4 @@
-//! The operator driven by hand: what goes in, what comes out, in the words of the steps below.
+//! The operator on its own: records and answers go in, and what comes out is compared as text.
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ struct Bench {
     node: Enrich,
     now: Timestamp,
     clock: Timestamp,
-    /// What came out since the last look, as text.
+    /// What came out since it was last read, as text.
     log: Vec<String>,
     tally: Tally,
 }
@@ -129,7 +129,7 @@ impl Bench {
         }
     }
 
-    /// What was not in a checkpoint is gone; the task starts again, with these settings.
+    /// What was in no checkpoint is lost; the task starts again, with these settings.
     fn crash(&mut self) {
         self.stores = vec![Store::new("n", Arc::clone(&self.backend) as Arc<dyn Backend>)];
         self.node = Enrich::new(self.config.clone()).expect("is valid");
@@ -379,7 +379,7 @@ fn clocks_below_wait_for_the_oldest_pending_record() {
     b.expect(&[r#"d {"n":310,"account":1} @5"#]);
     b.reply(1, ok("1"));
     b.expect(&[r#"b {"n":200,"account":1} @5"#]);
-    // The oldest leaves: its own time goes with it, then the clock up to just before the next one, which came at 200.
+    // The oldest leaves with its own time; then the clock moves up to just before the next, which came at 200.
     b.reply(0, ok("1"));
     b.expect(&[r#"a {"n":100,"account":1} @100"#, "clock 200"]);
     b.watermark(400);
@@ -393,8 +393,8 @@ fn clocks_below_wait_for_the_oldest_pending_record() {
 /// Sent (key, timestamp, the node's clock before), out, calls under way, clock below.
 type World = (Vec<(u64, i64, i64)>, Vec<String>, Vec<u64>, i64);
 
-/// Random schedules of records, answers, time, checkpoints and crashes. Whatever comes: each record leaves once, one
-/// key's in order, and no record meets clocks below that have passed what the node's clock was before it came.
+/// Random schedules of records, answers, time, checkpoints and crashes. In all of them each record leaves once, those
+/// of one key in order, and no record meets clocks below that have passed what the node's clock was before it came.
 #[test]
 fn random_schedules_keep_order_and_time() {
     for seed in 0..300u64 {
@@ -404,7 +404,7 @@ fn random_schedules_keep_order_and_time() {
             (state >> 33) % n
         };
         let mut b = Bench::new(json!({"calls_in_flight_max": 3}));
-        // Now, and at the last checkpoint.
+        // The state now, and as of the last checkpoint.
         let mut world = World::default();
         let mut saved = (world.clone(), b.clock, b.now);
         for step in 0..400 {

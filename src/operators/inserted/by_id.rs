@@ -1,8 +1,8 @@
-//! A record on its way to the `dedupe` that looks for its id. The topology puts this node in front of a dedupe with
-//! `by`: equal ids have to come to the same task.
+//! Makes a record's id its key, on the way to a `dedupe` with `by`: records with equal ids have to come to the same
+//! task. The topology puts this node in front of the dedupe.
 //!
-//! The record's key becomes the id, and its own key travels in a header, which the dedupe takes off again
-//! ([`restore`]): what leaves the dedupe is the record as it came in.
+//! The record's own key travels in a header; the dedupe gives it back ([`restore`]), so the record leaves the dedupe as
+//! it came.
 
 use super::super::settings::Exprs;
 use super::super::{Cx, NodePlan, Operator, OperatorError, OperatorSettings};
@@ -12,13 +12,13 @@ use crate::model::{Expr, KEY_HEADER, Reason, Record, Scope, key_text};
 #[derive(Clone, Debug)]
 pub struct ByIdConfig(pub Expr);
 
-/// See the module.
+/// The operator.
 pub struct ById {
     id: Expr,
 }
 
 impl ById {
-    /// A node that sends records to their ids.
+    /// A node that makes the result of this expression the key.
     #[must_use]
     pub fn new(config: &ByIdConfig) -> ById {
         ById { id: config.0.clone() }
@@ -34,7 +34,7 @@ impl Operator for ById {
         if id.is_none() {
             return Err(OperatorError::reject(record, Reason::NullKey, "dedupe needs an id"));
         }
-        // Without a key none is carried, also not one that the record had from elsewhere.
+        // A record without a key carries none, even if it had such a header from elsewhere.
         record.headers = match record.key.take() {
             Some(key) => record.headers.with(KEY_HEADER, key),
             None => record.headers.without(KEY_HEADER),

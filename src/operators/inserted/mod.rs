@@ -1,4 +1,4 @@
-//! Operators that no file names: the topology puts them in, in front of others.
+//! Operators that cannot be written in a file: the topology puts them in front of others.
 
 pub(super) mod by_id;
 pub(super) mod regroup;

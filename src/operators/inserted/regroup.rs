@@ -1,12 +1,12 @@
-//! A table's changes on their way to the groups of an aggregate. The topology puts this node in front of an aggregate
-//! with `by` over a table.
+//! Sends a table's changes to the groups of an aggregate with `by` over that table. The topology puts this node in
+//! front of the aggregate.
 //!
-//! A row's old value leaves the group that it was in, the new one comes into its own. Where both are one group, one
-//! record carries both; else two do, the one that takes away first (as Kafka Streams' KTableRepartitionMap). A row whose
-//! key is null belongs to no group. The expression sees the row's value, key and window; nothing else of the old row is
-//! known.
+//! A change takes the row's old value out of the group it was in, and adds the new value to its group. Where both are
+//! the same group, one record carries both; otherwise there are two records, the one that takes away first (as Kafka
+//! Streams' KTableRepartitionMap does). A row whose group is null belongs to none. The expression sees the row's value,
+//! key and window, but no headers.
 //!
-//! A row whose key cannot be found out is refused and in no group, so nothing is taken back for it later.
+//! A row whose group cannot be computed is refused and is in no group, so nothing is taken out of one for it later.
 
 use bytes::Bytes;
 
@@ -18,19 +18,19 @@ use crate::model::{Change, EvalError, Expr, Reason, Record, Scope, Value, key_te
 #[derive(Clone, Debug)]
 pub struct RegroupConfig(pub Expr);
 
-/// See the module.
+/// The operator.
 pub struct Regroup {
     by: Expr,
 }
 
 impl Regroup {
-    /// A node that groups by that.
+    /// A node that groups by this expression.
     #[must_use]
     pub fn new(config: &RegroupConfig) -> Regroup {
         Regroup { by: config.0.clone() }
     }
 
-    /// The group of a row; `None` where there is no row, or it belongs to none.
+    /// The group of a row; `None` if there is no row or it belongs to no group.
     fn group(&self, record: &Record, value: &Value) -> Result<Option<Bytes>, EvalError> {
         if value.is_null() {
             return Ok(None);
@@ -98,7 +98,7 @@ mod tests {
     use crate::operators::{Effects, Emit, Tally};
     use serde_json::json;
 
-    /// `group old -> new` of what comes out of a change, then what was dropped or refused.
+    /// What comes out of a change as `group old -> new`, then what was dropped or refused.
     fn run(old: &Json, new: &Json, latest: bool) -> Vec<String> {
         let mut op = Regroup::new(&RegroupConfig(Expr::native("by", |scope| {
             let json = scope.value.json()?;

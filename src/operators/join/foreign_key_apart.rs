@@ -435,7 +435,7 @@ mod tests {
     use super::*;
     use crate::model::Timestamp;
 
-    /// Never edit: this is what lies in users' topics.
+    /// Never edit: messages in users' topics have this format.
     #[test]
     fn what_travels_is_written_and_read_as_in_users_topics() {
         let window = Window { start: Timestamp(1), end: Timestamp(2) };

@@ -1,6 +1,6 @@
-//! The two halves of a foreign-key join with everything between them late: subscriptions and answers lie in queues, one
-//! for each partition of the right table, and are taken at random. When all have been taken, the newest results are the
-//! join of the two tables, whatever crossed.
+//! The two halves of a foreign-key join, with delays between them: subscriptions and answers lie in queues, one for
+//! each partition of the right table, and are taken in random order. When all have been taken, the newest results are
+//! the join of the two tables, whatever overtook what.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::operators::table::{Table, TableConfig};
 use crate::operators::{Cx, Effects, Emit, NodePlan, Operator, Tally};
 use crate::state::{Backend, MemoryBackend, Store};
 
-/// A half with its table: what its records send, by output.
+/// A half with its table; what its records send, by output.
 struct Half {
     op: Box<dyn Operator>,
     table: Table,
@@ -41,7 +41,7 @@ impl Half {
         sent.collect()
     }
 
-    /// A row of the table changes; the half hears of it.
+    /// A row of the table changes, and the half gets the change.
     fn change(&mut self, input: u16, key: &str, value: &Json) -> Vec<(u16, Record)> {
         let record = Record::new(key.to_owned(), Value::from(value.clone()), Timestamp(0));
         let (mut effects, mut tally, at) = (Effects::default(), Tally::default(), Timestamp(0));
@@ -66,7 +66,7 @@ impl Random {
 
 const PARTITIONS: usize = 2;
 
-/// By the digit at a foreign key's end.
+/// The partition is the digit at the foreign key's end.
 fn partition(foreign: &str) -> usize {
     foreign.bytes().last().map_or(0, usize::from) % PARTITIONS
 }
@@ -99,7 +99,7 @@ fn check(kind: JoinType, seed: u64) {
                 let row = match random.below(5) {
                     0 => Json::Null,
                     1 => json!({ "fk": null, "n": n }),
-                    // Sometimes the value that it had before: answers to the two look alike.
+                    // Sometimes the value that it had before, so that answers to two different values look alike.
                     2 => lefts.get(&key).cloned().unwrap_or_default(),
                     3 => json!({ "fk": format!("f{}", random.below(3)) }),
                     _ => json!({ "fk": format!("f{}", random.below(3)), "n": n }),

@@ -5,7 +5,7 @@ use crate::model::Problem;
 use crate::operators::table::{TableConfig, TableView};
 use crate::operators::{NodePlan, ReadNode, Windowed};
 
-/// See the table in `join/mod.rs`.
+/// The kinds of joins, as in the table of `join/mod.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JoinKind {
     /// Two streams.

@@ -50,7 +50,7 @@ fn show(outs: &[Out]) -> String {
     outs.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
-/// What comes out at each line; the same with a restart before each.
+/// What comes out at each line; a restart before each changes nothing.
 fn check(config: &JoinConfig, lines: &[(&str, &str)]) {
     for restarts in [false, true] {
         let mut node = node(config);
@@ -161,7 +161,7 @@ fn a_match_that_comes_after_the_unmatched_result_is_late() {
             &config(kind, 10, 10, 0),
             &[("L a l 0", ""), ("L b l 11", "a:l+-@0"), ("R a r 10", "late"), ("R a r 0", "late")],
         );
-        // It left at once, inside grace; its partner is late all the same.
+        // It was sent alone at once, within grace; its partner is late all the same.
         check(
             &config(kind, 10, 10, 50),
             &[("L z z 100", ""), ("L a l 80", "a:l+-@80"), ("R a r 85", "late")],
@@ -218,7 +218,7 @@ fn records_without_key_or_value() {
         &config(Outer, 5, 5, 0),
         &[("L - l 5", "-:l+-@5"), ("R - r 5", "-:-+r@5"), ("L - - 5", "null_value")],
     );
-    // They move time as any others.
+    // They move stream time as others do.
     check(&config(Left, 5, 5, 0), &[("L a l 5", ""), ("R a - 11", "a:l+-@5 null_value")]);
 }
 
@@ -295,7 +295,7 @@ fn what_has_expired_is_deleted() {
     assert!(node.rows() <= 2 * 20 + 1, "{}", node.rows());
 }
 
-/// Everything that ever came, looked through from end to end.
+/// The model: it keeps every record and searches all of them.
 struct Model {
     config: JoinConfig,
     clock: i64,

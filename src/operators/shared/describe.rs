@@ -1,7 +1,7 @@
-//! Rows of state for people: what `slackwater state` and a running instance show.
+//! Rows of state in readable form: what `slackwater state` and a running instance show.
 //!
-//! Called by nothing on the way of a record. A row that cannot be read is shown as bytes, never an error: this is how
-//! one looks into state that is broken.
+//! Nothing calls this while records are processed. A row that cannot be read is shown as bytes and never an error,
+//! since this is how one looks into state that is broken.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,9 +11,9 @@ use crate::model::{Headers, Json, Record, Value, Window};
 /// A row of a node's store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Described {
-    /// The record's key, or what stands for the row where there is none.
+    /// The record's key, or a name for the row where it has none.
     pub key: Json,
-    /// What else tells the row from others of its key (a window, a timestamp, a number), by name; empty for most.
+    /// The other parts of the row's key (a window, a timestamp, a number), by name; empty for most.
     pub at: serde_json::Map<String, Json>,
     /// The value.
     pub value: Json,
@@ -26,7 +26,7 @@ impl Described {
         Described { key: Json::String(text(key)), at: serde_json::Map::new(), value }
     }
 
-    /// A row of which nothing is known.
+    /// A row that cannot be read.
     #[must_use]
     pub fn raw(key: &[u8], value: &[u8]) -> Described {
         Described::of_key(key, bytes(value))
@@ -41,7 +41,7 @@ impl Described {
         }
     }
 
-    /// The row as a JSON object: whose it is, its key, what else tells it from others, its value.
+    /// The row as a JSON object: task and node, key, other parts of the key, value.
     #[must_use]
     pub fn json(&self, task: &str, node: &str) -> Json {
         let mut line = serde_json::json!({ "task": task, "node": node, "key": self.key });
@@ -60,7 +60,7 @@ impl Described {
     }
 }
 
-/// A key as text; what is no text in hexadecimal.
+/// A key as text; in hexadecimal if it is not UTF-8.
 #[must_use]
 pub fn text(key: &[u8]) -> String {
     match std::str::from_utf8(key) {
@@ -81,7 +81,7 @@ pub fn bytes(value: &[u8]) -> Json {
     }
 }
 
-/// Headers as an object; of a repeated name the last.
+/// Headers as an object; the last one of each name.
 #[must_use]
 pub fn headers(headers: &Headers) -> Json {
     headers

@@ -24,6 +24,6 @@ pub enum RateScope {
     /// Every instance has the whole limit to itself.
     #[default]
     Instance,
-    /// All instances together: each may use the part that its partitions are of all partitions.
+    /// All instances together: each may use the share that its partitions are of all partitions.
     Cluster,
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::model::{Millis, Problem};
 
-/// Windows that one record may be in: each is a row of state and a result of its own.
+/// Most windows that one record may be in: each is a row of state and a result of its own.
 const PANES_MAX: i64 = 10_000;
 
 /// Which records belong together in time: one of `tumbling`, `hopping` (with `every`), `sliding` and `session`.
@@ -37,7 +37,7 @@ pub struct WindowConfig {
     pub grace: Option<Millis>,
 }
 
-/// What a window is.
+/// A window, with what its kind needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowKind {
     /// `[start, start + size)`, `start` a multiple of `advance` (tumbling: the same as `size`).
@@ -52,7 +52,7 @@ pub enum WindowKind {
         /// Length.
         difference: i64,
     },
-    /// `[start, end]`, ends at most `gap` from the next record.
+    /// `[start, end]` around records that are at most `gap` apart.
     Session {
         /// Longest silence.
         gap: i64,
@@ -90,7 +90,7 @@ impl WindowConfig {
         WindowConfig { grace: Some(grace), ..self }
     }
 
-    /// What it is; `None` where the settings do not say.
+    /// The kind; `None` where the settings do not say.
     #[must_use]
     pub fn kind(&self) -> Option<WindowKind> {
         match (self.tumbling, self.hopping, self.every, self.sliding, self.session) {
@@ -104,7 +104,7 @@ impl WindowConfig {
         }
     }
 
-    /// How long late records are taken.
+    /// How long after its end a window takes late records.
     #[must_use]
     pub fn grace(&self) -> Millis {
         self.grace.unwrap_or_default()
@@ -116,7 +116,7 @@ impl WindowConfig {
         Millis(self.grace().0.saturating_add(self.session.unwrap_or_default().0))
     }
 
-    /// What is wrong: field below `at`, message, help.
+    /// What is wrong: the field below `at`, the message, the help.
     #[must_use]
     pub fn check(&self, at: &str) -> Vec<Problem> {
         let mut problems = Vec::new();

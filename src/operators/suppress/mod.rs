@@ -1,11 +1,11 @@
 //! `suppress`: holds the newest result of each key back, until its window closes or for a time.
 //!
-//! With C the node's clock: a result that waits for its window is sent when `end <= C - G`, where G is the window's
-//! grace (for a session: grace plus gap); a result that waits for a time `d` is sent when `first <= C - d`, where
-//! `first` is the timestamp of the first update that was held. A later update replaces the earlier one but keeps its
-//! time. The current record is stored first; then what is due is sent, by time, then key bytes, each record with its
-//! own timestamp. When waiting for a time, deletions are sent on like updates; when waiting for a window, they only
-//! remove what is held.
+//! When a result is sent, with C the node's clock: one that waits for its window at `end <= C - G`, where G is the
+//! window's grace (for a session: grace plus gap); one that waits for a time `d` at `first <= C - d`, where `first` is
+//! the timestamp of the first update that was held. A later update replaces the earlier one but keeps its time. The
+//! current record is stored first; then what is due is sent, by time, then key bytes, each record with its own
+//! timestamp. When waiting for a time, deletions are sent on like updates; when waiting for a window, they only remove
+//! what is held.
 //!
 //! Bounds: if more than `max_records` or `max_bytes` are held, the oldest are sent early, or the task stops.
 //!
@@ -88,7 +88,8 @@ fn describe_row(value: &[u8]) -> Option<Described> {
     Some(Described::of_key(key, describe::record(&record)).window(record.window).at("held", time))
 }
 
-/// Copies a key or value that is a slice of a larger buffer, since it may stay long and would keep the buffer alive.
+/// Copies a key or value that is a slice of a larger buffer: it may be held long, and would keep the whole buffer
+/// alive.
 fn own(mut record: Record) -> Record {
     record.key = record.key.map(|key| Bytes::copy_from_slice(&key));
     if let Value::Bytes(bytes) = &record.value {
@@ -220,7 +221,7 @@ impl Operator for Suppress {
         let mut resized = Vec::new();
         cx.store(0).scan(b"", None, &mut |key, row| match Held::decode(row) {
             Ok(held) => {
-                // Computed again: the settings may have got a bound since the row was written.
+                // Computed again, since a bound may have been added to the settings after the row was written.
                 let value = held.record.value.size();
                 let size = held.record.key.as_ref().map_or(0, Bytes::len) + value;
                 let size = if bounded { size as u64 } else { 0 };

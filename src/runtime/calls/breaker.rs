@@ -1,11 +1,11 @@
-//! The circuit breaker of one called API: stops hammering it while it is dead. Called by the call driver; pure, time
-//! comes in as an argument (since any fixed start).
+//! The circuit breaker of one called API: stops calling it while it does not work. Used by the call driver. Pure: time
+//! is an argument (since any fixed start).
 //!
-//! Closed: calls go. It opens after 20 failures in a row, or when at least half of the last 10 s' calls (20 or more)
-//! failed. Open: nothing goes for 1 s, doubling with each failed probe up to 30 s. Half open: one probe goes; its
-//! answer closes or opens the circuit. Calls that began before the circuit last turned have no say any more.
+//! Closed: calls pass. It opens after 20 failures in a row, or if at least half of the calls of the last 10 s failed
+//! (20 or more). Open: no call passes for 1 s, doubled with each failed probe up to 30 s. Half open: one probe passes,
+//! and its answer closes or opens the circuit. Answers to calls that began before the circuit last changed are ignored.
 //!
-//! Not here: which answers are failures, and waiting.
+//! Which answers are failures is decided elsewhere; so is waiting.
 
 use std::time::Duration;
 
@@ -20,18 +20,18 @@ const OPEN_FIRST: Duration = Duration::from_secs(1);
 /// Longest time the circuit stays open.
 const OPEN_MAX: Duration = Duration::from_secs(30);
 
-/// May a call go?
+/// Whether a call may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// Yes; hand the pass to [`Breaker::done`].
+    /// It may; hand the pass to [`Breaker::done`].
     Go(Pass),
     /// Not before this time.
     Wait(Duration),
-    /// A probe is under way: wait for its answer.
+    /// A probe is in flight: wait for its answer.
     Probing,
 }
 
-/// A call that was let through.
+/// A call that passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pass {
     turn: u64,
@@ -55,7 +55,7 @@ struct Slot {
 #[derive(Debug)]
 pub struct Breaker {
     state: State,
-    /// Counts changes of state: an answer to an older one is ignored.
+    /// Counts changes of state: answers to calls of an earlier state are ignored.
     turn: u64,
     in_a_row: u32,
     slots: [Slot; SLOTS],
@@ -69,7 +69,7 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// What [`Breaker::admit`] would say, without taking the probe's place.
+    /// What [`Breaker::admit`] would answer, without taking the probe's place.
     #[must_use]
     pub fn look(&self, now: Duration) -> Admission {
         match self.state {
@@ -79,7 +79,7 @@ impl Breaker {
         }
     }
 
-    /// Asks to make a call now. While half open only one is let through.
+    /// Asks to make a call now. Half open, only one call passes.
     pub fn admit(&mut self, now: Duration) -> Admission {
         match self.look(now) {
             Admission::Go(_) => {
@@ -92,7 +92,7 @@ impl Breaker {
         }
     }
 
-    /// A call that was let through has been answered. True if the circuit turned: who waits should look again.
+    /// A call that passed has been answered. True if the circuit changed: those that wait should look again.
     pub fn done(&mut self, now: Duration, pass: Pass, ok: bool) -> bool {
         if pass.turn != self.turn {
             return false;
@@ -111,13 +111,13 @@ impl Breaker {
                 }
                 self.open(now, OPEN_FIRST);
             }
-            // No pass is given while open.
+            // No call passes while it is open.
             (State::Open { .. }, _) => return false,
         }
         true
     }
 
-    /// Are calls held back?
+    /// Whether calls are held back.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.state != State::Closed
@@ -166,8 +166,8 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    /// Runs a script: `ok*3` and `no*3` are calls asked for and answered at once, `500ms` lets time pass; each `?` is
-    /// what the breaker says then: `.` go, `w` wait, `p` probing.
+    /// Runs a script: `ok*3` and `no*3` are calls asked for and answered at once, `500ms` lets time pass; each `?`
+    /// shows the breaker's answer: `.` go, `w` wait, `p` probing.
     fn check(script: &str, expected: &str) {
         let mut breaker = Breaker::default();
         let mut now = Duration::from_secs(100);

@@ -1,7 +1,8 @@
-//! The rate limiter: waits for the pacer's grants. Called by the call driver before every attempt; shared by all
-//! callers of one API in this process.
+//! The rate limiter: waits until the pacer grants an attempt. The call driver asks it before every attempt; all callers
+//! of one API in this process share it.
 //!
-//! One caller at a time asks the pacer, in the order they came: fair, and one timer instead of one per caller.
+//! One caller at a time asks the pacer, in the order in which they came. That is fair, and takes one timer instead of
+//! one per caller.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use super::pacer::{Pacer, Turn};
 use crate::operators::shared::rate_limit::{RateLimitConfig, RateScope};
 
-/// What a limiter did so far, for metrics.
+/// What a limiter has done so far, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LimiterStats {
     /// Grants so far.
@@ -22,7 +23,7 @@ pub struct LimiterStats {
     pub waited: Duration,
     /// Callers waiting now.
     pub waiting: usize,
-    /// Grants in the last full second, as a part of what this instance may use.
+    /// Grants in the last full second, as a fraction of what this instance may use.
     pub used_share: f64,
 }
 
@@ -31,7 +32,7 @@ pub struct Limiter {
     start: Instant,
     /// Callers in the order they came; the holder alone asks the pacer.
     queue: tokio::sync::Mutex<()>,
-    /// Shared with whoever sets the share or pauses; never held across an await.
+    /// Shared with the code that sets the share or pauses; never held across an await.
     pacer: Mutex<Pacer>,
     changed: Notify,
     waiting: AtomicUsize,
@@ -40,7 +41,7 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// A limiter by its settings. With `scope: cluster` it grants nothing until [`Limiter::set_share`].
+    /// A limiter from its settings. With `scope: cluster` it grants nothing until [`Limiter::set_share`].
     #[must_use]
     pub fn new(config: &RateLimitConfig) -> Limiter {
         let share = match config.scope {
@@ -72,8 +73,8 @@ impl Limiter {
         self.pacer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a grant; callers are served in the order they came. Make the call at once: the limit counts grants.
-    /// Cancel safe: a caller that goes away takes no grant.
+    /// Waits for a grant; callers are served in the order they came. Make the call at once, since the limit counts
+    /// grants. Cancel safe: a dropped caller takes no grant.
     pub async fn acquire(&self) {
         let came = Instant::now();
         let waiting = Waiting::new(&self.waiting);
@@ -96,18 +97,18 @@ impl Limiter {
         self.waited_micros.fetch_add(micros, Ordering::Relaxed);
     }
 
-    /// Sets this instance's share of the limit, 0 to 1: a lower one counts at once, a higher one a second from now.
+    /// Sets this instance's share of the limit, 0 to 1. A lower share applies at once, a higher one after a second.
     pub fn set_share(&self, share: f64) {
         self.pacer().set_share(self.start.elapsed(), share);
         self.changed.notify_one();
     }
 
-    /// No grants for `time`, for every caller (`Retry-After`). A pause is never shortened.
+    /// Grants nothing for `time`, to any caller (`Retry-After`). A pause is never shortened.
     pub fn pause_for(&self, time: Duration) {
         self.pacer().pause(self.start.elapsed() + time);
     }
 
-    /// What it did so far.
+    /// What it has done so far.
     #[must_use]
     pub fn stats(&self) -> LimiterStats {
         LimiterStats {

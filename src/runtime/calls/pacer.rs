@@ -1,16 +1,16 @@
 //! Decides when calls may start: never more than `limit` grants in **any** window of one second. Pure; the limiter
 //! waits for it. The one home of `governor`.
 //!
-//! A bucket alone does not do: full bucket plus refill is twice the limit. So the bucket is small and its refill is
-//! the limit less the bucket. A grant is decided when its caller may go at once; reserve-and-sleep would let late
-//! sleepers bunch up.
+//! A token bucket alone is not enough: a full bucket plus its refill is twice the limit. So the bucket is small, and
+//! its refill is the limit less the bucket. A grant is decided when its caller can go at once: callers that reserve a
+//! time and sleep until then would bunch up when they wake late.
 //!
-//! Less than one a second is spaced evenly. From one a second on, limits are taken down to whole numbers: a window of
-//! one second holds a whole number of calls.
+//! Limits below one a second are spaced evenly. Limits from one a second on are rounded down, since a window of one
+//! second holds a whole number of calls.
 //!
-//! A share (`scope: cluster`) is lowered at once and raised a second later: at a rebalance those who lose partitions
-//! have slowed down before those who gain them speed up, so the sum over all instances stays below the limit. Shares
-//! of less than one a second per instance keep that promise on average, not within each second.
+//! A share (`scope: cluster`) is lowered at once and raised a second later: at a rebalance the instances that lose
+//! partitions slow down before those that gain them speed up, so the sum over all instances stays below the limit. For
+//! shares below one a second per instance this holds on average, not within each second.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -23,12 +23,12 @@ use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
-/// How much later than a lowering elsewhere a raising takes effect.
+/// How much later a higher share applies than the lower ones of other instances.
 const RAISE_AFTER: Duration = Duration::from_secs(1);
-/// Longest wait between two questions when there is nothing to wait for.
+/// Longest time until the caller asks again, if there is nothing to wait for.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// Time handed to governor.
+/// The time that governor is given.
 #[derive(Clone, Debug, Default)]
 struct GivenClock(Arc<AtomicU64>);
 
@@ -62,7 +62,8 @@ impl Plan {
         }
         let whole = if limit < 1.0 { limit } else { limit.floor().min(1e6) };
         if whole < 26.0 {
-            // One at a time, 1 % slower than the limit: below this a second token costs more than late timers do.
+            // One at a time, 1 % slower than the limit: at such low rates late timers cost less than a second token
+            // would.
             return Some(Plan { burst: 1, interval: Duration::from_secs_f64(1.01 / whole) });
         }
         // 1 % in the bucket makes up for timers up to 10 ms late; 1 % stays unused, for calls that bunch between the
@@ -83,9 +84,9 @@ pub enum Turn {
     Wait(Duration),
 }
 
-/// Decides on grants. Pure: time comes in, since any fixed start, and never goes back.
+/// Decides on grants. Pure: time is an argument (since any fixed start) and never goes back.
 pub struct Pacer {
-    /// `None`: no limit; it can only be paused.
+    /// `None`: no limit, but it can be paused.
     limit: Option<f64>,
     share: f64,
     raise: Option<(Duration, f64)>,
@@ -120,7 +121,7 @@ impl Pacer {
         Some((plan, Bucket::direct_with_clock(quota, self.clock.clone())))
     }
 
-    /// May the next caller go? `more`: others wait behind it, so that it pays to wait for several tokens at once.
+    /// Whether the next caller may go. `more`: others wait behind it, so it pays to wait for several tokens at once.
     pub fn turn(&mut self, now: Duration, more: bool) -> Turn {
         if let Some((at, share)) = self.raise
             && now >= at
@@ -148,7 +149,7 @@ impl Pacer {
         Turn::Go
     }
 
-    /// Sets this instance's share, 0 to 1: a lower one counts at once, a higher one a second from now.
+    /// Sets this instance's share, 0 to 1. A lower share applies at once, a higher one after a second.
     pub fn set_share(&mut self, now: Duration, share: f64) {
         let share = if share.is_nan() { 0.0 } else { share.clamp(0.0, 1.0) };
         if share > self.share {
@@ -161,12 +162,12 @@ impl Pacer {
         }
     }
 
-    /// No grants until `until`. A pause is never shortened.
+    /// Grants nothing until `until`. A pause is never shortened.
     pub fn pause(&mut self, until: Duration) {
         self.paused_until = self.paused_until.max(until);
     }
 
-    /// Grants in the last full second, as a part of what this instance may use.
+    /// Grants in the last full second, as a fraction of what this instance may use.
     pub fn used_share(&mut self, now: Duration) -> f64 {
         self.roll(now);
         match self.limit.map(|l| l * self.share) {
@@ -175,7 +176,7 @@ impl Pacer {
         }
     }
 
-    /// A new bucket, empty: what was granted so far is still in the running second.
+    /// A new, empty bucket: what was granted before still belongs to the running second.
     fn apply(&mut self, now: Duration, share: f64) {
         self.share = share;
         self.clock.set(now);
@@ -183,7 +184,7 @@ impl Pacer {
         if let Some((plan, bucket)) = &self.bucket
             && let Some(all) = NonZeroU32::new(plan.burst)
         {
-            // A fresh bucket has all of them.
+            // A fresh bucket is full: take everything out.
             drop(bucket.check_n(all));
         }
     }
@@ -215,7 +216,7 @@ pub(in crate::runtime) mod tests {
         most
     }
 
-    /// Asks as fast as it may from `from` to `to`, with timers up to `late_ms` late (no chance in it).
+    /// Asks as fast as possible from `from` to `to`, with timers up to `late_ms` late (deterministic).
     fn greedy(pacer: &mut Pacer, from: Duration, to: Duration, late_ms: u64) -> Vec<Duration> {
         let (mut now, mut grants, mut n) = (from, Vec::new(), 0u64);
         while now < to {
@@ -249,7 +250,7 @@ pub(in crate::runtime) mod tests {
         ] {
             for late_ms in [0, 1, 2] {
                 let mut pacer = Pacer::new(Some(limit), 1.0);
-                // A pause first: the bucket is as full as it gets.
+                // A pause first, so that the bucket is as full as it gets.
                 let grants = greedy(&mut pacer, SECOND * 30, SECOND * 30 + minute, late_ms);
                 assert!(busiest(&grants, SECOND) <= most, "{limit}/s, late {late_ms}");
                 let used = grants.len() as f64 / (limit * 60.0);

@@ -1,7 +1,7 @@
-//! Whether calls of an assignment may still be sent, and how many are on the wire.
+//! Whether calls of an assignment may still be sent, and how many are in flight.
 //!
-//! A task that leaves makes no more calls, and waits a moment for those under way: their answers are in its last
-//! checkpoint, so its next owner does not make them again, and one key's calls do not overlap between two owners.
+//! A task that leaves starts no more calls, and waits a moment for those in flight: their answers become part of its
+//! last checkpoint, so its next owner does not make them again, and calls of one key do not overlap between two owners.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,7 +21,7 @@ impl CallGate {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A call is about to be sent: false if it may not be any more. [`CallGate::end`] must follow a true.
+    /// A call is about to be sent. False if it may not be; after true, [`CallGate::end`] must follow.
     #[must_use]
     pub fn begin(&self) -> bool {
         let mut state = self.state();
@@ -34,12 +34,12 @@ impl CallGate {
         self.state().under_way -= 1;
     }
 
-    /// No more calls.
+    /// Allows no more calls.
     pub fn close(&self) {
         self.state().closed = true;
     }
 
-    /// Is none on the wire?
+    /// Whether no call is in flight.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.state().under_way == 0

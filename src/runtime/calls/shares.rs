@@ -1,8 +1,8 @@
-//! Which part of a limit with `scope: cluster` this instance may use: its partitions among all.
+//! This instance's share of a limit with `scope: cluster`: its partitions among all.
 //!
-//! Called by the group's poller at every change of the assignment. What counts are the tasks of every sub-topology that
-//! uses the limit: a task is one instance's at a time, so the shares of all instances never sum to more than 1. Within
-//! the process all of them take from one limiter, whichever needs it.
+//! The group's poller calls this at every change of the assignment. It counts the tasks of all sub-topologies that use
+//! the limit. A task belongs to one instance at a time, so the shares of all instances never sum to more than 1. Within
+//! the process, all tasks take from one limiter.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::topology::Topology;
 pub(in crate::runtime) struct Shares(Vec<(Arc<Limiter>, Users)>);
 
 impl Shares {
-    /// The limits of a topology, of which `counts` says how many partitions its topics have.
+    /// The limits of a topology, given the number of partitions of its topics.
     pub(in crate::runtime) fn new(
         topology: &Topology,
         limiters: &BTreeMap<String, Arc<Limiter>>,
@@ -31,7 +31,7 @@ impl Shares {
             }
             let users = Users::new(topology, name, counts);
             if users.0.is_empty() {
-                // Lines and made-up records have no partitions: nobody to share with.
+                // Sources without partitions run in this instance only: it has the whole limit.
                 limiter.set_share(1.0);
             } else {
                 all.push((Arc::clone(limiter), users));
@@ -40,7 +40,7 @@ impl Shares {
         Shares(all)
     }
 
-    /// These tasks are this instance's from now on.
+    /// Sets the tasks of this instance.
     pub(in crate::runtime) fn set(&self, ours: &BTreeSet<TaskId>) {
         for (limiter, users) in &self.0 {
             limiter.set_share(users.share(ours));
@@ -48,7 +48,7 @@ impl Shares {
     }
 }
 
-/// The sub-topologies of partitions that use one limit, with the number of tasks of each.
+/// For one limit, the sub-topologies with partitions that use it, each with its number of tasks.
 #[derive(Debug, PartialEq, Eq)]
 struct Users(BTreeMap<usize, i32>);
 
@@ -135,7 +135,7 @@ mod tests {
         let users = Users::new(&topology(&["a x", "b x", "c x"]), "x", &counts);
         let all: Vec<(usize, i32)> = vec![(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (2, 0)];
         for instances in 1..=8usize {
-            // Ways to deal the seven tasks out.
+            // Ways to distribute the seven tasks.
             for deal in (0..instances.pow(7)).step_by(97) {
                 let owner = |n: usize| deal / instances.pow(u32::try_from(n).expect("small")) % instances;
                 let shares = (0..instances).map(|i| {

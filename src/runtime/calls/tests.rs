@@ -98,7 +98,7 @@ impl Bench {
             .expect("a reply")
     }
 
-    /// What was counted, as `2xx 8`.
+    /// The counters, as `2xx 8`.
     fn counted(&self) -> Vec<String> {
         let counted = self.counters.by_outcome().filter(|(_, n)| *n > 0);
         counted.map(|(outcome, n)| format!("{outcome} {n}")).collect()
@@ -206,7 +206,7 @@ async fn failures_are_told_in_words() {
     b.submit("t", "/bad");
     assert_eq!(b.reply().await.2, http(400, &"x".repeat(1000)));
 
-    // A port that was just free: nobody listens there.
+    // A port that was just free: nothing listens there.
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let refused = format!("http://{}/secret", free.local_addr().expect("has an address"));
     drop(free);
@@ -306,6 +306,6 @@ async fn the_limit_holds_as_the_server_sees_it() {
     let rate = 4000.0 / (stamps[3999] - stamps[0]).as_secs_f64();
     println!("4000 calls: {rate:.0}/s, {busiest} in the busiest second at the server");
     assert!(rate > 1000.0, "{rate:.0}/s");
-    // What bunches between here and there is beyond the limiter: 3 %.
+    // 3 % for calls that bunch between the limiter and the server.
     assert!(busiest <= 1545, "{busiest} in one second");
 }

@@ -1,6 +1,6 @@
-//! Points between two steps of a checkpoint at which a debug build can be told to die, for the tests that look at what
-//! is left. `SLACKWATER_FAILPOINT=NAME` ends the process at the first hit of a point, `NAME:N` at the Nth, as `kill -9`
-//! does: nothing is flushed, closed or told. Release builds have none of it.
+//! Points between the steps of a checkpoint at which a debug build can be told to die, for tests of what remains then.
+//! `SLACKWATER_FAILPOINT=NAME` ends the process at the first hit of a point, `NAME:N` at the Nth, as `kill -9` does:
+//! nothing is flushed, closed or reported. Release builds do none of this.
 
 /// An epoch is sealed; nothing of it has left the process.
 pub(in crate::runtime) const SEALED: &str = "sealed";
@@ -10,16 +10,16 @@ pub(in crate::runtime) const SETTLED: &str = "settled";
 pub(in crate::runtime) const PRODUCED: &str = "produced";
 /// The offsets are in the transaction, which is open.
 pub(in crate::runtime) const OFFSETS: &str = "offsets";
-/// The transaction is committed; local state is behind it.
+/// The transaction is committed; local state does not have it yet.
 pub(in crate::runtime) const COMMITTED: &str = "committed";
-/// Local state has it; the task does not know.
+/// Local state has it; the task was not told.
 pub(in crate::runtime) const APPLIED: &str = "applied";
 /// Some rows of the changelog are in local state, and more are to come.
 pub(in crate::runtime) const RESTORING: &str = "restoring";
 
-/// A checkpoint fails before anything of it was sent: `failed:N` makes every Nth do so.
+/// A checkpoint fails before anything of it is sent: `failed:N` fails every Nth.
 pub(in crate::runtime) const FAILED: &str = "failed";
-/// A checkpoint is committed and nobody hears of it: `doubtful:N` makes every Nth end so.
+/// A checkpoint is committed, but reported as failed: `doubtful:N` does so to every Nth.
 pub(in crate::runtime) const DOUBTFUL: &str = "doubtful";
 
 /// Ends the process here, if it was told to.
@@ -30,7 +30,7 @@ pub(in crate::runtime) fn hit(point: &str) {
     }
 }
 
-/// Is this to fail?
+/// Whether this should fail.
 pub(in crate::runtime) fn fails(point: &str) -> bool {
     reached(point, u64::is_multiple_of)
 }

@@ -1,7 +1,7 @@
-//! The engine for those outside of it: how it is, which rows a key has, which records pass a node.
+//! The engine as seen from outside: its status, the rows of a key, the records that pass a node.
 //!
-//! Made before the engine, so that the admin server answers while that starts. Used from any thread; nothing here makes a
-//! task wait for whoever asks. What is known is this instance's: its tasks, and which task has a key, wherever that is.
+//! Made before the engine, so that the admin server answers while the engine starts. Used from any thread; no task ever
+//! waits for the caller. It knows this instance's tasks, and which task has a key, on whichever instance that is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +25,7 @@ use crate::topology::Topology;
 
 /// How long a worker may take to answer. It does so between two turns, which take milliseconds.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Records of one look that nobody has taken yet.
+/// Most records of one look that are waiting for their receiver.
 const TAPPED_MAX: usize = 256;
 
 /// Why there is no answer.
@@ -42,7 +42,7 @@ pub enum AskError {
     /// The node keeps no rows.
     #[error("`{0}` keeps no state")]
     NoState(String),
-    /// The engine is not there yet, or not any more.
+    /// The engine has not started yet, or has stopped.
     #[error("nothing runs yet, or it has stopped")]
     NotRunning,
     /// A worker did not answer.
@@ -53,14 +53,14 @@ pub enum AskError {
     State(String),
 }
 
-/// What tasks of this instance have under a key.
+/// The rows that tasks of this instance have under a key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
     /// Rows, each with the name of its task.
     pub rows: Vec<(String, Described)>,
-    /// There are more rows, or may be.
+    /// Whether there are, or may be, more rows.
     pub cut: bool,
-    /// Names of tasks that are still being restored: what they have is not among the rows.
+    /// Names of tasks that are being restored: their rows are missing.
     pub restoring: Vec<String>,
 }
 
@@ -71,11 +71,11 @@ pub struct Owner {
     pub id: TaskId,
     /// Its name.
     pub task: String,
-    /// How it is; `None`: another instance has it, or nobody.
+    /// Its state; `None` if it is not on this instance.
     pub here: Option<TaskStatus>,
 }
 
-/// What a running engine is asked through. Set when it has started, taken away when it stops.
+/// The way to ask a running engine. Set when it has started, removed when it stops.
 pub(super) struct Asked {
     pub(super) inboxes: Vec<Inbox>,
     pub(super) plan: Arc<Plan>,
@@ -99,7 +99,7 @@ impl EngineHandle {
         Ok(EngineHandle { topology: Arc::clone(topology), shared: Arc::new(Shared::new(metrics)) })
     }
 
-    /// What it runs.
+    /// The topology that it runs.
     #[must_use]
     pub fn topology(&self) -> &Arc<Topology> {
         &self.topology
@@ -117,13 +117,14 @@ impl EngineHandle {
         &self.shared.metrics
     }
 
-    /// Has something failed, so that nothing goes on? [`super::Engine::stop`] says what.
+    /// Whether something has failed, which ends the engine. [`super::Engine::stop`] returns the error.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.shared.failed.is_cancelled()
     }
 
-    /// The rows that a node has under a key, in whichever tasks of this instance; of a global table, its own.
+    /// The rows that a node has under a key, in all tasks of this instance that may have it; of a global table, its
+    /// own.
     ///
     /// # Errors
     /// See [`AskError`].
@@ -176,13 +177,13 @@ impl EngineHandle {
         Ok(())
     }
 
-    /// The next records that a node sends on, or hands to its sink, in all tasks of this instance. Those for which the
-    /// receiver has no room are not shown.
+    /// The next records that a node sends on, or hands to its sink, in all tasks of this instance. Records for which
+    /// the receiver has no room are not shown.
     ///
     /// # Errors
     /// See [`AskError`].
     pub fn tap(&self, node: &str, records: usize) -> Result<Taps, AskError> {
-        // Told apart from other looks, at any engine of the process.
+        // Unique among all looks in the process.
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let n = self.node(node)?;
         // No task reads a global table's topics: its records pass no node.
@@ -195,8 +196,8 @@ impl EngineHandle {
         Ok(Taps { topology: Arc::clone(&self.topology), left: records, receive })
     }
 
-    /// The task that has the rows of a key, by the partition of the key; `None` where every instance has them (a global
-    /// table). Right for keys that were partitioned as Java's clients do it, as are those of repartition topics.
+    /// The task that has the rows of a key, by the key's partition; `None` if every instance has them (a global table).
+    /// Right for keys that were partitioned as Java's clients do it, which includes repartition topics.
     ///
     /// # Errors
     /// See [`AskError`].

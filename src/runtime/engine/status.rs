@@ -2,7 +2,7 @@
 //!
 //! Written by the worker threads (a task's state), the poller's thread (the group), the threads of global tables and
 //! the drivers (a failure), and by what a start waits for; read by the admin server, the live view of `dev` and the
-//! engine itself. Invariants: nobody holds a lock for longer than moments; of several failures the first is kept.
+//! engine itself. Invariants: locks are held for moments only; of several failures the first is kept.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -59,7 +59,7 @@ pub(super) struct Shared {
     pub(super) failed: CancellationToken,
     /// Cancelled when every source has ended and everything is done.
     pub(super) ended: CancellationToken,
-    /// What those outside ask through. Whoever asks holds it, for moments.
+    /// The way to ask the engine from outside. Locked by callers, for moments.
     asked: Mutex<Option<Asked>>,
     /// All metrics.
     pub(super) metrics: Metrics,

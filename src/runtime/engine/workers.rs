@@ -92,7 +92,8 @@ impl Engine {
         for (n, (inbox, mail)) in mails.into_iter().enumerate() {
             let mode = match (&kafka, plan.topics.is_empty()) {
                 (Some(config), false) if plan.transactions => {
-                    // Unique per instance and worker; whoever has the id ends what another left open.
+                    // Unique per instance and worker, since taking an id ends the transaction that its last owner left
+                    // open.
                     self.transactions(config, format!("{}-{instance}-{n}", topology.name))
                 }
                 (Some(_), false) => CommitMode::Offsets,
@@ -250,7 +251,7 @@ pub(super) fn limiters(topology: &Topology, shared: &Shared) -> BTreeMap<String,
         .map(|(name, config)| {
             let limiter = Arc::new(Limiter::new(config));
             if topology.source_topics().is_empty() {
-                // Nobody to share with.
+                // No other instance has a share of it.
                 limiter.set_share(1.0);
             }
             shared.metrics.watch_limiter(name, Arc::clone(&limiter));

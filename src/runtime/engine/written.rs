@@ -51,7 +51,7 @@ pub(super) async fn find(
     let admin = match admin {
         Some(admin) => Arc::clone(admin),
         None => {
-            // No source reads a topic: nobody has made the dead letter yet.
+            // No source reads a topic, so the dead letter has not been created yet.
             let admin = open_admin(config).await?;
             make_topics(&admin, topology, &Plan::local(topology), shared, stop, false).await?;
             admin

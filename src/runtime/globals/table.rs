@@ -59,7 +59,7 @@ fn place(topic: &str, partition: i32) -> String {
 }
 
 impl GlobalTable {
-    /// The table of this node over a database's contents, without asking the topics anything.
+    /// The table of this node over a database, without reading its topics.
     ///
     /// # Errors
     /// The database cannot be read.

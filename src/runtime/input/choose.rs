@@ -115,8 +115,8 @@ mod tests {
         text.split(' ').map(head).collect()
     }
 
-    /// Looks at heads at times, one after another; what is chosen: `2<7@1` take input 2 up to timestamp 7 of input 1,
-    /// `2` take input 2 without an end, `w1` wait for input 1, `.` nothing.
+    /// The heads at several times, one after another, and the choices: `2<7@1` take input 2 up to timestamp 7 of input
+    /// 1, `2` take input 2 without an end, `w1` wait for input 1, `.` nothing.
     fn check(idle: i64, looks: &[(i64, &str, &str)]) {
         let mut chooser = Chooser::new(Millis(idle));
         for (n, (now, text, want)) in looks.iter().enumerate() {
@@ -162,9 +162,9 @@ mod tests {
     #[test]
     fn with_idle_it_is_waited_for_so_long_and_no_longer() {
         check(10, &[(100, "5 -", "w1"), (109, "5 -", "w1"), (110, "5 -", "0"), (111, "6 -", "0")]);
-        // The time counts from when it was seen to have nothing, whether others had anything or not.
+        // The time counts from when the input was first seen to be empty, whether or not others had records.
         check(10, &[(100, "- -", "."), (110, "5 -", "0")]);
-        // A record of it, or more to come, and the time begins anew.
+        // A record of it, or more to come, starts the time anew.
         check(
             10,
             &[
@@ -177,7 +177,7 @@ mod tests {
         );
         check(10, &[(100, "5 -", "w1"), (110, "5 ?", "w1"), (111, "5 -", "w1"), (121, "5 -", "0")]);
         check(10, &[(100, "5 -", "w1"), (110, "5 -", "0"), (111, "5 6", "0<6@1"), (112, "7 -", "w1")]);
-        // Each of them has its own.
+        // Each input has its own time.
         check(10, &[(100, "5 - 9", "w1"), (104, "5 - -", "w1"), (110, "5 - -", "w2"), (114, "5 - -", "0")]);
     }
 }

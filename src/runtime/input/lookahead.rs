@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::choose::{Choice, Chooser, Head};
 use crate::model::{Millis, Record, Timestamp};
 
-/// How often the log says that a task waits for an input.
+/// How often the log reports that a task waits for an input.
 const SAY: Duration = Duration::from_secs(30);
 
 /// Records that were read ahead from the inputs of a task. Inputs are counted from 0, in the order of the task's readers.
@@ -114,7 +114,7 @@ mod tests {
         while let Some(run) = take(&mut ahead, &ends, 0) {
             all.push(run);
         }
-        // Out of order in its partition, a record waits for those before it.
+        // A record out of order in its partition waits for those before it.
         let want: [(usize, &[i64]); 5] = [(0, &[1]), (1, &[2, 3, 1]), (0, &[4, 4]), (1, &[4, 8]), (0, &[9])];
         assert_eq!(all, want.map(|(input, times)| (input, times.to_vec())));
         assert!(ahead.is_empty());

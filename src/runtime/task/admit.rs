@@ -1,8 +1,8 @@
-//! What may come in: asked for a record before it is fed.
+//! Decides whether a record may come in, before it is fed to the task.
 //!
-//! Two may say no. A schema that the record names and that is not known yet: a task may not wait, so the record does,
-//! outside. And an operator directly behind the record's source that says of itself that it [gates](crate::operators::Operator::gates).
-//! For topics with neither nothing is asked.
+//! Two things may hold a record back. One is a schema that the record names and that is not known yet: a task may not
+//! wait, so the record waits outside. The other is an operator directly below the record's source that [decides about
+//! records](crate::operators::Operator::gates). Topics with neither are never asked about.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use crate::operators::Operator;
 use crate::operators::{Admits, Reject};
 use crate::topology::{NodeKind, Topology};
 
-/// What the records of one topic have to pass.
+/// What decides about the records of one topic.
 #[derive(Default)]
 pub(super) struct Admission {
-    /// The formats whose schemas they name.
+    /// The formats in which the records name schemas.
     schemas: Option<Schemas>,
-    /// Operators that gate, by index in the task.
+    /// The operators that decide, by index in the task.
     gates: Vec<usize>,
 }
 
@@ -36,7 +36,8 @@ struct Schemas {
 }
 
 impl Schemas {
-    /// Those of a topic that these sources read, by index in the topology; `None` where its records name none.
+    /// The formats of a topic that these sources read (by index in the topology); `None` if its records name no
+    /// schemas.
     fn of(topology: &Topology, sources: &[usize]) -> Option<Schemas> {
         let mut found = Schemas { formats: Arc::clone(&topology.formats), key: None, value: None };
         for n in sources {
@@ -48,7 +49,7 @@ impl Schemas {
         (found.key.is_some() || found.value.is_some()).then_some(found)
     }
 
-    /// Are all known that this record names? Those that are not are looked up.
+    /// Whether all schemas that this record names are known. Unknown ones are looked up.
     fn are_known(&self, record: &Record) -> bool {
         let known = |format: Option<Format>, bytes: Option<&[u8]>| match (format, bytes) {
             (Some(format), Some(bytes)) => self.formats.is_ready(format, bytes),
@@ -58,14 +59,14 @@ impl Schemas {
             Value::Bytes(bytes) => Some(&**bytes),
             Value::Null | Value::Json(_) => None,
         };
-        // Both are asked for at once.
+        // Both are evaluated, so that both look-ups begin at once.
         let (key, value) = (known(self.key, record.key.as_deref()), known(self.value, value));
         key && value
     }
 }
 
 impl Task {
-    /// Finds out what the records of each topic have to pass, once the task's nodes are there.
+    /// Finds what decides about the records of each topic, once the task's nodes exist.
     pub(super) fn set_admission(&mut self, topology: &Topology) {
         let inputs = topology.inputs(self.id.sub);
         let admission = |(input, sources): (usize, &Vec<usize>)| {
@@ -78,21 +79,21 @@ impl Task {
         self.admission = self.sources.iter().enumerate().map(admission).collect();
     }
 
-    /// Has [`Task::admits`] to be asked for records of this topic? Never changes.
+    /// Whether [`Task::admits`] must be asked about records of this topic. Never changes.
     #[must_use]
     pub fn asks(&self, topic: usize) -> bool {
         let Admission { schemas, gates } = &self.admission[topic];
         schemas.is_some() || !gates.is_empty()
     }
 
-    /// May this record of a topic come in now? Asked for the next record only: those behind it come later in any case. One
-    /// that is refused is fed like any other; [`Task::step`] then treats it as `errors` says.
+    /// Whether this record of a topic may come in now. Asked only about the next record, since those behind it come
+    /// later anyway. A record that is refused is fed like any other; [`Task::step`] then treats it as `errors` says.
     #[must_use]
     pub fn admits(&self, topic: usize, record: &Record, now: Timestamp) -> Admits {
         if self.admission[topic].schemas.as_ref().is_some_and(|schemas| !schemas.are_known(record)) {
             return Admits::Wait;
         }
-        // One that waits outweighs one that refuses: the reason for refusing may be gone by then.
+        // Waiting outweighs refusing: the reason for refusing may have passed by then.
         let mut answer = Admits::Yes;
         for n in &self.admission[topic].gates {
             match self.nodes[*n].op.admits(record, now) {
@@ -104,7 +105,7 @@ impl Task {
         answer
     }
 
-    /// Passes a record that was fed on, unless a gate refuses it.
+    /// Passes on a record that was fed, unless an operator refuses it.
     pub(super) fn refuse(
         &mut self,
         topic: usize,
@@ -132,7 +133,7 @@ impl Task {
         Ok(None)
     }
 
-    /// Puts an operator in the place of a node's own.
+    /// Replaces a node's operator.
     #[cfg(test)]
     pub(crate) fn stand_in(&mut self, topology: &Topology, node: usize, op: Box<dyn Operator>) {
         self.nodes[self.by_global[&node]].op = op;

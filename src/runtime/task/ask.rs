@@ -1,7 +1,7 @@
 //! Questions from outside: the rows of a key, and the next records that a node sends on.
 //!
-//! A question changes nothing that a record could meet: what the task sends and what is in its checkpoints is the same
-//! with and without it.
+//! A question changes nothing for records: what the task sends, and what is in its checkpoints, is the same with and
+//! without it.
 
 use super::{Step, Task};
 use crate::model::Record;
@@ -19,7 +19,7 @@ pub struct Tapped {
     pub record: Record,
 }
 
-/// Somebody looks at a node.
+/// One look at a node.
 pub(super) struct Tap {
     /// Index in the task.
     node: usize,
@@ -28,8 +28,8 @@ pub(super) struct Tap {
 }
 
 impl Task {
-    /// The rows that a node, by its index in the topology, has under a key: those of the open epoch, those that are only
-    /// in memory, those on disk. Nothing where the node is not this task's or keeps no state.
+    /// The rows that a node (by its index in the topology) has under a key: those of the open epoch, those only in
+    /// memory, those on disk. Empty if the node is not this task's or keeps no state.
     ///
     /// # Errors
     /// The state failed.
@@ -42,8 +42,8 @@ impl Task {
         Ok(query.into_answer())
     }
 
-    /// Shows so many of the next records that a node (by its index in the topology) sends on or hands to its sink, in
-    /// [`Step::taps`], under this number.
+    /// Shows that many of the next records that a node (by its index in the topology) sends on or hands to its sink, in
+    /// [`Step::taps`] under this number.
     pub fn tap(&mut self, node: usize, number: u64, records: usize) {
         if let Some(node) = self.by_global.get(&node).copied().filter(|_| records > 0) {
             self.taps.push(Tap { node, number, left: records });
@@ -55,7 +55,7 @@ impl Task {
         self.taps.retain(|tap| tap.number != number);
     }
 
-    /// Shows what a node has just sent, where somebody looks at it. Called only while somebody looks at some node.
+    /// Shows what a node has just sent, if there is a look at it. Called only while there is a look at any node.
     #[cold]
     pub(super) fn show(&mut self, n: usize, step: &mut Step) {
         let Task { taps, effects, .. } = self;

@@ -1,6 +1,7 @@
 //! How records and time move through the graph.
 //!
-//! What is left to do is on a stack: depth first, in declared order. A record that goes to one node alone is not put there.
+//! Open work is on a stack: depth first, in declared order. A record that goes to one node only is passed on directly,
+//! without the stack.
 
 use std::sync::Arc;
 
@@ -8,17 +9,17 @@ use super::{Delivery, Step, Task, TaskError, too_large};
 use crate::model::{Record, Timestamp};
 use crate::operators::{Cx, Emit, Operator, OperatorError};
 
-/// Where a record has come.
+/// A record's way into a node.
 #[derive(Clone, Copy)]
 pub(super) struct Arrival {
     pub(super) node: usize,
     pub(super) input: u16,
     pub(super) stream: Timestamp,
-    /// It moves no clock, or has.
+    /// It must not move the node's clock: it has moved it before, or never does.
     pub(super) timed: bool,
 }
 
-/// What is left to do.
+/// Open work.
 pub(super) enum Work {
     Record(Arrival, Record),
     Time { node: usize },
@@ -27,7 +28,7 @@ pub(super) enum Work {
 }
 
 impl Task {
-    /// Calls into an operator and turns its effects into work and into `step`.
+    /// Calls into an operator; its effects become work and parts of `step`.
     pub(super) fn with_op(
         &mut self,
         n: usize,
@@ -41,7 +42,7 @@ impl Task {
         Ok(())
     }
 
-    /// [`Task::with_op`], but for what the operator emitted.
+    /// As [`Task::with_op`], without what the operator emitted.
     fn call(
         &mut self,
         n: usize,
@@ -94,7 +95,7 @@ impl Task {
         Ok(())
     }
 
-    /// Puts what a node emitted on the stack, so that the first emit to the first child is done first.
+    /// Puts what a node emitted on the stack, so that the first emit goes to the first child first.
     fn push_emits(&mut self, n: usize) {
         let mut emits = std::mem::take(&mut self.effects.emits);
         while let Some(emit) = emits.pop() {
@@ -121,7 +122,7 @@ impl Task {
                 }
             }
         }
-        // Keep the buffer's capacity for the next call.
+        // The buffer is used again for the next call.
         self.effects.emits = emits;
     }
 
@@ -130,8 +131,8 @@ impl Task {
         node.op.deadline().is_some_and(|at| at <= node.clock)
     }
 
-    /// A record through a node, and on through those behind it as long as it is one record for one node: what the stack
-    /// would do, without putting the record there and taking it off again.
+    /// Takes a record through a node, and on through those below it as long as there is one record for one node. The
+    /// order is the stack's, without a detour over it.
     pub(super) fn process(
         &mut self,
         arrival: Arrival,
@@ -160,7 +161,7 @@ impl Task {
                 op.on_record(record, cx)
             };
             self.call(n, input, now, on_record, step)?;
-            // After what the record itself caused: below it on the stack.
+            // Timers come after everything that the record itself caused, so they lie below that on the stack.
             if self.due(n) {
                 self.stack.push(Work::Time { node: n });
             }
@@ -174,7 +175,7 @@ impl Task {
         }
     }
 
-    /// The one record that a node emitted, if one node alone takes it.
+    /// The record that a node emitted, if it emitted just one and one node takes it.
     fn only_one(&mut self, n: usize) -> Option<(Arrival, Record)> {
         let ([Emit::Record { port, .. }], [(p, child, input)]) =
             (&self.effects.emits[..], &self.nodes[n].children[..])
@@ -189,7 +190,7 @@ impl Task {
         Some(self.sent(node, input, stream, record))
     }
 
-    /// A record that was sent to a node, as it gets there: with the change that it is only where that is asked for.
+    /// A record on its way to a node. The change that it carries is removed unless the node asks for changes.
     fn sent(&self, node: usize, input: u16, stream: Timestamp, mut record: Record) -> (Arrival, Record) {
         if !self.nodes[node].takes_changes {
             record.change = None;
@@ -206,7 +207,7 @@ impl Task {
                     let base = self.stack.len();
                     self.with_op(n, 0, now, |op, cx| op.on_time(cx), step)?;
                     let sent = self.stack.len() > base;
-                    // Whatever was sent because of the clock: the clock belongs into the checkpoint.
+                    // The clock caused records, so the clock must be part of the checkpoint.
                     self.moved |= sent;
                     let progress = sent || self.nodes[n].op.deadline() != before;
                     if progress && self.due(n) {

@@ -1,5 +1,5 @@
-//! What follows for a task from the graph it runs: whom records reach, where the wall clock is held back, and on which nodes
-//! its state depends.
+//! What a task derives from its graph: which nodes records reach, where the wall clock is held back, and which nodes
+//! its state depends on.
 
 use super::Node;
 use crate::topology::{NodeKind, SubTopology, Topology};
@@ -8,7 +8,7 @@ use crate::topology::{NodeKind, SubTopology, Topology};
 /// clock is held back already, so only the first one on each path counts.
 pub(super) fn set_delays(nodes: &mut [Node]) {
     let mut behind: Vec<bool> = nodes.iter().map(|n| n.op.refuses_late()).collect();
-    // Nodes stand in any order: until nothing changes.
+    // Nodes are in no particular order, so repeat until nothing changes.
     let mut next: Vec<usize> = (0..nodes.len()).filter(|n| behind[*n]).collect();
     while let Some(n) = next.pop() {
         for &(_, child, _) in &nodes[n].children {
@@ -26,7 +26,7 @@ pub(super) fn set_delays(nodes: &mut [Node]) {
     nodes.iter_mut().zip(delays).for_each(|(node, delays)| node.delays = delays);
 }
 
-/// The nodes below these sources, as far as records go at once: behind a node that keeps them they come later.
+/// The nodes that records of these sources reach in the step that reads them: up to nodes that keep records for later.
 pub(super) fn reached(topology: &Topology, sub: &SubTopology, nodes: &[Node], from: &[usize]) -> Vec<usize> {
     let mut reached: Vec<usize> = Vec::new();
     let mut next: Vec<usize> = from.to_vec();
@@ -45,8 +45,8 @@ pub(super) fn reached(topology: &Topology, sub: &SubTopology, nodes: &[Node], fr
     reached
 }
 
-/// What of a topology its state depends on: each stateful node with its kind. A line that is gone or changed means that
-/// old state would be orphaned or misread; new lines are new, empty stores.
+/// The stateful nodes, one line each, with their kind: what the state depends on. If a line is missing or different,
+/// old state would be orphaned or misread; a new line is a new, empty store.
 pub(super) fn shape(topology: &Topology, sub: &SubTopology) -> String {
     let mut lines: Vec<String> = sub
         .nodes

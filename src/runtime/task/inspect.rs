@@ -25,16 +25,16 @@ pub enum Found {
         /// Bytes of key and value.
         bytes: usize,
     },
-    /// What the task itself notes down.
+    /// A row that the task itself keeps.
     Note {
         /// `format`, `positions`, `changelog`, `clocks`, `shape`.
         name: String,
-        /// What it says.
+        /// Its content.
         value: Json,
     },
 }
 
-/// Visits every row of a task in key order: notes first.
+/// Visits every row of a task in key order: the task's own rows first.
 ///
 /// # Errors
 /// The database cannot be read.

@@ -14,7 +14,7 @@ mod admit;
 mod ask;
 mod flow;
 mod graph;
-pub(crate) mod inspect;
+pub mod inspect;
 pub(super) mod nodes;
 mod open;
 mod options;

@@ -1,4 +1,4 @@
-//! A task from its topology and its state.
+//! Opens a task from its topology and its state.
 //!
 //! State that a newer program or another topology wrote is refused before anything of it is read.
 
@@ -14,12 +14,12 @@ use crate::state::{Backend, META_CLOCKS, META_FORMAT, META_SHAPE, StateError, St
 use crate::topology::{Changelog, ClockMode, NodeKind, Topology};
 
 impl Task {
-    /// A task over its state: reads back what resident operators keep, makes pending calls again. `step` receives
+    /// A task over its state: reads back what operators keep in memory, and makes pending calls again. `step` gets
     /// those calls and deliveries.
     ///
     /// # Errors
-    /// State that cannot be read, or that another shape of the topology wrote; a global table that is not there; a row
-    /// made here is refused, and the policy is `stop`.
+    /// State cannot be read, or was written by another shape of the topology; a global table is missing; a row made
+    /// here is refused, and the policy is `stop`.
     pub fn open(
         topology: &Topology,
         id: TaskId,
@@ -31,7 +31,7 @@ impl Task {
         let sub = &topology.subs[id.sub];
         let mut nodes = Vec::new();
         let mut stores = Vec::new();
-        // Global tables, seen by each node that reads them through a store of its own: behind those of the nodes.
+        // Each node that reads global tables gets stores of its own over their rows, after the stores of the nodes.
         let mut seen: Vec<Store> = Vec::new();
         let by_global: BTreeMap<usize, usize> =
             sub.nodes.iter().enumerate().map(|(local, g)| (*g, local)).collect();
@@ -51,7 +51,7 @@ impl Task {
                     Box::new(SinkNode::new(topology, &node.name, sink, !children.is_empty()))
                 }
             };
-            // Each node has the store of its own number; then it sees those of the tables that it reads.
+            // The stores a node sees: the store with its own number first, then those of the tables that it reads.
             let mut own = vec![stores.len()];
             for table in &node.lookups {
                 if let Some(local) = by_global.get(table) {
@@ -78,7 +78,7 @@ impl Task {
                 takes_changes: match &node.kind {
                     NodeKind::Source(_) => false,
                     NodeKind::Operator(c) => c.takes_changes(&node.plan),
-                    // A repartition topic carries them on.
+                    // A repartition topic carries changes on.
                     NodeKind::Sink(_) => node.made_for.is_some(),
                 },
                 message_bytes_max: options.transactional.get(&g).copied(),

@@ -1,4 +1,5 @@
-//! The end of an epoch: sealing it, copying what resident operators still hold of it, and letting it go when it is applied.
+//! The end of an epoch: sealing it, copying the rows that operators still hold in memory, and releasing it once it is
+//! applied.
 //!
 //! Called between two inputs. Invariant: one sealed epoch at a time.
 
@@ -20,7 +21,7 @@ impl Task {
         Ok(sealed)
     }
 
-    /// [`Task::seal_begin`] and as many [`Task::seal_more`] as it takes.
+    /// [`Task::seal_begin`], and [`Task::seal_more`] until the epoch is complete.
     ///
     /// # Errors
     /// As [`Task::seal_begin`].
@@ -32,9 +33,9 @@ impl Task {
         Ok(sealed)
     }
 
-    /// Ends the open epoch, unless nothing happened in it or another one is still sealed. What resident operators have
-    /// changed is fixed and only the first of it is copied: [`Task::seal_more`] goes on with that while records come.
-    /// The epoch may be committed when [`Task::is_settled`].
+    /// Ends the open epoch, unless nothing happened in it or another one is still sealed. It fixes which rows operators
+    /// in memory have changed, but copies only the first of them; [`Task::seal_more`] copies the rest while records
+    /// come. The epoch may be committed when [`Task::is_settled`].
     ///
     /// # Errors
     /// State that cannot be encoded.
@@ -83,7 +84,7 @@ impl Task {
         Ok(Some(Sealed { epoch, rows, late, outputs, positions }))
     }
 
-    /// Copies some more rows of the sealed epoch into it, as they were when it was sealed. True when it is whole.
+    /// Copies more rows into the sealed epoch, as they were when it was sealed. True when it is complete.
     ///
     /// # Errors
     /// An operator failed.
@@ -103,13 +104,13 @@ impl Task {
         Ok(())
     }
 
-    /// Is the sealed epoch not whole yet?
+    /// Whether the sealed epoch is still incomplete.
     #[must_use]
     pub fn is_copying(&self) -> bool {
         self.copying
     }
 
-    /// Calls something of every operator that is done, or not; true if all are.
+    /// Calls `f` for every operator; true if all of them are done.
     fn each_op(
         &mut self,
         now: Timestamp,
@@ -127,7 +128,7 @@ impl Task {
         Ok(all)
     }
 
-    /// Is the sealed epoch whole, and every delivery of it durable? True when none is sealed.
+    /// Whether the sealed epoch is complete and every delivery of it durable. True if none is sealed.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         !self.copying && self.sealed.is_none_or(|(_, n)| n == 0)
@@ -141,7 +142,7 @@ impl Task {
         self.spent = self.stores.iter_mut().filter_map(Store::applied).collect();
     }
 
-    /// What the last applied epoch has left behind, to be dropped where there is time for it.
+    /// What the last applied epoch left in memory, to be dropped by a thread that has time.
     pub fn take_spent(&mut self) -> Vec<Spent> {
         std::mem::take(&mut self.spent)
     }

@@ -28,14 +28,14 @@ pub enum TaskError {
         node: String,
         /// Reason label.
         reason: &'static str,
-        /// What exactly.
+        /// Why exactly.
         detail: String,
         /// ` (topic t, partition p, offset o)`, or empty.
         place: String,
     },
 }
 
-/// What can happen to a task.
+/// What may happen to a task.
 #[derive(Debug)]
 pub enum Input {
     /// Records of one topic, in offset order. `topic` is an index into
@@ -72,7 +72,7 @@ pub enum Input {
         node: usize,
         /// The record of the row.
         record: Record,
-        /// What the sink said.
+        /// The sink's reason.
         message: String,
     },
     /// Time has passed.

@@ -100,7 +100,7 @@ impl Assigned {
         std::mem::take(&mut self.ahead)
     }
 
-    /// Feeds what came back from outside; what belongs to another assignment is ignored.
+    /// Feeds an answer from outside; one for another assignment is ignored.
     ///
     /// # Errors
     /// The task must stop.
@@ -117,7 +117,7 @@ impl Assigned {
         }
     }
 
-    /// Is an epoch between its seal and the backend? Another one cannot be sealed now.
+    /// Whether an epoch is between its seal and the backend: then no other can be sealed.
     #[must_use]
     pub fn is_checkpointing(&self) -> bool {
         match &self.phase {
@@ -126,14 +126,14 @@ impl Assigned {
         }
     }
 
-    /// Is a sealed epoch not whole yet? [`Assigned::seal`] goes on with it.
+    /// Whether a sealed epoch is still incomplete: [`Assigned::seal`] continues with it.
     #[must_use]
     pub fn is_copying(&self) -> bool {
         self.task().is_some_and(Task::is_copying)
     }
 
-    /// Ends the open epoch, if it is time (`due`, or it leaves) and the one before is done with, or goes on with what
-    /// that began. True if there was something to do.
+    /// Seals the open epoch, if it is time (`due`, or it leaves) and the one before is done; or continues with the
+    /// epoch that is still incomplete. True if there was something to do.
     ///
     /// # Errors
     /// The task must stop.
@@ -169,7 +169,7 @@ impl Assigned {
         Some((sealed, Arc::clone(&running.backend)))
     }
 
-    /// Takes back what [`Assigned::take_settled`] gave and nobody could commit yet.
+    /// Takes back an epoch from [`Assigned::take_settled`] that could not be committed yet.
     pub fn put_back(&mut self, sealed: Sealed) {
         if let Phase::Running(running) = &mut self.phase {
             running.sealed = Some(sealed);
@@ -189,12 +189,12 @@ impl Assigned {
         }
     }
 
-    /// It takes no more input, and leaves when it is committed.
+    /// It takes no more input, and leaves once it is committed.
     pub fn leave(&mut self) {
         self.leaving = true;
     }
 
-    /// May it be dropped? It leaves, and nothing of it is under way that would be done again elsewhere.
+    /// Whether it may be dropped: it leaves, and nothing is in progress that would be done again elsewhere.
     #[must_use]
     pub fn may_go(&self) -> bool {
         self.leaving

@@ -1,8 +1,8 @@
 //! A worker: one OS thread that owns whole tasks. It polls their partitions itself and runs them synchronously; sinks,
 //! calls, commits and restores happen elsewhere and answer through the worker's inbox.
 //!
-//! `turn` is the loop's body: take what arrived, read, let time pass, seal, hand on what the tasks want. Nothing in it
-//! waits; when a turn did nothing the thread waits on its inbox for a few milliseconds.
+//! `turn` is the loop's body: take the messages, read, move time, seal, and hand on what the tasks want done. Nothing
+//! in it waits; after a turn without work the thread waits on its inbox for a few milliseconds.
 
 mod assigned;
 mod outside;
@@ -33,22 +33,22 @@ use crate::kafka::PartitionReader;
 use crate::model::{Clock, Millis, Record, SystemClock, Timestamp};
 use crate::state::StateError;
 
-/// Rows and calls that wait to be handed on; above it no input is taken.
+/// Most rows and calls waiting to be handed on; with more, no input is taken.
 const BACKLOG_MAX: usize = 8192;
-/// Rows gathered for one transaction; the epoch is sealed early then, and at twice as many no input is taken.
+/// Most rows gathered for one transaction: then the epoch is sealed early, and at twice as many no input is taken.
 const GATHERED_MAX: usize = 20_000;
 /// How long an idle worker waits for a message before it polls again.
 const IDLE: Duration = Duration::from_millis(2);
-/// How often counters become metrics.
+/// How often counters are turned into metrics.
 const REPORT: Duration = Duration::from_millis(250);
 
-/// Waiting for tasks to leave.
+/// A revocation that waits for its tasks to leave.
 struct Leave {
     ids: Vec<TaskId>,
     done: SyncSender<()>,
 }
 
-/// See the module.
+/// A worker thread with its tasks.
 pub struct Worker {
     mail: Mail,
     inbox: Inbox,
@@ -59,10 +59,10 @@ pub struct Worker {
     leaves: Vec<Leave>,
     drain: Option<SyncSender<()>>,
     generation: u64,
-    /// Rows by sink node and lane, not handed on yet.
+    /// Rows by sink node and lane that are not handed on yet.
     rows: BTreeMap<(usize, usize), Vec<Parcel>>,
     calls: VecDeque<(usize, Job<Ticket>)>,
-    /// Of assignments that are over, while calls are on the wire.
+    /// Permits of assignments that are over but have calls in flight.
     gates: Vec<(TaskId, CallGate)>,
     step: Step,
     records: Vec<Record>,
@@ -101,7 +101,7 @@ impl Worker {
         }
     }
 
-    /// Runs until drained.
+    /// Runs until it is drained.
     pub fn run(mut self) {
         loop {
             let busy = self.turn();
@@ -119,7 +119,7 @@ impl Worker {
 
     fn turn(&mut self) -> bool {
         let mut busy = false;
-        // Before the messages are taken: then the answers of a gate that is idle are among them.
+        // Before the messages are taken: if no call is in flight now, all answers are among them.
         for slot in self.slots.values_mut() {
             slot.answered = slot.gate.is_idle();
         }
@@ -142,7 +142,7 @@ impl Worker {
         busy
     }
 
-    /// One task's share of a turn.
+    /// One task's part of a turn.
     fn visit(&mut self, id: TaskId, now: Timestamp) -> bool {
         let room = self.calls.len() + self.rows.values().map(Vec::len).sum::<usize>() < BACKLOG_MAX;
         let Some(slot) = self.slots.get_mut(&id) else { return false };
@@ -160,12 +160,12 @@ impl Worker {
         busy
     }
 
-    /// Sorts what a step wants into the queues of sinks and calls.
+    /// Sorts a step's effects into the queues for sinks and calls.
     fn take_step(&mut self, handle: Handle) {
         self.step.drops.clear();
         for tapped in self.step.taps.drain(..) {
             if let Some(tap) = self.taps.iter().find(|tap| tap.number == tapped.tap) {
-                // Without room for it, it is not shown: nobody is waited for.
+                // Without room it is not shown: the worker does not wait for the receiver.
                 drop(tap.to.try_send((handle.id, tapped)));
             }
         }
@@ -188,7 +188,7 @@ impl Worker {
         }
     }
 
-    /// Hands rows and calls to their drivers, as far as they take them.
+    /// Hands rows and calls to their drivers, as many as those take.
     fn hand_on(&mut self) -> bool {
         let mut moved = false;
         for ((node, lane), rows) in &mut self.rows {
@@ -217,7 +217,7 @@ impl Worker {
         moved
     }
 
-    /// Hands every sealed epoch that has settled to the commit thread, together.
+    /// Hands all settled epochs to the commit thread, together.
     fn commit(&mut self) {
         let mut parts = Vec::new();
         for slot in self.slots.values_mut() {
@@ -248,7 +248,7 @@ impl Worker {
         }
     }
 
-    /// Drops the tasks that have left, and answers who waits for it.
+    /// Drops the tasks that have left, and answers the revocations that waited for them.
     fn settle_leaves(&mut self) {
         let gone: Vec<TaskId> =
             self.slots.iter().filter(|(_, slot)| slot.assigned.may_go()).map(|(id, _)| *id).collect();
@@ -275,7 +275,7 @@ impl Worker {
         }
     }
 
-    /// Takes back what was not handed on yet.
+    /// Drops what was not handed on yet.
     fn forget(&mut self, handle: Handle) {
         for rows in self.rows.values_mut() {
             rows.retain(|p| p.handle != handle);
@@ -283,13 +283,13 @@ impl Worker {
         self.calls.retain(|(_, job)| job.ticket.handle != handle);
     }
 
-    /// No call of an assignment starts any more. Those on the wire are remembered until they have ended.
+    /// Lets no call of an assignment start any more. Calls in flight are remembered until they end.
     fn close(&mut self, gate: CallGate, id: TaskId) {
         gate.close();
         self.gates.push((id, gate));
     }
 
-    /// Asks for a restore of a task, under its handle.
+    /// Starts the restore of a task under its handle.
     fn restore(&mut self, handle: Handle) {
         let gates = self.gates.iter().filter(|(id, _)| *id == handle.id).map(|(_, g)| g.clone()).collect();
         let Some(slot) = self.slots.get_mut(&handle.id) else { return };
@@ -297,7 +297,7 @@ impl Worker {
         slot.unwanted = CancellationToken::new();
         (self.outside.status)(handle.id, Some(TaskStatus::Restoring));
         let (inbox, unwanted) = (self.inbox.clone(), slot.unwanted.clone());
-        // Only what is read from Kafka can still be under way when the wall clock is there.
+        // Only records of Kafka may still be in flight when the wall clock is ahead of them.
         let kafka = slot.readers.iter().any(|(_, r)| r.has_offsets());
         let delay = if kafka { self.outside.delay } else { Millis::ZERO };
         let name = self.outside.name(handle.id);
@@ -334,7 +334,7 @@ impl Worker {
                 self.feed(handle, Input::Reply { node, call, reply });
             }
             Message::Commits { id, commits } => {
-                // A fact of the world outside, and no answer: it is for whatever assignment there is.
+                // It is news from outside and no answer, so it is for the current assignment.
                 if let Some(handle) = self.slots.get(&id).map(|slot| slot.assigned.handle()) {
                     self.feed(handle, Input::Commits(commits));
                 }
@@ -342,7 +342,7 @@ impl Worker {
             Message::Query { sub, node, key, answer } => {
                 let slots = self.slots.iter().filter(|(id, _)| id.sub == sub);
                 let ask = |slot: &Slot| slot.assigned.task().map(|task| task.query(node, &key));
-                // Nobody waits for it any more, if it is not received.
+                // If it is not received, the caller has stopped waiting.
                 drop(answer.send(slots.map(|(id, slot)| (*id, ask(slot))).collect()));
             }
             Message::Tap(tap) => {
@@ -389,7 +389,7 @@ impl Worker {
 
     fn assign(&mut self, id: TaskId, readers: Vec<(usize, PartitionReader)>) {
         if self.drain.is_some() {
-            // On the way out; the group gives them to others as soon as it is left.
+            // At shutdown: the group gives them to others as soon as this member has left.
             (self.outside.status)(id, None);
             return;
         }
@@ -400,7 +400,7 @@ impl Worker {
         self.add(id, readers);
     }
 
-    /// Adds a task; more readers for a task that is there join it (topics of one task assigned one after another).
+    /// Adds a task. Readers for a task that exists already join it (its topics were assigned one after another).
     pub fn add(&mut self, id: TaskId, readers: Vec<(usize, TaskReader)>) {
         let handle = self.next_handle(id);
         let mut all = readers;
@@ -409,13 +409,13 @@ impl Worker {
             self.forget(old.assigned.handle());
             self.close(old.gate, id);
             old.unwanted.cancel();
-            // It starts again from its last checkpoint: what its readers have read since must be read again.
+            // The task starts again from its last checkpoint, so what its readers have read since must be read again.
             ahead = true;
             let kept: Vec<_> =
                 old.readers.into_iter().filter(|(t, _)| all.iter().all(|(topic, _)| topic != t)).collect();
             all.extend(kept);
         }
-        // Of records of one time that of the topic named first is taken first; the group gives them by their names.
+        // Of records with equal times, that of the topic named first is taken first; the group lists topics by name.
         all.sort_by_key(|(topic, _)| *topic);
         let slot = Slot {
             assigned: Assigned::new(handle, ahead),
@@ -442,20 +442,20 @@ impl Worker {
         match result {
             Ok(Restored { mut task, backend, step, offsets, firsts }) => {
                 if slot.readers.iter().any(|(_, r)| r.has_offsets()) {
-                    // Lines cannot be had again: what is here of them goes on.
+                    // Records of sources without offsets cannot be read again: those that are here go on.
                     slot.ahead.clear();
                 }
                 for (topic, reader) in &mut slot.readers {
                     let find =
                         |list: &[(usize, i64)]| list.iter().find(|(t, _)| t == topic).map(|(_, at)| *at);
                     let Some(start) = find(&offsets).or(reader.start_offset()) else {
-                        // Nothing was read yet: that begins with the first record by itself.
+                        // Nothing was read yet: reading starts at the first record anyway.
                         find(&firsts).into_iter().for_each(|first| task.start_at(*topic, first));
                         continue;
                     };
                     task.start_at(*topic, start);
                     if let Err(e) = reader.rewind(start) {
-                        // To go on from elsewhere would lose records.
+                        // To continue from another offset would lose records.
                         tracing::warn!(
                             task = self.outside.name(handle.id),
                             error = e,
@@ -495,7 +495,7 @@ impl Worker {
         }
     }
 
-    /// A task whose checkpoint failed is restored from the last one; its partitions are read again from there.
+    /// Restores a task whose checkpoint failed from the last one; its partitions are read again from there.
     fn rewind(&mut self, handle: Handle) {
         let next = self.next_handle(handle.id);
         let Some(slot) = self.slots.get_mut(&handle.id) else { return };

@@ -1,4 +1,4 @@
-//! What a worker needs of the rest of the process, and what it asks of it.
+//! What a worker needs from the rest of the process, and what it asks of it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::runtime::task::TaskId;
 use crate::sinks::KafkaLane;
 use crate::topology::Topology;
 
-/// Where the answer to a call belongs: task, node, worker.
+/// Where the answer to a call belongs.
 pub struct Ticket {
     /// The task.
     pub handle: Handle,
@@ -26,7 +26,7 @@ pub struct Ticket {
     pub node: usize,
     /// Its worker.
     pub inbox: Inbox,
-    /// Whether it may still be sent.
+    /// Whether the call may still be sent.
     pub gate: CallGate,
 }
 
@@ -36,32 +36,32 @@ impl calls::Ticket for Ticket {
     }
 }
 
-/// Where calls of one node go.
+/// The call driver of one node.
 pub type Calls = CallDriver<Ticket>;
 
-/// What a worker needs of the rest of the process.
+/// What a worker needs from the rest of the process.
 pub struct Outside {
     /// Sink drivers by node; the dead letter under [`crate::runtime::DEAD_LETTER`].
     pub sinks: BTreeMap<usize, SinkDriver>,
     /// Call drivers by node.
     pub calls: BTreeMap<usize, Calls>,
-    /// Starts restoring a task; the answer comes through the inbox.
+    /// Starts restoring a task; the result comes through the inbox.
     pub restore: Box<dyn Fn(Order) + Send>,
-    /// Sinks whose records go into the checkpoint's transaction.
+    /// Sinks whose records are part of the checkpoint's transaction.
     pub transactional: BTreeMap<usize, KafkaLane>,
-    /// Changelog topic of each sub-topology, where there is one.
+    /// The changelog topic of each sub-topology that has one.
     pub changelogs: Vec<Option<Arc<str>>>,
     /// Time between checkpoints.
     pub checkpoint: Duration,
-    /// How long a task with several inputs waits for one whose end was reached.
+    /// How long a task waits for one of several inputs after its end was reached.
     pub idle: Millis,
-    /// How far the wall clock stays behind for nodes that refuse what is late.
+    /// How far the wall clock stays behind for nodes that refuse late records.
     pub delay: Millis,
-    /// Topics of sub-topologies that are repartition topics, with their names.
+    /// The inputs of sub-topologies that are repartition topics, with the topics' names.
     pub repartitions: BTreeMap<(usize, usize), Arc<str>>,
-    /// What is known of them.
+    /// What is known about those.
     pub horizons: Arc<Horizons>,
-    /// Reported when a task stops for good.
+    /// Called when a task stops for good.
     pub failed: Box<dyn Fn(TaskId, String) + Send>,
     /// Told how a task is; `None`: it is not here any more.
     pub status: Box<dyn Fn(TaskId, Option<TaskStatus>) + Send>,
@@ -117,9 +117,9 @@ pub struct Order {
     pub name: String,
     /// Where the answer goes.
     pub inbox: Inbox,
-    /// Cancelled when nobody waits for it any more: then state must not stay open.
+    /// Cancelled when the result is not wanted any more: then the state must not stay open.
     pub unwanted: CancellationToken,
-    /// Calls of earlier assignments of the task: it may not make them again before they have ended.
+    /// Permits of earlier assignments of the task: its calls may be made again only after calls under these have ended.
     pub gates: Vec<CallGate>,
     /// How far the wall clock stays behind in the task.
     pub delay: Millis,

@@ -1,4 +1,4 @@
-//! One task of a worker: its readers, and what a turn does with them.
+//! One task of a worker: its readers, and what one turn does with them.
 
 use std::time::{Duration, Instant};
 
@@ -15,36 +15,37 @@ use crate::runtime::input::lookahead::Ahead;
 use crate::runtime::task::{Input, Step, Task, TaskError};
 use crate::runtime::worker::assigned::Assigned;
 
-/// Records taken from one partition in one visit.
+/// Most records taken from one partition at a time.
 const VISIT: usize = 256;
-/// How long a task that leaves waits for calls on the wire.
+/// How long a leaving task waits for calls in flight.
 const CALLS_GRACE: Duration = Duration::from_secs(3);
 
 /// A task on its worker, with what it reads and what it waits for.
 pub(super) struct Slot {
     pub(super) assigned: Assigned,
     pub(super) readers: Vec<(usize, TaskReader)>,
-    /// Read from several inputs, and not taken yet.
+    /// Records read from several inputs and not taken yet.
     pub(super) ahead: Ahead,
-    /// Of its readers; kept when those are dropped.
+    /// The leases of its readers; kept after those are dropped.
     pub(super) leases: Vec<Lease>,
-    /// Cancelled when the slot goes, or another restore begins.
+    /// Cancelled when the slot is dropped or another restore begins.
     pub(super) unwanted: CancellationToken,
-    /// Topics whose offsets the group commits. Kept when the readers are dropped: the last checkpoint has offsets too.
+    /// Topics whose offsets the group commits. Kept after the readers are dropped, since the last checkpoint has
+    /// offsets too.
     pub(super) commits: Vec<usize>,
     pub(super) sealed_at: Instant,
-    /// [`TaskStatus::Ended`] was told.
+    /// Whether [`TaskStatus::Ended`] has been reported.
     pub(super) ended: bool,
-    /// Of this assignment's calls.
+    /// The permit for this assignment's calls.
     pub(super) gate: CallGate,
-    /// Were no calls on the wire when this turn began?
+    /// Whether no calls were in flight when this turn began.
     pub(super) answered: bool,
     /// When it began to leave.
     pub(super) left_at: Option<Instant>,
 }
 
 impl Slot {
-    /// Reads, lets time pass, seals. True if anything happened.
+    /// One turn: reads, moves time, seals. True if anything happened.
     pub(super) fn turn(
         &mut self,
         room: bool,
@@ -78,7 +79,7 @@ impl Slot {
         Ok(busy)
     }
 
-    /// Reads the only input and takes what comes. True if anything came.
+    /// Reads the only input. True if records came.
     fn read(
         &mut self,
         now: Timestamp,
@@ -103,7 +104,7 @@ impl Slot {
         Ok(busy)
     }
 
-    /// Reads several inputs and takes their records by the lowest timestamp. True if anything was taken.
+    /// Reads several inputs and takes their records by lowest timestamp. True if any was taken.
     fn read_ordered(
         &mut self,
         now: Timestamp,
@@ -147,16 +148,16 @@ impl Slot {
         }
     }
 
-    /// No more input, no more calls; it goes when it has committed.
+    /// Stops input and calls; the task goes once it has committed.
     pub(super) fn leave(&mut self) {
         self.assigned.leave();
         self.gate.close();
-        // Looked at before the gate was closed: a call may have begun since.
+        // This was found out before the permit was closed; a call may have begun since.
         self.answered = false;
         self.left_at.get_or_insert_with(Instant::now);
     }
 
-    /// Have all its sources ended, with nothing left to do?
+    /// Whether all its sources have ended and nothing is left to do.
     pub(super) fn has_ended(&self) -> bool {
         let Some(task) = self.assigned.task() else { return false };
         !self.readers.is_empty()
@@ -168,7 +169,7 @@ impl Slot {
     }
 }
 
-/// Reads what is there of one input, into `records`. False: nothing came.
+/// Appends the records that have arrived on one input. False if there were none.
 fn poll(
     task: &mut Task,
     topic: usize,

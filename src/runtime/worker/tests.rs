@@ -1,4 +1,4 @@
-//! A worker on its own thread, with one task whose first node gates.
+//! A worker on its own thread, with one task whose first node decides which records come in.
 
 use std::io::Write;
 use std::sync::Mutex;
@@ -17,7 +17,7 @@ use crate::sources::{GenerateSource, SourceConfig};
 use crate::state::{Backend, MemoryBackend};
 use crate::topology::{Topology, TopologyBuilder};
 
-/// Lets records in as far as a group has committed; says of each how far that was when it came.
+/// Lets records in as far as a group has committed; each shows how far that was when it came.
 struct Gate {
     done: i64,
     came: Sender<(i64, i64)>,

@@ -1,4 +1,4 @@
-//! Making a database: for the emulator, which starts empty, and for tests.
+//! Creates a database: for the emulator, which starts empty, and for tests.
 
 use gcloud_gax::conn::Environment;
 use gcloud_gax::grpc::{Code, Status};
@@ -13,7 +13,7 @@ use crate::sinks::SinkError;
 /// Project, instance and database of `projects/P/instances/I/databases/D`.
 ///
 /// # Errors
-/// `Config`: it is written otherwise.
+/// `Config`: the name has another form.
 pub(super) fn parts(database: &str) -> Result<(&str, &str, &str), SinkError> {
     let words: Vec<&str> = database.split('/').collect();
     match words[..] {
@@ -31,8 +31,8 @@ pub(super) fn parts(database: &str) -> Result<(&str, &str, &str), SinkError> {
     }
 }
 
-/// Makes the database and what `ddl` says, one statement each. What exists already stays as it is. On an emulator the
-/// instance is made too; a real instance costs money and is somebody's decision.
+/// Creates the database and runs `ddl`, one statement each. What exists already stays as it is. On an emulator the
+/// instance is created too; a real instance costs money, so it must exist.
 ///
 /// # Errors
 /// `Retry`: the server cannot be reached. `Config`: it refused.
@@ -93,7 +93,7 @@ pub async fn create_database(
     Ok(())
 }
 
-/// The statements of a DDL file: parted by `;`, without `--` comments. Knows no strings with either inside.
+/// The statements of a DDL file, separated by `;`, without `--` comments. Neither may be inside a string.
 #[must_use]
 pub fn statements(sql: &str) -> Vec<String> {
     let code: Vec<&str> =
@@ -101,7 +101,7 @@ pub fn statements(sql: &str) -> Vec<String> {
     code.join("\n").split(';').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect()
 }
 
-/// What is there already is fine.
+/// It is no error if it exists already.
 fn existing(status: Status) -> Result<(), SinkError> {
     let duplicate = status.message().contains("Duplicate name in schema");
     if status.code() == Code::AlreadyExists || duplicate { Ok(()) } else { Err(refused(status)) }

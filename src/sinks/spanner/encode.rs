@@ -1,7 +1,7 @@
-//! JSON to Spanner: what a column of each type takes, and how it travels.
+//! JSON to Spanner: the values that a column of each type accepts, and how they are encoded.
 //!
-//! Pure. The shapes are those of `google.spanner.v1.TypeCode`'s documentation: whole numbers, dates and decimals travel
-//! as text, timestamps as RFC 3339 that ends in `Z`, JSON as its text. JSON `null` is SQL `NULL` everywhere.
+//! Pure. The encodings are those of `google.spanner.v1.TypeCode`'s documentation: whole numbers, dates and decimals as
+//! text, timestamps as RFC 3339 that ends in `Z`, JSON as its text. JSON `null` is SQL `NULL` everywhere.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::model::{Json, Timestamp, Types};
 
-/// What Spanner replaces by the time of the commit.
+/// Spanner replaces this text by the time of the commit.
 const COMMIT_TIMESTAMP: &str = "spanner.commit_timestamp()";
 
 /// The longest part of a value that an error shows, in characters.
@@ -39,7 +39,7 @@ pub(super) enum ColumnType {
     Timestamp,
     Json,
     Array(Box<ColumnType>),
-    /// UUID, INTERVAL, PROTO, ENUM and what comes later: text goes through as it is, the server judges it.
+    /// UUID, INTERVAL, PROTO, ENUM and future types: text is passed on as it is, and the server decides.
     Other(String),
 }
 
@@ -64,10 +64,10 @@ impl ColumnType {
         }
     }
 
-    /// The value as a column of this type takes it.
+    /// The value encoded for a column of this type.
     ///
     /// # Errors
-    /// What the column would take instead, for people.
+    /// What the column would accept instead.
     pub(super) fn encode(&self, json: &Json) -> Result<Kind, String> {
         if json.is_null() {
             return Ok(Kind::NullValue(0));
@@ -76,7 +76,7 @@ impl ColumnType {
             (ColumnType::Json, any) => Some(Kind::StringValue(any.to_string())),
             (ColumnType::Bool, Json::Bool(b)) => Some(Kind::BoolValue(*b)),
             (ColumnType::Int64, Json::Number(n)) => n.as_i64().map(|n| Kind::StringValue(n.to_string())),
-            // Record keys are text, and so are whole numbers beyond 2^53 in JSON that a browser made.
+            // Record keys are text, and so are whole numbers beyond 2^53 in JSON from browsers.
             (ColumnType::Int64, Json::String(s)) => {
                 s.parse::<i64>().ok().map(|n| Kind::StringValue(n.to_string()))
             }
@@ -109,7 +109,7 @@ impl ColumnType {
         kind.ok_or_else(|| format!("{} is no {self}: {}", shown(json), self.wants()))
     }
 
-    /// Can a value of one of these types ever be written here? `null` is the column's own business.
+    /// Whether a value of one of these types can ever be written here. Whether `null` can is up to the column.
     pub(super) fn may_take(&self, types: Types) -> bool {
         let number = Types::INTEGER.or(Types::FLOAT);
         types.may_be(match self {
@@ -166,7 +166,7 @@ pub(super) fn commit_timestamp() -> Kind {
 }
 
 /// Appends bytes that are equal for equal key cells of one column. Cells that are equal in the database but written
-/// differently (`1.0` and `1`) differ here: they are then written one after the other.
+/// differently (`1.0` and `1`) get different bytes: their rows are then written one after the other.
 pub(super) fn key_bytes(kind: Option<&Kind>, out: &mut Vec<u8>) {
     match kind {
         Some(Kind::StringValue(s)) => {
@@ -183,13 +183,13 @@ pub(super) fn key_bytes(kind: Option<&Kind>, out: &mut Vec<u8>) {
     }
 }
 
-/// RFC 3339 with any offset as UTC with a `Z`, nanoseconds kept: Spanner takes no other offset.
+/// RFC 3339 with any offset as UTC with a `Z`, nanoseconds kept: Spanner accepts no other offset.
 fn utc(text: &str) -> Option<String> {
     let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     at.to_offset(time::UtcOffset::UTC).format(&Rfc3339).ok()
 }
 
-/// A value for an error message, cut to a bearable length.
+/// A value for an error message, cut to a readable length.
 fn shown(json: &Json) -> String {
     let text = json.to_string();
     match text.char_indices().nth(SHOWN_CHARS) {

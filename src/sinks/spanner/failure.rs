@@ -1,5 +1,5 @@
-//! What a failed call to Spanner means. Codes and texts as the emulator 1.5.28 and Google's own clients give them; the
-//! server names a value or a column of a bad batch, never the row.
+//! The meaning of a failed call to Spanner. Codes and texts are those of the emulator 1.5.28 and of Google's own
+//! clients. For a bad batch the server names a value or a column, never the row.
 
 use gcloud_gax::grpc::{Code, Status};
 use gcloud_spanner::client::Error;
@@ -9,13 +9,13 @@ use crate::sinks::SinkError;
 /// A failed call, judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// The server forgot the session: another one is as good, at once.
+    /// The server has lost the session: try again at once with another.
     SessionLost(String),
-    /// The connection or the session pool does not answer: make a new one before the next try.
+    /// The connection or the session pool does not answer: make a new client before the next attempt.
     Unresponsive(String),
-    /// The login was not accepted. A token that ran out heals by itself; a wrong one does not.
+    /// The login was not accepted. An expired token is renewed; a wrong one stays wrong.
     Unauthenticated(String),
-    /// Final for this try.
+    /// The result of this attempt.
     Other(SinkError),
 }
 
@@ -50,7 +50,7 @@ fn judge_status(status: &Status) -> Failure {
         {
             config(message)
         }
-        // A row to update, or a parent row, that is not there.
+        // The row to update, or a parent row, does not exist.
         Code::NotFound => refused(message),
         Code::FailedPrecondition | Code::OutOfRange | Code::InvalidArgument | Code::AlreadyExists => {
             refused(message)
@@ -58,16 +58,16 @@ fn judge_status(status: &Status) -> Failure {
         // gRPC's own limit on the size of a message: a smaller batch passes.
         Code::ResourceExhausted if has("larger than max") => refused(message),
         Code::PermissionDenied | Code::Unimplemented => config(message),
-        // The token could not be fetched: the network, not the login.
+        // The token could not be fetched, which is a fault of the network and not of the login.
         Code::Unauthenticated if has("token error") => retry(message),
         Code::Unauthenticated => Failure::Unauthenticated(message),
-        // tonic's own deadline; the commit may still land, which is why only idempotent writes are repeated.
+        // tonic's own deadline. The commit may still succeed, so only idempotent writes are repeated.
         Code::Cancelled | Code::DeadlineExceeded => Failure::Unresponsive(message),
         _ => retry(message),
     }
 }
 
-/// An error and its causes in one line: transport errors say only "transport error" themselves.
+/// An error and its causes in one line: a transport error alone says only "transport error".
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,13 +1,14 @@
 //! The `spanner` sink: rows of one Cloud Spanner table, one `Commit` for many of them.
 //!
-//! [`Spanner::connect`] reads the table from the information schema, so that a topology names columns and nothing else,
-//! and a wrong name stops it at the start (`schema`). Each lane of the driver owns a [`SpannerLane`]; lanes share the
-//! client, and a semaphore keeps the commits of one sink at `max_in_flight`, however many lanes there are. A batch is
-//! one mutation with many rows (`encode`), applied at least once; several commits in order where `max_cells` asks for
-//! it. What a failure means is decided in `failure`.
+//! [`Spanner::connect`] reads the table from the information schema, so that a topology names only columns, and a wrong
+//! name stops it at the start (`schema`). Each lane of the driver owns a [`SpannerLane`]. Lanes share the client, and a
+//! semaphore allows `max_in_flight` commits of one sink, however many lanes there are. A batch is one mutation with
+//! many rows (`encode`), applied at least once, or several commits in order if `max_cells` requires it. `failure`
+//! decides what a failure means.
 //!
-//! Invariants: rows of a batch land in the batch's order per primary key; a row is never acknowledged before its commit.
-//! Not done: newer-wins guards, deletes, PostgreSQL-dialect databases, multiplexed sessions (`gcloud-spanner` has none).
+//! Invariants: rows of a batch are applied in the batch's order per primary key; a row is never acknowledged before its
+//! commit. Not supported: newer-wins guards, deletes, PostgreSQL-dialect databases, multiplexed sessions
+//! (`gcloud-spanner` has none).
 //!
 //! `gcloud-spanner` panics on TLS unless `rustls::crypto::aws_lc_rs::default_provider().install_default()` ran: `main`
 //! does it first.
@@ -47,24 +48,24 @@ use crate::model::{Expr, Problem, SinkRow};
 /// The variable that every Spanner client reads.
 const EMULATOR_HOST: &str = "SPANNER_EMULATOR_HOST";
 
-/// How long connecting, creating the sessions and reading the schema may take, each. The client's own retries would
-/// go on for minutes.
+/// Limits for connecting, for creating the sessions and for reading the schema, each. The client's own retries would
+/// take minutes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long a call may wait for a session. The client's default of 1 s fails calls that only had to queue.
+/// How long a call may wait for a session. With the client's default of 1 s, calls that only had to queue would fail.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often one delivery goes on at once after the server forgot its session: with another session of the pool, then
-/// with a new pool.
+/// How often one delivery is repeated at once after the server lost its session: first with another session of the
+/// pool, then with a new pool.
 const SESSIONS_LOST_MAX: u32 = 3;
 
-/// Logins refused in a row before the sink gives up: the first may be a token that ran out.
+/// Logins refused in a row before the sink gives up: the first may be due to an expired token.
 const LOGINS_REFUSED_MAX: u32 = 3;
 
-/// The most commits under way at a time.
+/// Most commits in flight.
 const COMMITS_MAX: usize = 100;
 
-/// Can a column have this name?
+/// Whether a column can have this name.
 fn is_column(name: &str) -> bool {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     name.len() <= 128
@@ -144,8 +145,8 @@ impl SpannerConfig {
         20_000
     }
 
-    /// Settings that cannot work: field, message, help. The database's name is looked at when connecting: where nothing
-    /// is connected, it may be unset.
+    /// What is wrong with the settings: field, message, help. The database's name is checked when connecting; where
+    /// nothing is connected, it may be unset.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
@@ -245,7 +246,7 @@ impl Spanner {
     /// Connects, and compares the topology's columns with the table. `env` reads an environment variable.
     ///
     /// # Errors
-    /// `Retry`: the server cannot be reached. `Config`: database, table or columns are not as the topology says.
+    /// `Retry`: the server cannot be reached. `Config`: database, table or columns do not fit the topology.
     pub async fn connect(
         config: &SpannerConfig,
         env: &(dyn Fn(&str) -> Option<String> + Sync),
@@ -286,13 +287,13 @@ impl Spanner {
         Ok(Spanner { shared: Arc::new(shared) })
     }
 
-    /// A lane: what one driver lane delivers to.
+    /// A lane, for one lane of the driver.
     #[must_use]
     pub fn lane(&self) -> SpannerLane {
         SpannerLane { shared: Arc::clone(&self.shared), suspect: None, logins_refused: 0 }
     }
 
-    /// How many batches may be under way at a time: `max_in_flight`, 1 on the emulator.
+    /// Most batches in flight: `max_in_flight`, 1 on the emulator.
     #[must_use]
     pub fn lanes(&self) -> usize {
         self.shared.max_in_flight
@@ -300,8 +301,8 @@ impl Spanner {
 }
 
 impl Shared {
-    /// The client in use; a new one if the caller found the one of generation `suspect` wanting and nobody has
-    /// replaced it yet.
+    /// The current client. If it is of generation `suspect`, which the caller found unresponsive, it is replaced first;
+    /// another caller may have done that already.
     async fn client(&self, suspect: Option<u64>) -> Result<(u64, Client), SinkError> {
         let mut live = self.live.lock().await;
         if suspect == Some(live.generation) {
@@ -319,7 +320,7 @@ struct Target {
     emulator: Option<String>,
     endpoint: Option<String>,
     credentials: Credentials,
-    /// Sessions made at the start: no commit of ours ever has to wait for one.
+    /// Sessions made at the start, so that no commit of ours ever waits for one.
     sessions: usize,
 }
 
@@ -362,7 +363,7 @@ impl Target {
         }
     }
 
-    /// An error while connecting: there are no rows that could be to blame.
+    /// An error while connecting, when no row can be its cause.
     fn fatal(&self, error: &Error) -> SinkError {
         match judge(error) {
             Failure::Other(SinkError::Refused { message }) | Failure::Unauthenticated(message) => {
@@ -417,7 +418,7 @@ fn retry() -> RetrySetting {
 /// One lane of a Spanner sink.
 pub struct SpannerLane {
     shared: Arc<Shared>,
-    /// The generation of a client that did not answer: replaced before the next try.
+    /// The generation of a client that did not answer: it is replaced before the next attempt.
     suspect: Option<u64>,
     logins_refused: u32,
 }
@@ -449,7 +450,8 @@ impl SpannerLane {
             let message = match judge(&error) {
                 Failure::SessionLost(message) => {
                     lost += 1;
-                    // One lost session is one; two are all of them (the server started again).
+                    // A single lost session is replaced; a second one means that all are lost (the server has
+                    // restarted).
                     self.suspect = (lost > 1).then_some(generation);
                     if lost < SESSIONS_LOST_MAX {
                         continue;
@@ -478,8 +480,8 @@ impl SpannerLane {
     }
 }
 
-/// One commit. `insert` pays a second round trip for the server's protection against replays: a retry inside the client
-/// would otherwise find its own row.
+/// One commit. `insert` takes a second round trip, for the server's protection against replays: otherwise a retry
+/// inside the client would find its own row.
 async fn apply(client: &Client, operation: Operation, mutation: Mutation) -> Result<(), Error> {
     let call_options = || CallOptions { retry: Some(retry()), ..CallOptions::default() };
     let commit_options = CommitOptions { call_options: call_options(), ..CommitOptions::default() };

@@ -19,7 +19,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Nobody else has it open.
+    /// Whether no other process has it open.
     pub(super) fn is_free(&self) -> bool {
         Arc::strong_count(&self.backend) == 1
     }

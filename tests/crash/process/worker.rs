@@ -18,7 +18,7 @@ use crate::mutation::Mutation;
 const JOBS_MAX: usize = 2;
 
 impl Process {
-    /// Messages that nobody has read yet.
+    /// Messages that are not read yet.
     pub fn mail_waiting(&self) -> usize {
         self.mail.len()
     }

@@ -74,7 +74,8 @@ enum Bad {
     Stop,
     /// Between two steps of a checkpoint; then its disk is lost, or not.
     DiesAtAPoint,
-    /// Every third checkpoint fails from now on, or nobody hears of it: tasks go back to the last one and read again.
+    /// Every third checkpoint fails from now on, or is reported as failed: tasks go back to the last one and read
+    /// again.
     CheckpointsFail,
 }
 
@@ -91,7 +92,7 @@ const BAD: [Bad; 7] = [
 /// See `runtime/checkpoint/failpoint.rs`: there are none in a release build.
 const POINTS: [&str; 6] = ["sealed", "settled", "produced", "offsets", "committed", "applied"];
 
-/// See the module.
+/// The instances, their input and what they wrote.
 pub struct Show {
     pub stage: Stage,
     pub guarantee: Guarantee,
@@ -342,7 +343,8 @@ impl Show {
         }
     }
 
-    /// As a supervisor does, starts one again that was fenced by itself: the README's limits say when. Nobody else may end.
+    /// Starts an instance again that was fenced by its own new life, as a supervisor would (see the README's limits).
+    /// No other instance may end.
     fn alive(&mut self, at: usize) {
         let Some(member) = &mut self.members[at] else { return };
         let Some(code) = member.child.try_wait().unwrap() else { return };

@@ -225,7 +225,7 @@ fn the_whole_is_refused_if_a_newer_program_wrote_it() {
     }
 }
 
-/// A row with a version that nobody knows is never taken for something else.
+/// A row of an unknown version is never taken for something else.
 #[test]
 fn a_row_of_a_newer_version_is_refused() {
     for (name, wanted) in CASES {

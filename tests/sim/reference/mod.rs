@@ -299,7 +299,7 @@ fn the_reference_is_what_the_config_types_say() {
     assert!(old.is_empty(), "nothing makes these any more: {old:?}");
 }
 
-/// A field that nobody describes would leave an empty cell in the reference.
+/// A field without a description would leave an empty cell in the reference.
 #[test]
 fn every_field_is_described() {
     let mut bare = Vec::new();

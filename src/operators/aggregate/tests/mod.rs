@@ -1,4 +1,4 @@
-//! Tables from the semantics page: both sides of every boundary.
+//! Tables of cases from the semantics page: both sides of every boundary.
 
 mod properties;
 pub mod rig;
@@ -188,12 +188,12 @@ fn a_growing_session_is_closed_by_its_last_end() {
 fn sliding_windows_end_at_records_and_begin_after_them() {
     let mut n = count(json!({ "sliding": "10ms", "grace": "20ms" }), "update");
     assert_eq!(n.send("a", json!(1), 20), [out("a", (10, 20), json!(1), 20)]);
-    // 30 is in the window after 20 and begins its own, which 20 is in.
+    // The record at 30 belongs to the window after 20 and begins its own, which 20 belongs to.
     assert_eq!(
         n.send("a", json!(1), 30),
         [out("a", (21, 31), json!(1), 30), out("a", (20, 30), json!(2), 30)]
     );
-    // 25: newest first; its own window, and the one after it.
+    // A record at 25: the newest window first, then its own, then the one after it.
     assert_eq!(
         n.send("a", json!(1), 25),
         [
@@ -203,7 +203,8 @@ fn sliding_windows_end_at_records_and_begin_after_them() {
             out("a", (26, 36), json!(1), 30),
         ]
     );
-    // 11 from the last: its own window is also the one after the last record, and sent twice, as the original does.
+    // 11 after the last record: its own window is also the one after the last record, and is sent twice, as in Kafka
+    // Streams.
     let own = out("a", (31, 41), json!(1), 41);
     assert_eq!(n.send("a", json!(1), 41), [own.clone(), own]);
     n.restart();
@@ -311,7 +312,7 @@ fn values_that_do_not_fit_are_refused_and_change_nothing() {
             assert_eq!(left.last().map(|result| result.2.clone()), Some(json!(0.0)), "{function}");
         }
     }
-    // Two sessions become one: each had its sum, together they have none.
+    // Two sessions are merged: each had a sum, together they have none.
     let mut n = new_rig(json!({ "sum": ".v", "window": { "session": "5ms", "grace": "1s" } }));
     n.send("a", json!({ "v": 1.7e308 }), 20);
     n.send("a", json!({ "v": 1.7e308 }), 30);
@@ -341,7 +342,7 @@ fn number(json: &Json) -> i64 {
     json.as_i64().unwrap_or_default()
 }
 
-/// `acc` and the record's value to what `f` says; `null` where it gives nothing.
+/// An expression as a Rust function of `acc` and the record's value; it gives `null` for `None`.
 fn native(names: &'static [&'static str], f: fn(i64, i64) -> Option<i64>) -> Expr {
     Expr::native("f", move |scope| {
         let var = |n: usize| scope.vars.iter().find(|(name, _)| *name == names[n]).map(|(_, v)| number(v));

@@ -10,7 +10,7 @@ use super::rig::{Out, Rig, config, out};
 use crate::operators::OperatorSettings;
 use crate::operators::suppress::{Suppress, SuppressConfig};
 
-/// Numbers from a seed.
+/// A generator of numbers from a seed.
 struct Random(u64);
 
 impl Random {
@@ -36,7 +36,7 @@ fn input(random: &mut Random, late: i64) -> Vec<(&'static str, i64, i64)> {
         .collect()
 }
 
-/// What the records of a window are, for `fields: { n: count(), sum: sum(.v), all: collect(.v) }`.
+/// The result of a window's records, for `fields: { n: count(), sum: sum(.v), all: collect(.v) }`.
 fn result(values: &[i64]) -> Json {
     json!({ "n": values.len(), "sum": values.iter().sum::<i64>(), "all": values })
 }
@@ -48,7 +48,7 @@ fn rig(window: Json, emit: &str) -> Rig {
     Rig::new(move || build(&config, false))
 }
 
-/// Runs the same input with and without restarts; both must give what the model says, record by record.
+/// Runs the same input with and without restarts; both must match the model, record by record.
 fn check(window: &Json, emit: &str, input: &[(&str, i64, i64)], model: &[Vec<Out>], seed: u64) {
     for restarts in [false, true] {
         let mut random = Random(seed);
@@ -70,7 +70,7 @@ fn check(window: &Json, emit: &str, input: &[(&str, i64, i64)], model: &[Vec<Out
     }
 }
 
-/// Start and end of a window with what is in it.
+/// Start and end of a window, and its values.
 #[derive(Default, Clone)]
 struct Pane {
     values: Vec<i64>,
@@ -171,14 +171,14 @@ fn sessions_are_what_their_records_say() {
     }
 }
 
-/// The windows there are after each record, from all records: final results, and the newest updates.
+/// The windows after each record, computed from all records: final results, and the newest updates.
 #[test]
 fn sliding_windows_are_what_their_records_say() {
     for seed in 0..25 {
         let mut random = Random(seed);
         let difference = 1 + random.below(12);
         let grace = 1 + random.below(20);
-        // Not later than the grace: of what is later, the model would have to know which windows still take it.
+        // Never later than the grace: for later records the model would have to know which windows still take them.
         let input = input(&mut random, grace - 1);
         let mut all: Vec<(&str, i64, i64)> = Vec::new();
         let mut t = i64::MIN;

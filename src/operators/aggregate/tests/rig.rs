@@ -1,4 +1,4 @@
-//! One node of one task, driven as the task drives it. For the tests of `aggregate` and `suppress`.
+//! Drives one node as its task does, for the tests of `aggregate` and `suppress`.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::state::{Backend, MemoryBackend, Store};
 /// What came out: key, window, value, timestamp.
 pub(crate) type Out = (String, Option<(i64, i64)>, Json, i64);
 
-/// How far a checkpoint is.
+/// How far a checkpoint has come.
 #[derive(Clone, Copy, PartialEq)]
 enum Seal {
     None,
@@ -90,7 +90,7 @@ impl Rig {
         show(&self.record(Record::new(key.to_owned(), Value::from(value), Timestamp(ts))).unwrap())
     }
 
-    /// Time goes on without a record.
+    /// Stream time moves without a record.
     pub(crate) fn at(&mut self, ms: i64) -> Vec<Out> {
         self.clock = self.clock.max(Timestamp(ms));
         let mut out = Vec::new();
@@ -99,7 +99,7 @@ impl Rig {
         show(&out)
     }
 
-    /// A whole checkpoint, after what is left of the one under way.
+    /// A whole checkpoint, after the rest of the one under way.
     pub(crate) fn checkpoint(&mut self) {
         while self.seal != Seal::None {
             self.checkpoint_piece();
@@ -144,7 +144,7 @@ impl Rig {
         self.call(|op, cx| op.open(cx)).0.unwrap();
     }
 
-    /// Drops counted since the last time.
+    /// Drops counted since the last call.
     pub(crate) fn dropped(&mut self) -> Vec<Reason> {
         std::mem::take(&mut self.drops)
     }
@@ -164,7 +164,7 @@ pub(crate) fn show(records: &[Record]) -> Vec<Out> {
         .collect()
 }
 
-/// Settings from JSON; where an expression stands, text is taken as `yaml/` would hand it over.
+/// Settings from JSON; a text in the place of an expression is read as `yaml/` would hand it over.
 pub(crate) fn config(mut json: Json) -> Result<AggregateConfig, serde_json::Error> {
     const EXPRESSIONS: [&str; 14] = [
         "by",
@@ -194,7 +194,7 @@ pub(crate) fn config(mut json: Json) -> Result<AggregateConfig, serde_json::Erro
     serde_json::from_value(json)
 }
 
-/// A row of a table: what is expected to come out.
+/// An expected result.
 pub(crate) fn out(key: &str, window: (i64, i64), value: Json, ts: i64) -> Out {
     (key.to_owned(), Some(window), value, ts)
 }
