@@ -12,7 +12,7 @@
 //!
 //! ```text
 //!            poller thread: group events, offsets
-//! Kafka ───> partition queues ──> worker thread: Task::step ──> sink lanes (tokio) ──> Spanner, Kafka, files
+//! Kafka ───> partition queues ──> worker thread: Task::step ──> sink lanes (tokio) ──> databases, Kafka, files
 //!                                  │  ^   ^                                │ acks
 //!                                  │  │   └──────── inbox <────────────────┤
 //!                                  │  └── replies <── call drivers (tokio) ──> HTTP APIs, paced by limiter and breaker
@@ -34,7 +34,7 @@
 //! |---|---|---|
 //! | 0 | [`model`] | record, value, time, units (`30s`, `64MiB`, `1500/s`), expressions as a trait, rows, calls, problems |
 //! | 1 | [`expressions`] | VRL: compiled, bounded, typed |
-//! | 1 | [`clients`] | clients of servers other than Kafka |
+//! | 1 | [`clients`] | servers other than Kafka: connections by name, one client each, what its errors mean |
 //! | 1 | [`state`] | stores with an epoch overlay, the row codec, RocksDB and memory below them |
 //! | 1 | [`formats`] | bytes to JSON and back: text, numbers, Avro, Protobuf, the schema registry's client |
 //! | 1 | [`kafka`] | the only place that knows `rdkafka`: group reader, writers, admin, restore, embedded broker |

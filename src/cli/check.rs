@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{BAD_FILE, Exit, Format, UNAVAILABLE, read_text};
+use crate::clients::{Class, Clients, Connections, Failure, Uses};
 use crate::formats::WriterError;
 use crate::kafka::{Admin, AdminError};
 use crate::sinks::{SinkError, Surroundings};
@@ -25,6 +26,9 @@ pub(super) struct CheckArgs {
     #[arg(long)]
     connect: bool,
 }
+
+/// How long one server may take to answer, and one sink to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 pub(super) fn check(registry: &Registry, args: &CheckArgs) -> Result<(), Exit> {
     let mut all = Vec::new();
@@ -109,14 +113,25 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
             }
         });
     }
+    let clients = Clients::new(&topology.settings.connections);
+    let away = runtime.block_on(ping(&topology.settings.connections, &clients));
+    for (place, failure) in &away {
+        let report = places.report("connect::server", None, &format!("{place}.url"), &failure.message, None);
+        problems.push((report, if failure.class == Class::Config { BAD_FILE } else { UNAVAILABLE }));
+    }
     for node in &topology.nodes {
         match &node.kind {
             // Topics have been checked above.
             NodeKind::Sink(sink) if sink.topic().is_none() => {
+                // Its server has been reported.
+                let server = sink.connection().and_then(|uses| topology.settings.connections.place(uses));
+                if server.is_some_and(|server| away.iter().any(|(place, _)| *place == server)) {
+                    continue;
+                }
                 let env = |name: &str| std::env::var(name).ok();
                 let attempt = async {
-                    let around = Surroundings { env: &env, kafka: None };
-                    tokio::time::timeout(Duration::from_secs(15), sink.connect(around)).await
+                    let around = Surroundings { env: &env, kafka: None, clients: &clients };
+                    tokio::time::timeout(CONNECT_TIMEOUT, sink.connect(around)).await
                 };
                 let (message, field, code) = match runtime.block_on(attempt) {
                     Ok(Ok(_)) => continue,
@@ -145,6 +160,23 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
     let list: Vec<_> = problems.iter().flat_map(|(report, _)| report.problems().to_vec()).collect();
     let report = (!list.is_empty()).then(|| places.reports(list).redacted(&loaded.secrets));
     Ok((report, code))
+}
+
+/// Asks every server that the topology names, whether something uses it or not. Those that do not answer, each with its
+/// place in the file.
+async fn ping(connections: &Connections, clients: &Clients) -> Vec<(String, Failure)> {
+    let mut away = Vec::new();
+    for connection in connections.all() {
+        let asked = clients.ping(Uses { server: connection.server, name: connection.name });
+        let answer = tokio::time::timeout(CONNECT_TIMEOUT, Box::pin(asked)).await;
+        let answer = answer.unwrap_or_else(|_| {
+            let message =
+                format!("{}: no answer in {} s", connection.server.title(), CONNECT_TIMEOUT.as_secs());
+            Err(Failure::new(Class::Transient, message))
+        });
+        away.extend(answer.err().map(|failure| (connection.place(), failure)));
+    }
+    away
 }
 
 /// Reports topics that are read together and have different numbers of partitions, at the join that needs them to be

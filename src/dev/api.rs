@@ -147,7 +147,7 @@ impl Api {
         Ok(Api { address, served })
     }
 
-    /// `http://127.0.0.1:port`, as `ACCOUNTS_API` has it.
+    /// `http://127.0.0.1:port`: what every call's URL begins with in `dev`.
     #[must_use]
     pub fn base(&self) -> String {
         format!("http://{}", self.address)

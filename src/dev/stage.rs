@@ -55,12 +55,8 @@ impl Stage {
         let api = Api::start(Arc::clone(&accounts), SEED, servers.clone()).await.map_err(failed)?;
         let broker = MockBroker::start().map_err(failed)?;
         let kafka = broker.config();
-        let variable = |name: &str| match name {
-            "KAFKA_BROKERS" => Some(broker.brokers().to_owned()),
-            "ACCOUNTS_API" => Some(api.base()),
-            "SPANNER_DATABASE" => Some("projects/dev/instances/dev/databases/dev".into()),
-            _ => std::env::var(name).ok(),
-        };
+        // Whatever the file says of a server, or leaves to a variable, is replaced below: nothing of it is connected to.
+        let variable = |name: &str| std::env::var(name).ok();
         let loaded =
             load_with(registry, &args.file, &args.text, Mode::Lenient, &variable).map_err(DevError::File)?;
         let mut topology = loaded.topology.clone();
@@ -71,7 +67,7 @@ impl Stage {
         if !real.is_empty() {
             return Err(DevError::Failed(format!(
                 "`{}` takes the host that it calls from the record, and `dev` calls nothing outside this process: \
-                 begin its URL with a host or a variable, `${{ACCOUNTS_API}}/...`",
+                 begin its URL with a host or a variable, `${{API}}/...`",
                 real.join("`, `")
             )));
         }

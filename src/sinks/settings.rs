@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::{Answers, Batch, KafkaSinkConfig, Sink, SinkError, Table};
+use crate::clients::{Clients, Uses};
 use crate::kafka::Writer;
 use crate::model::{EvalError, Expr, Json, Payload, Problem, Record, Scope, SinkRow, Timestamp};
 
@@ -17,6 +18,8 @@ pub struct Surroundings<'a> {
     pub env: &'a (dyn Fn(&str) -> Option<String> + Sync),
     /// The process's Kafka producer, if the topology has one.
     pub kafka: Option<&'a Arc<Writer>>,
+    /// The process's clients of the servers that the topology names.
+    pub clients: &'a Clients,
 }
 
 /// The questions to a sink's settings. Most kinds answer only label and connection; the defaults are right for the
@@ -48,6 +51,11 @@ pub trait SinkSettings: fmt::Debug + Send + Sync {
     /// The Kafka topic that it writes, if it writes one.
     fn topic(&self) -> Option<&str> {
         self.kafka().map(|kafka| kafka.topic.as_str())
+    }
+
+    /// The connection of the topology that it uses. Whether there is one is checked with the graph.
+    fn connection(&self) -> Option<Uses<'_>> {
+        None
     }
 
     /// The table that it writes, if it writes rows and columns. A table in memory can then stand for it.

@@ -1,5 +1,6 @@
 //! A sink needs no more than its file and its line in the list of kinds.
 
+use crate::clients::Clients;
 use crate::model::{Record, SinkRow, Timestamp, Value};
 use crate::sinks::{Answer, Answers, SinkConfig, Surroundings};
 use crate::topology::NodeKind;
@@ -26,7 +27,9 @@ async fn a_kind_is_one_file_and_one_line() {
         SinkRow { reply_to: None, payload: sink.payload(&record).unwrap(), record }
     };
     let rows = [row(Value::from(json!(1))), row(Value::Null)];
-    let connected = sink.connect(Surroundings { env: &|_| None, kafka: None }).await.unwrap();
+    let clients = Clients::new(&topology.settings.connections);
+    let connected =
+        sink.connect(Surroundings { env: &|_| None, kafka: None, clients: &clients }).await.unwrap();
     let mut out = Answers::new(2);
     connected.lane().deliver_batch(&rows, &mut out).await.unwrap();
     assert_eq!(out.into_vec(), [None, Some(Answer::Refused("nothing to keep".into()))]);

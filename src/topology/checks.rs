@@ -55,6 +55,13 @@ pub(super) fn check_settings(name: &str, kind: &NodeKind, settings: &Settings, p
         }
         NodeKind::Sink(config) => {
             problems.extend(config.check().into_iter().map(|p| p.of(name)));
+            if let Some(uses) = config.connection()
+                && let Err((message, help)) = settings.connections.find(uses)
+            {
+                let kind = config.kind_name();
+                let field = if uses.name.is_some() { format!("{kind}.connection") } else { kind.to_owned() };
+                problems.push(problem("graph::connection", name, &field, &message, Some(help)));
+            }
         }
     }
 }
@@ -92,6 +99,9 @@ pub(super) fn check_topology(settings: &Settings, problems: &mut Vec<Problem>) {
     }
     for (field, message, help) in settings.kafka.iter().flat_map(KafkaConfig::check) {
         wrong(&format!("kafka.{field}"), message, help);
+    }
+    for Problem { field, message, help, .. } in settings.connections.check() {
+        wrong(&field, message, &help.unwrap_or_default());
     }
     let kept = settings.kafka.iter().flat_map(|kafka| kafka.properties.keys());
     for name in kept.filter(|name| PROPERTIES_KEPT.contains(&name.as_str())) {

@@ -28,6 +28,7 @@ pub use written::WrittenTopic;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::clients::Connections;
 use crate::formats::{Formats, RegistryConfig};
 use crate::model::{Problem, Shape};
 use crate::operators::{NodeConfig, NodePlan, RateLimitConfig, TableConfig};
@@ -41,6 +42,8 @@ pub struct Settings {
     pub kafka: Option<crate::kafka::KafkaConfig>,
     /// How to reach the schema registry; `None` without one.
     pub schema_registry: Option<RegistryConfig>,
+    /// Servers that nodes share, by name.
+    pub connections: Connections,
     /// What becomes of bad records.
     pub errors: Errors,
     /// Clocks.

@@ -18,6 +18,7 @@ use super::test_case::TestCase;
 use super::tree::{Key, Kind, Node};
 use super::types::Draft;
 use super::{test_names, tree, types};
+use crate::clients::{Connections, Named, Server};
 use crate::expressions::{Kind as TypeKind, Typing, VrlCompiler, kind_of};
 use crate::model::{Field, Problem, Types, did_you_mean};
 use crate::operators::{NodeConfig, TableConfig};
@@ -30,6 +31,9 @@ pub const SECTIONS: &[&str] = &[
     "name",
     "kafka",
     "schema_registry",
+    "postgres",
+    "redis",
+    "smtp",
     "rate_limits",
     "sources",
     "operators",
@@ -176,6 +180,7 @@ pub fn load_with(
     let settings = Settings {
         kafka: section(root, "kafka", &mut problems),
         schema_registry: section(root, "schema_registry", &mut problems),
+        connections: connections(file, root, &mut secrets, &mut problems),
         errors: section(root, "errors", &mut problems).unwrap_or_default(),
         time: section(root, "time", &mut problems).unwrap_or_default(),
         state: section(root, "state", &mut problems).unwrap_or_default(),
@@ -331,6 +336,14 @@ fn follows(problem: &Problem, places: &Places, misread: &BTreeSet<&str>) -> bool
             let limit = limit.map(|limit| limit.trim_matches(['"', '\'']));
             root.get("rate_limits").is_some_and(|limits| limit.is_none_or(|l| limits.get(l).is_some()))
         }
+        "graph::connection" => {
+            // The connection is in the file, and could not be read.
+            let name = problem.field.ends_with(".connection");
+            let name = name.then(|| places.text.get(places.of(problem.node.as_deref(), &problem.field)));
+            let name = name.flatten().map(|name| name.trim_matches(['"', '\'']));
+            let sections = Server::ALL.iter().filter_map(|server| root.get(server.section()));
+            sections.into_iter().any(|section| name.is_none_or(|name| section.get(name).is_some()))
+        }
         _ => false,
     }
 }
@@ -370,6 +383,43 @@ fn beside(file: &str, path: &mut PathBuf) {
     if let Some(folder) = Path::new(file).parent() {
         *path = folder.join(&*path);
     }
+}
+
+/// The servers that nodes share.
+fn connections(file: &str, root: &Node, secrets: &mut Secrets, problems: &mut Vec<Problem>) -> Connections {
+    for server in Server::ALL {
+        root.get(server.section()).into_iter().for_each(|section| learn(section, secrets));
+    }
+    let mut connections = Connections {
+        postgres: named(root, Server::Postgres, problems),
+        redis: named(root, Server::Redis, problems),
+        smtp: named(root, Server::Smtp, problems),
+    };
+    for path in connections.files_mut() {
+        beside(file, path);
+    }
+    connections
+}
+
+/// Remembers what is secret in a section, also where it cannot be read: passwords, and users in URLs.
+fn learn(section: &Node, secrets: &mut Secrets) {
+    for (key, value) in section.entries() {
+        let name = if key.name == "password" { "PASSWORD" } else { "" };
+        value.text().into_iter().for_each(|text| secrets.learn(name, text));
+        learn(value, secrets);
+    }
+}
+
+/// One connection, or several by name: several where everything under the section is a map.
+fn named<T: DeserializeOwned>(root: &Node, server: Server, problems: &mut Vec<Problem>) -> Named<T> {
+    let Some(node) = root.get(server.section()) else { return Named::default() };
+    let entries = node.entries();
+    let is_setting = |(key, value): &(Key, Node)| key.name == "tls" || !matches!(value.kind, Kind::Map(_));
+    if entries.is_empty() || entries.iter().any(is_setting) {
+        return decode(node, problems).map(Named::one).unwrap_or_default();
+    }
+    let each = entries.iter().filter_map(|(key, node)| Some((key.name.clone(), decode(node, problems)?)));
+    Named::several(each.collect::<Vec<_>>())
 }
 
 fn section<T: DeserializeOwned>(root: &Node, name: &str, problems: &mut Vec<Problem>) -> Option<T> {

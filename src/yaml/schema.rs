@@ -5,6 +5,9 @@ use serde_json::json;
 
 use super::registry::Registry;
 use super::test_case::TestStep;
+use crate::clients::postgres::PostgresConfig;
+use crate::clients::redis::RedisConfig;
+use crate::clients::smtp::SmtpConfig;
 use crate::formats::RegistryConfig;
 use crate::kafka::KafkaConfig;
 use crate::model::{Field, Json};
@@ -29,6 +32,9 @@ pub fn schema_with(registry: &Registry) -> Json {
     }
     let kafka = of(sub::<KafkaConfig>);
     let schema_registry = of(sub::<RegistryConfig>);
+    let postgres = connection("PostgreSQL", of(sub::<PostgresConfig>));
+    let redis = connection("Redis", of(sub::<RedisConfig>));
+    let smtp = connection("Mail", of(sub::<SmtpConfig>));
     let shape = of(sub::<Field>);
     let errors = of(sub::<Errors>);
     let time = of(sub::<Time>);
@@ -66,6 +72,9 @@ pub fn schema_with(registry: &Registry) -> Json {
             "name": { "type": "string", "description": "Consumer group and prefix of internal topics." },
             "kafka": kafka,
             "schema_registry": schema_registry,
+            "postgres": postgres,
+            "redis": redis,
+            "smtp": smtp,
             "rate_limits": named(limit),
             "sources": named(source),
             "operators": named(operator),
@@ -94,6 +103,17 @@ fn with_own(mut schema: Json, what: &str, own: impl Iterator<Item = &'static str
         }));
     }
     schema
+}
+
+/// One connection, or several by name.
+fn connection(what: &str, of: Json) -> Json {
+    json!({
+        "description": format!(
+            "{what} servers: one, or several by name (`main: {{ url: .. }}`). Nodes that use one share its connections, and \
+             say which with `connection: NAME` where there are several."
+        ),
+        "anyOf": [of, { "type": "object", "minProperties": 1, "additionalProperties": of }]
+    })
 }
 
 /// Adds `from`, which nodes that read others have beside their kind.

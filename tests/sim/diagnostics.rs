@@ -183,6 +183,20 @@ sinks:
   out: { from: call, kafka: { topic: out, format: avro, writer_schema: { auto_register: true }, headers: { "": key } } }
 "#;
 
+    connections_that_cannot_be: r#"
+name: t
+postgres:
+  main: { url: "mysql://app:hunter2@db/x", pool: 0 }
+  audit: { url: "postgres://app:hunter2@db/x?sslmode=maybe", timeout: 0s }
+  other: { urls: "postgres://db/x", tls: { ca: ca.pem, certificate: me.pem } }
+redis: { url: "redis://a:1,b:2", password: geheim12, timeout: soon }
+smtp: { tls: { kay: me.key }, url: "mail:25" }
+sources:
+  in: { stdin: {} }
+sinks:
+  out: { from: in, blackhole: {} }
+"#;
+
     types_that_stand_twice: r#"
 name: t
 kafka: { brokers: localhost:9092 }
