@@ -27,6 +27,7 @@ pub use backoff::Backoff;
 pub use call::{Call, CallRequest, HttpRequest, Reply};
 pub use expr::{EvalError, Expr, Function, Scope, Yields};
 pub use kinds::Own;
+pub use path::FieldPath;
 pub use pick::{pick, pick_texts};
 pub use problem::Problem;
 pub use reason::Reason;

@@ -1,7 +1,14 @@
 //! Paths into a value: `.a.b[0]."odd name"`.
 
+use std::borrow::Cow;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserialize, Deserializer};
+
 use super::expr::EvalError;
-use super::value::Json;
+use super::value::{Json, Value};
 
 /// One step of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +82,87 @@ pub fn set_at(json: &mut Json, path: &[Step], value: Json) -> Result<(), EvalErr
             set_at(fields.entry(name.clone()).or_insert(Json::Null), rest, value)
         }
         (step, other) => Err(EvalError::Failed(format!("cannot set {step:?} in {other}: it is no object"))),
+    }
+}
+
+/// A path of fields in a value: `.account`, `.user.state`, or `.` for the whole value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldPath {
+    text: String,
+    steps: Vec<Step>,
+}
+
+/// The text is no path of fields.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is no path of fields: write it like `.account`")]
+pub struct NoFieldPath(String);
+
+impl FieldPath {
+    /// The path as written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Its fields.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// Can something be set there? The value must be an object, and so must everything on the way that is there.
+    #[must_use]
+    pub fn fits(&self, json: &Json) -> bool {
+        fn fits(json: &Json, path: &[Step]) -> bool {
+            let Some((step, rest)) = path.split_first() else { return true };
+            match (step, json) {
+                (Step::Field(name), Json::Object(fields)) => match fields.get(name) {
+                    None | Some(Json::Null) => true,
+                    Some(inner) => fits(inner, rest),
+                },
+                _ => false,
+            }
+        }
+        fits(json, &self.steps)
+    }
+
+    /// The value with something set there.
+    ///
+    /// # Errors
+    /// The value is not JSON, or has something else than an object on the way.
+    pub fn set(&self, value: &Value, what: Json) -> Result<Value, String> {
+        if self.steps.is_empty() {
+            return Ok(Value::from(what));
+        }
+        let mut json = Arc::unwrap_or_clone(value.json().map_err(|e| e.to_string())?);
+        set_at(&mut json, &self.steps, what).map_err(|e| e.to_string())?;
+        Ok(Value::from(json))
+    }
+}
+
+impl FromStr for FieldPath {
+    type Err = NoFieldPath;
+
+    fn from_str(text: &str) -> Result<Self, NoFieldPath> {
+        let steps = parse_path(text)
+            .filter(|steps| steps.iter().all(|s| matches!(s, Step::Field(_))))
+            .ok_or_else(|| NoFieldPath(text.to_owned()))?;
+        Ok(FieldPath { text: text.trim().to_owned(), steps })
+    }
+}
+
+impl<'de> Deserialize<'de> for FieldPath {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for FieldPath {
+    fn schema_name() -> Cow<'static, str> {
+        "FieldPath".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": r"^\.", "examples": [".account"] })
     }
 }
 

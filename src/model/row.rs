@@ -28,7 +28,7 @@ impl SinkRow {
             Payload::Texts(texts) => texts.iter().flatten().map(Bytes::len).sum(),
             // A control character in text takes one byte here but six in JSON.
             _ if self.record.size() + headers < bytes_max / 8 => 0,
-            Payload::Record | Payload::Columns(_) => {
+            Payload::Record | Payload::Columns(_) | Payload::Delete(_) => {
                 self.record.key.as_ref().map_or(0, Bytes::len)
                     + self.record.value.bytes().map_or(0, |bytes| bytes.len())
             }
@@ -44,6 +44,9 @@ pub enum Payload {
     Record,
     /// One table row, in the order of the sink's columns.
     Columns(Vec<Cell>),
+    /// No row of its key any more. The cells that could be made of the record, in the order of the sink's columns; the key's
+    /// are among them.
+    Delete(Vec<Cell>),
     /// Text made from templates (redis keys and values, HTTP bodies), in the sink's own order.
     Texts(Vec<Option<Bytes>>),
 }

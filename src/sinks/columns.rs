@@ -44,6 +44,17 @@ impl Columns {
             .collect()
     }
 
+    /// One cell per column, null where an expression fails: what can be known of a row that is to be deleted, whose record
+    /// may have a key and nothing else.
+    #[must_use]
+    pub fn eval_what_is_there(&self, scope: &Scope<'_>) -> Vec<Cell> {
+        let cell = |(_, column): &(String, Column)| match column {
+            Column::CommitTimestamp => Cell::CommitTimestamp,
+            Column::Expr(expr) => Cell::Json(expr.eval(scope).unwrap_or_default()),
+        };
+        self.0.iter().map(cell).collect()
+    }
+
     /// The expressions inside, to be compiled.
     pub fn exprs_mut(&mut self) -> impl Iterator<Item = &mut Expr> {
         self.0.iter_mut().filter_map(|(_, c)| match c {

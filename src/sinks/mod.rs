@@ -15,6 +15,7 @@ mod file;
 mod kafka;
 mod kafka_lane;
 mod memory;
+pub mod postgres;
 mod registry;
 mod settings;
 pub mod spanner;
@@ -36,10 +37,11 @@ pub use futures_util::future::BoxFuture;
 pub use kafka::KafkaSinkConfig;
 pub use kafka_lane::KafkaLane;
 pub use memory::TableSink;
+pub use postgres::PostgresSinkConfig;
 pub use registry::{OwnSink, SinkConfig};
 pub use settings::{Connected, Lane, SinkSettings, Surroundings};
 pub use spanner::SpannerConfig;
-pub use table::{Operation, Table};
+pub use table::{Deletes, Operation, Table};
 
 use crate::model::{Millis, SinkRow, Size};
 

@@ -3,7 +3,8 @@
 #[cfg(test)]
 use super::toy::ToySink;
 use super::{
-    BlackholeConfig, Column, FileConfig, KafkaSinkConfig, SinkSettings, SpannerConfig, StdoutConfig,
+    BlackholeConfig, Column, FileConfig, KafkaSinkConfig, PostgresSinkConfig, SinkSettings, SpannerConfig,
+    StdoutConfig,
 };
 use crate::model::Problem;
 use crate::model::kinds::{field_of, kinds, placed};
@@ -13,6 +14,8 @@ kinds! {
     SinkConfig: SinkSettings, OwnSink {
         /// Rows of a Cloud Spanner table.
         "spanner": Spanner(SpannerConfig),
+        /// Rows of a PostgreSQL table.
+        "postgres": Postgres(PostgresSinkConfig),
         /// Messages of a Kafka topic.
         "kafka": Kafka(KafkaSinkConfig),
         /// Lines on standard output.

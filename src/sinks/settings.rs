@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use super::{Answers, Batch, KafkaSinkConfig, Sink, SinkError, Table};
 use crate::clients::{Clients, Uses};
 use crate::kafka::Writer;
-use crate::model::{EvalError, Expr, Json, Payload, Problem, Record, Scope, SinkRow, Timestamp};
+use crate::model::{EvalError, Expr, FieldPath, Json, Payload, Problem, Record, Scope, SinkRow, Timestamp};
 
 /// What a sink may use to connect.
 #[derive(Clone, Copy)]
@@ -63,6 +63,11 @@ pub trait SinkSettings: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Where it puts the row, as it stands there afterwards, in the record for whoever reads from it.
+    fn returning(&self) -> Option<&FieldPath> {
+        None
+    }
+
     /// The expressions in the settings, to be compiled.
     fn exprs_mut(&mut self) -> Vec<&mut Expr> {
         Vec::new()
@@ -79,7 +84,7 @@ pub trait SinkSettings: fmt::Debug + Send + Sync {
     /// An expression fails.
     fn payload(&self, record: &Record) -> Result<Payload, EvalError> {
         match self.table() {
-            Some(table) => table.columns.eval(&Scope::of(record)).map(Payload::Columns),
+            Some(table) => table.payload(record),
             None => Ok(Payload::Record),
         }
     }
@@ -94,6 +99,7 @@ pub trait SinkSettings: fmt::Debug + Send + Sync {
     fn show(&self, row: &SinkRow, commit: Timestamp) -> (Json, Json) {
         let value = match (self.table(), &row.payload) {
             (Some(table), Payload::Columns(cells)) => table.show(cells, commit),
+            (Some(table), Payload::Delete(cells)) => table.show_delete(cells),
             _ => row.record.value.show(),
         };
         (Scope::of(&row.record).key_json(), value)

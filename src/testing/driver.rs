@@ -7,13 +7,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::model::{Call, Json, Millis, Origin, Reason, Record, Reply, SinkRow, Timestamp, Value};
+use crate::model::{
+    Call, Clock, Json, ManualClock, Millis, Origin, Reason, Record, Reply, SinkRow, Timestamp, Value,
+};
 use crate::operators::shared::describe::Described;
 use crate::operators::{Admits, Commits};
 use crate::runtime::{
     DEAD_LETTER, Delivery, GlobalTable, Globals, Input, Step, Task, TaskError, TaskId, TaskOptions, inspect,
     query_global,
 };
+use crate::sinks::{Operation, TableSink};
 use crate::state::{Backend, MemoryBackend};
 use crate::topology::{Changelog, NodeKind, Topology};
 
@@ -94,6 +97,10 @@ pub struct TopologyTestDriver {
     kept: BTreeMap<String, usize>,
     wall: Timestamp,
     mocks: BTreeMap<usize, Mock>,
+    /// The tables of sinks that give rows back or leave those that are there, by node; they survive restarts.
+    tables: BTreeMap<usize, TableSink>,
+    /// What the tables read.
+    clock: Arc<ManualClock>,
     /// Replies that will come: due time, order, slot, node, call.
     replies: BTreeMap<(Timestamp, u64), (usize, usize, u64, Reply)>,
     order: u64,
@@ -117,6 +124,8 @@ impl TopologyTestDriver {
             kept: BTreeMap::new(),
             wall: Timestamp(0),
             mocks: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            clock: Arc::default(),
             replies: BTreeMap::new(),
             order: 0,
             out: Vec::new(),
@@ -128,6 +137,15 @@ impl TopologyTestDriver {
             let table = GlobalTable::open(&driver.topology, node, &rows).map_err(TaskError::State)?;
             driver.globals.push(table);
             driver.rows.insert(node, rows);
+        }
+        for (n, node) in driver.topology.nodes.iter().enumerate() {
+            let NodeKind::Sink(sink) = &node.kind else { continue };
+            let Some(table) = sink.table() else { continue };
+            let once = matches!(table.operation, Operation::Keep | Operation::InsertOnce);
+            if once || sink.returning().is_some() {
+                let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&driver.clock);
+                driver.tables.insert(n, TableSink::standing_for(table, clock));
+            }
         }
         for sub in 0..driver.topology.subs.len() {
             let backend = Arc::new(MemoryBackend::default());
@@ -415,6 +433,12 @@ impl TopologyTestDriver {
             return Ok(());
         };
         let reply_to = row.reply_to;
+        self.clock.advance_to(self.wall);
+        let stands = match self.tables.get(&node).map(|table| table.put(&row)) {
+            None => None,
+            Some(Ok(stands)) => stands,
+            Some(Err(refused)) => return self.refuse(slot, node, epoch, row, refused.to_string()),
+        };
         let internal = topology.nodes.get(node).is_some_and(|n| n.made_for.is_some());
         if !internal {
             self.out.push(Output::Record { node, to: to.clone(), key, value, record: row.record.clone() });
@@ -429,10 +453,34 @@ impl TopologyTestDriver {
             }
             Some(call) => {
                 self.order += 1;
-                self.replies.insert((self.wall, self.order), (slot, node, call, Reply::Delivered(None)));
+                self.replies.insert((self.wall, self.order), (slot, node, call, Reply::Delivered(stands)));
             }
         }
         Ok(())
+    }
+
+    /// Tells a task that the stand-in of its sink takes a row never.
+    fn refuse(
+        &mut self,
+        slot: usize,
+        node: usize,
+        epoch: u64,
+        row: SinkRow,
+        message: String,
+    ) -> Result<(), DriverError> {
+        let wall = self.wall;
+        match row.reply_to {
+            None => {
+                let input = Input::Refused { epoch, node, record: row.record, message };
+                self.slots[slot].task.step(input, wall, &mut self.step)?;
+                self.perform(Some(slot))
+            }
+            Some(call) => {
+                self.order += 1;
+                self.replies.insert((wall, self.order), (slot, node, call, Reply::Refused { message }));
+                Ok(())
+            }
+        }
     }
 
     /// Takes a checkpoint of every task.

@@ -164,6 +164,16 @@ pub(super) fn check_topics(settings: &Settings, nodes: &[Draft], problems: &mut 
 
 /// Reports settings that promise more than the nodes can keep.
 pub(super) fn check_promises(settings: &Settings, nodes: &[Draft], problems: &mut Vec<Problem>) {
+    for (name, kind, _) in nodes {
+        if let NodeKind::Sink(sink) = kind
+            && sink.returning().is_some()
+            && !nodes.iter().any(|(_, _, from)| from.iter().any(|f| f == name))
+        {
+            let field = format!("{}.returning", sink.kind_name());
+            let help = format!("remove it, or let a node read the sink: `from: {name}`");
+            problems.push(problem("graph::setting", name, &field, "nothing reads this sink", Some(help)));
+        }
+    }
     if settings.guarantee == Guarantee::ExactlyOnce {
         for (name, kind, _) in nodes {
             let reads_from = |from: &Vec<String>| from.iter().any(|f| f == name);

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::expressions::{Kind, Typing, VrlCompiler};
+use crate::expressions::{Kind, Typing, VrlCompiler, with_field};
 use crate::model::Problem;
 use crate::operators::NodeConfig;
 use crate::sinks::SinkConfig;
@@ -55,7 +55,10 @@ pub fn compile(
                 for expr in config.exprs_mut() {
                     typing.compile(expr, &[]);
                 }
-                typing.value
+                match config.returning() {
+                    Some(path) if typing.is_known() => with_field(&typing.value, path.steps(), Kind::any()),
+                    _ => typing.value,
+                }
             }
         };
         kinds.insert(name.clone(), kind);

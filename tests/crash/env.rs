@@ -143,6 +143,7 @@ impl Env {
                     });
                     texts.collect::<Vec<_>>().join("|")
                 }
+                Payload::Delete(_) => "deleted".to_owned(),
                 Payload::Record | Payload::Texts(_) => String::new(),
             };
             let last = self.ledger.last_event(delivery);

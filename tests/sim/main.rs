@@ -16,4 +16,5 @@ mod simulate_tables;
 mod simulate_time;
 mod simulate_windows;
 mod state_rows;
+mod table_sinks;
 mod task;

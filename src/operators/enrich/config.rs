@@ -3,16 +3,14 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::str::FromStr;
 
 use bytes::Bytes;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, de};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use crate::clients::http::{escape, server};
 use crate::expressions::{Kind, Typing, with_field};
-use crate::model::path::{Step, parse_path};
-use crate::model::{EvalError, Expr, HttpRequest, Millis, Problem, Scope, Size, Template};
+use crate::model::{EvalError, Expr, FieldPath, HttpRequest, Millis, Problem, Scope, Size, Template};
 use crate::operators::settings::Exprs;
 use crate::operators::shared::describe::Described;
 use crate::operators::shared::retry::RetryConfig;
@@ -288,53 +286,6 @@ impl HttpConfig {
 /// A header's name (RFC 9110, 5.6.2).
 fn is_token(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
-}
-
-/// A path of fields in a value: `.account`, `.user.state`, or `.` for the whole value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldPath {
-    text: String,
-    steps: Vec<Step>,
-}
-
-impl FieldPath {
-    /// The path as written.
-    #[must_use]
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// Its fields.
-    #[must_use]
-    pub fn steps(&self) -> &[Step] {
-        &self.steps
-    }
-}
-
-impl FromStr for FieldPath {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let steps = parse_path(text)
-            .filter(|steps| steps.iter().all(|s| matches!(s, Step::Field(_))))
-            .ok_or_else(|| ConfigError(format!("`{text}` is no path of fields: write it like `.account`")))?;
-        Ok(FieldPath { text: text.trim().to_owned(), steps })
-    }
-}
-
-impl<'de> Deserialize<'de> for FieldPath {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(de::Error::custom)
-    }
-}
-
-impl JsonSchema for FieldPath {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "FieldPath".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": r"^\.", "examples": [".account"] })
-    }
 }
 
 impl OperatorSettings for EnrichConfig {

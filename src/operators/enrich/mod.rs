@@ -16,16 +16,14 @@ mod row;
 mod tests;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use config::{Calls, ConfigError, EnrichConfig, FieldPath, HttpConfig};
+pub use config::{Calls, ConfigError, EnrichConfig, HttpConfig};
 pub use row::describe_row;
 
 use super::shared::pending::{Arrival, Pending};
 use super::{Count, Cx, Gauge, Load, Operator, OperatorError, OwnMetrics, Query, Reject};
-use crate::model::path::{Step, set_at};
 use crate::model::{
     Call, CallRequest, HttpRequest, Json, Millis, Reason, Record, Reply, Scope, Timestamp, Value,
 };
@@ -96,13 +94,13 @@ impl Enrich {
     /// The request for a record that can take the answer.
     fn prepare(&self, record: &Record) -> Result<HttpRequest, Refusal> {
         let not_json = |detail: String| Refusal { reason: Reason::NotJson, detail };
-        let path = self.config.into.steps();
-        let value = if path.is_empty() || record.value.is_null() {
+        let path = &self.config.into;
+        let value = if path.steps().is_empty() || record.value.is_null() {
             record.value.clone()
         } else {
             let json = record.value.json().map_err(|e| not_json(e.to_string()))?;
-            if !takes(&json, path) {
-                let into = self.config.into.text();
+            if !path.fits(&json) {
+                let into = path.text();
                 return Err(not_json(format!("`{into}` cannot be set: the value there is no JSON object")));
             }
             Value::Json(json)
@@ -206,7 +204,7 @@ impl Enrich {
     fn answer(&mut self, seq: u64, answer: Json, cx: &mut Cx<'_>) {
         let Some((arrival, attempts)) = self.finish(seq, cx) else { return };
         let Arrival { record, clock, .. } = arrival;
-        match set_answer(&record.value, self.config.into.steps(), answer) {
+        match self.config.into.set(&record.value, answer) {
             Ok(value) => self.pending.forward(clock, Record { value, ..record }, cx),
             Err(detail) => cx.reject(Reject { reason: Reason::NotJson, detail, record, attempts }),
         }
@@ -319,26 +317,4 @@ impl Operator for Enrich {
 /// The bytes are no such row.
 pub fn pending_record(row: &[u8]) -> Result<Record, StateError> {
     row::decode(row).map(|arrival| arrival.record)
-}
-
-/// Whether an answer can be set at `path`: the value must be an object, and so must every value on the way that exists.
-fn takes(json: &Json, path: &[Step]) -> bool {
-    let Some((step, rest)) = path.split_first() else { return true };
-    match (step, json) {
-        (Step::Field(name), Json::Object(fields)) => match fields.get(name) {
-            None | Some(Json::Null) => true,
-            Some(inner) => takes(inner, rest),
-        },
-        _ => false,
-    }
-}
-
-/// The value with the answer in it.
-fn set_answer(value: &Value, path: &[Step], answer: Json) -> Result<Value, String> {
-    if path.is_empty() {
-        return Ok(Value::from(answer));
-    }
-    let mut json = Arc::unwrap_or_clone(value.json().map_err(|e| e.to_string())?);
-    set_at(&mut json, path, answer).map_err(|e| e.to_string())?;
-    Ok(Value::from(json))
 }

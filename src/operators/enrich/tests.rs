@@ -1,5 +1,7 @@
 //! The operator on its own: records and answers go in, and what comes out is compared as text.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::*;

@@ -215,6 +215,31 @@ impl SinkNode {
     }
 }
 
+impl SinkNode {
+    /// Refuses a record that could not take the row, before anything is written of it.
+    fn check_room(&self, record: &Record) -> Result<(), OperatorError> {
+        let Some(path) = self.config.returning().filter(|path| !path.steps().is_empty()) else {
+            return Ok(());
+        };
+        let refused = |detail: String| Err(OperatorError::reject(record.clone(), Reason::NotJson, detail));
+        match record.value.json() {
+            _ if record.value.is_null() => Ok(()),
+            Ok(json) if path.fits(&json) => Ok(()),
+            Ok(_) => refused(format!("`{}` cannot be set: the value there is no JSON object", path.text())),
+            Err(e) => refused(e.to_string()),
+        }
+    }
+
+    /// The record with its row in it, where the sink is asked for that and there is one.
+    fn with_row(&self, record: Record, row: Option<Json>) -> Result<Record, OperatorError> {
+        let (Some(path), Some(row)) = (self.config.returning(), row) else { return Ok(record) };
+        match path.set(&record.value, row) {
+            Ok(value) => Ok(Record { value, ..record }),
+            Err(detail) => Err(OperatorError::reject(record, Reason::NotJson, detail)),
+        }
+    }
+}
+
 impl Operator for SinkNode {
     fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
         if !self.read_from {
@@ -242,6 +267,7 @@ impl Operator for SinkNode {
             return Ok(());
         }
         let arrival = self.pending.arrive(record, cx);
+        self.check_room(&arrival.record)?;
         let row = self.row(arrival.record.clone(), Some(self.pending.next_id()))?;
         self.pending.hold(arrival, (), cx)?;
         cx.deliver(row);
@@ -253,7 +279,14 @@ impl Operator for SinkNode {
         let Arrival { record, clock, .. } = done.arrival;
         let result = match reply {
             Reply::Refused { message } => Err(OperatorError::reject(record, Reason::SinkRefused, message)),
-            Reply::Delivered(_) | Reply::Answer(_) | Reply::Again { .. } => {
+            Reply::Delivered(row) => match self.with_row(record, row) {
+                Ok(record) => {
+                    self.pending.forward(clock, record, cx);
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            },
+            Reply::Answer(_) | Reply::Again { .. } => {
                 self.pending.forward(clock, record, cx);
                 Ok(())
             }

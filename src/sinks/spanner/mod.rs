@@ -166,6 +166,9 @@ impl SpannerConfig {
         if !(1..=COMMITS_MAX).contains(&self.max_in_flight) {
             add("max_in_flight", "not from 1 to 100", "the default is 4");
         }
+        if matches!(self.operation, Operation::Keep | Operation::InsertOnce) {
+            add("operation", "not for this database", "write `upsert`, `insert`, `update` or `replace`");
+        }
         if self.max_cells == 0 {
             add("max_cells", "a commit of no cells writes nothing", "the default is 20000");
         }
@@ -198,7 +201,7 @@ impl SinkSettings for SpannerConfig {
     }
 
     fn table(&self) -> Option<Table<'_>> {
-        Some(Table { columns: &self.columns, operation: self.operation })
+        Some(Table::new(&self.columns, self.operation))
     }
 
     fn exprs_mut(&mut self) -> Vec<&mut Expr> {

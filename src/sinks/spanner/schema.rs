@@ -297,8 +297,8 @@ impl Plan {
         let columns = self.columns.iter().map(|c| c.name.clone()).collect();
         let write = Write { table: self.table.clone(), columns, values };
         let operation = match self.operation {
-            Operation::Upsert => Op::InsertOrUpdate(write),
-            Operation::Insert => Op::Insert(write),
+            Operation::Upsert | Operation::Keep => Op::InsertOrUpdate(write),
+            Operation::Insert | Operation::InsertOnce => Op::Insert(write),
             Operation::Update => Op::Update(write),
             Operation::Replace => Op::Replace(write),
         };

@@ -1,0 +1,116 @@
+//! Table sinks without a database: `tests:` of a file see rows that stay, are replaced, deleted and given back.
+
+use std::sync::Arc;
+
+use slackwater::testing::run_test;
+use slackwater::yaml::{Mode, load};
+
+fn check(text: &str) {
+    let loaded =
+        load("t.yaml", text, Mode::Lenient, &|_| None).unwrap_or_else(|e| panic!("{}", e.render(false)));
+    assert!(!loaded.tests.is_empty());
+    let topology = Arc::new(loaded.topology);
+    for test in &loaded.tests {
+        if let Err(failed) = run_test(&topology, test) {
+            panic!("{}: {}: {}", test.name, &text[failed.place], failed.message);
+        }
+    }
+}
+
+#[test]
+fn who_was_first_is_told_from_who_came_too_late_also_after_a_crash() {
+    check(
+        r#"
+name: users
+kafka: { brokers: b }
+postgres: { url: "${POSTGRES_URL}" }
+sources: { create: { kafka: { topic: create-user } } }
+operators:
+  created: { from: users, filter: .row.id == .id }
+  taken: { from: users, filter: .row.id != .id }
+sinks:
+  users:
+    from: create
+    postgres:
+      table: users
+      columns: { email: key, id: .id, name: .name }
+      conflict: keep
+      returning: .row
+  user-created: { from: created, kafka: { topic: user-created, value: .row } }
+  user-rejected: { from: taken, kafka: { topic: user-rejected, value: '{ "email": .row.email }' } }
+errors: { dead_letter: { topic: dlq } }
+tests:
+  - name: the first is created, the second is not
+    steps:
+      - send: { to: create-user, key: a@b.c, value: { id: "1", name: A } }
+      - send: { to: create-user, key: a@b.c, value: { id: "2", name: B } }
+      - expect: { user-created: [ { email: a@b.c, id: "1", name: A } ], user-rejected: [ { email: a@b.c } ] }
+  - name: after a crash it was still the first
+    steps:
+      - checkpoint
+      - send: { to: create-user, key: a@b.c, value: { id: "1", name: A } }
+      - expect: { user-created: [ { id: "1" } ] }
+      - crash
+      - expect: { user-created: [ { id: "1" } ], user-rejected: [] }
+  - name: a value that takes no row is refused before it is written
+    steps:
+      - send: { to: create-user, key: a@b.c, raw: '"text"' }
+      - expect: { users: { dropped: 0 }, dlq: { records: 1 } }
+      - send: { to: create-user, key: a@b.c, value: { id: "2", name: B } }
+      - expect: { user-created: [ { id: "2" } ] }
+"#,
+    );
+}
+
+#[test]
+fn what_is_refused_as_a_row_goes_to_the_dead_letter() {
+    check(
+        r#"
+name: once
+kafka: { brokers: b }
+postgres: { main: { url: "${POSTGRES_URL}" }, audit: { url: "${AUDIT_URL}" } }
+sources: { in: { kafka: { topic: in } } }
+sinks:
+  rows:
+    from: in
+    postgres: { connection: main, table: rows, columns: { id: key, n: .n }, conflict: fail }
+errors: { dead_letter: { topic: dlq } }
+tests:
+  - name: the same row twice is one, another one is refused
+    steps:
+      - send: { to: in, key: a, value: { n: 1 } }
+      - send: { to: in, key: a, value: { n: 1 } }
+      - expect: { dlq: { records: 0 } }
+      - send: { to: in, key: a, value: { n: 2 } }
+      - expect: { dlq: [ { headers: { slackwater-reason: sink_refused } } ] }
+"#,
+    );
+}
+
+#[test]
+fn a_tombstone_deletes_and_shows_as_that() {
+    check(
+        r#"
+name: deletes
+kafka: { brokers: b }
+postgres: { url: "${POSTGRES_URL}" }
+sources: { in: { kafka: { topic: in } } }
+sinks:
+  rows:
+    from: in
+    postgres: { table: rows, columns: { id: key, n: .n }, newer_wins: n, delete_when: .gone, returning: .row }
+  after: { from: rows, kafka: { topic: after } }
+tests:
+  - name: the newest wins, and goes
+    steps:
+      - send: { to: in, key: a, value: { n: 2 } }
+      - send: { to: in, key: a, value: { n: 1 } }
+      - expect: { rows: [ { id: a, n: 2 }, { id: a, n: 1 } ], after: [ { n: 2, row: { n: 2 } }, { n: 1, row: { n: 2 } } ] }
+      - send: { to: in, key: a, value: { gone: true } }
+      - send: { to: in, key: a, value: null }
+      - expect: { rows: [ { delete: { id: a } }, { delete: { id: a } } ] }
+      - send: { to: in, key: a, value: { n: 1 } }
+      - expect: { after: { records: 3 } }
+"#,
+    );
+}
