@@ -187,7 +187,8 @@ fn answered(status: u16, retry_after: Option<Millis>, body: &[u8]) -> Called {
         _ => "other",
     };
     let pause = retry_after.filter(|_| matches!(status, 429 | 503));
-    Called { reply: judge(status, retry_after, body), outcome, alive: status < 500, pause }
+    let alive = status < 500 && !matches!(status, 401 | 403);
+    Called { reply: judge(status, retry_after, body), outcome, alive, pause }
 }
 
 /// The meaning of an answer.
@@ -200,6 +201,11 @@ pub fn judge(status: u16, retry_after: Option<Millis>, body: &[u8]) -> Reply {
             Err(e) => Reply::Refused {
                 message: format!("status {status}, but the body is no JSON ({e}): {}", quote(body)),
             },
+        },
+        // No record is to blame for credentials that have expired: every call would be refused until they are mended.
+        401 | 403 => Reply::Again {
+            message: format!("status {status}, the API does not accept who calls it: {}", quote(body)),
+            after: retry_after,
         },
         408 | 425 | 429 | 500..=599 => {
             Reply::Again { message: format!("status {status}: {}", quote(body)), after: retry_after }

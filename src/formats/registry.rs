@@ -223,6 +223,8 @@ impl RegistryClient {
             )),
             StatusCode::CONFLICT => RegistryError::Conflict(text),
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => RegistryError::Away(text),
+            // What is wrong is our credentials, not what was asked.
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryError::Away(text),
             status if status.is_server_error() => RegistryError::Away(text),
             _ => RegistryError::Refused(text),
         })

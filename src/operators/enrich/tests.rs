@@ -255,13 +255,20 @@ fn answers_by_status() {
     check(ok("{\"a\":1}"), r#"k {"n":1,"account":{"a":1}} @1"#);
     check(judge(204, None, b""), r#"k {"n":1,"account":null} @1"#);
     check(ok("<html>"), "reject k refused x1: status 200, but the body is no JSON (");
-    for code in [400, 401, 403, 404, 409, 410, 422] {
+    for code in [400, 404, 409, 410, 422] {
         check(status(code, None), &format!("reject k refused x1: status {code}: no"));
     }
     check(status(301, None), "reject k refused x1: status 301: redirects are not followed");
     for code in [408, 425, 429, 500, 502, 503, 504, 599] {
         let says = format!("reject k exhausted x1: gave up after attempt 1: status {code}: no");
         check(status(code, None), &says);
+    }
+    for code in [401, 403] {
+        let says = "the API does not accept who calls it: no";
+        check(
+            status(code, None),
+            &format!("reject k exhausted x1: gave up after attempt 1: status {code}, {says}"),
+        );
     }
     let failed = Reply::Again { message: "timeout".into(), after: None };
     check(failed, "reject k exhausted x1: gave up after attempt 1: timeout");

@@ -35,6 +35,8 @@ use crate::model::{Call, Reply};
 
 /// The longest pause that one answer's `Retry-After` puts on the limiter.
 const PAUSE_MAX: Duration = Duration::from_secs(300);
+/// Between two lines that say why calls fail.
+const SAY: Duration = Duration::from_secs(10);
 
 /// One attempt to make. The ticket identifies where the answer belongs; the driver only carries it.
 #[derive(Debug)]
@@ -151,6 +153,7 @@ impl<T: Ticket> CallDriver<T> {
             start: Instant::now(),
             breaker: Mutex::new(Breaker::default()),
             turned: Notify::new(),
+            said: Mutex::default(),
             node: parts.node,
             reply_to,
         };
@@ -178,6 +181,8 @@ struct Shared<F> {
     breaker: Mutex<Breaker>,
     /// Notified when the circuit opens or closes.
     turned: Notify,
+    /// When it was said last why calls fail. Shared by the calls under way, for moments.
+    said: Mutex<Option<Instant>>,
     node: String,
     reply_to: F,
 }
@@ -278,6 +283,10 @@ impl<F> Shared<F> {
         if let Some(pause) = called.pause {
             self.limiter.pause_for(pause.duration().min(PAUSE_MAX));
         }
+        let why = match &called.reply {
+            Reply::Again { message, .. } if !called.alive => Some(message.as_str()),
+            _ => None,
+        };
         let (turned, open, opened) = {
             let mut breaker = self.breaker();
             let turned = breaker.done(self.start.elapsed(), pass, called.alive);
@@ -286,12 +295,25 @@ impl<F> Shared<F> {
         if turned {
             self.counters.breaker_opened.store(opened, Ordering::Relaxed);
             if open {
-                tracing::warn!(node = self.node, opened, "the API fails: calls wait");
+                tracing::warn!(node = self.node, opened, why, "the API fails: calls wait");
             } else {
                 tracing::info!(node = self.node, opened, "the API answers again");
             }
             self.turned.notify_waiters();
         }
+        if let Some(why) = why.filter(|_| !turned && self.may_say()) {
+            tracing::warn!(node = self.node, why, "a call failed, and is made again");
+        }
+    }
+
+    /// Is it time for another line about failing calls?
+    fn may_say(&self) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = said.is_none_or(|at| at.elapsed() >= SAY);
+        if may {
+            *said = Some(Instant::now());
+        }
+        may
     }
 
     fn breaker(&self) -> MutexGuard<'_, Breaker> {
