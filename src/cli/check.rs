@@ -1,6 +1,7 @@
 //! `check`: reports everything wrong with a file at once.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -9,7 +10,10 @@ use super::{BAD_FILE, Exit, Format, UNAVAILABLE, read_text};
 use crate::clients::{Class, Clients, Connections, Failure, Uses};
 use crate::formats::WriterError;
 use crate::kafka::{Admin, AdminError};
+use crate::model::Problem;
+use crate::runtime::layout::{Places, examine};
 use crate::sinks::{SinkError, Surroundings};
+use crate::state::StateDir;
 use crate::topology::{NodeKind, Uneven, WrittenTopic};
 use crate::yaml::{Loaded, Mode, Registry, Report, load_with};
 
@@ -22,9 +26,12 @@ pub(super) struct CheckArgs {
     /// How problems are printed: as text on standard error, or as a JSON list on standard output.
     #[arg(long, default_value = "text")]
     format: Format,
-    /// Try the brokers, databases and APIs too.
+    /// Try the brokers, databases and APIs too, and compare the topology with the state of an earlier run.
     #[arg(long)]
     connect: bool,
+    /// Where state lives; it is looked into with --connect unless an instance runs on it. Default: ./state/NAME.
+    #[arg(long, env = "SLACKWATER_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
 }
 
 /// How long one server may take to answer, and one sink to connect.
@@ -40,7 +47,7 @@ pub(super) fn check(registry: &Registry, args: &CheckArgs) -> Result<(), Exit> {
         });
         let (report, bad) = match loaded {
             Err(report) => (Some(*report), BAD_FILE),
-            Ok(loaded) if args.connect => connect(&loaded)?,
+            Ok(loaded) if args.connect => connect(&loaded, args.state_dir.as_deref())?,
             Ok(_) => (None, BAD_FILE),
         };
         match report {
@@ -62,7 +69,7 @@ pub(super) fn check(registry: &Registry, args: &CheckArgs) -> Result<(), Exit> {
 }
 
 /// Tries each server once.
-fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
+fn connect(loaded: &Loaded, state_dir: Option<&Path>) -> Result<(Option<Report>, u8), Exit> {
     let topology = &loaded.topology;
     let places = loaded.places();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -71,20 +78,39 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
         .build()
         .map_err(|e| Exit::failed(e.to_string()))?;
     let mut problems: Vec<(Report, u8)> = Vec::new();
+    // An instance that runs on it has looked into it itself.
+    let dir = super::connect::state_dir(state_dir, topology);
+    let lock = StateDir::lock_existing(&dir).ok().flatten();
+    let dir = lock.as_ref().map(|_| dir.as_path());
+    let mut compare = |places: &Places<'_>| match examine(places) {
+        Ok(Ok(_)) => {}
+        Ok(Err(found)) => problems.push((unfit_report(loaded, found), BAD_FILE)),
+        Err(e) => {
+            let report = loaded.places().report("connect::state", None, "name", &e, None);
+            problems.push((report, UNAVAILABLE));
+        }
+    };
+    if topology.external_topics().is_empty() {
+        compare(&Places { topology, kafka: None, counts: &BTreeMap::new(), dir });
+    }
     if let Some(kafka) = &topology.settings.kafka {
         let topics = topology.external_topics();
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
         let written = if kafka.makes_topics() { Vec::new() } else { topology.written_topics() };
         let looked = Admin::open(kafka, Duration::from_secs(5))
-            .and_then(|admin| Ok((admin.topics(&names)?, unwritable(&admin, written)?)));
+            .and_then(|admin| Ok((admin.topics(&names)?, unwritable(&admin, written)?, admin)));
         match looked {
-            Ok((found, missing)) => {
+            Ok((found, missing, admin)) => {
+                let counts = found.iter().filter_map(|(topic, count)| Some((topic.clone(), (*count)?)));
+                match topology.partition_counts(&counts.collect()) {
+                    Ok(counts) if !names.is_empty() => {
+                        compare(&Places { topology, kafka: Some((&admin, kafka)), counts: &counts, dir });
+                    }
+                    Ok(_) => {}
+                    Err(uneven) => problems.push((uneven_report(loaded, &uneven), BAD_FILE)),
+                }
                 if !missing.is_empty() {
                     problems.push((missing_report(loaded, &missing), BAD_FILE));
-                }
-                let counts = found.iter().filter_map(|(topic, count)| Some((topic.clone(), (*count)?)));
-                if let Err(uneven) = topology.partition_counts(&counts.collect()) {
-                    problems.push((uneven_report(loaded, &uneven), BAD_FILE));
                 }
                 for (topic, count) in found {
                     if count.is_none() {
@@ -160,6 +186,16 @@ fn connect(loaded: &Loaded) -> Result<(Option<Report>, u8), Exit> {
     let list: Vec<_> = problems.iter().flat_map(|(report, _)| report.problems().to_vec()).collect();
     let report = (!list.is_empty()).then(|| places.reports(list).redacted(&loaded.secrets));
     Ok((report, code))
+}
+
+/// What an earlier run kept and the topology do not fit.
+pub(super) fn unfit_report(loaded: &Loaded, found: Vec<Problem>) -> Report {
+    let places = loaded.places();
+    let placed = found.into_iter().map(|problem| {
+        let span = places.of(problem.node.as_deref(), &problem.field);
+        problem.at(span, "here")
+    });
+    places.reports(placed.collect())
 }
 
 /// Asks every server that the topology names, whether something uses it or not. Those that do not answer, each with its

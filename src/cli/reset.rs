@@ -4,16 +4,21 @@
 //! A dry run unless `--execute` is given. The group is deleted first: the broker refuses while it has members, and then
 //! nothing else has been touched. What a failed run leaves behind is deleted by the next one.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use tokio_util::sync::CancellationToken;
+
 use super::connect::{failed, open_admin, state_dir};
-use super::{Exit, load_file};
+use super::{BAD_FILE, Exit, load_file};
 use crate::kafka::{Admin, GroupOffset};
-use crate::state::{StateDir, TaskDir};
-use crate::topology::Topology;
+use crate::runtime::layout::moving::{Mover, Work};
+use crate::runtime::layout::{Edit, local, record};
+use crate::state::{RocksEnv, StateDir, TaskDir};
+use crate::topology::{Layout, Topology};
 use crate::yaml::{Mode, Registry};
 
 /// How long deleted topics may stay visible.
@@ -27,6 +32,9 @@ pub(super) struct ResetArgs {
     /// Only the state on this machine: it is restored from the changelog at the next start.
     #[arg(long)]
     local: bool,
+    /// Only the state of this node, named as the state knows it: it may be gone from the file. Everything else stays.
+    #[arg(long, value_name = "NODE", conflicts_with = "local")]
+    node: Option<String>,
     /// Delete. Without it, only what would be deleted is said.
     #[arg(long)]
     execute: bool,
@@ -57,11 +65,19 @@ pub(super) fn reset(registry: &Registry, args: &ResetArgs) -> Result<(), Exit> {
     let topology = &loaded.topology;
     let dir = state_dir(args.state_dir.as_deref(), topology);
     // The lock is held to the end: no instance starts on this directory meanwhile.
-    let local =
+    let held =
         StateDir::lock_existing(&dir).map_err(|e| Exit::failed(format!("{e}: stop that instance first")))?;
+    if held.is_some()
+        && let Some(problem) = local::owner(&dir, &topology.name).map_err(Exit::failed)?
+    {
+        return Err(Exit { code: BAD_FILE, message: Some(format!("error: {problem}")) });
+    }
+    if let Some(node) = &args.node {
+        return reset_node(topology, node, args.execute, &dir, held.as_ref());
+    }
     let mut plan = Plan::default();
-    if let Some(local) = &local {
-        plan.tasks = local.tasks().map_err(|e| Exit::failed(e.to_string()))?;
+    if let Some(held) = &held {
+        plan.tasks = held.tasks().map_err(|e| Exit::failed(e.to_string()))?;
     }
     let admin =
         if args.local || topology.settings.kafka.is_none() { None } else { Some(open_admin(topology)?) };
@@ -87,6 +103,88 @@ pub(super) fn reset(registry: &Registry, args: &ResetArgs) -> Result<(), Exit> {
         remove(&task.path)?;
     }
     Ok(())
+}
+
+/// Drops the state of one node: its rows in changelogs, the repartition topics made for it where nothing reads them any
+/// more, and what this machine alone has.
+fn reset_node(
+    topology: &Topology,
+    node: &str,
+    execute: bool,
+    dir: &Path,
+    held: Option<&StateDir>,
+) -> Result<(), Exit> {
+    let verb = if execute { "delete  " } else { "would delete  " };
+    let mut any = false;
+    let here = match held {
+        Some(_) => local::found(dir).map_err(Exit::failed)?.layout,
+        None => Layout::default(),
+    };
+    for (name, kept) in here.nodes.iter().filter(|(name, _)| *name == node) {
+        any = true;
+        println!("{verb}local state of {name} in {}", dir.join(&kept.changelog).display());
+    }
+    let kafka = topology.settings.kafka.as_ref().filter(|_| !topology.source_topics().is_empty());
+    let asked = match kafka {
+        Some(config) => Some((open_admin(topology)?, config)),
+        None => None,
+    };
+    if let Some((admin, config)) = &asked {
+        let written = match record::read(admin, config, topology).map_err(Exit::failed)? {
+            Some(written) => written,
+            None => record::found(admin, config, topology).map_err(Exit::failed)?,
+        };
+        let left = written.without(node);
+        for (name, kept) in written.nodes.iter().filter(|(name, _)| !left.nodes.contains_key(*name)) {
+            any = true;
+            println!("{verb}state of {name} in the topic {}", kept.changelog);
+        }
+        for topic in written.repartitions.keys().filter(|topic| !left.repartitions.contains_key(*topic)) {
+            if !topology.repartitions().iter().any(|r| r.topic == *topic) {
+                any = true;
+                println!("{verb}topic {topic}");
+            }
+        }
+        if !any {
+            let known: Vec<&str> =
+                written.nodes.keys().chain(here.nodes.keys()).map(String::as_str).collect();
+            let help = if known.is_empty() {
+                String::new()
+            } else {
+                format!("; there is state of {}", known.join(", "))
+            };
+            return Err(Exit::failed(format!("there is no state of a node `{node}`{help}")));
+        }
+    }
+    if !any {
+        return Err(Exit::failed(format!("there is no state of a node `{node}`")));
+    }
+    if !execute {
+        println!("nothing was deleted: add --execute");
+        return Ok(());
+    }
+    let env = RocksEnv::new(8 << 20, 8 << 20);
+    if let Some((admin, config)) = &asked {
+        let stop = CancellationToken::new();
+        // It goes when the process does.
+        let work = gathering_dir(dir);
+        let mover = Mover { topology, admin, config, dir: work.clone(), env: &env, stop: &stop };
+        let done = mover.run(&Work::Drop(node.to_owned()));
+        drop(std::fs::remove_dir_all(work));
+        done.map_err(|e| Exit::failed(format!("{e}; what is left goes when this is run again")))?;
+    }
+    if let Some(kept) = here.nodes.get(node) {
+        let edit = Edit { dropped: BTreeSet::from([node.to_owned()]), ..Edit::default() };
+        local::rewrite(&dir.join(&kept.changelog), &env, &edit).map_err(Exit::failed)?;
+    }
+    println!("deleted  the state of {node}");
+    Ok(())
+}
+
+/// Where rows are gathered: in the state directory where there is one.
+fn gathering_dir(dir: &Path) -> PathBuf {
+    let base = if dir.is_dir() { dir.to_owned() } else { std::env::temp_dir() };
+    base.join(format!("moving-{}", std::process::id()))
 }
 
 fn remove(path: &Path) -> Result<(), Exit> {
@@ -117,7 +215,18 @@ impl Plan {
         let offsets = admin.all_committed(&topology.name).map_err(failed)?;
         let known = offsets.iter().filter(|(_, o)| *o != GroupOffset::None).count();
         self.offsets = (known > 0).then_some(known);
-        let own = topology.internal_topics();
+        let mut own = topology.internal_topics();
+        if let Some(config) = &topology.settings.kafka {
+            // Topics of nodes that were renamed or removed since.
+            let written = record::read(admin, config, topology).map_err(Exit::failed)?.unwrap_or_default();
+            let known = written.changelogs().into_iter().map(str::to_owned);
+            own.extend(
+                known.chain(written.repartitions.keys().cloned()).chain(written.leftover.iter().cloned()),
+            );
+            own.push(topology.layout_topic());
+            own.sort();
+            own.dedup();
+        }
         let names: Vec<&str> = own.iter().map(String::as_str).collect();
         let found = admin.topics(&names).map_err(failed)?;
         self.topics = found.into_iter().filter_map(|(topic, n)| Some((topic, n?))).collect();

@@ -104,6 +104,10 @@ pub(super) fn exit(loaded: &Loaded, error: EngineError) -> Exit {
             let report = super::check::missing_report(loaded, &missing.0);
             Exit { code: BAD_FILE, ..Exit::bad_file(&report.redacted(&loaded.secrets)) }
         }
+        EngineError::Unfit(problems) => {
+            let report = super::check::unfit_report(loaded, problems);
+            Exit { code: BAD_FILE, ..Exit::bad_file(&report.redacted(&loaded.secrets)) }
+        }
         EngineError::Failed(message) => Exit::failed(message),
         EngineError::Stopped => Exit::quiet(0),
     }

@@ -2,10 +2,15 @@
 //!
 //! Every call blocks its thread. There are two clients, and neither of them consumes: on a consuming client such a
 //! request would wait behind its idle fetch.
+//!
+//! A client that has not answered twice running is made anew. librdkafka gives up a connection only when one of its
+//! requests has timed out, and a request for a group's offsets never does (`ffi.rs`): on a connection that is dead without
+//! having been closed every further question would wait as well, for as long as the client lives.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use pollster::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -73,6 +78,11 @@ impl AdminError {
 const LEADER_TRIES: u32 = 4;
 const LEADER_PAUSE: Duration = Duration::from_millis(200);
 
+/// So many questions without an answer, and a client is made anew;
+const UNANSWERED_MAX: u32 = 2;
+/// but not more often than this: where the brokers are away, a new client is no better.
+const RENEW: Duration = Duration::from_secs(4);
+
 /// What a group has committed on a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupOffset {
@@ -87,11 +97,55 @@ pub enum GroupOffset {
 /// A client for administration requests.
 pub struct Admin {
     config: KafkaConfig,
-    admin: AdminClient<Quiet>,
-    reader: BaseConsumer<Quiet>,
     timeout: Duration,
+    /// Those in use. Held for moments, by every call.
+    clients: Mutex<Arc<Clients>>,
+}
+
+/// One life of the two clients.
+struct Clients {
+    both: Arc<(AdminClient<Quiet>, BaseConsumer<Quiet>)>,
     /// When to remind each of the two clients of its brokers (`remind`). Held for the moment of a call.
     series: Mutex<[Series; 2]>,
+    made: Instant,
+    /// Questions without an answer since the last one that had one.
+    unanswered: AtomicU32,
+}
+
+impl Clients {
+    fn open(config: &KafkaConfig) -> Result<Arc<Clients>, AdminError> {
+        let failed = |e: KafkaError| AdminError::new("cannot make a Kafka client", &e);
+        let admin = config.admin().create_with_context(Quiet::default()).map_err(failed)?;
+        let reader = config.admin_consumer().create_with_context(Quiet::default()).map_err(failed)?;
+        Ok(Arc::new(Clients {
+            both: Arc::new((admin, reader)),
+            series: Mutex::default(),
+            made: Instant::now(),
+            unanswered: AtomicU32::new(0),
+        }))
+    }
+
+    fn admin(&self) -> &AdminClient<Quiet> {
+        &self.both.0
+    }
+
+    fn reader(&self) -> &BaseConsumer<Quiet> {
+        &self.both.1
+    }
+}
+
+impl Drop for Clients {
+    /// Not on the thread of whoever asked last: a client that is stuck takes its time to end.
+    fn drop(&mut self) {
+        let both = Arc::clone(&self.both);
+        if self.unanswered.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let ended = std::thread::Builder::new().name("kafka-end".to_owned()).spawn(move || drop(both));
+        if let Err(error) = ended {
+            tracing::warn!(%error, "no thread to end a Kafka client on");
+        }
+    }
 }
 
 impl Admin {
@@ -100,36 +154,76 @@ impl Admin {
     /// # Errors
     /// librdkafka refuses the settings.
     pub fn open(config: &KafkaConfig, timeout: Duration) -> Result<Admin, AdminError> {
-        let failed = |e: KafkaError| AdminError::new("cannot make a Kafka client", &e);
-        Ok(Admin {
-            admin: config.admin().create_with_context(Quiet::default()).map_err(failed)?,
-            reader: config.admin_consumer().create_with_context(Quiet::default()).map_err(failed)?,
-            config: config.clone(),
-            timeout,
-            series: Mutex::default(),
-        })
+        let clients = Mutex::new(Clients::open(config)?);
+        Ok(Admin { config: config.clone(), timeout, clients })
     }
 
-    /// Called before every request: gives a client that has forgotten its brokers their addresses again.
-    fn remind(&self) {
-        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        let brokers = &self.config.brokers;
-        let [admin, reader] = &mut *series;
-        admin.remind(&self.admin.inner().context().lost, self.admin.inner(), brokers);
-        reader.remind(&self.reader.context().lost, self.reader.client(), brokers);
+    /// As [`Admin::open`], but ends of partitions are those behind open transactions, and behind transactions whose marks
+    /// are still on their way.
+    ///
+    /// # Errors
+    /// librdkafka refuses the settings.
+    pub fn open_uncommitted(config: &KafkaConfig, timeout: Duration) -> Result<Admin, AdminError> {
+        let mut config = config.clone();
+        config.properties.insert("isolation.level".into(), "read_uncommitted".into());
+        Admin::open(&config, timeout)
     }
 
-    /// Called with every answer of the reading client. Nothing polls that client, so a failed request is the only sign
-    /// that it has lost its brokers.
-    fn heard<T>(&self, answer: Result<T, AdminError>) -> Result<T, AdminError> {
-        if answer.as_ref().is_err_and(|e| e.kind == ErrorKind::Transport) {
-            self.reader.context().lost.set();
+    /// The clients in use. Called before every request: gives a client that has forgotten its brokers their addresses
+    /// again.
+    fn clients(&self) -> Arc<Clients> {
+        let clients = Arc::clone(&self.clients.lock().unwrap_or_else(PoisonError::into_inner));
+        {
+            let mut series = clients.series.lock().unwrap_or_else(PoisonError::into_inner);
+            let brokers = &self.config.brokers;
+            let [admin, reader] = &mut *series;
+            let (inner, client) = (clients.admin().inner(), clients.reader().client());
+            admin.remind(&inner.context().lost, inner, brokers);
+            reader.remind(&client.context().lost, client, brokers);
+        }
+        clients
+    }
+
+    /// Called with every answer. Nothing polls the reading client, so a failed request is the only sign that it has lost
+    /// its brokers; and one that has failed twice running is made anew.
+    fn heard<T>(&self, asked: &Arc<Clients>, answer: Result<T, AdminError>) -> Result<T, AdminError> {
+        if answer.as_ref().map_or_else(|e| e.kind != ErrorKind::Transport, |_| true) {
+            asked.unanswered.store(0, Ordering::Release);
+            return answer;
+        }
+        asked.reader().context().lost.set();
+        let unanswered = asked.unanswered.fetch_add(1, Ordering::AcqRel) + 1;
+        if unanswered < UNANSWERED_MAX || asked.made.elapsed() < RENEW {
+            return answer;
+        }
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of several that asked at a time the first one makes it anew.
+        if Arc::ptr_eq(&clients, asked) {
+            match Clients::open(&self.config) {
+                Ok(new) => {
+                    tracing::debug!(unanswered, "a Kafka client that does not answer is made anew");
+                    *clients = new;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a Kafka client that does not answer cannot be made anew")
+                }
+            }
         }
         answer
     }
 
+    /// Asks the administrating client.
+    fn ask<T>(
+        &self,
+        question: impl FnOnce(&AdminClient<Quiet>, &AdminOptions) -> Result<T, KafkaError>,
+        what: &str,
+    ) -> Result<T, AdminError> {
+        let clients = self.clients();
+        let answer = question(clients.admin(), &self.options());
+        self.heard(&clients, answer.map_err(|e| AdminError::new(what, &e)))
+    }
+
     fn options(&self) -> AdminOptions {
-        self.remind();
         AdminOptions::new().request_timeout(Some(self.timeout)).operation_timeout(Some(self.timeout))
     }
 
@@ -138,12 +232,12 @@ impl Admin {
     /// # Errors
     /// It does not.
     pub fn brokers(&self) -> Result<usize, AdminError> {
-        self.remind();
-        let metadata = self
-            .reader
+        let clients = self.clients();
+        let metadata = clients
+            .reader()
             .fetch_metadata(Some("__consumer_offsets"), self.timeout)
             .map_err(|e| AdminError::new("cannot reach Kafka", &e));
-        let metadata = self.heard(metadata)?;
+        let metadata = self.heard(&clients, metadata)?;
         Ok(metadata.brokers().len())
     }
 
@@ -154,12 +248,12 @@ impl Admin {
     pub fn topics(&self, names: &[&str]) -> Result<Vec<(String, Option<i32>)>, AdminError> {
         let mut found = Vec::with_capacity(names.len());
         for name in names {
-            self.remind();
-            let metadata = self
-                .reader
+            let clients = self.clients();
+            let metadata = clients
+                .reader()
                 .fetch_metadata(Some(name), self.timeout)
                 .map_err(|e| AdminError::new(&format!("cannot look up topic `{name}`"), &e));
-            let metadata = self.heard(metadata)?;
+            let metadata = self.heard(&clients, metadata)?;
             let topic = metadata.topics().iter().find(|t| t.name() == *name);
             let count = match topic.and_then(|t| t.error()).map(RDKafkaErrorCode::from) {
                 None => topic.and_then(|t| i32::try_from(t.partitions().len()).ok()).filter(|n| *n > 0),
@@ -185,8 +279,7 @@ impl Admin {
         if asked.is_empty() {
             return Ok(Vec::new());
         }
-        let found = block_on(self.admin.describe_configs(&asked, &self.options()))
-            .map_err(|e| AdminError::new(what, &e))?;
+        let found = self.ask(|admin, options| block_on(admin.describe_configs(&asked, options)), what)?;
         found
             .into_iter()
             .map(|result| match result {
@@ -206,12 +299,12 @@ impl Admin {
     /// # Errors
     /// The cluster does not answer.
     pub fn topic_names(&self) -> Result<Vec<String>, AdminError> {
-        self.remind();
-        let metadata = self
-            .reader
+        let clients = self.clients();
+        let metadata = clients
+            .reader()
             .fetch_metadata(None, self.timeout)
             .map_err(|e| AdminError::new("cannot list the topics", &e));
-        let metadata = self.heard(metadata)?;
+        let metadata = self.heard(&clients, metadata)?;
         let mut names: Vec<String> = metadata.topics().iter().map(|t| t.name().to_owned()).collect();
         names.sort();
         Ok(names)
@@ -222,12 +315,12 @@ impl Admin {
     /// # Errors
     /// The group's coordinator does not answer, or refuses.
     pub fn members(&self, group: &str) -> Result<Vec<String>, AdminError> {
-        self.remind();
-        let list = self
-            .reader
+        let clients = self.clients();
+        let list = clients
+            .reader()
             .fetch_group_list(Some(group), self.timeout)
             .map_err(|e| AdminError::new(&format!("cannot look up the members of group `{group}`"), &e));
-        let list = self.heard(list)?;
+        let list = self.heard(&clients, list)?;
         let found = list.groups().iter().filter(|g| g.name() == group);
         let mut members: Vec<String> = found
             .flat_map(|g| g.members())
@@ -255,8 +348,8 @@ impl Admin {
                 config: spec.config.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect(),
             })
             .collect();
-        let results = block_on(self.admin.create_topics(&topics, &self.options()))
-            .map_err(|e| AdminError::new("cannot create topics", &e))?;
+        let results = self
+            .ask(|admin, options| block_on(admin.create_topics(&topics, options)), "cannot create topics")?;
         for result in results {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -273,8 +366,8 @@ impl Admin {
     /// # Errors
     /// The first topic that was not deleted, and why.
     pub fn delete_topics(&self, names: &[&str]) -> Result<(), AdminError> {
-        let results = block_on(self.admin.delete_topics(names, &self.options()))
-            .map_err(|e| AdminError::new("cannot delete topics", &e))?;
+        let results =
+            self.ask(|admin, options| block_on(admin.delete_topics(names, options)), "cannot delete topics")?;
         for result in results {
             match result {
                 Ok(_)
@@ -294,8 +387,7 @@ impl Admin {
     pub fn delete_records(&self, before: &[(TopicPartition, i64)]) -> Result<(), AdminError> {
         let what = "cannot delete records";
         let list = offset_list(before).map_err(|e| AdminError::new(what, &e))?;
-        let list = block_on(self.admin.delete_records(&list, &self.options()))
-            .map_err(|e| AdminError::new(what, &e))?;
+        let list = self.ask(|admin, options| block_on(admin.delete_records(&list, options)), what)?;
         for e in list.elements() {
             e.error().map_err(|error| {
                 AdminError::new(&format!("{what} of {}-{}", e.topic(), e.partition()), &error)
@@ -310,8 +402,7 @@ impl Admin {
     /// The broker refuses or does not answer.
     pub fn delete_group(&self, group: &str) -> Result<(), AdminError> {
         let what = format!("cannot delete group `{group}`");
-        let results = block_on(self.admin.delete_groups(&[group], &self.options()))
-            .map_err(|e| AdminError::new(&what, &e))?;
+        let results = self.ask(|admin, options| block_on(admin.delete_groups(&[group], options)), &what)?;
         for result in results {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::GroupIdNotFound)) => {}
@@ -345,8 +436,7 @@ impl Admin {
             list.add_partition_offset(&p.topic, p.partition, Offset::Offset(at.0))
                 .map_err(|e| AdminError::new(what, &e))?;
         }
-        let list = self.ask_leaders(list).map_err(|e| AdminError::new(what, &e));
-        let list = self.heard(list)?;
+        let list = self.ask_leaders(list, what)?;
         partitions
             .iter()
             .map(|p| {
@@ -373,28 +463,31 @@ impl Admin {
     /// changed, is refused as unknown, or for its leader epoch, until the client's metadata is fresh, which can take
     /// minutes; so this refreshes the metadata and asks again. (librdkafka 2.12.1 takes both errors for answers and
     /// does not retry.)
-    fn ask_leaders(&self, list: TopicPartitionList) -> Result<TopicPartitionList, KafkaError> {
+    fn ask_leaders(&self, list: TopicPartitionList, what: &str) -> Result<TopicPartitionList, AdminError> {
         use RDKafkaErrorCode as E;
         let outdated = |e: &KafkaError| {
             let codes =
                 [E::FencedLeaderEpoch, E::UnknownLeaderEpoch, E::NotLeaderForPartition, E::UnknownPartition];
             e.rdkafka_error_code().is_some_and(|code| codes.contains(&code))
         };
-        self.remind();
+        let clients = self.clients();
         let mut tries = LEADER_TRIES;
-        loop {
-            let result = self.reader.offsets_for_times(list.clone(), self.timeout);
+        let answer = loop {
+            let result = clients.reader().offsets_for_times(list.clone(), self.timeout);
             let again = match &result {
                 Err(e) => outdated(e),
                 Ok(list) => list.elements().iter().any(|e| e.error().is_err_and(|e| outdated(&e))),
             };
             tries -= 1;
             if !again || tries == 0 {
-                return result;
+                break result;
             }
-            self.reader.fetch_metadata(None, self.timeout)?;
+            if let Err(e) = clients.reader().fetch_metadata(None, self.timeout) {
+                break Err(e);
+            }
             std::thread::park_timeout(LEADER_PAUSE);
-        }
+        };
+        self.heard(&clients, answer.map_err(|e| AdminError::new(what, &e)))
     }
 
     fn log_offsets(&self, partitions: &[TopicPartition], which: Offset) -> Result<Vec<i64>, AdminError> {
@@ -406,8 +499,7 @@ impl Admin {
         for p in partitions {
             list.add_partition_offset(&p.topic, p.partition, which).map_err(|e| AdminError::new(what, &e))?;
         }
-        let list = self.ask_leaders(list).map_err(|e| AdminError::new(what, &e));
-        let list = self.heard(list)?;
+        let list = self.ask_leaders(list, what)?;
         let mut offsets = Vec::with_capacity(partitions.len());
         for p in partitions {
             let what = || format!("{what} of {p}");
@@ -459,12 +551,15 @@ impl Admin {
         group: &str,
         partitions: Option<&[(&str, i32)]>,
     ) -> Result<Vec<(TopicPartition, GroupOffset)>, AdminError> {
-        self.remind();
-        let found = ffi::list_group_offsets(self.reader.client(), group, partitions, self.timeout);
-        let found = self.heard(found.map_err(|e| AdminError {
-            kind: kind_of(e.code),
-            message: format!("cannot look up the offsets of group `{group}`: {}", e.message),
-        }))?;
+        let clients = self.clients();
+        let found = ffi::list_group_offsets(clients.reader().client(), group, partitions, self.timeout);
+        let found = self.heard(
+            &clients,
+            found.map_err(|e| AdminError {
+                kind: kind_of(e.code),
+                message: format!("cannot look up the offsets of group `{group}`: {}", e.message),
+            }),
+        )?;
         found
             .into_iter()
             .map(|e| {

@@ -27,6 +27,9 @@ const BYTES_MAX: usize = 4 * 1024 * 1024;
 /// `on_rows` is called at least this often, so that it can stop the restore.
 const REPORT: Duration = Duration::from_secs(1);
 
+/// So long nothing may come before the end is reached: then another client is tried.
+const STALLED: Duration = Duration::from_secs(10);
+
 /// How far a restore has come, in offsets. Compaction leaves gaps, so there are fewer rows than offsets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -62,6 +65,17 @@ pub enum RestoreError {
     /// `on_rows` stopped it.
     #[error("stopped")]
     Stopped,
+    /// Nothing came for 10 s, though there is more: the brokers are away, a transaction is open, or the client is stuck. To
+    /// be tried again, from where it is, with a new client.
+    #[error("{partition}: nothing has come for a while; it is at offset {next} of {end}")]
+    Stalled {
+        /// The changelog's partition.
+        partition: TopicPartition,
+        /// The next offset to read.
+        next: i64,
+        /// Where it ends.
+        end: i64,
+    },
     /// The client failed for good.
     #[error("{partition}: {message}")]
     Client {
@@ -76,7 +90,7 @@ pub enum RestoreError {
 /// Returns the offset reached, which is at least `end`. `group` only names a group for the brokers' access control:
 /// nothing joins it or commits for it.
 ///
-/// Blocks, and waits while brokers are away. `on_rows` is also called without rows about every second, so that it can
+/// Blocks, and waits for brokers that are away, but not for ever. `on_rows` is also called without rows about every second, so that it can
 /// stop the restore. Rows of one call share one buffer: copy what is kept in memory.
 ///
 /// # Errors
@@ -109,6 +123,7 @@ pub fn restore(
     let mut batch = Batch::default();
     let mut next = from;
     let mut reported = Instant::now();
+    let mut moved = (next, Instant::now());
     let mut series = Series::default();
     while next < end {
         series.remind(&consumer.context().lost, consumer.client(), &config.brokers);
@@ -125,6 +140,11 @@ pub fn restore(
         }
         // Nothing more has arrived; up to the position there may be transaction markers only.
         next = next.max(position());
+        if next > moved.0 {
+            moved = (next, Instant::now());
+        } else if moved.1.elapsed() > STALLED {
+            return Err(RestoreError::Stalled { partition: partition.clone(), next, end });
+        }
         if !batch.is_empty() || reported.elapsed() > REPORT {
             reported = Instant::now();
             if on_rows(&batch.take(), next, Progress { from, next, end }).is_break() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::task::{Step, Tapped, Task, TaskId};
+use super::task::{Step, Tapped, Task, TaskError, TaskId};
 use crate::kafka::PartitionReader;
 use crate::model::{Record, Reply};
 use crate::operators::{Answer, Commits};
@@ -48,7 +48,7 @@ pub enum Message {
         /// Which.
         handle: Handle,
         /// The task with its first effects, or why it could not be restored.
-        result: Box<Result<Restored, String>>,
+        result: Box<Result<Restored, Unrestored>>,
     },
     /// A call was answered.
     Reply {
@@ -117,6 +117,21 @@ pub enum Message {
     },
     /// Stop taking input, finish, commit; answered when nothing is left.
     Drain(SyncSender<()>),
+}
+
+/// Why a task does not run.
+#[derive(Debug)]
+pub enum Unrestored {
+    /// A record that it has in its state cannot be processed, and the policy is `stop`.
+    Stopped(TaskError),
+    /// It failed.
+    Failed(String),
+}
+
+impl From<String> for Unrestored {
+    fn from(message: String) -> Unrestored {
+        Unrestored::Failed(message)
+    }
 }
 
 /// What one of a worker's tasks has; `None`: it is being restored.

@@ -9,6 +9,7 @@
 //! | `calls/` | API calls: permits, limits, the circuit breaker |
 //! | `delivery` | sink lanes: rows become batches, batches become answers |
 //! | `globals/` | tables that each instance holds whole |
+//! | `layout/` | what an earlier run kept, compared with the topology of today, and moved to other names |
 //! | `engine/` | starts all of these for a topology, and stops them in order |
 //! | `inbox`, `metrics` | what is sent to a worker; what is scraped |
 
@@ -20,6 +21,7 @@ mod every;
 mod globals;
 mod inbox;
 mod input;
+pub mod layout;
 pub mod metrics;
 mod task;
 mod worker;
@@ -31,7 +33,7 @@ pub use engine::{
 pub use globals::{GlobalTable, query_global};
 pub use inbox::Handle;
 pub use task::{
-    DEAD_LETTER, Delivery, Globals, Input, Sealed, Step, Tapped, Task, TaskError, TaskId, TaskOptions,
+    DEAD_LETTER, Delivery, Globals, Input, Place, Sealed, Step, Tapped, Task, TaskError, TaskId, TaskOptions,
     applied_positions, inspect, is_empty,
 };
 pub use worker::{Assigned, Rewound, TaskStatus};

@@ -14,10 +14,15 @@ use super::{Backend, META_CHANGELOG, Row, StateError, codec};
 /// # Errors
 /// The backend failed, or the row is damaged.
 pub fn position(backend: &dyn Backend) -> Result<i64, StateError> {
-    match backend.get(META_CHANGELOG)? {
-        Some(bytes) => codec::decode(1, &bytes),
-        None => Ok(0),
-    }
+    Ok(known_position(backend)?.unwrap_or(0))
+}
+
+/// The same; `None` where local state has no changelog.
+///
+/// # Errors
+/// The backend failed, or the row is damaged.
+pub fn known_position(backend: &dyn Backend) -> Result<Option<i64>, StateError> {
+    backend.get(META_CHANGELOG)?.map(|bytes| codec::decode(1, &bytes)).transpose()
 }
 
 /// One write that brings local state up to offset `next`: the rows, in changelog order, of which the last one of a key

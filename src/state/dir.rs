@@ -5,6 +5,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Why the state directory cannot be used.
@@ -63,7 +64,7 @@ impl StateDir {
     /// Another process has locked it, or it cannot be created.
     pub fn lock(dir: &Path) -> Result<StateDir, DirError> {
         let failed = |error: io::Error| DirError::Io { dir: dir.to_owned(), error };
-        std::fs::create_dir_all(dir).map_err(failed)?;
+        make_private(dir).map_err(failed)?;
         let file = File::create(dir.join("LOCK")).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => Ok(StateDir { dir: dir.to_owned(), _lock: file }),
@@ -98,28 +99,83 @@ impl StateDir {
     /// # Errors
     /// The directory cannot be read.
     pub fn tasks(&self) -> Result<Vec<TaskDir>, DirError> {
-        let failed = |error: io::Error| DirError::Io { dir: self.dir.clone(), error };
-        let mut out = Vec::new();
-        for entry in std::fs::read_dir(&self.dir).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-            let task = |(sub, partition): (&str, &str)| {
-                let partition = partition.parse::<i32>().ok().filter(|p| *p >= 0)?;
-                Some((sub.to_owned(), partition))
-            };
-            let found = match name.strip_suffix(GLOBAL) {
-                Some(table) => Some((table.to_owned(), -1)),
-                None => name.rsplit_once('-').and_then(task),
-            };
-            if let Some((sub, partition)) = found
-                && path.join("CURRENT").is_file()
-            {
-                out.push(TaskDir { sub, partition, path: path.clone() });
-            }
-        }
-        out.sort();
-        Ok(out)
+        task_dirs(&self.dir)
     }
+
+    /// The topology whose state is here, as far as that was written down.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn owner(dir: &Path) -> Result<Option<String>, DirError> {
+        match std::fs::read_to_string(dir.join(OWNER)) {
+            Ok(name) => Ok(Some(name.trim_end().to_owned())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(DirError::Io { dir: dir.to_owned(), error }),
+        }
+    }
+
+    /// Writes down whose state is here.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn set_owner(&self, topology: &str) -> Result<(), DirError> {
+        let failed = |error: io::Error| DirError::Io { dir: self.dir.clone(), error };
+        if StateDir::owner(&self.dir)?.as_deref() == Some(topology) {
+            return Ok(());
+        }
+        // Whole or not at all.
+        let new = self.dir.join(format!("{OWNER}.new"));
+        std::fs::write(&new, format!("{topology}\n")).map_err(failed)?;
+        std::fs::rename(&new, self.dir.join(OWNER)).map_err(failed)
+    }
+}
+
+/// Makes a task's directory, which is for this user alone, also where a version that did not say so made it.
+///
+/// # Errors
+/// It cannot be made.
+pub fn make_dir(dir: &Path) -> io::Result<()> {
+    make_private(dir)?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
+}
+
+/// Makes a directory and those above it, for this user alone. One that is there stays as it is: it may be more than ours.
+fn make_private(dir: &Path) -> io::Result<()> {
+    match dir.is_dir() {
+        true => Ok(()),
+        false => std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir),
+    }
+}
+
+/// The file that names the topology whose state is here.
+const OWNER: &str = "TOPOLOGY";
+
+/// What [`StateDir::tasks`] finds, for who holds the lock already.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn task_dirs(dir: &Path) -> Result<Vec<TaskDir>, DirError> {
+    let failed = |error: io::Error| DirError::Io { dir: dir.to_owned(), error };
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let task = |(sub, partition): (&str, &str)| {
+            let partition = partition.parse::<i32>().ok().filter(|p| *p >= 0)?;
+            Some((sub.to_owned(), partition))
+        };
+        let found = match name.strip_suffix(GLOBAL) {
+            Some(table) => Some((table.to_owned(), -1)),
+            None => name.rsplit_once('-').and_then(task),
+        };
+        if let Some((sub, partition)) = found
+            && path.join("CURRENT").is_file()
+        {
+            out.push(TaskDir { sub, partition, path: path.clone() });
+        }
+    }
+    out.sort();
+    Ok(out)
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 pub use cells::{Cell, Cells};
-pub use dir::{DirError, StateDir, TaskDir};
+pub use dir::{DirError, StateDir, TaskDir, make_dir, task_dirs};
 pub use memory::MemoryBackend;
 pub use order::order;
 pub use record::{decode_record, encode_record, encode_record_into};

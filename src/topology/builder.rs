@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::checks::{check_name, check_promises, check_settings, check_table, check_topics, check_topology};
+use super::checks::{
+    check_name, check_promises, check_renamed, check_settings, check_table, check_topics, check_topology,
+};
 use super::{
     Input, Node, NodeKind, Settings, Topology, foreign, formats, joins, limits, repartition, sub, windowed,
 };
@@ -152,6 +154,9 @@ impl TopologyBuilder {
         check_topology(&self.settings, &mut problems);
         check_topics(&self.settings, &self.nodes, &mut problems);
         check_promises(&self.settings, &self.nodes, &mut problems);
+        if self.unread.is_empty() {
+            check_renamed(&self.settings, &self.nodes, &mut problems);
+        }
         let formats = formats::load(&self.settings, &self.nodes, &self.schemas, &mut problems);
         if !self.nodes.iter().any(|(_, kind, _)| matches!(kind, NodeKind::Source(_))) {
             let help = "add one under `sources`, for example `orders: { kafka: { topic: orders } }`";

@@ -66,6 +66,28 @@ pub(super) fn check_settings(name: &str, kind: &NodeKind, settings: &Settings, p
     }
 }
 
+/// `renamed` names nodes as they are called now, and names that no node has any more.
+pub(super) fn check_renamed(settings: &Settings, nodes: &[Draft], problems: &mut Vec<Problem>) {
+    let is_node = |name: &str| nodes.iter().any(|(node, _, _)| node == name);
+    for (new, old) in &settings.renamed {
+        let mut wrong = |message: String, help: String| {
+            let problem = Problem::new("graph::renamed", message).field(format!("renamed.{new}"));
+            problems.push(problem.help(help));
+        };
+        if !is_node(new) {
+            let known: Vec<&str> = nodes.iter().map(|(name, _, _)| name.as_str()).collect();
+            wrong(format!("there is no node `{new}`"), did_you_mean(new, &known));
+        }
+        if is_node(old) {
+            let help = "write `NEW: OLD`, where OLD is the name that the node had before".to_owned();
+            wrong(format!("`{old}` is a node of this topology: it keeps its state"), help);
+        } else if settings.renamed.iter().any(|(other, name)| name == old && other < new) {
+            let help = "only one node can have it".to_owned();
+            wrong(format!("the state of `{old}` is given to another node already"), help);
+        }
+    }
+}
+
 /// Properties of librdkafka that must stay as they are, or records would be lost and equal keys would not meet.
 const PROPERTIES_KEPT: [&str; 10] = [
     "acks",

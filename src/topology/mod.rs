@@ -11,6 +11,7 @@ mod explain;
 mod foreign;
 mod formats;
 mod joins;
+mod layout;
 mod limits;
 mod repartition;
 mod settings;
@@ -20,6 +21,7 @@ mod written;
 
 pub use builder::TopologyBuilder;
 pub use explain::{Explanation, NodeExplanation, RepartitionExplanation, SubExplanation};
+pub use layout::{ChangelogMove, Home, Kept, LAYOUT_FORMAT, Layout, Moves};
 pub use repartition::{Repartition, Uneven};
 pub use settings::{Changelog, ClockMode, DeadLetter, Errors, Guarantee, OnFailure, State, Time};
 pub use sub::{SubTopology, TaskInput};
@@ -54,6 +56,8 @@ pub struct Settings {
     pub guarantee: Guarantee,
     /// Named rate limits.
     pub rate_limits: BTreeMap<String, RateLimitConfig>,
+    /// Nodes that had another name before: the new name, and the old one, whose state moves to it.
+    pub renamed: BTreeMap<String, String>,
 }
 
 /// What a node is.

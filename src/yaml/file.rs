@@ -35,6 +35,7 @@ pub const SECTIONS: &[&str] = &[
     "redis",
     "smtp",
     "rate_limits",
+    "renamed",
     "sources",
     "operators",
     "sinks",
@@ -186,6 +187,7 @@ pub fn load_with(
         state: section(root, "state", &mut problems).unwrap_or_default(),
         guarantee: section(root, "guarantee", &mut problems).unwrap_or_default(),
         rate_limits: section::<BTreeMap<_, _>>(root, "rate_limits", &mut problems).unwrap_or_default(),
+        renamed: section::<BTreeMap<_, _>>(root, "renamed", &mut problems).unwrap_or_default(),
     };
     let compiler = VrlCompiler::with(text, registry.functions());
     let mut builder = TopologyBuilder::new(name).settings(settings);

@@ -76,6 +76,11 @@ pub fn schema_with(registry: &Registry) -> Json {
             "redis": redis,
             "smtp": smtp,
             "rate_limits": named(limit),
+            "renamed": {
+                "type": "object",
+                "description": "Nodes that had another name before: `NEW: OLD`. The state of OLD moves to NEW at the next start.",
+                "additionalProperties": { "type": "string" }
+            },
             "sources": named(source),
             "operators": named(operator),
             "sinks": named(sink),

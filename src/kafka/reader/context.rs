@@ -23,6 +23,7 @@ use crate::kafka::{TopicPartition, ffi, log};
 /// The state that the callbacks share with the poller.
 pub(super) struct Context {
     pub(super) on_event: Box<dyn Fn(GroupEvent) + Send + Sync>,
+    pub(super) group: String,
     pub(super) topics: Vec<Arc<str>>,
     pub(super) revoke_deadline: Duration,
     pub(super) lost: Lost,

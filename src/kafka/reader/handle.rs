@@ -11,7 +11,8 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::context::Context;
-use crate::kafka::{TopicPartition, ffi};
+use crate::kafka::config::KafkaConfig;
+use crate::kafka::{Quiet, TopicPartition, ffi};
 
 /// Why offsets were not committed.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -64,6 +65,19 @@ impl CommitError {
 
 /// The member's id and generation, for [`crate::kafka::TxnWriter::commit`]. Take it fresh for every commit.
 pub struct GroupMetadata(pub(in crate::kafka) ConsumerGroupMetadata);
+
+impl GroupMetadata {
+    /// The identity of nobody in particular: offsets are taken from it while the group has no members.
+    ///
+    /// # Errors
+    /// librdkafka refuses the settings.
+    pub fn of_nobody(config: &KafkaConfig, group: &str) -> Result<GroupMetadata, String> {
+        let consumer: BaseConsumer<Quiet> =
+            config.restore(group).create_with_context(Quiet::default()).map_err(|e| e.to_string())?;
+        let metadata = consumer.group_metadata().ok_or("a consumer without a group")?;
+        Ok(GroupMetadata(metadata))
+    }
+}
 
 /// Commits for a group, from any thread. It may outlive the group's reader.
 #[derive(Clone)]

@@ -88,6 +88,7 @@ impl GroupReader {
         let client = |e: KafkaError| ReadError::Client(e.to_string());
         let context = Context {
             on_event: Box::new(on_event),
+            group: options.group.clone(),
             topics: options.topics.clone(),
             revoke_deadline: options.revoke_deadline,
             lost: Lost::default(),

@@ -19,7 +19,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::context::Context;
 use super::{GroupError, GroupEvent, PartitionReader, SEEK_TIMEOUT};
 use crate::kafka::remind::Series;
-use crate::kafka::{ErrorKind, TopicPartition, kind_of};
+use crate::kafka::{ErrorKind, TopicPartition, ffi, kind_of};
 
 /// How long one poll of the main queue waits; also how late a stop is noticed.
 const POLL: Duration = Duration::from_millis(50);
@@ -29,6 +29,9 @@ const LOOKUP: Duration = Duration::from_secs(1);
 /// waits while a transaction holds offsets of a partition and is not woken when it ends, so a short first one is
 /// soonest done.
 const LOOKUP_FIRST: Duration = Duration::from_millis(150);
+/// How long look-ups of all new partitions must have failed before each is taken that has an answer: the others are in
+/// transactions that are still open, and would hold these up.
+const LOOKUP_APART: Duration = Duration::from_millis(500);
 /// How long look-ups must have failed before that is reported, and reported again.
 const LOOKUP_SAY: Duration = Duration::from_secs(5);
 /// Least time between two reports of lost connections: with a broker down, a client reports ten a second.
@@ -47,6 +50,8 @@ pub(super) struct Poller {
     lookup: Duration,
     /// Since when look-ups have been failing, and when that was last reported.
     failing: Option<(Instant, Instant)>,
+    /// It was reported that partitions wait.
+    waits: bool,
     /// When a lost connection was last reported.
     transport_at: Option<Instant>,
     brokers: String,
@@ -62,6 +67,7 @@ impl Poller {
             lookup_at: None,
             lookup: LOOKUP_FIRST,
             failing: None,
+            waits: false,
             transport_at: None,
             brokers,
             series: Series::default(),
@@ -140,6 +146,10 @@ impl Poller {
         };
         if fresh.is_empty() {
             self.failing = None;
+            // Those that waited were given away again, and the others run.
+            if std::mem::take(&mut self.waits) && !context.members().live.is_empty() {
+                self.emit(GroupEvent::Idle);
+            }
             return;
         }
         if self.lookup_at.is_some_and(|at| at > Instant::now()) {
@@ -149,6 +159,7 @@ impl Poller {
             Ok(found) => {
                 self.lookup = LOOKUP_FIRST;
                 self.failing = None;
+                self.waits = false;
                 found
             }
             Err(error) => {
@@ -157,17 +168,40 @@ impl Poller {
                 self.lookup_at = Some(Instant::now() + self.lookup / 10);
                 self.lookup = (self.lookup * 2).min(LOOKUP);
                 let (since, said) = self.failing.get_or_insert_with(|| (Instant::now(), Instant::now()));
+                let since = *since;
+                if since.elapsed() > LOOKUP_APART {
+                    let found = committed_apart(&self.consumer, &context.group, &fresh, self.lookup);
+                    let left = fresh.len() - found.len();
+                    if !found.is_empty() {
+                        self.give(found);
+                        self.waits = left > 0;
+                        if !self.waits {
+                            return;
+                        }
+                        self.emit(GroupEvent::Waiting(format!(
+                            "the committed offsets of {left} partitions are not known: {error}"
+                        )));
+                        return;
+                    }
+                }
                 if said.elapsed() > LOOKUP_SAY {
                     *said = Instant::now();
                     let (partitions, seconds) = (fresh.len(), since.elapsed().as_secs());
                     let words = format!(
                         "the committed offsets of {partitions} partitions are not known after {seconds} s: {error}"
                     );
+                    self.waits = true;
                     self.emit(GroupEvent::Waiting(words));
                 }
                 return;
             }
         };
+        self.give(found);
+    }
+
+    /// Splits the queues of partitions and hands their readers over.
+    fn give(&self, found: Vec<(TopicPartition, Option<i64>)>) {
+        let context = Arc::clone(self.consumer.context());
         let mut partitions = Vec::with_capacity(found.len());
         for (p, start_offset) in found {
             let Some(queue) = self.consumer.split_partition_queue(&p.topic, p.partition) else { continue };
@@ -241,6 +275,29 @@ fn topic_is_missing<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str)
         Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Some(true),
         Some(_) => None,
     }
+}
+
+/// The same of those partitions that have an answer now, each for itself.
+fn committed_apart(
+    consumer: &BaseConsumer<Context>,
+    group: &str,
+    partitions: &[TopicPartition],
+    timeout: Duration,
+) -> Vec<(TopicPartition, Option<i64>)> {
+    let asked: Vec<(&str, i32)> = partitions.iter().map(|p| (&*p.topic, p.partition)).collect();
+    let Ok(found) = ffi::list_group_offsets(consumer.client(), group, Some(&asked), timeout) else {
+        return Vec::new();
+    };
+    let mut known: Vec<(TopicPartition, Option<i64>)> = found
+        .into_iter()
+        .filter(|e| e.error.is_none())
+        .map(|e| {
+            let p = TopicPartition::new(consumer.context().topic(&e.topic), e.partition);
+            (p, (e.offset >= 0).then_some(e.offset))
+        })
+        .collect();
+    known.sort();
+    known
 }
 
 /// The next offsets that the consumer's own group has committed; `None`: no commit.

@@ -16,6 +16,10 @@ pub(in crate::runtime) const COMMITTED: &str = "committed";
 pub(in crate::runtime) const APPLIED: &str = "applied";
 /// Some rows of the changelog are in local state, and more are to come.
 pub(in crate::runtime) const RESTORING: &str = "restoring";
+/// A transaction of a move to other names is committed, or a partition of it is done.
+pub(in crate::runtime) const MOVING: &str = "moving";
+/// A move is written down; the old topics are still there.
+pub(in crate::runtime) const MOVED: &str = "moved";
 
 /// A checkpoint fails before anything of it is sent: `failed:N` fails every Nth.
 pub(in crate::runtime) const FAILED: &str = "failed";

@@ -9,7 +9,7 @@
 //! restored, which finds out. Tasks whose sources are not Kafka run in this instance only and need no group: they are
 //! committed apart, and tried for as long as it takes, since their input cannot be read again.
 
-pub(super) mod failpoint;
+pub(in crate::runtime) mod failpoint;
 pub(super) mod restore;
 
 use std::sync::Arc;

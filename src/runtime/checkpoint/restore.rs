@@ -1,6 +1,8 @@
 //! Restores a task: opens its local rows, reads the gap to the end of its changelog, then opens the task.
 //!
-//! Runs on the blocking threads of tokio, a few at a time; the worker continues with its other tasks.
+//! Runs on the blocking threads of tokio, a few at a time; the worker goes on with its other tasks meanwhile. What has to
+//! wait (for an answer, for an open transaction, for an earlier owner) gives its thread to the next one, keeps its store,
+//! and is tried again: a question without an answer stops no other partition.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -14,9 +16,9 @@ use tokio::sync::Semaphore;
 use super::failpoint;
 use crate::kafka::{Admin, GroupOffset, KafkaConfig, RestoreError, TopicPartition, restore};
 use crate::model::{Clock, SystemClock, Timestamp};
-use crate::runtime::inbox::{Message, Restored};
+use crate::runtime::inbox::{Message, Restored, Unrestored};
 use crate::runtime::metrics::Metrics;
-use crate::runtime::task::{Step, Task, TaskId, TaskOptions, applied_positions};
+use crate::runtime::task::{Step, Task, TaskError, TaskId, TaskOptions, applied_positions};
 use crate::runtime::worker::Order;
 use crate::state::{Backend, MemoryBackend, RocksBackend, RocksEnv, Row, StateDir, StateError, changelog};
 use crate::topology::{Changelog, Topology};
@@ -30,6 +32,45 @@ pub(in crate::runtime) const OUTDATED_MS: i64 = 12 * 3_600_000;
 const CLOSING: Duration = Duration::from_secs(10);
 /// How long to wait before logging what is waited for, and between two such lines.
 const SAY: Duration = Duration::from_secs(10);
+/// How long an answer that says "not yet" is asked for again before others have their turn.
+const ASK: Duration = Duration::from_millis(200);
+/// Before another try: at first, and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+
+/// What a restore has come to, from one try to the next.
+struct Begun {
+    started: Instant,
+    said: Instant,
+    pause: Duration,
+    /// The task's store, once it is open.
+    store: Option<Arc<RocksBackend>>,
+    /// Since when nobody in this process has the store, and it does not open.
+    refuses: Option<Instant>,
+    /// Local rows are recent enough to be caught up.
+    recent: bool,
+    rows: u64,
+}
+
+impl Begun {
+    fn new() -> Begun {
+        let (now, pause) = (Instant::now(), PAUSE.0);
+        Begun { started: now, said: now, pause, store: None, refuses: None, recent: false, rows: 0 }
+    }
+}
+
+/// Why a try ended.
+enum Halt {
+    /// To be tried again: what it waits for.
+    Later(String),
+    /// For good.
+    Ended(Unrestored),
+}
+
+impl From<String> for Halt {
+    fn from(message: String) -> Halt {
+        Halt::Ended(message.into())
+    }
+}
 
 /// What restoring needs. Shared by the workers.
 #[derive(Clone)]
@@ -65,11 +106,9 @@ impl Restorer {
         metrics: Metrics,
         tokio: TokioHandle,
     ) -> Restorer {
-        let ends = kafka.as_ref().filter(|_| admin.is_some()).and_then(|config| {
-            let mut config = config.clone();
-            config.properties.insert("isolation.level".into(), "read_uncommitted".into());
-            Admin::open(&config, Duration::from_secs(5)).ok().map(Arc::new)
-        });
+        let ends = kafka.as_ref().filter(|_| admin.is_some());
+        let ends = ends
+            .and_then(|config| Admin::open_uncommitted(config, Duration::from_secs(5)).ok().map(Arc::new));
         let room = Arc::new(Semaphore::new(AT_ONCE));
         Restorer(Arc::new(Parts {
             topology,
@@ -95,114 +134,146 @@ impl Restorer {
             let tokio = parts.tokio.clone();
             let runner = tokio.clone();
             tokio.spawn(async move {
-                // The semaphore is never closed.
-                let _room = Arc::clone(&parts.room).acquire_owned().await;
-                let (handle, inbox) = (order.handle, order.inbox.clone());
-                let result = runner
-                    .spawn_blocking(move || parts.restore(&order))
-                    .await
-                    .unwrap_or_else(|e| Err(format!("restore panicked: {e}")));
+                let (handle, inbox, name) = (order.handle, order.inbox.clone(), order.name.clone());
+                let (mut order, mut begun) = (order, Begun::new());
+                let result = loop {
+                    // The semaphore is never closed.
+                    let room = Arc::clone(&parts.room).acquire_owned().await;
+                    let parts = Arc::clone(&parts);
+                    let one_try = runner.spawn_blocking(move || {
+                        let result = parts.restore(&order, &mut begun);
+                        (result, order, begun)
+                    });
+                    let tried = one_try.await;
+                    drop(room);
+                    let what = match tried {
+                        Ok((Ok(restored), ..)) => break Ok(restored),
+                        Ok((Err(Halt::Ended(e)), ..)) => break Err(e),
+                        Ok((Err(Halt::Later(what)), back, so_far)) => {
+                            (order, begun) = (back, so_far);
+                            what
+                        }
+                        Err(e) => break Err(Unrestored::Failed(format!("restore panicked: {e}"))),
+                    };
+                    if begun.said.elapsed() > SAY {
+                        begun.said = Instant::now();
+                        tracing::warn!(task = name, what, "the restore waits");
+                    }
+                    tokio::select! {
+                        () = order.unwanted.cancelled() => break Err(Unrestored::Failed(UNWANTED.to_owned())),
+                        () = tokio::time::sleep(begun.pause) => {}
+                    }
+                    begun.pause = (begun.pause * 2).min(PAUSE.1);
+                };
                 inbox.send(Message::Restored { handle, result: Box::new(result) });
             });
         })
     }
 }
 
+/// Why a restore ends whose assignment is over.
+const UNWANTED: &str = "nobody wants it any more";
+
 impl Parts {
-    fn restore(&self, order: &Order) -> Result<Restored, String> {
-        let started = Instant::now();
+    /// One try.
+    fn restore(&self, order: &Order, begun: &mut Begun) -> Result<Restored, Halt> {
         let id = order.handle.id;
         let sub = &self.topology.subs[id.sub];
         let dir = StateDir::task(&self.dir, &sub.name, id.partition);
-        let mut rows = 0;
         let (backend, offsets): (Arc<dyn Backend>, _) =
             if self.topology.settings.state.changelog == Changelog::Off {
                 // State is what reading again from the low watermark makes of it: with old rows, records would be
                 // counted twice.
                 (Arc::new(MemoryBackend::default()), self.offsets(order, &sub.topics)?)
             } else {
-                let backend = self.open(order, &dir)?;
-                match &self.changelogs[id.sub] {
+                let mut store = self.open(order, begun, &dir)?;
+                let offsets = match &self.changelogs[id.sub] {
                     Some(topic) => {
                         let changelog = TopicPartition::new(Arc::clone(topic), id.partition);
-                        let backend = self.drop_outdated(order, backend, &dir, &changelog)?;
-                        let offsets = self.agree(order, &backend, &changelog, &sub.topics, &mut rows)?;
-                        (backend, offsets)
+                        if !begun.recent && self.is_outdated(order, &store, &changelog)? {
+                            drop(store);
+                            begun.store = None;
+                            std::fs::remove_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+                            store = self.open(order, begun, &dir)?;
+                        }
+                        begun.recent = true;
+                        self.agree(order, &store, &changelog, &sub.topics, &mut begun.rows)?
                     }
-                    None => (backend, self.offsets(order, &sub.topics)?),
-                }
+                    None => self.offsets(order, &sub.topics)?,
+                };
+                (store, offsets)
             };
+        let firsts = self.firsts(order, &sub.topics, &offsets)?;
+        // No more of them begin.
+        if order.gates.iter().any(|gate| !gate.is_idle()) {
+            return Err(Halt::Later("calls of an earlier assignment are still under way".to_owned()));
+        }
         let mut step = Step::default();
         let options = TaskOptions { delay: order.delay, ..self.options.clone() };
-        let task = Task::open(&self.topology, id, &backend, &options, SystemClock.now(), &mut step)
-            .map_err(|e| e.to_string())?;
-        let mut said = Instant::now();
-        while order.gates.iter().any(|gate| !gate.is_idle()) {
-            order.say(&mut said, &"calls of an earlier assignment are still under way");
-            order.wait(Duration::from_millis(5))?;
-        }
-        let firsts = self.firsts(order, &sub.topics, &offsets)?;
-        let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(task = order.name, rows, ms, "restored");
+        let task = Task::open(&self.topology, id, &backend, &options, SystemClock.now(), &mut step);
+        let task = task.map_err(|e| match e {
+            TaskError::Rejected { .. } => Halt::Ended(Unrestored::Stopped(e)),
+            TaskError::State(e) => Halt::from(e.to_string()),
+        })?;
+        let ms = u64::try_from(begun.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(task = order.name, rows = begun.rows, ms, "restored");
         Ok(Restored { task, backend, step, offsets, firsts })
     }
 
-    /// Removes local rows that are too far behind: compaction drops a tombstone older than the changelog's
-    /// `delete.retention.ms`, and then the row that it deleted would stay in local state for ever.
-    fn drop_outdated(
+    /// Are local rows so far behind that tombstones may be missing from the gap? Compaction drops one when it is older than
+    /// the changelog's `delete.retention.ms`, and the row that it deleted would stay for ever.
+    fn is_outdated(
         &self,
         order: &Order,
-        backend: Arc<RocksBackend>,
-        dir: &Path,
+        store: &RocksBackend,
         changelog: &TopicPartition,
-    ) -> Result<Arc<RocksBackend>, String> {
-        let Some(admin) = &self.admin else { return Ok(backend) };
-        let from = changelog::position(&*backend).map_err(|e| e.to_string())?;
+    ) -> Result<bool, Halt> {
+        let Some(admin) = &self.admin else { return Ok(false) };
+        let from = changelog::position(store).map_err(|e| e.to_string())?;
         if from == 0 {
-            return Ok(backend);
+            return Ok(false);
         }
         let since = Timestamp(SystemClock.now().0 - OUTDATED_MS);
-        let fresh = order.patiently(|| admin.offsets_since(std::slice::from_ref(changelog), since))?;
+        let fresh = order.ask(|| admin.offsets_since(std::slice::from_ref(changelog), since))?;
         let fresh = match fresh.first().copied().flatten() {
             Some(offset) => offset,
             // All records are older.
             None => {
                 let ends = self.ends.as_deref().unwrap_or(admin);
-                let end = order.patiently(|| ends.end_offsets(std::slice::from_ref(changelog)))?;
+                let end = order.ask(|| ends.end_offsets(std::slice::from_ref(changelog)))?;
                 end.first().copied().unwrap_or(0)
             }
         };
-        if !misses_old_rows(from, fresh) {
-            return Ok(backend);
+        let outdated = misses_old_rows(from, fresh);
+        if outdated {
+            tracing::info!(%changelog, from, fresh, "local state is too old to be caught up; it is made anew");
         }
-        tracing::info!(%changelog, from, fresh, "local state is too old to be caught up; it is made anew");
-        drop(backend);
-        std::fs::remove_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-        self.open(order, dir)
+        Ok(outdated)
     }
 
-    /// Opens the task's store. Waits while an earlier assignment in this process still has it, for example in a commit
-    /// that waits for a broker.
-    fn open(&self, order: &Order, dir: &Path) -> Result<Arc<RocksBackend>, String> {
-        std::fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    /// Opens the task's store. While an earlier assignment in this process has it, say in a commit that waits for a
+    /// broker, it is waited for.
+    fn open(&self, order: &Order, begun: &mut Begun, dir: &Path) -> Result<Arc<RocksBackend>, Halt> {
+        if let Some(store) = &begun.store {
+            return Ok(Arc::clone(store));
+        }
+        crate::state::make_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
         let ours = || self.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut deadline, mut said) = (Instant::now() + CLOSING, Instant::now());
-        loop {
-            order.say(&mut said, &"an earlier assignment in this process still has the store");
-            if ours().get(&order.handle.id).is_some_and(|store| store.strong_count() > 0) {
-                deadline = Instant::now() + CLOSING;
-            } else {
-                match RocksBackend::open(dir, &self.env) {
-                    Ok(backend) => {
-                        let backend = Arc::new(backend);
-                        ours().insert(order.handle.id, Arc::downgrade(&backend));
-                        return Ok(backend);
-                    }
-                    Err(e) if Instant::now() > deadline => return Err(e.to_string()),
-                    Err(_) => {}
-                }
+        if ours().get(&order.handle.id).is_some_and(|store| store.strong_count() > 0) {
+            begun.refuses = None;
+            return Err(Halt::Later("an earlier assignment in this process still has the store".to_owned()));
+        }
+        match RocksBackend::open(dir, &self.env) {
+            Ok(store) => {
+                let store = Arc::new(store);
+                ours().insert(order.handle.id, Arc::downgrade(&store));
+                begun.store = Some(Arc::clone(&store));
+                Ok(store)
             }
-            order.wait(Duration::from_millis(10))?;
+            Err(e) if begun.refuses.get_or_insert_with(Instant::now).elapsed() > CLOSING => {
+                Err(Halt::from(e.to_string()))
+            }
+            Err(e) => Err(Halt::Later(e.to_string())),
         }
     }
 
@@ -218,7 +289,7 @@ impl Parts {
         partition: &TopicPartition,
         topics: &[String],
         rows: &mut u64,
-    ) -> Result<Vec<(usize, i64)>, String> {
+    ) -> Result<Vec<(usize, i64)>, Halt> {
         let mut offsets = self.offsets(order, topics)?;
         loop {
             self.catch_up(order, backend, partition, rows)?;
@@ -254,7 +325,7 @@ impl Parts {
         backend: &Arc<RocksBackend>,
         partition: &TopicPartition,
         total: &mut u64,
-    ) -> Result<(), String> {
+    ) -> Result<(), Halt> {
         let (Some(admin), Some(kafka)) = (&self.admin, &self.kafka) else { return Ok(()) };
         let id = order.handle.id;
         let from = changelog::position(&**backend).map_err(|e| e.to_string())?;
@@ -263,8 +334,8 @@ impl Parts {
         // earlier owner has committed must be read. A reader below it waits for transactions that are still open.
         let ends = self.ends.as_deref().unwrap_or(admin);
         let one = std::slice::from_ref(partition);
-        let end = order.patiently(|| ends.end_offsets(one))?.first().copied().unwrap_or(0);
-        let first = order.patiently(|| admin.start_offsets(one))?.first().copied().unwrap_or(0);
+        let end = order.ask(|| ends.end_offsets(one))?.first().copied().unwrap_or(0);
+        let first = order.ask(|| admin.start_offsets(one))?.first().copied().unwrap_or(0);
         let mut failure: Option<StateError> = None;
         let mut logged = Instant::now();
         let mut on_rows = |rows: &[Row], next: i64, progress: crate::kafka::Progress| {
@@ -291,25 +362,27 @@ impl Parts {
         let result = restore(kafka, &group, partition, from.max(first), end, &mut on_rows);
         self.metrics.restoring(id, 0);
         match (result, failure) {
-            (_, Some(e)) => Err(e.to_string()),
-            (Err(e @ RestoreError::Ahead { .. }), None) => Err(format!(
+            (_, Some(e)) => Err(e.to_string().into()),
+            (Err(e @ RestoreError::Ahead { .. }), None) => Err(Halt::from(format!(
                 "{e}: the changelog was made anew, or the state directory is another topology's. Remove the local state \
                  with `slackwater reset --local`"
-            )),
-            (Err(e), None) => Err(e.to_string()),
+            ))),
+            (Err(e @ RestoreError::Stalled { .. }), None) => Err(Halt::Later(e.to_string())),
+            (Err(e), None) => Err(e.to_string().into()),
             (Ok(next), None) => {
-                changelog::batch(&[], next).and_then(|rows| backend.write(&rows)).map_err(|e| e.to_string())
+                let written = changelog::batch(&[], next).and_then(|rows| backend.write(&rows));
+                written.map_err(|e| e.to_string().into())
             }
         }
     }
 
-    /// The group's committed offsets, by index of the topic, once no open transaction holds an offset of the partition.
-    fn offsets(&self, order: &Order, topics: &[String]) -> Result<Vec<(usize, i64)>, String> {
+    /// Where the group has committed to, by index of the topic, once no transaction holds an offset of the partition.
+    fn offsets(&self, order: &Order, topics: &[String]) -> Result<Vec<(usize, i64)>, Halt> {
         let Some(admin) = &self.admin else { return Ok(Vec::new()) };
         let partition = order.handle.id.partition;
         let asked: Vec<TopicPartition> =
             topics.iter().map(|t| TopicPartition::new(t.as_str(), partition)).collect();
-        let found = order.patiently(|| {
+        let found = order.ask(|| {
             let found = admin.committed(&self.topology.name, &asked).map_err(|e| e.to_string())?;
             let pending = found.contains(&GroupOffset::Pending);
             if pending { Err("a transaction is open".to_owned()) } else { Ok(found) }
@@ -327,7 +400,7 @@ impl Parts {
         order: &Order,
         topics: &[String],
         known: &[(usize, i64)],
-    ) -> Result<Vec<(usize, i64)>, String> {
+    ) -> Result<Vec<(usize, i64)>, Halt> {
         let Some(admin) = &self.admin else { return Ok(Vec::new()) };
         let (at, asked): (Vec<usize>, Vec<TopicPartition>) = topics
             .iter()
@@ -335,7 +408,7 @@ impl Parts {
             .filter(|(t, _)| known.iter().all(|(topic, _)| topic != t))
             .map(|(t, name)| (t, TopicPartition::new(name.as_str(), order.handle.id.partition)))
             .unzip();
-        let found = order.patiently(|| admin.start_offsets(&asked))?;
+        let found = order.ask(|| admin.start_offsets(&asked))?;
         Ok(at.into_iter().zip(found).collect())
     }
 }
@@ -349,35 +422,22 @@ fn misses_old_rows(from: i64, fresh: i64) -> bool {
 }
 
 impl Order {
-    /// Logs from time to time what is waited for.
-    fn say(&self, said: &mut Instant, what: &dyn std::fmt::Display) {
-        if said.elapsed() > SAY {
-            *said = Instant::now();
-            tracing::warn!(task = self.name, %what, "the restore waits");
-        }
-    }
-
-    /// Waits for a moment.
-    fn wait(&self, time: Duration) -> Result<(), String> {
-        if self.unwanted.is_cancelled() {
-            return Err("the assignment is over".to_owned());
-        }
-        std::thread::park_timeout(time);
-        Ok(())
-    }
-
-    /// Repeats a request until it succeeds, however long a broker is away, while the task is wanted.
-    fn patiently<T, E: std::fmt::Display>(&self, mut f: impl FnMut() -> Result<T, E>) -> Result<T, String> {
-        let mut said = Instant::now();
+    /// Asks until there is an answer, for a moment; then it is left for later, and others have their turn.
+    fn ask<T, E: std::fmt::Display>(&self, mut f: impl FnMut() -> Result<T, E>) -> Result<T, Halt> {
+        let began = Instant::now();
         loop {
-            match f() {
+            let error = match f() {
                 Ok(value) => return Ok(value),
-                Err(error) => {
-                    tracing::debug!(%error, "again");
-                    self.say(&mut said, &error);
-                }
+                Err(error) => error,
+            };
+            tracing::debug!(%error, "again");
+            if self.unwanted.is_cancelled() {
+                return Err(Halt::from(UNWANTED.to_owned()));
             }
-            self.wait(Duration::from_millis(50))?;
+            if began.elapsed() > ASK {
+                return Err(Halt::Later(error.to_string()));
+            }
+            std::thread::park_timeout(Duration::from_millis(50));
         }
     }
 }

@@ -6,7 +6,9 @@
 //! sinks' lanes end.
 
 mod globals;
+mod grown;
 mod handle;
+mod layout;
 mod plan;
 mod purge;
 mod router;
@@ -29,6 +31,7 @@ use tokio_util::task::TaskTracker;
 use self::globals::read_globals;
 use self::handle::Asked;
 pub use self::handle::{AskError, EngineHandle, Found, Owner, Taps};
+use self::layout::Keeper;
 use self::plan::Plan;
 use self::purge::{Purge, purge_every};
 use self::sinks::{connect, connect_schemas, message_limits, transactional_lanes};
@@ -41,6 +44,7 @@ use super::globals::reader::GlobalReaders;
 use super::inbox::{Inbox, Message};
 use super::task::TaskId;
 use crate::kafka::{Admin, GroupReader, Writer};
+use crate::model::Problem;
 use crate::operators::Commits;
 use crate::sinks::Connected;
 use crate::state::{DirError, RocksEnv, StateDir};
@@ -90,6 +94,9 @@ pub enum EngineError {
     /// Sinks write topics that do not exist: exit code 78.
     #[error(transparent)]
     Missing(#[from] MissingTopics),
+    /// What an earlier run kept does not fit the topology: exit code 78.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Unfit(Vec<Problem>),
     /// It failed while running: exit code 1.
     #[error("{0}")]
     Failed(String),
@@ -161,20 +168,41 @@ impl Engine {
         let limiters = limiters(&topology, &shared);
         let topics = topology.external_topics();
         let mut transactional = BTreeMap::new();
+        let cache = topology.settings.state.cache.bytes();
+        let env = RocksEnv::new(cache, cache);
+        let keeper = Keeper {
+            topology: Arc::clone(&topology),
+            config: kafka.clone().filter(|_| !topics.is_empty()),
+            dir: options.state_dir.clone(),
+            env: env.clone(),
+        };
         let plan = match (&kafka, topics.is_empty()) {
             (Some(config), false) => {
                 let admin = open_admin(config).await?;
                 let counts = wait_topics(&admin, &topics, &shared, stop).await?;
                 let counts = topology.partition_counts(&counts)?;
                 let plan = Plan::new(&topology, counts, stand_ins.plain_commits);
-                make_topics(&admin, &topology, &plan, &shared, stop, stand_ins.plain_commits).await?;
+                match &writer {
+                    Some(writer) if !stand_ins.plain_commits => {
+                        let examined = keeper.examine(Some(&admin), &plan.counts, &shared, stop).await?;
+                        keeper.settle_local(&examined, &lock)?;
+                        keeper.settle(examined, (&admin, &plan), writer, &shared, stop).await?;
+                    }
+                    _ => make_topics(&admin, &topology, &plan, &shared, stop, true).await?,
+                }
                 let writer = writer.as_ref().filter(|_| plan.transactions);
                 let lanes = writer.map_or_else(BTreeMap::new, |w| transactional_lanes(&topology, w));
                 transactional = message_limits(&admin, lanes, &shared, stop).await?;
                 Some((admin, plan))
             }
             // Topics without Kafka were refused above.
-            (None, false) | (_, true) => None,
+            (None, false) | (_, true) => {
+                if !stand_ins.plain_commits {
+                    let examined = keeper.examine(None, &BTreeMap::new(), &shared, stop).await?;
+                    keeper.settle_local(&examined, &lock)?;
+                }
+                None
+            }
         };
         let written = match &kafka {
             Some(config) if !stand_ins.plain_commits => {
@@ -183,8 +211,6 @@ impl Engine {
             }
             _ => None,
         };
-        let cache = topology.settings.state.cache.bytes();
-        let env = RocksEnv::new(cache, cache);
         let globals = match (&kafka, &plan) {
             (Some(config), Some((admin, plan))) => {
                 let dir = &options.state_dir;
@@ -207,6 +233,10 @@ impl Engine {
         };
         if let Some((admin, plan)) = &plan {
             engine.purge(admin, plan);
+        }
+        let grown = plan.as_ref().and_then(|(admin, plan)| grown::Watch::new(admin, &engine.topology, plan));
+        if let Some(watch) = grown.filter(|_| !stand_ins.plain_commits) {
+            engine.lanes.spawn(watch.run(Arc::clone(&engine.shared), engine.lanes_stop.clone()));
         }
         if let Some(watch) = written {
             engine.lanes.spawn(watch.run(Arc::clone(&engine.shared), engine.lanes_stop.clone()));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::kafka::TopicPartition;
 use crate::runtime::task::TaskId;
-use crate::topology::{Changelog, Guarantee, Topology};
+use crate::topology::{Changelog, Guarantee, SubTopology, Topology};
 
 /// What was found out about the topics, and what follows for the tasks.
 pub(super) struct Plan {
@@ -19,6 +19,9 @@ pub(super) struct Plan {
     /// Changelog by sub-topology.
     pub(super) changelogs: Arc<Vec<Option<Arc<str>>>>,
     pub(super) transactions: bool,
+    /// By sub-topology: its topics must have as many partitions as now. It has state, or writes a repartition topic, or
+    /// reads topics together.
+    pub(super) fixed: Vec<bool>,
 }
 
 impl Plan {
@@ -29,6 +32,7 @@ impl Plan {
             places: BTreeMap::new(),
             changelogs: Arc::new(vec![None; topology.subs.len()]),
             transactions: false,
+            fixed: vec![false; topology.subs.len()],
         }
     }
 
@@ -42,6 +46,10 @@ impl Plan {
             }
             changelogs.push(topology.changelog(sub).filter(|_| on).map(|name| name.as_str().into()));
         }
+        let repartitions = topology.repartitions();
+        let writes = |sub: &SubTopology| repartitions.iter().any(|r| sub.nodes.contains(&r.sink));
+        let fixed = topology.subs.iter().zip(&changelogs);
+        let fixed = fixed.map(|(sub, log)| log.is_some() || sub.topics.len() > 1 || writes(sub)).collect();
         let topics: Vec<Arc<str>> = topology.source_topics().iter().map(|t| t.as_str().into()).collect();
         Plan {
             // Nothing but global tables: there is no group whose offsets a transaction could have.
@@ -53,6 +61,7 @@ impl Plan {
             counts,
             places,
             changelogs: Arc::new(changelogs),
+            fixed,
         }
     }
 
@@ -67,8 +76,13 @@ impl Plan {
         usize::try_from(id.partition).unwrap_or(0).wrapping_add(id.sub) % workers
     }
 
+    /// The task that reads a partition. None does where the topic has grown and must not.
     pub(super) fn task(&self, partition: &TopicPartition) -> Option<(TaskId, usize)> {
         let (sub, at) = self.places.get(&*partition.topic)?;
+        let count = self.counts.get(&*partition.topic).copied().unwrap_or(i32::MAX);
+        if self.fixed[*sub] && partition.partition >= count {
+            return None;
+        }
         Some((TaskId { sub: *sub, partition: partition.partition }, *at))
     }
 }

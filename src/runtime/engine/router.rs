@@ -16,6 +16,9 @@ use crate::runtime::inbox::{Inbox, Message};
 use crate::runtime::task::TaskId;
 use crate::runtime::worker::TaskStatus;
 
+/// Who says which partitions of ours cannot be read yet.
+const LOOKUP: &str = "partitions";
+
 /// Routes the group's events to the workers. Runs on the poller's thread.
 pub(super) struct Router {
     pub(super) plan: Arc<Plan>,
@@ -49,6 +52,7 @@ impl Router {
                     // At once, not when the worker hears of it: in between the instance would look ready.
                     let mut status = self.shared.status_mut();
                     status.joined = true;
+                    status.missing.remove(LOOKUP);
                     status.tasks.extend(tasks.keys().map(|id| (*id, TaskStatus::Restoring)));
                 }
                 self.shares.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks.keys().copied());
@@ -63,7 +67,9 @@ impl Router {
                 tracing::info!(tasks = ids.len(), lost, "partitions revoked");
                 if lost {
                     // Out of the group, until it is joined again.
-                    self.shared.status_mut().joined = false;
+                    let mut status = self.shared.status_mut();
+                    status.joined = false;
+                    status.missing.remove(LOOKUP);
                 }
                 let mut waits = Vec::new();
                 for (worker, inbox) in self.inboxes.iter().enumerate() {
@@ -86,10 +92,16 @@ impl Router {
                     done.send(()).unwrap_or_default();
                 });
             }
-            GroupEvent::Idle => self.shared.status_mut().joined = true,
+            GroupEvent::Idle => {
+                let mut status = self.shared.status_mut();
+                status.joined = true;
+                status.missing.remove(LOOKUP);
+            }
             GroupEvent::Waiting(what) => {
                 tracing::warn!(what, "partitions wait");
-                self.shared.status_mut().joined = false;
+                let mut status = self.shared.status_mut();
+                status.joined = false;
+                status.missing.insert(LOOKUP, what);
             }
             GroupEvent::Error(error) => match error.kind {
                 ErrorKind::Fatal => self.shared.fail(EngineError::Failed(format!("Kafka: {error}"))),

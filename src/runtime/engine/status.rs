@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::EngineError;
 use super::handle::Asked;
 use crate::runtime::metrics::Metrics;
-use crate::runtime::task::TaskId;
+use crate::runtime::task::{TaskError, TaskId};
 use crate::runtime::worker::TaskStatus;
 
 /// What `/ready` and the logs say.
@@ -20,8 +20,10 @@ use crate::runtime::worker::TaskStatus;
 pub struct Status {
     /// What is being waited for, if anything; empty once the group was joined.
     pub waiting: Vec<String>,
-    /// What went missing while everything ran.
-    pub missing: Option<String>,
+    /// What is not as it was when everything began to run, by what looks for it.
+    pub missing: BTreeMap<&'static str, String>,
+    /// Tasks that have stopped at a record, and why.
+    pub stopped: BTreeMap<TaskId, String>,
     /// A stop has begun.
     pub stopping: bool,
     /// Tasks by state.
@@ -35,7 +37,13 @@ impl Status {
     #[must_use]
     pub fn reasons(&self) -> Vec<&str> {
         let stopping = self.stopping.then_some("nothing: it is stopping");
-        self.waiting.iter().chain(&self.missing).map(String::as_str).chain(stopping).collect()
+        self.waiting
+            .iter()
+            .chain(self.missing.values())
+            .chain(self.stopped.values())
+            .map(String::as_str)
+            .chain(stopping)
+            .collect()
     }
 
     /// Everything assigned runs?
@@ -43,9 +51,9 @@ impl Status {
     pub fn is_ready(&self) -> bool {
         self.joined
             && self.waiting.is_empty()
-            && self.missing.is_none()
+            && self.missing.is_empty()
             && !self.stopping
-            && self.tasks.values().all(|s| *s != TaskStatus::Restoring)
+            && self.tasks.values().all(|s| matches!(s, TaskStatus::Running | TaskStatus::Ended))
     }
 }
 
@@ -106,15 +114,21 @@ impl Shared {
         }
     }
 
-    /// Something that was there is missing now; `None`: no more.
-    pub(super) fn miss(&self, what: Option<String>) {
+    /// Something is not as it was any more; `None`: it is again. `look` is who says so.
+    pub(super) fn miss(&self, look: &'static str, what: Option<String>) {
         let mut status = self.status_mut();
-        if status.missing != what {
-            match &what {
-                Some(what) => tracing::warn!(what, "waiting"),
-                None => tracing::info!("what was missing is there again"),
+        if status.missing.get(look) == what.as_ref() {
+            return;
+        }
+        match what {
+            Some(what) => {
+                tracing::warn!(what, "waiting");
+                status.missing.insert(look, what);
             }
-            status.missing = what;
+            None => {
+                tracing::info!("{look}: all is there again");
+                status.missing.remove(look);
+            }
         }
     }
 
@@ -127,14 +141,49 @@ impl Shared {
 pub(super) fn set_status(shared: &Shared, id: TaskId, status: Option<TaskStatus>, ends: bool) {
     let mut now = shared.status_mut();
     match status {
+        Some(TaskStatus::Running) if now.stopped.contains_key(&id) => {
+            now.tasks.insert(id, TaskStatus::Stopped)
+        }
         Some(status) => now.tasks.insert(id, status),
-        None => now.tasks.remove(&id),
+        None => {
+            now.stopped.remove(&id);
+            now.tasks.remove(&id)
+        }
     };
-    if ends && !now.tasks.is_empty() && now.tasks.values().all(|s| *s == TaskStatus::Ended) {
-        shared.ended.cancel();
+    finish(shared, &now, ends);
+}
+
+/// What may be done about a record at which a task has stopped.
+const HELP: &str = "mend the node or what makes such records, or let them go with `errors: { on_failure: skip }` or \
+                    `errors: { dead_letter: { topic: T } }`, and start again";
+
+/// A task stops at a record that it cannot process; the others go on.
+pub(super) fn stop_at_record(shared: &Shared, id: TaskId, task: &str, error: &TaskError, ends: bool) {
+    let (topic, partition, offset) = match error {
+        TaskError::Rejected { place: Some(at), .. } => {
+            (Some(at.topic.as_str()), Some(at.partition), Some(at.offset))
+        }
+        TaskError::Rejected { place: None, .. } | TaskError::State(_) => (None, None, None),
+    };
+    tracing::error!(task, topic, partition, offset, %error, help = HELP, "a task has stopped at a record; the others go on");
+    let mut now = shared.status_mut();
+    now.stopped.insert(id, format!("the task {task} has stopped at a record: {error}: {HELP}"));
+    now.tasks.insert(id, TaskStatus::Stopped);
+    finish(shared, &now, ends);
+}
+
+/// Counts the tasks, and says when nothing is left to be done.
+fn finish(shared: &Shared, now: &Status, ends: bool) {
+    let over = |s: &TaskStatus| matches!(s, TaskStatus::Ended | TaskStatus::Stopped);
+    if ends && !now.tasks.is_empty() && now.tasks.values().all(over) {
+        match now.stopped.values().next() {
+            // There is no more to come, and no group in which others wait for it.
+            Some(why) => shared.fail(EngineError::Failed(why.clone())),
+            None => shared.ended.cancel(),
+        }
     }
     // Those that have ended are in no metric.
-    for state in [TaskStatus::Restoring, TaskStatus::Running] {
+    for state in [TaskStatus::Restoring, TaskStatus::Running, TaskStatus::Stopped] {
         shared.metrics.set_tasks(state.name(), now.tasks.values().filter(|s| **s == state).count());
     }
 }

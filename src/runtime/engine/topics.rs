@@ -13,7 +13,9 @@ use super::plan::Plan;
 use super::wait::{blocking, pause, unless_stopped};
 use super::{EngineError, Shared};
 use crate::kafka::{Admin, KafkaConfig, MESSAGE_BYTES_MAX, TopicSpec};
-use crate::topology::Topology;
+use crate::model::Problem;
+use crate::runtime::layout::record;
+use crate::topology::{Home, Topology};
 
 pub(super) async fn open_admin(config: &KafkaConfig) -> Result<Arc<Admin>, EngineError> {
     let config = config.clone();
@@ -88,6 +90,10 @@ fn specs(topology: &Topology, plan: &Plan, plain: bool) -> Vec<(TopicSpec, Strin
         );
         specs.push((spec, wrong));
     }
+    let kept = topology.layout(Home::Topics);
+    if !plain && !kept.is_empty() {
+        specs.push((record::spec(topology), String::new()));
+    }
     if let (Some(dead_letter), false) = (&topology.settings.errors.dead_letter, plain) {
         // It takes whatever we could read, and headers that say why.
         let spec = TopicSpec::new(dead_letter.topic.clone(), 1);
@@ -131,10 +137,9 @@ pub(super) async fn make_topics(
                         && *have != spec.partitions
                         && !wrong.is_empty()
                     {
-                        return Err(EngineError::Failed(format!(
-                            "the topic `{}` has {have} partitions and {wrong}",
-                            spec.name
-                        )));
+                        let message = format!("the topic `{}` has {have} partitions and {wrong}", spec.name);
+                        let problem = Problem::new("state::partitions", message).field("name");
+                        return Err(EngineError::Unfit(vec![problem]));
                     }
                 }
                 shared.go_on();

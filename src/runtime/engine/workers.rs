@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::plan::Plan;
 use super::router::Router;
 use super::sinks::Transactional;
-use super::status::set_status;
+use super::status::{set_status, stop_at_record};
 use super::{Engine, EngineError, Shared};
 use crate::clients::Caller;
 use crate::clients::http::HttpCaller;
@@ -124,6 +124,14 @@ impl Engine {
                     Box::new(move |id, message| {
                         let message = format!("task {}: {message}", id.name(&topology));
                         shared.fail(EngineError::Failed(message));
+                    })
+                },
+                stopped: {
+                    let (shared, topology) = (Arc::clone(&self.shared), Arc::clone(&topology));
+                    let ends = plan.topics.is_empty();
+                    Box::new(move |id, error| {
+                        let name = format!("{}-{}", topology.subs[id.sub].name, id.partition);
+                        stop_at_record(&shared, id, &name, error, ends);
                     })
                 },
                 status: {

@@ -23,6 +23,9 @@ const LOOKS: usize = 3;
 /// Between two looks while everything runs.
 const EVERY: Duration = Duration::from_secs(5);
 
+/// Who says what is missing.
+const LOOK: &str = "the topics that sinks write";
+
 /// Topics of sinks that are not there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("missing topics: {}", .0.iter().map(|t| format!("`{}`", t.topic)).collect::<Vec<_>>().join(", "))]
@@ -83,9 +86,9 @@ pub(super) async fn find(
 impl Watch {
     /// Looks again and again, until `stop`. Where the broker does not answer, what it said last holds.
     pub(super) async fn run(self, shared: Arc<Shared>, stop: CancellationToken) {
-        every(EVERY, "the topics that sinks write", stop, move || {
+        every(EVERY, LOOK, stop, move || {
             if let Ok(missing) = missing(&self.admin, &self.topics) {
-                shared.miss((!missing.is_empty()).then(|| does_not_exist(&missing)));
+                shared.miss(LOOK, (!missing.is_empty()).then(|| does_not_exist(&missing)));
             }
         })
         .await;

@@ -113,7 +113,7 @@ fn open(reading: &Reading<'_>, node: usize) -> Result<Opened, String> {
     let name = &reading.topology.nodes[node].name;
     let dir = StateDir::global(reading.dir, name);
     for again in [false, true] {
-        std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        crate::state::make_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
         let rows: Arc<dyn Backend> =
             Arc::new(RocksBackend::open(&dir, reading.env).map_err(|e| e.to_string())?);
         let table = GlobalTable::open(reading.topology, node, &rows).map_err(|e| e.to_string())?;

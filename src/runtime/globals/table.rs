@@ -16,8 +16,8 @@ use bytes::Bytes;
 use crate::model::{Reason, Record, Timestamp};
 use crate::operators::table::Table;
 use crate::operators::{Answer, Cx, Effects, Operator, OperatorError, Query, Reject, Stores, Tally};
-use crate::runtime::task::TaskError;
 use crate::runtime::task::nodes::SourceNode;
+use crate::runtime::task::{Place, TaskError};
 use crate::state::{Backend, META_POSITIONS, META_SHAPE, Row, StateError, Store, codec};
 use crate::topology::{NodeKind, OnFailure, Topology};
 
@@ -193,7 +193,12 @@ impl GlobalTable {
             node: self.name.clone(),
             reason: reject.reason.name(),
             detail: reject.detail,
-            place: format!(" (topic {topic}, partition {}, offset {})", origin.partition, origin.offset),
+            place: Some(Place {
+                topic: topic.to_owned(),
+                input: usize::from(origin.topic),
+                partition: origin.partition,
+                offset: origin.offset,
+            }),
         }
     }
 

@@ -48,25 +48,8 @@ pub(super) fn reached(topology: &Topology, sub: &SubTopology, nodes: &[Node], fr
 /// The stateful nodes, one line each, with their kind: what the state depends on. If a line is missing or different,
 /// old state would be orphaned or misread; a new line is a new, empty store.
 pub(super) fn shape(topology: &Topology, sub: &SubTopology) -> String {
-    let mut lines: Vec<String> = sub
-        .nodes
-        .iter()
-        .filter_map(|g| {
-            let node = &topology.nodes[*g];
-            match &node.kind {
-                NodeKind::Operator(config) => {
-                    config.state_shape(&node.plan).map(|shape| format!("{} = {shape}", node.name))
-                }
-                NodeKind::Source(_) => {
-                    node.table.map(|table| format!("{} = {}", node.name, table.state_kind()))
-                }
-                NodeKind::Sink(_) if topology.readers(*g).next().is_some() => {
-                    Some(format!("{} = sink", node.name))
-                }
-                _ => None,
-            }
-        })
-        .collect();
+    let of = |g: &usize| Some(format!("{} = {}", topology.nodes[*g].name, topology.state_form(*g)?));
+    let mut lines: Vec<String> = sub.nodes.iter().filter_map(of).collect();
     lines.sort();
     lines.join("\n")
 }

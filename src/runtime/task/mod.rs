@@ -30,7 +30,7 @@ use ask::Tap;
 pub use ask::Tapped;
 use flow::{Arrival, Work};
 pub use options::TaskOptions;
-pub use step::{Delivery, Input, Sealed, Step, TaskError, TaskId};
+pub use step::{Delivery, Input, Place, Sealed, Step, TaskError, TaskId};
 
 pub(super) use self::nodes::SKEWED;
 use self::nodes::{dead_letter, event_time};
@@ -425,13 +425,13 @@ impl Task {
                 Ok(())
             }
             (OnFailure::Stop | OnFailure::DeadLetter, _) => {
-                let Origin { partition, offset, .. } = reject.record.origin;
-                let place = match topic {
-                    Some(topic) if offset >= 0 => {
-                        format!(" (topic {topic}, partition {partition}, offset {offset})")
-                    }
-                    _ => String::new(),
-                };
+                let Origin { topic: input, partition, offset } = reject.record.origin;
+                let place = topic.filter(|_| offset >= 0).map(|topic| Place {
+                    topic: topic.to_owned(),
+                    input: usize::from(input),
+                    partition,
+                    offset,
+                });
                 Err(TaskError::Rejected {
                     node: name.into(),
                     reason: reject.reason.name(),

@@ -22,7 +22,7 @@ pub enum TaskError {
     #[error(transparent)]
     State(#[from] StateError),
     /// A record could not be processed and the policy is `stop`.
-    #[error("node {node}: {reason}: {detail}{place}")]
+    #[error("node {node}: {reason}: {detail}{}", .place.as_ref().map(|place| format!(" ({place})")).unwrap_or_default())]
     Rejected {
         /// Node name.
         node: String,
@@ -30,9 +30,28 @@ pub enum TaskError {
         reason: &'static str,
         /// Why exactly.
         detail: String,
-        /// ` (topic t, partition p, offset o)`, or empty.
-        place: String,
+        /// Where the record was read, if it was.
+        place: Option<Place>,
     },
+}
+
+/// Where a record was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The topic.
+    pub topic: String,
+    /// Its index in the task.
+    pub input: usize,
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "topic {}, partition {}, offset {}", self.topic, self.partition, self.offset)
+    }
 }
 
 /// What may happen to a task.

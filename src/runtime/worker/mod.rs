@@ -24,7 +24,7 @@ use super::calls::Job;
 use super::calls::permit::CallGate;
 use super::checkpoint::{Committer, Part, failpoint};
 use super::delivery::{CHUNK, Parcel};
-use super::inbox::{Handle, Inbox, Mail, Message, Restored, Tap};
+use super::inbox::{Handle, Inbox, Mail, Message, Restored, Tap, Unrestored};
 use super::input::TaskReader;
 use super::input::lookahead::Ahead;
 use super::metrics::WorkerMetrics;
@@ -304,10 +304,30 @@ impl Worker {
         (self.outside.restore)(Order { handle, name, inbox, unwanted, gates, delay });
     }
 
+    /// What becomes of a task that cannot go on. Where a record is to blame and the policy is `stop`, only the task stops:
+    /// it goes back to its last checkpoint and on again up to that record, so that what came before it is committed and
+    /// not done again at every start.
     fn stop_task(&mut self, id: TaskId, error: &TaskError) {
-        tracing::error!(task = self.outside.name(id), %error, "task stopped");
-        (self.outside.failed)(id, error.to_string());
+        let TaskError::Rejected { place, .. } = error else {
+            tracing::error!(task = self.outside.name(id), %error, "task stopped");
+            (self.outside.failed)(id, error.to_string());
+            self.remove(id);
+            return;
+        };
+        let stops_at = place.as_ref().map(|place| (place.input, place.offset));
+        if let (Some(slot), Some(at)) = (self.slots.get_mut(&id), stops_at)
+            && slot.stops_at.is_none()
+            && slot.readers.iter().any(|(input, reader)| *input == at.0 && reader.has_offsets())
+        {
+            slot.stops_at = Some(at);
+            let handle = slot.assigned.handle();
+            (self.outside.stopped)(id, error);
+            self.rewind(handle);
+            return;
+        }
+        // The record is in its state, or cannot be read again.
         self.remove(id);
+        (self.outside.stopped)(id, error);
     }
 
     fn next_handle(&mut self, id: TaskId) -> Handle {
@@ -320,11 +340,14 @@ impl Worker {
             Message::Assign { id, readers } => self.assign(id, readers),
             Message::Revoke { ids, lost, done } => {
                 for id in &ids {
-                    if lost {
+                    if lost && self.slots.contains_key(id) {
                         self.remove(*id);
                     } else if let Some(slot) = self.slots.get_mut(id) {
                         slot.leave();
                         slot.readers.clear();
+                    } else {
+                        // It has stopped at a record, and nothing of it is here.
+                        (self.outside.status)(*id, None);
                     }
                 }
                 self.leaves.push(Leave { ids, done });
@@ -428,13 +451,14 @@ impl Worker {
             gate: CallGate::default(),
             answered: false,
             left_at: None,
+            stops_at: None,
             unwanted: CancellationToken::new(),
         };
         self.slots.insert(id, slot);
         self.restore(handle);
     }
 
-    fn restored(&mut self, handle: Handle, result: Result<Restored, String>) {
+    fn restored(&mut self, handle: Handle, result: Result<Restored, Unrestored>) {
         let Some(slot) = self.slots.get_mut(&handle.id) else { return };
         if slot.assigned.handle() != handle {
             return;
@@ -474,7 +498,11 @@ impl Worker {
                 self.step = step;
                 self.take_step(handle);
             }
-            Err(message) => {
+            Err(Unrestored::Stopped(error)) => {
+                slot.stops_at = Some((usize::MAX, 0));
+                self.stop_task(handle.id, &error);
+            }
+            Err(Unrestored::Failed(message)) => {
                 tracing::error!(
                     task = self.outside.name(handle.id),
                     error = message,

@@ -14,7 +14,7 @@ use crate::runtime::delivery::SinkDriver;
 use crate::runtime::inbox::{Handle, Inbox};
 use crate::runtime::input::TaskReader;
 use crate::runtime::input::horizon::{Horizons, Upstream};
-use crate::runtime::task::TaskId;
+use crate::runtime::task::{TaskError, TaskId};
 use crate::sinks::KafkaLane;
 use crate::topology::Topology;
 
@@ -39,6 +39,9 @@ impl calls::Ticket for Ticket {
 /// The call driver of one node.
 pub type Calls = CallDriver<Ticket>;
 
+/// Hears of a task that has stopped at a record.
+pub type Stopped = dyn Fn(TaskId, &TaskError) + Send;
+
 /// What a worker needs from the rest of the process.
 pub struct Outside {
     /// Sink drivers by node; the dead letter under [`crate::runtime::DEAD_LETTER`].
@@ -61,8 +64,10 @@ pub struct Outside {
     pub repartitions: BTreeMap<(usize, usize), Arc<str>>,
     /// What is known about those.
     pub horizons: Arc<Horizons>,
-    /// Called when a task stops for good.
+    /// Reported when a task fails, which ends everything.
     pub failed: Box<dyn Fn(TaskId, String) + Send>,
+    /// Reported when a task stops at a record: the others go on.
+    pub stopped: Box<Stopped>,
     /// Told how a task is; `None`: it is not here any more.
     pub status: Box<dyn Fn(TaskId, Option<TaskStatus>) + Send>,
     /// The topology whose tasks these are.
@@ -92,11 +97,14 @@ pub enum TaskStatus {
     Running,
     /// Its sources have ended and nothing is left to do.
     Ended,
+    /// It has stopped at a record that it cannot process.
+    Stopped,
 }
 
 impl TaskStatus {
     /// Every one.
-    pub const ALL: [TaskStatus; 3] = [TaskStatus::Restoring, TaskStatus::Running, TaskStatus::Ended];
+    pub const ALL: [TaskStatus; 4] =
+        [TaskStatus::Restoring, TaskStatus::Running, TaskStatus::Ended, TaskStatus::Stopped];
 
     /// What `/ready`, the metrics and people call it.
     #[must_use]
@@ -105,6 +113,7 @@ impl TaskStatus {
             TaskStatus::Restoring => "restoring",
             TaskStatus::Running => "running",
             TaskStatus::Ended => "ended",
+            TaskStatus::Stopped => "stopped",
         }
     }
 }

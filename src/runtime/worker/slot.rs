@@ -42,6 +42,8 @@ pub(super) struct Slot {
     pub(super) answered: bool,
     /// When it began to leave.
     pub(super) left_at: Option<Instant>,
+    /// A record that it cannot process, by input and offset: it goes on up to there, and no further.
+    pub(super) stops_at: Option<(usize, i64)>,
 }
 
 impl Slot {
@@ -95,7 +97,7 @@ impl Slot {
             if task.gathered() >= 2 * GATHERED_MAX {
                 break;
             }
-            if poll(task, *topic, reader, now, records) {
+            if poll(task, *topic, reader, now, self.stops_at, records) {
                 busy = true;
                 let records = std::mem::take(records);
                 task.step(Input::Records { topic: *topic, records }, now, step)?;
@@ -121,7 +123,7 @@ impl Slot {
                 if !self.ahead.wants(input) {
                     continue;
                 }
-                if poll(task, *topic, reader, now, records) {
+                if poll(task, *topic, reader, now, self.stops_at, records) {
                     let timed = records.drain(..).map(|record| (task.time_of(*topic, &record), record));
                     self.ahead.push(input, timed);
                 }
@@ -175,10 +177,16 @@ fn poll(
     topic: usize,
     reader: &mut TaskReader,
     now: Timestamp,
+    stops_at: Option<(usize, i64)>,
     records: &mut Vec<Record>,
 ) -> bool {
-    let polled = if task.asks(topic) {
-        let may_come = |record: &Record| task.admits(topic, record, now) != Admits::Wait;
+    let stops_at = stops_at.filter(|(input, _)| *input == topic).map(|(_, offset)| offset);
+    let polled = if task.asks(topic) || stops_at.is_some() {
+        // What waits at its own record holds back the others of the task, and its clocks, as any record that waits.
+        let may_come = |record: &Record| {
+            stops_at.is_none_or(|offset| record.origin.offset < offset)
+                && (!task.asks(topic) || task.admits(topic, record, now) != Admits::Wait)
+        };
         reader.poll_admitted(VISIT, now, may_come, records)
     } else {
         reader.poll(VISIT, now, records)

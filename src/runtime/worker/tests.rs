@@ -82,6 +82,7 @@ fn worker(
         repartitions: BTreeMap::new(),
         horizons: Arc::default(),
         failed: Box::new(|_, _| {}),
+        stopped: Box::new(|id, error| panic!("{id:?}: {error}")),
         status: Box::new(move |_, now| status(now)),
         topology: Arc::clone(topology),
     };
@@ -156,7 +157,7 @@ fn the_log_calls_a_task_by_its_name() {
     tracing::subscriber::with_default(logs, || {
         let fail = |order: Order| {
             assert_eq!(order.name, "in-0");
-            let result = Box::new(Err("no disk".to_owned()));
+            let result = Box::new(Err("no disk".to_owned().into()));
             order.inbox.send(Message::Restored { handle: order.handle, result });
         };
         let (mut worker, _) = worker(&topology, fail, |_| {});
