@@ -1,22 +1,22 @@
-//! What a request to a server that failed means, whichever server it was.
+//! The meaning of a failed request to a server, the same for all servers.
 //!
-//! Each client sorts its server's errors into these classes, in one function with a table as its test; whoever asked
-//! decides by the class alone. No message has a password in it: the clients below put none into their errors.
+//! Each client sorts its server's errors into these classes, in one function with a table as its test; callers decide
+//! by the class alone. No message contains a password: the clients put none into their errors.
 
 /// What kind of failure it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// The server was not there, or not able to: the same again, later.
+    /// The server could not be reached, or could not do it: repeat it later.
     Transient,
-    /// Others held what was needed (a deadlock, a lock that was not given): the same again, soon.
+    /// Others held what was needed (a deadlock, a lock that was not given): repeat it soon.
     Contention,
-    /// The server has more to do than it can: the same again, later, and less of it.
+    /// The server is overloaded: repeat it later, and with less.
     Overload,
-    /// It was sent and no answer came: it may have been done, or may still be. Only what may happen twice is repeated.
+    /// It was sent and not answered: it may have been done, or may still be. Only what may happen twice is repeated.
     Unknown,
-    /// Something of what was sent is refused for good: of several rows at least one is bad.
+    /// A part of what was sent is refused for good: of several rows at least one is bad.
     Row,
-    /// Nothing like it can work until somebody changes something: the password, a name, a right.
+    /// It cannot succeed until something is changed: the password, a name, a permission.
     Config,
 }
 
@@ -41,7 +41,7 @@ impl Failure {
         Failure { class, message: message.into(), code: None, column: None }
     }
 
-    /// Is it this code of the server?
+    /// Whether the server gave this code.
     #[must_use]
     pub fn is(&self, code: &str) -> bool {
         self.code.as_deref() == Some(code)

@@ -64,7 +64,7 @@ impl Caller {
 /// The clients of a process: what is connected of a topology's connections, each made when it is first asked for.
 pub struct Clients {
     connections: Connections,
-    /// Held for moments, by whoever connects: sinks, calls, checks. The names are those of the file.
+    /// Locked for moments, when sinks, calls and checks connect. The names are those of the file.
     postgres: Mutex<BTreeMap<String, Postgres>>,
     smtp: Mutex<BTreeMap<String, Smtp>>,
     /// Held while one connects, which takes its time in a cluster.

@@ -1,11 +1,11 @@
 //! PostgreSQL: a pool of connections per server and process, and what its errors mean. The one home of `tokio_postgres`,
 //! `tokio_postgres_rustls` and `deadpool_postgres`.
 //!
-//! A [`Session`] is a connection of the pool for as long as it is held. Every statement is prepared once per connection and
-//! has a time; one that is not answered in time, or was dropped half way, takes its connection with it, since the next
-//! statement on it would wait behind the first. Sessions speak UTC, so that timestamps are the same from everywhere.
+//! A [`Session`] is a connection of the pool, held by one caller. Every statement is prepared once per connection and
+//! has a time limit. If a statement is not answered in time or is dropped half way, its connection is closed, since the
+//! next statement would wait behind it. Sessions use UTC, so that timestamps are the same from everywhere.
 //!
-//! Not done: transaction poolers that keep no prepared statements (pgbouncer before 1.21).
+//! Not supported: transaction poolers that keep no prepared statements (pgbouncer before 1.21).
 
 use std::fmt;
 use std::path::PathBuf;
@@ -115,7 +115,7 @@ impl PostgresConfig {
         let options = format!("-c TimeZone=UTC -c statement_timeout={} {own}", self.timeout.0.max(1));
         config.options(options.trim());
         config.connect_timeout(self.connect_timeout.duration());
-        // A peer that is gone without a word is found out, also while nothing is sent.
+        // Finds out that the peer is gone, also while nothing is sent.
         config.keepalives_idle(Duration::from_secs(30));
         config.tcp_user_timeout(self.timeout.duration() + GRACE);
         Ok(config)
@@ -419,8 +419,8 @@ fn broke(error: &Error) -> bool {
     false
 }
 
-/// What an SQLSTATE means for whoever sent rows. One that is not known is tried again: rather too long than a topic that
-/// is drained into its dead letter.
+/// The meaning of an SQLSTATE for a statement that writes rows. An unknown one is tried again: rather for too long than
+/// draining a topic into its dead letter.
 fn class_of(code: &str) -> Class {
     match code {
         // Deadlock, serialization failure, a lock that was not given in time.

@@ -1,8 +1,8 @@
 //! Redis: one connection per server and process that all share, and what its errors mean. The one home of `redis`.
 //!
-//! A connection is multiplexed: commands of several tasks travel together, answers come back in order. It is made again
-//! when it breaks; what was under way then fails and is up to whoever asked. In a cluster every command goes to the node
-//! that has its slot.
+//! A connection is multiplexed: commands of several tasks are sent together, and answers come back in order. A broken
+//! connection is made again; commands in flight then fail, and the caller decides about them. In a cluster every
+//! command goes to the node that has its slot.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -205,7 +205,7 @@ impl Redis {
             let settings = ConnectionManagerConfig::new()
                 .set_connection_timeout(Some(connect))
                 .set_response_timeout(Some(answer))
-                // Retries are up to whoever asks, who can be told to stop.
+                // Retries are decided by the caller, which can be stopped.
                 .set_number_of_retries(1);
             let manager = client.and_then(|client| client.get_connection_manager_lazy(settings));
             Link::Server(manager.map_err(|e| failed(&e))?)

@@ -3,12 +3,12 @@
 use super::{Kind, VrlCompiler, compile_scoped};
 use crate::model::{Expr, Problem, Types};
 
-/// What is known of the values that reach a node, for compiling its expressions; what is wrong with them is gathered.
+/// What is known of the values that reach a node, for compiling its expressions; collects the problems.
 pub struct Typing<'a> {
     compiler: &'a VrlCompiler,
     /// The values of the node that it reads.
     pub value: Kind,
-    /// Of a node that names another one (`with`), the values of that one.
+    /// The values of the node named in `with`, if there is one.
     pub right: Kind,
     problems: &'a mut Vec<Problem>,
 }
@@ -20,7 +20,7 @@ impl<'a> Typing<'a> {
         Typing { compiler, value, right: Kind::any(), problems }
     }
 
-    /// Is anything known of the values?
+    /// Whether anything is known of the values.
     #[must_use]
     pub fn is_known(&self) -> bool {
         !self.value.is_any()

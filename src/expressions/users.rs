@@ -19,11 +19,11 @@ use super::own::Own;
 use super::{DENIED, NAMES};
 use crate::model::{Json, Types};
 
-/// What the user wrote: arguments to a result, or a message.
+/// The user's code: from arguments to a result, or a message.
 type Call = dyn Fn(&[Json]) -> Result<Json, String> + Send + Sync;
 
-/// A function of a user's own. It must be pure: the same arguments give the same result on every machine and at every
-/// replay, so it reads no clock, no chance, no file and no network.
+/// A function of a user's own crate. It must be pure: the same arguments give the same result on every machine and at
+/// every replay, so it reads no clock, random numbers, files or network.
 #[derive(Clone)]
 pub struct OwnFunction {
     name: &'static str,

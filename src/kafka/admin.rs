@@ -135,7 +135,7 @@ impl Clients {
 }
 
 impl Drop for Clients {
-    /// Not on the thread of whoever asked last: a client that is stuck takes its time to end.
+    /// Not on the thread of the last caller: a client that is stuck takes long to end.
     fn drop(&mut self) {
         let both = Arc::clone(&self.both);
         if self.unanswered.load(Ordering::Acquire) == 0 {

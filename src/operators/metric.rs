@@ -1,6 +1,7 @@
-//! Metrics that one kind of nodes has: declared in its file, with what the scrape says of them.
+//! Metrics of one kind of node, declared in its file, with the help text of the scrape.
 //!
-//! Names are without the prefix `slackwater_`. What every node has (records, drops, state) is in `runtime/metrics.rs`.
+//! Names are without the prefix `slackwater_`. The metrics that every node has (records, drops, state) are in
+//! `runtime/metrics.rs`.
 
 /// A number that only grows, by node.
 #[derive(Debug, PartialEq, Eq)]
@@ -9,7 +10,7 @@ pub struct Count {
     pub name: &'static str,
     /// For people.
     pub help: &'static str,
-    /// Tells apart what is counted under the same name: label and value.
+    /// The label that distinguishes counts of the same name, and its value.
     pub label: Option<(&'static str, &'static str)>,
 }
 

@@ -1,7 +1,7 @@
-//! What the topology finds out about an operator's place in the graph. Nothing of it stands in a file.
+//! What the topology finds out about an operator's place in the graph; none of it can be written in a file.
 //!
-//! The topology notes facts only ([`NodePlan`]); what follows from them for a kind is answered by its settings, which are
-//! handed the plan with each question that depends on it.
+//! The topology notes only facts ([`NodePlan`]). What follows from them for a kind is answered by its settings, which
+//! get the plan with each question that depends on it.
 
 use super::TableConfig;
 use crate::model::Millis;
@@ -9,13 +9,14 @@ use crate::model::Millis;
 /// The facts. The default is a node of which nothing is known yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodePlan {
-    /// All that stands in its `from` are tables.
+    /// All nodes in its `from` are tables.
     pub over_tables: bool,
     /// Of a node that names another one in `with`: the tables among both sides, left (`from`) and right (`with`).
     pub sides: Option<[Option<TableConfig>; 2]>,
     /// A node that reads it asks for the changes of tables.
     pub sends_changes: bool,
-    /// The two sides lie in different partitions: this node is one half, [`super::OperatorSettings::other_half`] the other.
+    /// The two sides are in different partitions: this node is one half, [`super::OperatorSettings::other_half`] the
+    /// other.
     pub apart: bool,
     /// The expression by which records are grouped in front of it ([`super::OperatorSettings::regroups_mut`]): they come
     /// with its result as their key.
@@ -31,7 +32,7 @@ pub struct ReadNode<'a> {
     pub name: &'a str,
     /// Its settings as a table, if it is one.
     pub table: Option<&'a TableConfig>,
-    /// Do its records have windows?
+    /// Whether its records have windows.
     pub windowed: Windowed,
 }
 
@@ -53,7 +54,7 @@ pub struct WindowsAbove {
     pub unwindowed: bool,
 }
 
-/// What may come out of a node, as far as the graph alone says it. Nothing known yet is neither.
+/// The records that a node may send, as far as the graph tells. While nothing is known, neither is set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Windowed {
     with: bool,

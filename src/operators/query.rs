@@ -4,7 +4,7 @@
 //! running instance says and what `slackwater state` finds on disk are described by the same code
 //! ([`super::OperatorSettings::describe`]).
 //!
-//! Bounded, since the task stands still meanwhile: so many rows are given, and so many looked at.
+//! Bounded, since the task waits meanwhile: both the rows returned and the rows examined have a limit.
 
 use std::ops::ControlFlow;
 
@@ -18,7 +18,7 @@ const ROWS_MAX: usize = 1000;
 /// Rows that are looked at where a store is not in order of the keys.
 const LOOKED_AT_MAX: usize = 50_000;
 
-/// What is asked, and the answer so far.
+/// A question, and the answer so far.
 pub struct Query<'a> {
     key: &'a [u8],
     stores: Stores<'a>,
@@ -30,7 +30,7 @@ pub struct Query<'a> {
 pub struct Answer {
     /// Key in the store and row, as they are on disk once the epoch is committed.
     pub rows: Vec<(Bytes, Bytes)>,
-    /// There are more, or may be.
+    /// Whether there are, or may be, more.
     pub cut: bool,
 }
 

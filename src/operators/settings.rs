@@ -30,7 +30,7 @@ pub enum Sends {
 pub enum Windows {
     /// Where those that it reads have one (a join: where both sides do).
     AsRead,
-    /// Every one. So long after a window's end its result may still change.
+    /// Always; for this long after a window's end its result may still change.
     Always {
         /// How long.
         grace: Millis,
@@ -41,12 +41,12 @@ pub enum Windows {
     Unknown,
 }
 
-/// The settings of one kind. Each kind's file implements it; a kind that answers nothing here is a stateless operator
-/// with one output that passes keys on as they are. `kind` is the key in YAML, which only the list of kinds knows; `plan`
-/// is what the topology has found out about the node.
+/// The settings of one kind, implemented in its file. The defaults are a stateless operator with one output that passes
+/// keys on. `kind` is the key in YAML, which only the list of kinds knows; `plan` is what the topology has found out
+/// about the node.
 ///
-/// The fields of problems count from the kind's key (`window.grace`, empty for the kind as a whole); `from`, which stands
-/// beside it, is meant by its name.
+/// The fields of problems start at the kind's key (`window.grace`, empty for the kind as a whole); `from`, which is
+/// beside it, is given by its name.
 pub trait OperatorSettings: fmt::Debug + Send + Sync {
     /// A new operator with these settings, without state.
     fn build(&self, plan: &NodePlan) -> Box<dyn Operator>;
@@ -88,7 +88,7 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
         None
     }
 
-    /// The node that the topology puts in front of one that groups by `by`, and the end of that node's name.
+    /// The node that the topology puts in front of one that groups by `by`, and the suffix of that node's name.
     fn regroup(&self, by: Expr, _plan: &NodePlan) -> (NodeConfig, &'static str) {
         (NodeConfig::KeyBy(KeyByConfig(by)), "key")
     }
@@ -126,8 +126,8 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Compiles its expressions for the values that reach it, and says of which kind those are that leave it: by default
-    /// those that came where it keeps them, else any.
+    /// Compiles its expressions for the values that reach it; returns the kind of the values that leave it. Default:
+    /// the same as those that come, if it keeps them, else any.
     fn compile(&mut self, typing: &mut Typing<'_>) -> Kind {
         let passes = self.keeps_values();
         let value = if passes { typing.value.clone() } else { Kind::any() };
@@ -147,14 +147,15 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
         None
     }
 
-    /// Do records of that other node trigger results? Then it becomes the second input; else only its rows are looked up.
+    /// Whether records of that other node trigger results: then it becomes the second input; otherwise only its rows
+    /// are looked up.
     fn with_triggers(&self, _plan: &NodePlan) -> bool {
         false
     }
 
-    /// The half that stands beside the right table where this node has to be cut in two, since its two sides lie in
-    /// different partitions. It reads what this node sends through its port 1, then the right side; its answers come back
-    /// as this node's second input.
+    /// The half of this node that runs beside the right table, if it must be cut in two because its two sides are in
+    /// different partitions. It reads what this node sends through its port 1, then the right side; its answers come
+    /// back as this node's second input.
     fn other_half(&self, _plan: &NodePlan) -> Option<NodeConfig> {
         None
     }
@@ -170,18 +171,18 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
         OwnMetrics::default()
     }
 
-    /// The calls of an API that it makes; `None` where it makes none.
+    /// The calls of an API that it makes, if it makes any.
     fn calls(&self) -> Option<Calls<'_>> {
         None
     }
 
-    /// Sends its calls to `base` (`http://127.0.0.1:8080`) in place of the server in the settings. False where that cannot
-    /// be, since the server comes from the record.
+    /// Sends its calls to `base` (`http://127.0.0.1:8080`) instead of the server in the settings. False if the server
+    /// comes from the record.
     fn call_at(&mut self, _base: &str) -> bool {
         true
     }
 
-    /// Times that it lets go by before a key's record leaves, by their names: what `dev` shortens.
+    /// Times that it waits before it sends a key's record, by their names: `dev` shortens them.
     fn waits_mut(&mut self) -> Vec<(&'static str, &mut Millis)> {
         Vec::new()
     }

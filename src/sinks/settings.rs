@@ -63,7 +63,7 @@ pub trait SinkSettings: fmt::Debug + Send + Sync {
         None
     }
 
-    /// Where it puts the row, as it stands there afterwards, in the record for whoever reads from it.
+    /// Where in the record it puts the row as it is afterwards, for nodes that read from it.
     fn returning(&self) -> Option<&FieldPath> {
         None
     }

@@ -1,4 +1,4 @@
-//! The Rust DSL, and the one place where a graph is checked. The YAML is compiled into calls of this builder.
+//! The Rust DSL, and the only place where a graph is checked. YAML is compiled into calls of this builder.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,7 +41,7 @@ pub struct TopologyBuilder {
     nodes: Vec<(String, NodeKind, Vec<String>)>,
     /// Sources that are read as tables, by name.
     tables: BTreeMap<String, TableConfig>,
-    /// What the values of sources have to be, by name.
+    /// The types that the values of sources must have, by name.
     schemas: BTreeMap<String, Shape>,
     /// Nodes that could not be read, or not whole: what they give is not known.
     misread: BTreeSet<String>,
@@ -56,7 +56,7 @@ impl TopologyBuilder {
         TopologyBuilder { name: name.into(), ..TopologyBuilder::default() }
     }
 
-    /// Sets everything that is no node.
+    /// Sets everything that is not a node.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> TopologyBuilder {
         self.settings = settings;
@@ -83,7 +83,7 @@ impl TopologyBuilder {
         self.source(name, config)
     }
 
-    /// Says what the values of a source have to be: others are refused as they come in.
+    /// Sets the types that the values of a source must have: others are refused when they are read.
     #[must_use]
     pub fn schema(mut self, source: impl Into<String>, shape: Shape) -> TopologyBuilder {
         self.schemas.insert(source.into(), shape);
@@ -338,7 +338,7 @@ fn check_cycles(nodes: &[Node], problems: &mut Vec<Problem>) {
         let node: &Node = &nodes[n];
         node.inputs.iter().map(|i| i.node).chain(node.lookups.iter().copied())
     };
-    // Nodes whose inputs are all settled are settled; what never settles is in a cycle or below one.
+    // A node is settled when its inputs are; nodes that never get there are in a cycle or below one.
     let mut settled = vec![false; nodes.len()];
     let mut moved = true;
     while moved {
@@ -356,7 +356,7 @@ fn check_cycles(nodes: &[Node], problems: &mut Vec<Problem>) {
     loop {
         let Some(next) = read(at).find(|n| !settled[*n]) else { return };
         if let Some(from) = path.iter().position(|n| *n == next) {
-            // The path goes against the records.
+            // The path runs against the direction of records.
             let mut ring = vec![nodes[path[from]].name.as_str()];
             ring.extend(path[from..].iter().rev().map(|n| nodes[*n].name.as_str()));
             problems.push(problem(

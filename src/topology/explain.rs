@@ -1,20 +1,20 @@
-//! A topology in words: what runs together, by which key, with what state and which topics of its own.
+//! Describes a topology: what runs together, by which key, with what state and which internal topics.
 
 use serde::Serialize;
 
 use super::{Changelog, ClockMode, Guarantee, NodeKind, OnFailure, Topology};
 use crate::operators::Sends;
 
-/// What `slackwater explain` says; the fields' names are its JSON.
+/// The result of `slackwater explain`; the fields' names are those of its JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
     /// Consumer group and prefix of internal topics.
     pub name: String,
-    /// What is promised, sentence by sentence.
+    /// The guarantees, one sentence each.
     pub guarantees: Vec<String>,
     /// Sets of nodes that run together: one task of each per partition.
     pub sub_topologies: Vec<SubExplanation>,
-    /// Where records go that cannot be processed.
+    /// What becomes of records that cannot be processed.
     pub errors: String,
 }
 
@@ -25,9 +25,9 @@ pub struct SubExplanation {
     pub name: String,
     /// The topics of which a task reads one partition each.
     pub reads: Vec<String>,
-    /// The changelog, where there is one.
+    /// The changelog, if it has one.
     pub changelog: Option<String>,
-    /// Topics of its own that it writes: their records change to the task of their new key.
+    /// Repartition topics that it writes: through them records get to the task of their new key.
     pub repartition_topics: Vec<RepartitionExplanation>,
     /// Its nodes in declared order.
     pub nodes: Vec<NodeExplanation>,
@@ -57,14 +57,14 @@ pub struct NodeExplanation {
     pub key: String,
     /// What it sends: `table` (rows, with their changes), `changes` (those of a table, each a record) or `stream`.
     pub sends: &'static str,
-    /// What it keeps, if anything.
+    /// Its state, if any.
     pub state: Option<String>,
-    /// What a sink promises.
+    /// The guarantee of a sink.
     pub writes: Option<&'static str>,
 }
 
 impl Topology {
-    /// Says what there is.
+    /// Describes the topology.
     #[must_use]
     pub fn explain(&self) -> Explanation {
         let (keys, forms) = (self.keys(), self.forms());
@@ -132,10 +132,11 @@ impl Topology {
         out
     }
 
-    /// By what the records that leave each node are keyed. Nodes come after what they read, but for those put in.
+    /// The key of the records that leave each node. A node comes after those that it reads, except nodes that the
+    /// topology put in.
     fn keys(&self) -> Vec<String> {
         let mut keys: Vec<Option<String>> = vec![None; self.nodes.len()];
-        // As often as a chain may be long: the nodes that were put in stand at the end.
+        // Nodes that the topology put in are at the end of the list, so a chain may need one round per node.
         for _ in 0..self.nodes.len() {
             for n in 0..self.nodes.len() {
                 keys[n] = self.key_of(n, &keys);
@@ -155,7 +156,7 @@ impl Topology {
                     None => Some("the topic's key".into()),
                 };
             }
-            // The record has its own key again: the one that came to the node in front.
+            // The record has its own key again, as before the node above.
             NodeKind::Operator(config) if config.restores_key(&self.nodes[n].plan) => {
                 let before =
                     self.nodes.iter().find(|node| node.made_for == Some(n) && !node.inputs.is_empty())?;
@@ -167,7 +168,7 @@ impl Topology {
         if own.is_some() {
             return own;
         }
-        // A join's result has the left key; of what is read together each may have its own.
+        // A join's result has the left key; several inputs may each have their own.
         let joins = matches!(&node.kind, NodeKind::Operator(config) if config.with().is_some());
         let read = if joins { &node.inputs[..1.min(node.inputs.len())] } else { &node.inputs[..] };
         let mut found: Vec<&str> = Vec::new();
@@ -195,7 +196,7 @@ impl Topology {
         }
     }
 
-    /// What a node sends. `of_a_table`: does it read a table or its changes?
+    /// What a node sends. `of_a_table`: whether it reads a table or its changes.
     fn form(&self, n: usize, of_a_table: impl Fn() -> bool) -> &'static str {
         let node = &self.nodes[n];
         if node.table.is_some() {
@@ -237,7 +238,7 @@ impl Topology {
         }
     }
 
-    /// A node's name, with that of its output where it has several.
+    /// A node's name, with that of its output if it has several.
     fn output_name(&self, n: usize, port: u16) -> String {
         let name = &self.nodes[n].name;
         self.port_name(n, port).map_or_else(|| name.clone(), |port| format!("{name}.{port}"))

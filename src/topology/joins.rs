@@ -1,14 +1,14 @@
-//! Who reads what in the graph: the tables and streams that come to each operator, the other node that a join names, and
-//! who reads whose rows.
+//! Which node reads what in the graph: the tables and streams that reach each operator, the other node that a join
+//! names, and which node looks up whose rows.
 
 use super::builder::problem;
 use super::{Input, Node, NodeKind, windowed};
 use crate::model::Problem;
 use crate::operators::{NodePlan, ReadNode, Reads};
 
-/// Tells each operator what it reads, and asks it whether that can be. The right side of a join whose records trigger
-/// results becomes the join's second input; the tables that a join looks rows up in are noted in `lookups`. `withs`: the
-/// right side of each join, where it was found.
+/// Gives each operator what it reads, and asks whether that is possible. The right side of a join whose records trigger
+/// results becomes the join's second input; tables in which a join looks up rows are noted in `lookups`. `withs`: the
+/// right side of each join, if it was found.
 pub(super) fn settle(nodes: &mut [Node], withs: &[Option<Input>], problems: &mut Vec<Problem>) {
     let windows = windowed::of_nodes(nodes, withs);
     for n in 0..nodes.len() {

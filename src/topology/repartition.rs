@@ -1,16 +1,18 @@
-//! Repartition: a topic of the topology's own between a change of the key and a node that needs all records of a key.
+//! Repartition topics: an internal topic between a change of the key and a node that needs all records of a key
+//! together.
 //!
-//! Called by the builder when the graph is sound. A task sees one partition, and the records of one *new* key come from
-//! all of them. So the edges that lead from a node that changes the key (`key_by`, or the `by` of an aggregate or a dedupe) to one
-//! that needs its keys together are cut: the records go to the topic `<topology>-<node>-repartition`, partitioned by
-//! the new key as every Kafka client does it, and are read again below, by other tasks. One topic per changing node,
-//! however many read it; none where nothing below needs it, where the key is changed once more before that, or where
-//! no topic is read at all (then there is one task). The cut is directly behind the changing node: order per new key
-//! holds from there on, also for nodes such as `enrich` that only keep it.
+//! Called by the builder when the graph is valid. A task sees one partition, and the records of one *new* key come from
+//! all of them. So each edge that leads from a node that changes the key (`key_by`, or the `by` of an aggregate or a
+//! dedupe) to one that needs its keys together is cut: records are written to the topic
+//! `<topology>-<node>-repartition`, partitioned by the new key as every Kafka client does it, and read again by the
+//! tasks below. There is one topic per node that changes the key, however many nodes read it. There is none if no node
+//! below needs it, if the key is changed again before that, or if no topic is read at all (then there is only one
+//! task). The cut is directly below the node that changes the key, so order per new key holds from there on, also for
+//! nodes such as `enrich` that only preserve it.
 //!
-//! What the cut adds are nodes like any other (a sink, a source, for `by` a `key_by`, or over a table a node that sends
-//! both halves of a change to their groups, or before a dedupe one that keeps the record's own key in a header), marked with
-//! [`Node::made_for`]: tasks, checkpoints and the test driver need to know nothing about it.
+//! The cut adds nodes like any other: a sink and a source; for `by` also a `key_by`, over a table instead a node that
+//! sends both halves of a change to their groups, and before a dedupe one that keeps the record's own key in a header.
+//! They are marked with [`Node::made_for`]; tasks, checkpoints and the test driver need not know about them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,7 +49,7 @@ pub struct Uneven {
     pub help: String,
 }
 
-/// Cuts the graph where it must be. All nodes have their inputs; new ones are appended.
+/// Cuts the graph where that is necessary. All nodes have their inputs; new ones are appended.
 ///
 /// # Errors
 /// A name or topic that the cut needs is taken.
@@ -172,7 +174,7 @@ pub(super) fn uses_topic(node: &Node, topic: &str) -> bool {
     }
 }
 
-/// For each node: does a record that comes into it get to a node that needs its key together, with the same key?
+/// For each node: whether records that come into it reach, with the same key, a node that needs its keys together.
 fn leading(nodes: &[Node]) -> Vec<bool> {
     let mut leads: Vec<bool> = nodes
         .iter()
@@ -200,7 +202,7 @@ fn leading(nodes: &[Node]) -> Vec<bool> {
     }
 }
 
-/// Does a record of a Kafka topic come to node `n`?
+/// Whether records of a Kafka topic reach node `n`.
 pub(super) fn reads_a_topic(nodes: &[Node], n: usize) -> bool {
     let mut seen = BTreeSet::from([n]);
     let mut left = vec![n];
@@ -229,7 +231,7 @@ impl Topology {
         out
     }
 
-    /// The topics that sources read and that others make: without repartition topics, with those of global tables.
+    /// The topics that sources read and that must exist: all but repartition topics, including those of global tables.
     #[must_use]
     pub fn external_topics(&self) -> Vec<String> {
         let own: Vec<String> = self.repartitions().into_iter().map(|r| r.topic).collect();
@@ -259,7 +261,7 @@ impl Topology {
             fixed.push(!counts.is_empty());
         }
         let sub_of = |n: usize| self.subs.iter().position(|s| s.nodes.contains(&n));
-        // Counts only grow, and no further than the largest external topic: this ends.
+        // This ends, since numbers only grow, up to that of the largest external topic.
         loop {
             let mut moved = false;
             for r in &own {
@@ -293,7 +295,7 @@ impl Topology {
         };
         let list: Vec<String> = counts.iter().map(|(t, n)| format!("`{t}` has {n}")).collect();
         let most = counts.iter().map(|(_, n)| *n).max().unwrap_or_default();
-        // A stream can be read through a topic in between; a table would be one no more.
+        // A stream can be read through another topic; a table could not.
         let through = counts.iter().filter_map(|(topic, n)| {
             let reads = |n: &&Node| matches!(n.kind, NodeKind::Source(_)) && uses_topic(n, topic);
             let source = part.nodes.iter().map(|n| &self.nodes[*n]).find(reads)?;

@@ -67,7 +67,7 @@ impl CommitError {
 pub struct GroupMetadata(pub(in crate::kafka) ConsumerGroupMetadata);
 
 impl GroupMetadata {
-    /// The identity of nobody in particular: offsets are taken from it while the group has no members.
+    /// The identity of no member: while a group has no members, it accepts offsets with this one.
     ///
     /// # Errors
     /// librdkafka refuses the settings.

@@ -1,4 +1,4 @@
-//! An aggregate's row for people: its result.
+//! An aggregate's row in readable form: its result.
 
 use super::AggregateConfig;
 use super::accumulator::Row;

@@ -44,7 +44,7 @@ struct Begun {
     pause: Duration,
     /// The task's store, once it is open.
     store: Option<Arc<RocksBackend>>,
-    /// Since when nobody in this process has the store, and it does not open.
+    /// Since when the store does not open although no task of this process has it.
     refuses: Option<Instant>,
     /// Local rows are recent enough to be caught up.
     recent: bool,
@@ -172,7 +172,7 @@ impl Restorer {
 }
 
 /// Why a restore ends whose assignment is over.
-const UNWANTED: &str = "nobody wants it any more";
+const UNWANTED: &str = "the assignment is over";
 
 impl Parts {
     /// One try.

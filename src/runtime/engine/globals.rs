@@ -1,6 +1,6 @@
-//! The global tables of a topology at a start: opened, and read to the end before anything else is.
+//! The global tables of a topology at its start: opened, and read to their end before any task runs.
 //!
-//! Called by the engine; their threads are its own from then on. A thread that fails later stops the topology.
+//! Called by the engine, which owns their threads from then on. A thread that fails later stops the topology.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ pub(super) async fn read_globals(
     };
     let mut readers = GlobalReaders::start(&reading).map_err(EngineError::Failed)?;
     for (name, read) in std::mem::take(&mut readers.pending) {
-        // Nothing to warn of.
+        // This is no warning.
         shared.status_mut().waiting = vec![format!("the global table {name} is being read")];
         match unless_stopped(stop, read).await? {
             Ok(Ok(())) => {}

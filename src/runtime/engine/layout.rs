@@ -1,5 +1,5 @@
-//! What an earlier run kept: compared at a start before anything is made or joined, moved to other names where the file
-//! says so, and written down. The comparison itself is `runtime/layout/`.
+//! Compares the state of an earlier run at the start, before topics are created and the group is joined; moves it to
+//! other names if the file says so, and records the layout. `runtime/layout/` has the comparison itself.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,8 @@ use crate::runtime::layout::{Examined, Places, examine, local, record};
 use crate::state::{RocksEnv, StateDir};
 use crate::topology::{Home, Layout, Topology};
 
-/// Before a move that another instance has begun is looked at again; each time twice as long, or two would go on fencing
-/// each other.
+/// How long to wait before looking again at a move that another instance has begun: twice as long each time, or two
+/// instances would keep fencing each other.
 const OTHERS: Duration = Duration::from_secs(10);
 
 /// What the comparison needs.
@@ -52,7 +52,7 @@ impl Keeper {
                     return Ok(examined);
                 }
                 Ok(Err(problems)) => return Err(EngineError::Unfit(problems)),
-                // On this machine nothing passes by waiting.
+                // On this machine, waiting would change nothing.
                 Err(message) if self.config.is_none() => return Err(EngineError::Failed(message)),
                 Err(message) => shared.wait_for(&message),
             }
@@ -126,12 +126,12 @@ impl Keeper {
                 Err(e) => return Err(EngineError::Failed(e.to_string())),
             }
             pause(stop, shared).await?;
-            // What does not fit is said, whoever has made it so meanwhile.
+            // A topic that does not fit is reported, whichever program has changed it in the meantime.
             self.examine(Some(admin), counts, shared, stop).await?;
         }
     }
 
-    /// Moves what is in the state directory alone, and says whose it is.
+    /// Moves the state that is only in the state directory, and records which topology the directory belongs to.
     pub(super) fn settle_local(&self, examined: &Examined, lock: &StateDir) -> Result<(), EngineError> {
         let failed = EngineError::Failed;
         local::rename(&self.dir, &self.env, &examined.local).map_err(failed)?;

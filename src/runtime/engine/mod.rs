@@ -1,9 +1,10 @@
-//! The engine: starts everything a topology needs, routes the group's events to the workers, and stops it all in order.
+//! The engine: starts everything that a topology needs, routes the group's events to the workers, and stops everything
+//! in order.
 //!
-//! Called by `cli`. Order of a start: sinks are connected (a table that does not fit ends it here), topics are looked up
-//! (and waited for), internal topics are made, global tables are read, the group is joined, workers start (their inboxes
-//! were there before). Order of a stop: workers take no more input, finish and commit, then the group is left, then the
-//! sinks' lanes end.
+//! Called by `cli`. Order of a start: sinks are connected (a table that does not fit ends it here), topics are looked
+//! up (and waited for), internal topics are created, global tables are read, the group is joined, workers start (their
+//! inboxes exist before). Order of a stop: workers take no more input, finish and commit, then the group is left, then
+//! the sinks' lanes end.
 
 mod globals;
 mod grown;
@@ -50,10 +51,10 @@ use crate::sinks::Connected;
 use crate::state::{DirError, RocksEnv, StateDir};
 use crate::topology::Topology;
 
-/// What of a stop's time is kept for leaving the group and ending the sinks' lanes.
+/// The part of a stop's time that is kept for leaving the group and ending the sinks' lanes.
 const LEAVING: Duration = Duration::from_secs(4);
 
-/// What differs from one instance to the next.
+/// The settings of one instance.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
     /// Where state lives.
@@ -78,7 +79,7 @@ pub struct Override {
 /// Why a topology does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The file does not fit what is there: exit code 78.
+    /// The file does not fit the servers: exit code 78.
     #[error("{message}")]
     Config {
         /// Node it is about.
@@ -285,17 +286,17 @@ impl Engine {
         });
     }
 
-    /// Tells a task how far another consumer group has come on its partition. To be said again after the next commit: a task
-    /// that is not here, or is being restored, misses it.
+    /// Tells a task how far another consumer group has come on its partition. To be repeated after the next commit: a
+    /// task that is not here, or is being restored, misses it.
     pub fn committed_elsewhere(&self, id: TaskId, commits: &Commits) {
-        // The workers that do not have the task pass over it.
+        // Workers that do not have the task ignore it.
         for inbox in &self.inboxes {
             inbox.send(Message::Commits { id, commits: commits.clone() });
         }
     }
 
-    /// Waits until `stop`, or until something fails. A source that has ended (a file, a count) ends nothing: what its
-    /// records began may still be waiting.
+    /// Waits until `stop`, or until something fails. The end of a source (a file, a count) does not end it: its records
+    /// may still have effects to come.
     pub async fn run(&self, stop: &CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -304,11 +305,11 @@ impl Engine {
         }
     }
 
-    /// Stops in order: input, tasks, group, lanes. Names what still runs, every 5 s. What has not finished when the
-    /// deadline is near is dropped, so that the group is left in time.
+    /// Stops in order: input, tasks, group, lanes. Logs every 5 s which tasks still run. Whatever has not finished when
+    /// the deadline is near is dropped, so that the group is left in time.
     ///
     /// # Errors
-    /// What had failed, if anything.
+    /// The failure that ended it, if there was one.
     pub async fn stop(mut self) -> Result<(), EngineError> {
         self.shared.status_mut().stopping = true;
         // It holds the global tables, which close here.
@@ -344,7 +345,7 @@ impl Engine {
         }
         let drained = !failed && dones.is_empty();
         if !drained {
-            // Nothing may settle any more; the checkpoint that was is the truth.
+            // No more epochs are committed; the last checkpoint counts.
             let ids: Vec<TaskId> = self.shared.status().tasks.keys().copied().collect();
             for inbox in &self.inboxes {
                 let (done, _) = sync_channel(1);
@@ -353,7 +354,7 @@ impl Engine {
         }
         self.calls_stop.cancel();
         if let Some(reader) = self.reader.take() {
-            // Leaving blocks while the broker is told; nothing is left to commit.
+            // Leaving blocks until the broker knows; there is nothing left to commit.
             let closed = tokio::task::spawn_blocking(move || reader.close());
             drop(tokio::time::timeout(leaving, closed).await);
         }
@@ -367,7 +368,7 @@ impl Engine {
                 }
             }
         }
-        // After the tasks, which read their rows.
+        // After the tasks, which read its rows.
         let globals = std::mem::take(&mut self.globals);
         if !tokio::task::spawn_blocking(move || globals.join()).await.unwrap_or(false) {
             return Err(EngineError::Failed("a global table's thread panicked".into()));
@@ -376,7 +377,7 @@ impl Engine {
         failure.map_or(Ok(()), Err)
     }
 
-    /// The tasks that are still there, for the log.
+    /// The tasks that still run, for the log.
     fn left(&self) -> String {
         let names: Vec<String> =
             self.shared.status().tasks.keys().map(|id| id.name(&self.topology)).collect();

@@ -1,5 +1,5 @@
-//! What an engine found out about its topics, and what follows for its tasks. Made once per start, then only read: by
-//! the threads that route the group's events and by the workers' setup.
+//! What an engine has found out about its topics, and what follows for its tasks. Made once per start, then only read:
+//! by the threads that route the group's events and by the start of the workers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::kafka::TopicPartition;
 use crate::runtime::task::TaskId;
 use crate::topology::{Changelog, Guarantee, SubTopology, Topology};
 
-/// What was found out about the topics, and what follows for the tasks.
+/// The topics as they are, and what follows for the tasks.
 pub(super) struct Plan {
     /// The group's topics, in the order in which records count them.
     pub(super) topics: Vec<Arc<str>>,
@@ -52,7 +52,7 @@ impl Plan {
         let fixed = fixed.map(|(sub, log)| log.is_some() || sub.topics.len() > 1 || writes(sub)).collect();
         let topics: Vec<Arc<str>> = topology.source_topics().iter().map(|t| t.as_str().into()).collect();
         Plan {
-            // Nothing but global tables: there is no group whose offsets a transaction could have.
+            // With global tables alone, there is no group whose offsets a transaction could contain.
             transactions: !plain
                 && !topics.is_empty()
                 && (changelogs.iter().any(Option::is_some)

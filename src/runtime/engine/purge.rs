@@ -1,8 +1,9 @@
-//! Purging repartition topics: what their readers have committed is deleted, so that they do not grow for ever.
+//! Purges repartition topics: records that their readers have committed are deleted, so that the topics do not grow for
+//! ever.
 //!
-//! Called by the engine, one loop per process. Each instance purges the partitions that it owns, at a gentle pace, and
-//! only up to what the group has committed on the broker: a crash at any moment finds every record that it needs. A
-//! failure is no more than a late purge.
+//! Called by the engine, one loop per process. Each instance purges the partitions that it owns, at a slow pace, and
+//! only up to the offsets that the group has committed on the broker, so after a crash at any moment every record that
+//! is needed is there. A failure only delays the purge.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,20 +20,20 @@ const CHECKPOINTS: u32 = 10;
 /// The shortest time between two purges.
 const EVERY_MIN: Duration = Duration::from_secs(1);
 
-/// The pace that goes with a time between checkpoints.
+/// The time between purges for a time between checkpoints.
 pub(in crate::runtime) fn purge_every(checkpoint: Duration) -> Duration {
     checkpoint.saturating_mul(CHECKPOINTS).max(EVERY_MIN)
 }
 
 /// Deletes committed records from repartition topics.
 pub(in crate::runtime) struct Purge {
-    /// Asked and told; its calls block.
+    /// Its calls block.
     pub admin: Arc<Admin>,
     /// The consumer group.
     pub group: String,
     /// Repartition topics, each with the sub-topology that reads it.
     pub topics: Vec<(usize, Arc<str>)>,
-    /// The tasks that are ours now.
+    /// The tasks of this instance.
     pub ours: Box<dyn Fn() -> BTreeSet<TaskId> + Send + Sync>,
     /// Time between two purges.
     pub every: Duration,
@@ -63,7 +64,7 @@ impl Purge {
     }
 }
 
-/// Deletes what was committed since the last time; says up to where.
+/// Deletes the records committed since the last purge; returns up to where.
 fn once(
     admin: &Admin,
     group: &str,

@@ -1,8 +1,8 @@
-//! Routes the group's events to the workers, and keeps each limiter's share in step with the tasks that are ours.
+//! Routes the group's events to the workers, and sets the share of each limiter to match the tasks of this instance.
 //!
-//! Called by the group reader, on the poller's thread, one event at a time. Invariants: a task belongs to one worker for
-//! as long as the engine runs; a share goes down before anybody else's may go up; `Revoked` is answered when every
-//! worker has let go.
+//! Called by the group reader, on the poller's thread, one event at a time. Invariants: a task belongs to one worker
+//! while the engine runs; this instance's share goes down before that of another may go up; `Revoked` is answered when
+//! every worker has let go.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::sync_channel;
@@ -24,7 +24,7 @@ pub(super) struct Router {
     pub(super) plan: Arc<Plan>,
     pub(super) inboxes: Vec<Inbox>,
     pub(super) shared: Arc<Shared>,
-    /// Tasks that are ours. Only the poller touches it; the mutex makes the closure shareable.
+    /// The tasks of this instance. Only the poller uses it; the mutex makes the closure shareable.
     pub(super) shares: Mutex<BTreeSet<TaskId>>,
     pub(super) limits: Shares,
 }
@@ -49,7 +49,7 @@ impl Router {
                 }
                 tracing::info!(tasks = tasks.len(), "partitions assigned");
                 {
-                    // At once, not when the worker hears of it: in between the instance would look ready.
+                    // At once, and not when the worker gets the message: in between, the instance would look ready.
                     let mut status = self.shared.status_mut();
                     status.joined = true;
                     status.missing.remove(LOOKUP);
@@ -66,7 +66,7 @@ impl Router {
                     partitions.iter().filter_map(|p| Some(self.plan.task(p)?.0)).collect();
                 tracing::info!(tasks = ids.len(), lost, "partitions revoked");
                 if lost {
-                    // Out of the group, until it is joined again.
+                    // It is out of the group until it joins again.
                     let mut status = self.shared.status_mut();
                     status.joined = false;
                     status.missing.remove(LOOKUP);
@@ -81,12 +81,12 @@ impl Router {
                         waits.push(receive);
                     }
                 }
-                // Their calls stop with them: lower the share before anybody else may raise theirs.
+                // Their calls stop with them, so the share goes down before that of another instance may go up.
                 self.shares.lock().unwrap_or_else(PoisonError::into_inner).retain(|id| !ids.contains(id));
                 self.share();
                 std::thread::spawn(move || {
                     for wait in waits {
-                        // Disconnected: the worker is gone, and so are its tasks.
+                        // Disconnected: the worker has ended, and so have its tasks.
                         wait.recv().unwrap_or_default();
                     }
                     done.send(()).unwrap_or_default();

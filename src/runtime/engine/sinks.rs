@@ -1,8 +1,8 @@
-//! The sinks of a topology at a start: connected and checked, each with its driver and lanes; and those of them whose
-//! records are part of the checkpoint's transaction.
+//! Connects the sinks of a topology: each is checked and gets its driver and lanes; also finds the sinks whose records
+//! are part of the checkpoint's transaction.
 //!
-//! Called by the engine before anything is read. A table or a schema that does not fit is an error of its node; a server
-//! that does not answer is waited for.
+//! Called by the engine before any record is read. A table or a schema that does not fit is an error of its node; a
+//! server that does not answer is waited for.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::runtime::task::DEAD_LETTER;
 use crate::sinks::{Batch, KafkaLane, KafkaSinkConfig, SinkError, Surroundings};
 use crate::topology::{Guarantee, NodeKind, Topology};
 
-/// Finds the registry's ids of the schemas that sinks write with; waits while it is away.
+/// Finds the registry's ids of the schemas that sinks write with; waits while the registry cannot be reached.
 pub(super) async fn connect_schemas(
     topology: &Topology,
     shared: &Arc<Shared>,
@@ -43,7 +43,7 @@ pub(super) async fn connect_schemas(
     }
 }
 
-/// Connects every sink, and the dead letter: their drivers by node.
+/// Connects every sink, and the dead letter; returns their drivers by node.
 pub(super) async fn connect(
     topology: &Topology,
     stand_ins: &Override,
@@ -117,7 +117,7 @@ pub(super) async fn connect(
 /// bytes.
 pub(super) type Transactional = BTreeMap<usize, (KafkaLane, usize)>;
 
-/// Looks up how large a message of each lane may be. A topic that does not exist yet is taken for one of ours.
+/// Looks up how large a message of each lane may be. A topic that does not exist yet counts as one of our own.
 pub(super) async fn message_limits(
     admin: &Arc<Admin>,
     lanes: BTreeMap<usize, KafkaLane>,
@@ -145,8 +145,8 @@ pub(super) async fn message_limits(
     }
 }
 
-/// How rows become records of the checkpoint's transaction: those of repartition topics always, since state is exactly
-/// once below them too; with `exactly_once` those of every Kafka sink and the dead letter.
+/// The lanes that turn rows into records of the checkpoint's transaction: always those of repartition topics, since
+/// state is exactly once below them too; with `exactly_once` those of every Kafka sink and of the dead letter.
 pub(super) fn transactional_lanes(topology: &Topology, writer: &Arc<Writer>) -> BTreeMap<usize, KafkaLane> {
     let all = topology.settings.guarantee == Guarantee::ExactlyOnce;
     let lane = |config: &KafkaSinkConfig| KafkaLane::new(Arc::clone(writer), config);

@@ -1,4 +1,4 @@
-//! What the threads of an engine share: how the topology is, and why it ends.
+//! What the threads of an engine share: the state of the topology, and why it ends.
 //!
 //! Written by the worker threads (a task's state), the poller's thread (the group), the threads of global tables and
 //! the drivers (a failure), and by what a start waits for; read by the admin server, the live view of `dev` and the
@@ -15,10 +15,10 @@ use crate::runtime::metrics::Metrics;
 use crate::runtime::task::{TaskError, TaskId};
 use crate::runtime::worker::TaskStatus;
 
-/// What `/ready` and the logs say.
+/// The state that `/ready` and the logs report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// What is being waited for, if anything; empty once the group was joined.
+    /// What is being waited for, if anything; empty once the group has been joined.
     pub waiting: Vec<String>,
     /// What is not as it was when everything began to run, by what looks for it.
     pub missing: BTreeMap<&'static str, String>,
@@ -28,12 +28,12 @@ pub struct Status {
     pub stopping: bool,
     /// Tasks by state.
     pub tasks: BTreeMap<TaskId, TaskStatus>,
-    /// An assignment has come (it may be empty), or none is needed.
+    /// An assignment (maybe empty) has come, or none is needed.
     pub joined: bool,
 }
 
 impl Status {
-    /// What it waits for, in words.
+    /// What it waits for.
     #[must_use]
     pub fn reasons(&self) -> Vec<&str> {
         let stopping = self.stopping.then_some("nothing: it is stopping");
@@ -46,7 +46,7 @@ impl Status {
             .collect()
     }
 
-    /// Everything assigned runs?
+    /// Whether everything assigned is running.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.joined
@@ -57,7 +57,7 @@ impl Status {
     }
 }
 
-/// What the threads share: each field says who else holds it.
+/// What the threads share; each field names the threads that use it.
 pub(super) struct Shared {
     /// The worker threads, the poller, the admin server; for moments.
     status: Mutex<Status>,
@@ -74,7 +74,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Nothing runs yet, nothing has failed.
+    /// The state before anything runs.
     pub(super) fn new(metrics: Metrics) -> Shared {
         Shared {
             status: Mutex::default(),

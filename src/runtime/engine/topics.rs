@@ -1,6 +1,7 @@
-//! The topics of a topology at a start: sources are waited for, our own are made where they are missing.
+//! The topics of a topology at its start: source topics are waited for, internal topics are created if they do not
+//! exist.
 //!
-//! Called by the engine before anything is read. A topic of another size than it must have is an error, a broker that
+//! Called by the engine before any record is read. A topic with a wrong number of partitions is an error; a broker that
 //! does not answer is waited for.
 
 use std::collections::BTreeMap;
@@ -56,14 +57,15 @@ pub(super) async fn wait_topics(
     }
 }
 
-/// Changelogs, repartition topics and the dead-letter topic: how each is made, and what is wrong where there is one of
-/// another size (nothing, if that does not matter).
+/// Changelogs, repartition topics and the dead-letter topic: how each is created, and what is wrong if it exists with
+/// another number of partitions (empty if that does not matter).
 fn specs(topology: &Topology, plan: &Plan, plain: bool) -> Vec<(TopicSpec, String)> {
     let mut specs = Vec::new();
     for (sub, changelog) in plan.changelogs.iter().enumerate() {
         let (Some(name), Some(source)) = (changelog, topology.subs[sub].topics.first()) else { continue };
         let partitions = plan.counts.get(source).copied().unwrap_or(1);
-        // Tombstones stay for a day, or a store that is behind would keep what was deleted: see `restore.rs`.
+        // Tombstones are retained for a day: otherwise a store that is behind would keep deleted rows (see
+        // `restore.rs`).
         let spec = TopicSpec::new(&**name, partitions)
             .with("cleanup.policy", "compact")
             .with("delete.retention.ms", "86400000")
@@ -76,7 +78,7 @@ fn specs(topology: &Topology, plan: &Plan, plain: bool) -> Vec<(TopicSpec, Strin
     }
     for repartition in topology.repartitions() {
         let partitions = plan.counts.get(&repartition.topic).copied().unwrap_or(1);
-        // Consumed records are deleted, nothing else is; the records' own time is kept whatever the broker's default.
+        // Only consumed records are deleted. The records' own timestamps are kept, whatever the broker's default.
         let spec = TopicSpec::new(repartition.topic, partitions)
             .with("cleanup.policy", "delete")
             .with("retention.ms", "-1")
@@ -95,7 +97,7 @@ fn specs(topology: &Topology, plan: &Plan, plain: bool) -> Vec<(TopicSpec, Strin
         specs.push((record::spec(topology), String::new()));
     }
     if let (Some(dead_letter), false) = (&topology.settings.errors.dead_letter, plain) {
-        // It takes whatever we could read, and headers that say why.
+        // It must accept every record that we could read, and the headers with the reason.
         let spec = TopicSpec::new(dead_letter.topic.clone(), 1);
         specs.push((spec.with("max.message.bytes", MESSAGE_BYTES_MAX.to_string()), String::new()));
     }
@@ -105,8 +107,8 @@ fn specs(topology: &Topology, plan: &Plan, plain: bool) -> Vec<(TopicSpec, Strin
     specs
 }
 
-/// Makes our own topics where they are missing, and waits until the broker shows them. A changelog or repartition topic of
-/// another size is an error.
+/// Creates internal topics that are missing, and waits until the broker shows them. A changelog or repartition topic
+/// with another number of partitions is an error.
 pub(super) async fn make_topics(
     admin: &Arc<Admin>,
     topology: &Topology,
@@ -146,7 +148,7 @@ pub(super) async fn make_topics(
                 if found.iter().all(|(_, have)| have.is_some()) {
                     return Ok(());
                 }
-                // Just made: the group is joined when all brokers know them.
+                // Just created: the group is joined when all brokers know them.
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             Err(message) => {

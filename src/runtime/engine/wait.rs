@@ -1,5 +1,5 @@
-//! Waiting for servers while an engine starts: calls that block go to a thread of tokio's, and every wait ends when the
-//! engine is told to stop or something fails.
+//! Waits for servers while an engine starts: calls that block run on a thread for blocking work, and every wait ends
+//! when the engine is stopped or something fails.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{EngineError, Shared};
 
-/// Between tries of a server that does not answer.
+/// Time between two requests to a server that does not answer.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Before a server is asked again.
+/// Waits before a server is asked again.
 pub(super) async fn pause(stop: &CancellationToken, shared: &Shared) -> Result<(), EngineError> {
     tokio::select! {
         () = stop.cancelled() => Err(EngineError::Stopped),
@@ -19,7 +19,7 @@ pub(super) async fn pause(stop: &CancellationToken, shared: &Shared) -> Result<(
     }
 }
 
-/// Runs what blocks on a thread of its own; a panic is an error like any other.
+/// Runs a blocking call on a thread of its own; a panic is an error like any other.
 pub(super) async fn blocking<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
     f: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, String> {
@@ -29,7 +29,7 @@ pub(super) async fn blocking<T: Send + 'static, E: std::fmt::Display + Send + 's
     }
 }
 
-/// Waits for an answer, but not when told to stop.
+/// Waits for an answer, unless the engine is stopped.
 pub(super) async fn unless_stopped<T>(
     stop: &CancellationToken,
     answer: impl Future<Output = T>,

@@ -1,7 +1,7 @@
-//! The worker threads of an engine: what each of them needs from outside, and their start.
+//! Starts the worker threads of an engine, with what each of them needs.
 //!
 //! Called once, at the end of the engine's start. Invariants: every worker has an inbox before the group is joined;
-//! tasks of sources that are no topics belong to the first worker.
+//! tasks of sources that are not topics belong to the first worker.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -136,7 +136,7 @@ impl Engine {
                 },
                 status: {
                     let shared = Arc::clone(&self.shared);
-                    // Where a group reads topics there is always more to come.
+                    // If a group reads topics, there is always more to come.
                     let ends = plan.topics.is_empty();
                     Box::new(move |id, status| set_status(&shared, id, status, ends))
                 },
@@ -153,7 +153,7 @@ impl Engine {
             self.threads.push(thread);
         }
         if self.reader.is_none() {
-            // Their own sources' tasks are known by now: not ready before they run.
+            // The tasks of other sources are known by now, so the instance is not ready before they run.
             self.shared.status_mut().joined = true;
         }
         Ok(plan)
@@ -176,24 +176,25 @@ impl Engine {
         let names: Vec<&str> = plan.topics.iter().map(|t| &**t).collect();
         let mut options = GroupOptions::new(self.topology.name.clone(), &names);
         if self.topology.subs.iter().any(|s| s.topics.len() > 1) {
-            // A task reads partition p of several topics: they must come together.
+            // A task reads partition p of several topics, so these must be assigned together.
             options.assignment = Assignment::Range;
         }
         GroupReader::open(config, &options, move |event| router.event(event))
             .map_err(|e| EngineError::Failed(e.to_string()))
     }
 
-    /// Commits by transactions of this id.
+    /// Commits in transactions with this id.
     fn transactions(&self, config: &KafkaConfig, id: String) -> CommitMode {
         let (config, failed) = (config.clone(), self.shared.failed.clone());
         CommitMode::Transaction(Box::new(move || open_writer(&config, &id, &failed)))
     }
 
-    /// Sources that are no topics: one task each, partition 0, on the first worker.
+    /// Sources that are not topics: one task each, partition 0, on the first worker.
     fn add_local_sources(&self, worker: &mut Worker) -> Result<(), EngineError> {
         for (sub, part) in self.topology.subs.iter().enumerate() {
             let mut readers = Vec::new();
-            // A sub-topology reads topics or lines, never both: so they count as in `Topology::inputs`.
+            // A sub-topology reads topics or other sources, never both, so their numbers are those of
+            // `Topology::inputs`.
             for (input, &n) in part.lines.iter().enumerate() {
                 let NodeKind::Source(source) = &self.topology.nodes[n].kind else { continue };
                 let opened = source.open(SystemClock.now()).map_err(|(field, message)| {
@@ -209,7 +210,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Drivers of calls by node, one each for all workers, and how their answers come back.
+    /// The call drivers by node, one each for all workers, and the way back of their answers.
     fn calls(
         &self,
         tokio: &TokioHandle,
@@ -240,7 +241,7 @@ impl Engine {
             };
             let reply = |ticket: Ticket, call: u64, reply: Reply| {
                 let Ticket { handle, node, inbox, gate } = ticket;
-                // The answer is in the inbox before the gate is seen idle.
+                // The answer is in the inbox before the call counts as ended.
                 inbox.send(Message::Reply { handle, node, call, reply });
                 gate.end();
             };

@@ -1,8 +1,8 @@
-//! The topics that sinks write: looked for at the start, and while everything runs.
+//! Watches the topics that sinks write: at the start, and while everything runs.
 //!
-//! A sink whose topic is missing would try again for ever. So a start is refused when the broker says several times that
-//! it is missing. One that goes later makes `/ready` false until it is back; its records wait. Where the file asks the
-//! broker to make topics that are written to ([`KafkaConfig::makes_topics`]), nothing is looked for.
+//! A sink whose topic is missing would retry for ever, so the start is refused if the broker reports several times that
+//! it is missing. If a topic goes missing later, `/ready` is false until it is back, and its records wait. If the file
+//! asks the broker to create topics on the first write ([`KafkaConfig::makes_topics`]), nothing is watched.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use crate::kafka::{Admin, AdminError, KafkaConfig};
 use crate::runtime::every::every;
 use crate::topology::{Topology, WrittenTopic};
 
-/// How often the broker must say, a second apart, that a topic is missing: a topic that was made just now is not known
-/// to every broker yet.
+/// How often the broker must report, a second apart, that a topic is missing: a topic that was just created is not
+/// known to every broker yet.
 const LOOKS: usize = 3;
-/// Between two looks while everything runs.
+/// Time between two looks while everything runs.
 const EVERY: Duration = Duration::from_secs(5);
 
 /// Who says what is missing.
 const LOOK: &str = "the topics that sinks write";
 
-/// Topics of sinks that are not there.
+/// Topics of sinks that do not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("missing topics: {}", .0.iter().map(|t| format!("`{}`", t.topic)).collect::<Vec<_>>().join(", "))]
 pub struct MissingTopics(pub Vec<WrittenTopic>);
@@ -38,7 +38,7 @@ pub(super) struct Watch {
 }
 
 /// Waits until the broker answers, and refuses a topology with sinks whose topics are missing. `None`: there is nothing
-/// to be watched later.
+/// to watch later.
 pub(super) async fn find(
     topology: &Topology,
     config: &KafkaConfig,
@@ -84,7 +84,7 @@ pub(super) async fn find(
 }
 
 impl Watch {
-    /// Looks again and again, until `stop`. Where the broker does not answer, what it said last holds.
+    /// Looks periodically until `stop`. While the broker does not answer, its last answer holds.
     pub(super) async fn run(self, shared: Arc<Shared>, stop: CancellationToken) {
         every(EVERY, LOOK, stop, move || {
             if let Ok(missing) = missing(&self.admin, &self.topics) {

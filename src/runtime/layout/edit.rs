@@ -1,4 +1,4 @@
-//! What becomes of a changelog's rows when nodes get other names, or lose their state. Pure.
+//! Rewrites a changelog's rows when nodes get other names, or lose their state. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,14 +11,14 @@ use crate::state::{META_CLOCKS, META_POSITIONS, META_SHAPE, Row, StateError, cod
 pub struct Edit {
     /// Nodes with other names, old and new.
     pub names: BTreeMap<String, String>,
-    /// Nodes whose rows go.
+    /// Nodes whose rows are deleted.
     pub dropped: BTreeSet<String>,
-    /// Topics that are read no more under this name: positions in them mean nothing.
+    /// Topics that are no longer read under this name: positions in them are void.
     pub topics: BTreeSet<String>,
 }
 
 impl Edit {
-    /// The row in its new form; `None`: it goes.
+    /// The row in its new form; `None` if it is deleted.
     ///
     /// # Errors
     /// A row of the task's own cannot be read.
@@ -63,7 +63,7 @@ impl Edit {
         }))
     }
 
-    /// The rows that make the change in place: what is new, and tombstones for what goes.
+    /// The rows that make the change in place: new rows, and tombstones for deleted ones.
     ///
     /// # Errors
     /// As [`Edit::row`].
@@ -81,7 +81,7 @@ impl Edit {
         Ok(())
     }
 
-    /// A node's new name; `None`: its rows go.
+    /// A node's new name; `None` if its rows are deleted.
     fn name<'a>(&'a self, name: &'a str) -> Option<&'a str> {
         match self.dropped.contains(name) {
             true => None,

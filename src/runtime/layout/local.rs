@@ -1,5 +1,5 @@
-//! What is in a state directory: whose it is, the state of nodes that read lines, and how much of which changelog the rest
-//! has. Databases are opened for looking only; [`rename`] alone writes.
+//! The contents of a state directory: which topology it belongs to, the state of nodes below sources that are not
+//! topics, and how much of which changelog the rest has. Databases are opened read-only; only [`rename`] writes.
 
 use std::path::Path;
 
@@ -13,13 +13,13 @@ use crate::topology::{Kept, LAYOUT_FORMAT, Layout, Moves};
 /// What a state directory holds.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// State that is here and nowhere else.
+    /// State that exists only here.
     pub layout: Layout,
-    /// Of state that is in a changelog too: sub-topology, partition, the next offset.
+    /// For state that is in a changelog too: sub-topology, partition, the next offset.
     pub positions: Vec<(String, i32, i64)>,
 }
 
-/// What is wrong where the directory is another topology's.
+/// What is wrong if the directory belongs to another topology.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -33,7 +33,7 @@ pub fn owner(dir: &Path, topology: &str) -> Result<Option<Problem>, String> {
     }))
 }
 
-/// Looks into a state directory that nobody else uses.
+/// Reads a state directory that no other process uses.
 ///
 /// # Errors
 /// A database cannot be read.
@@ -56,7 +56,7 @@ pub fn found(dir: &Path) -> Result<Found, String> {
     Ok(found)
 }
 
-/// Carries out moves in the state directory. May be ended at any moment, and begun again.
+/// Carries out moves in the state directory. May be stopped at any moment, and repeated.
 ///
 /// # Errors
 /// A database or directory cannot be written.

@@ -1,12 +1,12 @@
-//! What an earlier run kept, compared with the topology of today: before the group is joined, before any task runs, and
-//! by `check --connect` in the same words.
+//! Compares the state that an earlier run kept with today's topology: before the group is joined, before any task runs,
+//! and by `check --connect` with the same messages.
 //!
-//! The truth is in Kafka: a record in the compacted topic `NAME-layout` says which nodes have state, of which form, in
-//! which changelog, and which repartition topics there are ([`Layout`]). It is written when the topology's own topics are
-//! made, so before there is state, and again when the topology has more nodes with state. State of a version that wrote no
-//! such record is known by its changelogs: each has the lines of its sub-topology in every checkpoint (`record.rs`). What
-//! nodes that read lines keep is in the state directory alone, and is compared there (`local.rs`). What `renamed` says is
-//! carried out by `moving.rs`.
+//! The authoritative record is in Kafka, in the compacted topic `NAME-layout`: which nodes have state, in which format
+//! and which changelog, and which repartition topics there are ([`Layout`]). It is written when the internal topics are
+//! created, so before there is state, and again when more nodes have state. If a version that wrote no such record has
+//! run, its changelogs tell the same: each has the lines of its sub-topology in every checkpoint (`record.rs`). The
+//! state of nodes below sources that are not topics is only in the state directory, and is compared there (`local.rs`).
+//! `moving.rs` carries out what `renamed` asks for.
 
 mod edit;
 pub mod local;
@@ -23,17 +23,17 @@ use crate::kafka::{Admin, AdminError, GroupOffset, KafkaConfig, TopicPartition};
 use crate::model::Problem;
 use crate::topology::{Home, Layout, Moves, Topology};
 
-/// How long one question to the cluster may take.
+/// How long one request to the cluster may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What was found, where it fits.
+/// The result, if everything fits.
 #[derive(Debug)]
 pub struct Examined {
-    /// What was written down, or found in its place.
+    /// What was recorded, or found in its place.
     pub written: Layout,
-    /// Was it written down?
+    /// Whether it was recorded.
     pub recorded: bool,
-    /// What `renamed` makes of it.
+    /// The same after `renamed`.
     pub moves: Moves,
     /// The same on this machine.
     pub local: Moves,
@@ -47,11 +47,11 @@ pub struct Places<'a> {
     pub kafka: Option<(&'a Admin, &'a KafkaConfig)>,
     /// The partitions that each topic of the group has, or has to have.
     pub counts: &'a BTreeMap<String, i32>,
-    /// The state directory, if it is there and nobody else's.
+    /// The state directory, if it exists and no other process uses it.
     pub dir: Option<&'a Path>,
 }
 
-/// Compares. The inner error is what does not fit.
+/// Compares both. The inner error is what does not fit.
 ///
 /// # Errors
 /// The cluster does not answer, or refuses; or a database on disk cannot be read.
@@ -61,7 +61,7 @@ pub fn examine(places: &Places<'_>) -> Result<Result<Examined, Vec<Problem>>, St
     if let Some(dir) = places.dir {
         problems.extend(local::owner(dir, &topology.name)?);
         if !problems.is_empty() {
-            // Nothing else that is said of this directory would be of use.
+            // Anything else about this directory would be of no use.
             return Ok(Err(problems));
         }
     }
@@ -111,7 +111,7 @@ pub fn examine(places: &Places<'_>) -> Result<Result<Examined, Vec<Problem>>, St
         let today = topology.layout(Home::Machine);
         problems.extend(kept.layout.moved(&examined.local).lost(&today, &|_| false));
         if let Some((_, config)) = places.kafka.filter(|_| !kept.positions.is_empty()) {
-            // The marks of the last commits may be on their way still.
+            // The markers of the last commits may still be in flight.
             let ends = Admin::open_uncommitted(config, TIMEOUT).map_err(|e| e.to_string())?;
             problems.extend(ahead(&ends, topology, dir, &kept)?);
         }
@@ -119,7 +119,7 @@ pub fn examine(places: &Places<'_>) -> Result<Result<Examined, Vec<Problem>>, St
     Ok(if problems.is_empty() { Ok(examined) } else { Err(problems) })
 }
 
-/// Does a topic of the group hold records that it has not read? Marks of transactions are none.
+/// Whether a topic of the group has records that it has not read. Transaction markers are none.
 fn is_unread(admin: &Admin, config: &KafkaConfig, topology: &Topology, topic: &str) -> Result<bool, String> {
     let asked = |e: AdminError| e.to_string();
     let found = admin.topics(&[topic]).map_err(asked)?;
@@ -147,7 +147,7 @@ fn is_unread(admin: &Admin, config: &KafkaConfig, topology: &Topology, topic: &s
     Ok(false)
 }
 
-/// Changelogs that were written down and are not there any more.
+/// Changelogs that were recorded and no longer exist.
 fn gone(admin: &Admin, written: &Layout) -> Result<Vec<Problem>, AdminError> {
     let changelogs = written.changelogs();
     let found = admin.topics(&changelogs)?;
@@ -167,7 +167,7 @@ fn gone(admin: &Admin, written: &Layout) -> Result<Vec<Problem>, AdminError> {
         .collect())
 }
 
-/// Topics of the topology's own that have another number of partitions than they must have.
+/// Internal topics with a wrong number of partitions.
 fn sizes(places: &Places<'_>, admin: &Admin, moves: &Moves) -> Result<Vec<Problem>, AdminError> {
     let topology = places.topology;
     let mut wanted: Vec<(String, String, i32)> = Vec::new();

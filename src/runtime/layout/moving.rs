@@ -1,9 +1,10 @@
-//! Moving state to nodes with other names, and dropping the state of nodes: changelogs are rewritten, what waits in a
-//! repartition topic is copied, and the record follows. May be killed at any moment and is begun again by the next start.
+//! Moves state to nodes with other names, and drops the state of nodes: changelogs are rewritten, records that wait in
+//! a repartition topic are copied, and the record is changed accordingly. It may be killed at any moment; the next
+//! start repeats it.
 //!
-//! - The record says first that a move has begun, so that no start with another file runs meanwhile, and says last, in a
-//!   transaction, that it is done. Whoever moves has taken the transactional id `NAME-move` and has read the record since:
-//!   of two that move at a time the first is fenced before it can say so.
+//! - The record first says that a move has begun, so that no start with another file runs meanwhile, and last, written in
+//!   a transaction, that it is done. A process takes the transactional id `NAME-move` before it moves, and reads the record
+//!   after that: of two that move at the same time, the first is fenced before it can record the end.
 //! - Nothing moves while the group has members: they would write behind what was copied.
 //! - A changelog is rewritten from its *final* rows, so doing it again gives the same: what was moved already is there
 //!   under its new name, and nothing else.
@@ -27,25 +28,25 @@ use crate::runtime::checkpoint::failpoint;
 use crate::state::{Backend, RocksBackend, RocksEnv, Row, after_prefix, changelog};
 use crate::topology::{Home, Layout, Moves, Topology};
 
-/// Rows or records of one transaction.
+/// Most rows or records of one transaction.
 const CHUNK_ROWS: usize = 2000;
-/// Their bytes.
+/// Most bytes of them.
 const CHUNK_BYTES: usize = 4 << 20;
 /// How long a transaction may take to begin, or to commit.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long the end of a transaction of somebody who has died is waited for.
+/// How long to wait for the end of a transaction whose process was killed.
 const OPEN_MAX: Duration = Duration::from_secs(120);
 
-/// Why nothing was moved, or not all.
+/// Why nothing, or not everything, was moved.
 #[derive(Debug, thiserror::Error)]
 pub enum MoveError {
-    /// Not now: to be tried again.
+    /// Not now; try it again.
     #[error("{0}")]
     Later(String),
     /// Another process has begun to move.
     #[error("another instance moves the state")]
     Other,
-    /// It was told to stop.
+    /// It was stopped.
     #[error("stopped")]
     Stopped,
 }
@@ -69,7 +70,7 @@ fn later(e: impl ToString) -> MoveError {
     MoveError::Later(e.to_string())
 }
 
-/// Everything that moving needs.
+/// Everything that a move needs.
 pub struct Mover<'a> {
     /// The topology of today.
     pub topology: &'a Topology,
@@ -81,20 +82,20 @@ pub struct Mover<'a> {
     pub dir: PathBuf,
     /// Caches of databases.
     pub env: &'a RocksEnv,
-    /// Ends it between two steps.
+    /// Stops it between two steps.
     pub stop: &'a CancellationToken,
 }
 
 /// What is to be done.
 pub enum Work {
-    /// What `renamed` says.
+    /// What `renamed` asks for.
     Rename,
-    /// The state of a node goes.
+    /// The state of a node is dropped.
     Drop(String),
 }
 
 impl Mover<'_> {
-    /// Does the work and gives the layout that is written down then. The new topics are there already.
+    /// Does the work and returns the layout to record afterwards. The new topics exist already.
     ///
     /// # Errors
     /// See [`MoveError`].
@@ -102,7 +103,7 @@ impl Mover<'_> {
         self.admin.create_topics(&[record::spec(self.topology)])?;
         let id = format!("{}-move", self.topology.name);
         let mut writer = TxnWriter::open(self.config, &id, PATIENCE)?;
-        // After the id was taken: nobody else can say any more that a move is done.
+        // Read after the id was taken: from now on no other process can record that a move is done.
         let written = record::read(self.admin, self.config, self.topology).map_err(later)?;
         let mut written = match written {
             Some(written) => written,
@@ -196,7 +197,7 @@ impl Mover<'_> {
         Ok(())
     }
 
-    /// Brings a changelog's partition into its new form. Gives the number of rows written.
+    /// Brings a changelog's partition into its new form. Returns the number of rows written.
     fn rewrite(
         &self,
         writer: &mut TxnWriter,
@@ -231,7 +232,7 @@ impl Mover<'_> {
                 Ok(())
             };
             let visit = &mut |key: &[u8], value: &[u8]| {
-                // A row of this database alone.
+                // A local row.
                 if key == crate::state::META_CHANGELOG {
                     return ControlFlow::Continue(());
                 }
@@ -328,7 +329,7 @@ impl Mover<'_> {
         Ok(())
     }
 
-    /// Copies what waits in a repartition topic's partition. Gives the number of records.
+    /// Copies the records that wait in a repartition topic's partition. Returns their number.
     fn copy(
         &self,
         writer: &mut TxnWriter,

@@ -1,5 +1,5 @@
-//! The layout in Kafka: one record in a compacted topic of one partition. And what stands in for it where a version
-//! before it has run: the lines that each checkpoint writes into its changelog.
+//! The layout in Kafka: one record in a compacted topic with one partition. If an earlier version has run, its
+//! substitute: the lines that each checkpoint writes into its changelog.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -39,7 +39,7 @@ pub fn record(topology: &Topology, layout: &Layout) -> Result<OutRecord, String>
     })
 }
 
-/// What was written down last; `None`: nothing.
+/// What was recorded last; `None` if nothing was.
 ///
 /// # Errors
 /// The cluster does not answer, or a newer program wrote it.
@@ -70,7 +70,7 @@ pub fn read(admin: &Admin, config: &KafkaConfig, topology: &Topology) -> Result<
     Ok(Some(layout))
 }
 
-/// What changelogs and repartition topics say of the state where nothing was written down.
+/// What changelogs and repartition topics tell about the state if nothing was recorded.
 ///
 /// # Errors
 /// The cluster does not answer.

@@ -1,4 +1,4 @@
-//! The two ends of a task's graph as operators: what decodes a record that was read, and what makes a sink's row.
+//! The two ends of a task's graph as operators: the source, which decodes records, and the sink, which makes rows.
 
 use std::sync::Arc;
 
@@ -26,8 +26,9 @@ pub(in crate::runtime) static SKEWED: Count = Count {
     label: None,
 };
 
-/// Decodes: makes JSON of values by their format, or checks that they are, takes key and timestamp from expressions, and keeps one wrong producer clock
-/// from moving everybody's. A source that is read as a table keeps it in its store.
+/// The source: turns values into JSON by their format, or checks that they are, takes key and timestamp from
+/// expressions, and keeps a single producer with a wrong clock from moving all clocks. A source that is read as a table
+/// keeps the table in its store.
 pub(in crate::runtime) struct SourceNode {
     decoder: Decoder,
     timestamp: Option<Expr>,
@@ -76,7 +77,7 @@ impl Operator for SourceNode {
     }
 
     fn on_record(&mut self, mut record: Record, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
-        // Both, before anything of the record changes: what is refused keeps its bytes.
+        // Both are decoded before the record changes, so a refused record keeps its bytes.
         let key = record.key.as_ref().map_or(Ok(None), |key| self.decoder.key(key));
         match (key, self.decoder.value(&record.value)) {
             (Ok(key), Ok(value)) => {
@@ -139,13 +140,13 @@ impl Operator for SourceNode {
     }
 }
 
-/// The time that a record has in the task, where the source has an expression for it; `None` where the expression fails,
-/// and the record will be refused.
+/// The time of a record in the task, if the source has an expression for it; `None` if the expression fails, for which
+/// the record will be refused.
 pub(in crate::runtime) fn event_time(expr: &Expr, record: &Record) -> Option<Timestamp> {
     time_from(expr, record).ok()
 }
 
-/// A tombstone has no field to take a time from: where the expression gives it none, it keeps its own.
+/// The time from the expression; a tombstone without one keeps its own timestamp.
 fn time_from(expr: &Expr, record: &Record) -> Result<Timestamp, EvalError> {
     match expr.eval(&Scope::of(record)).and_then(|t| milliseconds(&t, expr)) {
         Err(_) if record.value.is_null() => Ok(record.ts),
@@ -169,8 +170,8 @@ fn milliseconds(json: &Json, expr: &Expr) -> Result<Timestamp, EvalError> {
     })
 }
 
-/// Makes rows. A sink that nothing reads is done with a record when the epoch's deliveries are; one that is read from
-/// keeps the record as a pending delivery in its store until the row is durable, then sends it on.
+/// The sink: makes rows. If no node reads it, a record is done when the deliveries of its epoch are. If one does, the
+/// record is kept in the store as a pending delivery until its row is durable, and is then sent on.
 pub(in crate::runtime) struct SinkNode {
     config: SinkConfig,
     encoder: Option<Encoder>,
@@ -178,10 +179,10 @@ pub(in crate::runtime) struct SinkNode {
     pending: Pending<()>,
 }
 
-/// Deliveries that a sink which is read from waits for; at this the task takes no more input.
+/// Most pending deliveries of a sink that is read from; at this number the task takes no more input.
 const DELIVERIES_PENDING_MAX: usize = 10_000;
 
-/// A pending delivery's row is the record alone.
+/// The row of a pending delivery is the record alone.
 const DELIVERY: RowFormat = RowFormat {
     encode: |arrival| encode_record(&arrival.record),
     decode: |row, clock| Ok(Arrival::restored(decode_record(row)?, clock)),
@@ -312,7 +313,7 @@ impl Operator for SinkNode {
     }
 }
 
-/// A delivery that a sink which is read from waits for, for people; `None` where the bytes are no such row.
+/// A pending delivery in readable form; `None` if the bytes are no such row.
 pub(in crate::runtime) fn describe_delivery(key: &[u8], value: &[u8]) -> Option<Described> {
     let id = u64::from_be_bytes(key.try_into().ok()?);
     let delivery = describe::record(&decode_record(value).ok()?);
@@ -320,7 +321,7 @@ pub(in crate::runtime) fn describe_delivery(key: &[u8], value: &[u8]) -> Option<
     Some(Described { key, at: serde_json::Map::new(), value: delivery }.at("delivery", id))
 }
 
-/// The record that a dead letter carries: the original, with what happened in its headers.
+/// A dead letter: the original record, with what happened in its headers.
 pub(in crate::runtime) fn dead_letter(reject: &Reject, node: &str, topic: Option<&str>) -> Record {
     let record = &reject.record;
     let text = |s: &str| Bytes::from(s.to_owned());

@@ -1,7 +1,7 @@
-//! JSON to PostgreSQL: what a column of each type takes, and how it travels.
+//! JSON to PostgreSQL: the values that a column of each type accepts, and how they are encoded.
 //!
-//! Pure. Common types travel in the server's binary form; numbers without bound, arrays and types that are not known here
-//! travel as text and are cast by the server. JSON `null` is SQL `NULL` everywhere. What can be judged here is, so that
+//! Pure. Common types are sent in the server's binary form; numbers without bound, arrays and types not known here are
+//! sent as text, which the server casts. JSON `null` is SQL `NULL` everywhere. Whatever can be checked here is, so that
 //! the server need not refuse a whole batch for one value.
 
 use std::cmp::Ordering;
@@ -453,7 +453,7 @@ fn has_nul(json: &Json) -> bool {
     }
 }
 
-/// A value for an error message, cut to a bearable length.
+/// A value for an error message, cut to a readable length.
 fn shown(json: &Json) -> String {
     let text = json.to_string();
     match text.char_indices().nth(SHOWN_CHARS) {

@@ -1,17 +1,17 @@
-//! The `postgres` sink: rows of one PostgreSQL table, one `INSERT .. SELECT FROM UNNEST(..)` for many of them.
+//! The `postgres` sink: rows of one PostgreSQL table, many of them written by one `INSERT .. SELECT FROM UNNEST(..)`.
 //!
-//! When it connects it reads the table from the catalog and has the server look at its statements, so that a topology names
-//! columns and nothing else, and what does not fit stops it at the start (`schema`). Lanes share the pool of the connection.
-//! Of a batch the rows that cannot be written are refused one by one (`encode`), what is left is reduced to one row for
-//! each key (`reduce`), and goes out in one statement, which is its own transaction.
+//! When it connects, it reads the table from the catalog and has the server check its statements, so that a topology
+//! names only columns, and what does not fit stops it at the start (`schema`). Lanes share the pool of the connection.
+//! Rows of a batch that cannot be written are refused one by one (`encode`); the others are reduced to one row for each
+//! key (`reduce`) and written by one statement, which is its own transaction.
 //!
-//! When the server refuses a statement it does not say which row it was: the driver halves the batch until the row is found.
-//! A second unique index is another matter: rows that are fine in their order may be refused together, and the other way
-//! round; so a batch that meets one is written row by row, in order.
+//! When the server refuses a statement, it does not tell which row is at fault: the driver halves the batch until that
+//! row is found. With a second unique index, rows that are right in their order may be refused together, and the other
+//! way round, so a batch that violates one is written row by row, in order.
 //!
-//! Invariants: rows of a batch land as if one by one in their order, per key; a row is never acknowledged before its
-//! statement is committed. Every statement may be repeated, also one whose answer was lost, unless rows are added without a
-//! key.
+//! Invariants: rows of a batch are applied as if one by one in their order, per key; a row is never acknowledged before
+//! its statement is committed. Every statement may be repeated, even one whose answer was lost, unless rows are added
+//! without a key.
 
 mod encode;
 mod reduce;
@@ -35,7 +35,7 @@ use crate::clients::postgres::{Postgres, Session, types::ToSql};
 use crate::clients::{Class, Failure, Server, Uses};
 use crate::model::{Expr, FieldPath, Json, Problem, SinkRow, did_you_mean};
 
-/// The most batches under way at a time.
+/// Most batches in flight.
 const LANES_MAX: usize = 100;
 
 /// Unique violation.
@@ -73,7 +73,7 @@ pub struct PostgresSinkConfig {
     /// null), so that only what comes from `key` is needed of it; `false`: none does.
     #[serde(default)]
     pub delete_when: Option<Expr>,
-    /// Where to put the row, as it stands in the table afterwards, in the record for whoever reads from this sink: a path
+    /// Where in the record to put the row as the table has it afterwards, for nodes that read from this sink: a path
     /// such as `.row`. With `conflict: keep` that is the older row, where there was one. Default: nowhere.
     #[serde(default)]
     pub returning: Option<FieldPath>,
