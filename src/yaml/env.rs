@@ -71,11 +71,13 @@ fn replace(
             continue;
         }
         out.push_str(&rest[..at]);
-        let Some(end) = rest[at..].find('}').map(|end| at + end) else {
+        let Some(end) = closing(&rest[at + 2..]).map(|end| at + 2 + end) else {
             problems.push(
                 Problem::new("variable", "`${` has no `}`")
                     .at(span.clone(), "not closed")
-                    .help("write `${NAME}` or `${NAME:-default}`; for a plain `${`, write `$${`"),
+                    .help(
+                        "write `${NAME}` or `${NAME:-default}`, braces in the default in pairs; for a plain `${`, write `$${`",
+                    ),
             );
             rest = &rest[at..];
             break;
@@ -100,8 +102,11 @@ fn replace(
                     changed = true;
                 }
                 (None, Some(default)) => {
-                    secrets.learn(name, default);
-                    out.push_str(default);
+                    // A default may have variables of its own.
+                    let inner = replace(default, span, mode, variable, secrets, problems);
+                    let default = inner.map_or_else(|| default.to_owned(), |(text, _)| text);
+                    secrets.learn(name, &default);
+                    out.push_str(&default);
                     changed = true;
                 }
                 (None, None) if mode == Mode::Lenient => out.push_str(&rest[at..=end]),
@@ -116,6 +121,20 @@ fn replace(
     }
     out.push_str(rest);
     Some((out, changed))
+}
+
+/// Where the brace is that closes the one before this text: braces inside of it come in pairs.
+fn closing(text: &str) -> Option<usize> {
+    let mut open = 0_usize;
+    for (at, c) in text.char_indices() {
+        match c {
+            '{' => open += 1,
+            '}' if open == 0 => return Some(at),
+            '}' => open -= 1,
+            _ => {}
+        }
+    }
+    None
 }
 
 fn is_name(name: &str) -> bool {
@@ -163,6 +182,15 @@ mod tests {
         check("$${HOST}", "${HOST}", false);
         check("${NONE}", "${NONE}", false);
         check("${EVIL}", "a: [b", true);
+        check("${NONE:-${HOST}}", "h1", true);
+        check("${NONE:-${ALSO:-c}}", "c", true);
+        check("${NONE:-${ALSO:-${HOST}:${N}}/x}y", "h1:12/xy", true);
+        check("${HOST:-${NONE}}", "h1", true);
+        check("${NONE:-${ALSO}}", "${ALSO}", true);
+        check("${NONE:-{a: {b: 1}}}", "{a: {b: 1}}", true);
+        check("${NONE:-x/{{ key }}}", "x/{{ key }}", true);
+        check("${NONE:-$${HOST}}", "${HOST}", true);
+        check("${NONE:-a}b}", "ab}", true);
         check("{{ key }} $5 {x}", "{{ key }} $5 {x}", false);
     }
 
@@ -186,6 +214,10 @@ mod tests {
     fn a_variable_that_is_missing_or_broken_is_a_problem() {
         refused("${NONE}", "`NONE` is not set");
         refused("${HOST", "has no `}`");
+        refused("${NONE:-${HOST}", "has no `}`");
+        refused("${NONE:-{}", "has no `}`");
+        refused("${NONE:-${ALSO}}", "`ALSO` is not set");
+        refused("${${HOST}:-x}", "no name");
         refused("${a b}", "no name");
     }
 
