@@ -19,7 +19,7 @@ use reqwest::{Client, ClientBuilder, Method};
 use url::{SyntaxViolation, Url};
 
 use super::Called;
-use crate::model::{Clock, HttpRequest, Json, Millis, Reply, Size, Timestamp};
+use crate::model::{Clock, HttpRequest, Json, Millis, NotJson, Reply, Size, Timestamp, read_json};
 
 /// How much of an answer's body a refusal quotes, characters.
 const QUOTE_CHARS_MAX: usize = 200;
@@ -195,10 +195,10 @@ fn answered(status: u16, retry_after: Option<Millis>, body: &[u8]) -> Called {
 #[must_use]
 pub fn judge(status: u16, retry_after: Option<Millis>, body: &[u8]) -> Reply {
     match status {
-        200..=299 if body.is_empty() => Reply::Answer(Json::Null),
-        200..=299 => match serde_json::from_slice(body) {
+        200..=299 if body.trim_ascii().is_empty() => Reply::Answer(Json::Null),
+        200..=299 => match read_json(body) {
             Ok(json) => Reply::Answer(json),
-            Err(e) => Reply::Refused {
+            Err(NotJson(e)) => Reply::Refused {
                 message: format!("status {status}, but the body is no JSON ({e}): {}", quote(body)),
             },
         },

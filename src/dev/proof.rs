@@ -4,7 +4,7 @@
 //! compare, and says so.
 
 use crate::dev::Accounts;
-use crate::model::{Json, Timestamp};
+use crate::model::{Json, Timestamp, same};
 use crate::sinks::TableSink;
 use crate::sinks::columns::Column;
 use crate::topology::{NodeKind, Topology};
@@ -81,7 +81,7 @@ impl Proof {
             let settled = accounts.settled(id, now);
             let row = table.get(&[id]);
             let difference = match row.as_ref().map(|row| row.get(column).unwrap_or(&Json::Null)) {
-                Some(state) if *state == settled => continue,
+                Some(state) if same(state, &settled) => continue,
                 Some(state) => format!("{id}: the row has {state}, the account is {settled}"),
                 None => format!("{id}: there is no row, the account is {settled}"),
             };

@@ -17,6 +17,7 @@ use ::vrl::value::Value;
 
 use super::own::Own;
 use super::refused::Refused;
+use crate::model::number::{Num, Parsed, check_whole};
 
 /// Largest text that `*` may make, in bytes: Kafka's default limit for a record.
 pub(super) const TEXT_MAX: usize = 1024 * 1024;
@@ -32,27 +33,34 @@ const BUFFER_MAX: i64 = 16 * 1024 * 1024;
 /// of text plus [`NODE_WEIGHT`] for each value.
 const WEIGHT_MAX: usize = 64 * 1024 * 1024;
 const NODE_WEIGHT: usize = 32;
+/// Decimal places that a double can be rounded to, before or behind the point.
+const PLACES_MAX: u64 = 300;
 /// Largest separator of `join` and replacement of `sieve`, in bytes.
 const SHORT_MAX: usize = 1024;
 /// The largest decimal that `format_number` can hold.
 const DECIMAL_MAX: f64 = 7.922_816_251_426_433e28;
 
 /// A function, the position and name of one argument, and the check for that argument.
-const ARGUMENTS: [(&str, usize, &str, &str); 14] = [
+const ARGUMENTS: [(&str, usize, &str, &str); 19] = [
     ("abs", 0, "value", "$magnitude"),
+    ("ceil", 1, "precision", "$places"),
     ("decode_gzip", 0, "value", "$gzip"),
     ("decode_lz4", 0, "value", "$lz4"),
     ("decode_lz4", 1, "buf_size", "$buffer"),
     ("decode_snappy", 0, "value", "$snappy"),
     ("decode_zlib", 0, "value", "$zlib"),
     ("decode_zstd", 0, "value", "$zstd"),
+    ("floor", 1, "precision", "$places"),
     ("format_int", 0, "value", "$magnitude"),
     ("format_number", 0, "value", "$decimal"),
     ("format_number", 1, "scale", "$scale"),
     ("join", 1, "separator", "$short"),
+    ("parse_json", 0, "value", "$exact"),
+    ("round", 1, "precision", "$places"),
     ("set", 1, "path", "$path"),
     ("sieve", 2, "replace_single", "$short"),
     ("sieve", 3, "replace_repeated", "$short"),
+    ("to_int", 0, "value", "$whole"),
 ];
 
 /// The check for an argument of this function, given at this position or by this name.
@@ -186,6 +194,17 @@ fn check(name: &str, value: &Value) -> Result<(), String> {
         ("$magnitude", Value::Integer(i64::MIN)) => Err(format!("{} has no positive integer", i64::MIN)),
         ("$decimal", Value::Float(n)) if n.abs() >= DECIMAL_MAX => {
             Err(format!("{n} has more than 28 digits"))
+        }
+        // VRL makes the nearest whole number of a double that is none, and a double of a whole number that it has not.
+        ("$whole", Value::Float(n)) if Num::of_double(n.trunc()).whole().is_none() => {
+            Err(format!("{n} is no whole number of 64 bits with its sign"))
+        }
+        ("$exact", text) => {
+            let text = std::str::from_utf8(bytes_of(text)).unwrap_or_default();
+            check_whole(text, Value::GREATEST).map_err(|e| e.0)
+        }
+        ("$places", Value::Integer(n)) if n.unsigned_abs() > PLACES_MAX => {
+            Err(format!("{n} decimal places: {PLACES_MAX} are possible"))
         }
         ("$path", Value::Array(steps)) => steps.iter().try_for_each(|step| match step {
             Value::Integer(n) => index(*n),

@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::guard::caught;
 use super::names::fields_named;
+use crate::model::number::{self, Parsed, is_great, too_great};
 use crate::model::{EvalError, Function, Json, NotJson, Scope, Value, Yields, pick};
 
 /// A compiled program and what it reads.
@@ -121,12 +122,14 @@ impl Function for Compiled {
 /// The value of a variable in this scope.
 fn named(scope: &Scope<'_>, name: &str) -> Result<Vrl, EvalError> {
     Ok(match name {
-        "key" => scope.key.map_or(Vrl::Null, |key| Vrl::from(String::from_utf8_lossy(key).as_ref())),
+        "key" => scope.key_str()?.map_or(Vrl::Null, Vrl::from),
         "timestamp" => Vrl::Integer(scope.ts.0),
         "headers" => {
-            let text = |bytes: &bytes::Bytes| Vrl::from(String::from_utf8_lossy(bytes).as_ref());
+            let text = |value: Option<&bytes::Bytes>| {
+                value.map_or(Vrl::Null, |bytes| Vrl::from(String::from_utf8_lossy(bytes).as_ref()))
+            };
             Vrl::Object(
-                scope.headers.iter().map(|(name, bytes)| (KeyString::from(name), text(bytes))).collect(),
+                scope.headers.iter().map(|(name, value)| (KeyString::from(name), text(value))).collect(),
             )
         }
         "window" => scope.window.map_or(Vrl::Null, |window| {
@@ -151,22 +154,56 @@ fn vrl_value(value: &Value, fields: Option<&[String]>) -> Result<Vrl, EvalError>
                 let named = fields.iter().zip(found).filter_map(|(name, value)| Some((name, value?)));
                 return Ok(Vrl::Object(named.map(|(n, v)| (KeyString::from(n.as_str()), v)).collect()));
             }
-            serde_json::from_slice(bytes).map_err(|e| EvalError::NotJson(NotJson(e.to_string())))
+            Ok(number::read(bytes)?)
         }
         Value::Json(json) => from_json(json),
     }
 }
 
+/// A value as VRL sees it.
+///
+/// # Errors
+/// A whole number in it is greater than VRL's are: it would become a double.
 pub(super) fn from_json(json: &Json) -> Result<Vrl, EvalError> {
-    Vrl::deserialize(json).map_err(|e| EvalError::Failed(e.to_string()))
+    let value = Vrl::deserialize(json).map_err(|e| EvalError::Failed(e.to_string()))?;
+    if value.may_be_rounded()
+        && let Some(great) = greater(json)
+    {
+        return Err(too_great(&great.to_string(), Vrl::GREATEST).into());
+    }
+    Ok(value)
+}
+
+/// The first whole number in a value that is greater than VRL's.
+fn greater(json: &Json) -> Option<u64> {
+    match json {
+        Json::Number(n) => n.as_u64().filter(|n| *n > Vrl::GREATEST),
+        Json::Array(items) => items.iter().find_map(greater),
+        Json::Object(fields) => fields.values().find_map(greater),
+        Json::Null | Json::Bool(_) | Json::String(_) => None,
+    }
+}
+
+impl Parsed for Vrl {
+    /// VRL's whole numbers have a sign.
+    const GREATEST: u64 = i64::MAX.cast_unsigned();
+
+    fn may_be_rounded(&self) -> bool {
+        match self {
+            Vrl::Float(n) => is_great(n.into_inner()),
+            Vrl::Array(items) => items.iter().any(Vrl::may_be_rounded),
+            Vrl::Object(fields) => fields.values().any(Vrl::may_be_rounded),
+            _ => false,
+        }
+    }
 }
 
 /// Deepest nesting of a result. JSON deeper than 127 levels cannot be parsed again, and a result is usually nested in
 /// something else: a row of state, a list, the two sides of a join.
 pub(super) const DEPTH_MAX: usize = 120;
 
-/// The result as JSON, at most `left` levels deep. Bytes that are not UTF-8 are replaced; a number that JSON cannot
-/// hold is an error.
+/// The result as JSON, at most `left` levels deep. Bytes that are not UTF-8 are an error, as is a number that JSON cannot
+/// hold.
 pub(super) fn json(value: Vrl, left: usize) -> Result<Json, EvalError> {
     let deeper = || {
         left.checked_sub(1)
@@ -179,7 +216,14 @@ pub(super) fn json(value: Vrl, left: usize) -> Result<Json, EvalError> {
         Vrl::Float(n) => serde_json::Number::from_f64(n.into_inner())
             .map(Json::Number)
             .ok_or_else(|| EvalError::Failed(format!("the result {n} is no JSON number")))?,
-        Vrl::Bytes(bytes) => Json::String(String::from_utf8_lossy(&bytes).into_owned()),
+        Vrl::Bytes(bytes) => match std::str::from_utf8(&bytes) {
+            Ok(text) => Json::String(text.to_owned()),
+            Err(_) => {
+                let why = "the result is no UTF-8 text: `slice`, `find` and `length` count bytes, so a letter may have \
+                           been cut; bytes of any kind become text with `encode_base64`";
+                return Err(EvalError::Failed(why.into()));
+            }
+        },
         Vrl::Array(items) => {
             let left = deeper()?;
             Json::Array(items.into_iter().map(|item| json(item, left)).collect::<Result<_, _>>()?)

@@ -15,7 +15,7 @@ use ::vrl::value::{Kind, Value};
 use super::memo::Remembering;
 use super::own::Own;
 use super::users::OwnFunction;
-use super::{bounds, operators, replace};
+use super::{bounds, equal, operators, replace};
 
 /// Functions that are left out, even if the crate has them.
 pub const DENIED: &[&str] = &[
@@ -59,6 +59,9 @@ pub(super) fn functions(own: &[OwnFunction]) -> Vec<Box<dyn Function>> {
     for function in &mut list {
         if function.identifier() == replace::NAME {
             *function = replace::function(function.parameters());
+        }
+        if let Some(own) = equal::replaced(function.identifier(), function.parameters()) {
+            *function = own;
         }
     }
     list.extend(operators::functions());

@@ -9,6 +9,7 @@
 mod bounds;
 mod compiled;
 mod complaint;
+mod equal;
 mod functions;
 mod guard;
 mod kinds;
@@ -44,7 +45,7 @@ use self::rewrite::Fixes;
 pub use self::typing::Typing;
 pub use self::users::OwnFunction;
 use crate::model::path::parse_path;
-use crate::model::{Expr, Function, Json, Problem, Types};
+use crate::model::{Expr, Function, Problem, Types, read_json};
 
 /// Each round answers complaints one level further out. An expression that needs more rounds is refused.
 const ROUNDS_MAX: usize = 64;
@@ -167,14 +168,16 @@ impl VrlCompiler {
         for round in 0..ROUNDS_MAX {
             match compile(program_text) {
                 Ok(compiled) => {
-                    // VRL itself accepts `1 == "a"`.
+                    // VRL itself accepts `1 == "a"`, and compares a whole number with a double as two doubles.
                     let compared = with_names(fixes.comparing().apply(program), &used);
-                    if let Err(list) = compile(compared)
-                        && let Some(never) = list.iter().find(|complaint| is_refused(complaint))
-                    {
-                        return Err(self.problem_of(text, span, &names, never));
-                    }
-                    return Ok((compiled.program, used));
+                    let compared = match compile(compared) {
+                        Ok(compared) => compared,
+                        Err(list) => match list.iter().find(|complaint| is_refused(complaint)) {
+                            Some(never) => return Err(self.problem_of(text, span, &names, never)),
+                            None => compiled,
+                        },
+                    };
+                    return Ok((compared.program, used));
                 }
                 Err(list) if fixes.learn(&list, round == 0) => {
                     program_text = with_names(fixes.apply(program.clone()), &used);
@@ -198,7 +201,7 @@ impl VrlCompiler {
         if let Some(path) = parse_path(text) {
             return kinds::at(value, &path).map_err(|missing| self.missing(text, span, missing));
         }
-        let literal = serde_json::from_str::<Json>(text).ok().and_then(|json| from_json(&json).ok());
+        let literal = read_json(text.as_bytes()).ok().and_then(|json| from_json(&json).ok());
         Ok(literal.map_or_else(Kind::any, Kind::from))
     }
 }

@@ -8,14 +8,14 @@ use ::vrl::compiler::expression::{Expr, Op};
 use ::vrl::compiler::function::{ArgumentList, Compiled};
 use ::vrl::compiler::value::{VrlValueArithmetic, kind};
 use ::vrl::compiler::{
-    Context, Expression, ExpressionError, Function, FunctionExpression, Parameter, Resolved, TypeDef,
-    TypeState,
+    Context, Expression, Function, FunctionExpression, Parameter, Resolved, TypeDef, TypeState,
 };
 use ::vrl::diagnostic::{DiagnosticMessage, Span};
 use ::vrl::parser::ast::{Node, Opcode};
 use ::vrl::value::{Kind, Value};
 
 use super::bounds::{added, repeated};
+use super::equal::{order, same};
 use super::kinds::types_of;
 use super::own::Own;
 use super::refused::Refused;
@@ -89,8 +89,11 @@ fn call(opcode: Opcode, quiet: bool, state: &TypeState, span: Span, arguments: &
         state,
     )
     .map_err(|e| Box::new(e) as Box<dyn DiagnosticMessage>)?;
-    let constant = op.resolve_constant(state);
-    let sides = makes.then(|| Box::new((opcode, left, right)));
+    let constant = match (left.resolve_constant(state), right.resolve_constant(state)) {
+        (Some(left), Some(right)) if compares(opcode) => compared(opcode, left, right).ok(),
+        _ => op.resolve_constant(state),
+    };
+    let sides = (makes || compares(opcode)).then(|| Box::new((opcode, left, right)));
     Ok(OperatorCall { op, sides, constant, quiet }.as_expr())
 }
 
@@ -109,6 +112,36 @@ fn bounded(opcode: Opcode, left: &Value, right: &Value) -> Result<(), String> {
         Opcode::Sub => Ok(()),
         _ => repeated(left, right),
     }
+}
+
+/// Whether the operator compares.
+pub(super) fn compares(opcode: Opcode) -> bool {
+    matches!(opcode, Opcode::Eq | Opcode::Ne | Opcode::Gt | Opcode::Ge | Opcode::Lt | Opcode::Le)
+}
+
+/// The result of a comparison.
+fn compared(opcode: Opcode, left: Value, right: Value) -> Result<Value, String> {
+    match opcode {
+        Opcode::Eq => return Ok(same(&left, &right).into()),
+        Opcode::Ne => return Ok((!same(&left, &right)).into()),
+        _ => {}
+    }
+    if let Some(order) = order(&left, &right) {
+        return Ok(Value::Boolean(match opcode {
+            Opcode::Gt => order.is_gt(),
+            Opcode::Ge => order.is_ge(),
+            Opcode::Lt => order.is_lt(),
+            _ => order.is_le(),
+        }));
+    }
+    let result = match opcode {
+        Opcode::Gt => left.try_gt(right),
+        Opcode::Ge => left.try_ge(right),
+        Opcode::Lt => left.try_lt(right),
+        _ => left.try_le(right),
+    };
+    // VRL 0.38 gives this message for every comparison.
+    result.map_err(|e| e.to_string().replace("can't calculate remainder of type", "can't compare type"))
 }
 
 /// An operator whose operand types never work together.
@@ -183,7 +216,7 @@ impl Never {
 #[derive(Clone, Debug)]
 struct OperatorCall {
     op: Op,
-    /// The operands of `+`, `-` and `*`, whose result may be too large.
+    /// The operands of `+`, `-` and `*`, whose result may be too large, and of comparisons.
     sides: Option<Box<(Opcode, Expr, Expr)>>,
     constant: Option<Value>,
     quiet: bool,
@@ -193,6 +226,9 @@ impl FunctionExpression for OperatorCall {
     fn resolve(&self, cx: &mut Context) -> Resolved {
         if let Some((opcode, left, right)) = self.sides.as_deref() {
             let (left, right) = (left.resolve(cx)?, right.resolve(cx)?);
+            if compares(*opcode) {
+                return compared(*opcode, left, right).map_err(Into::into);
+            }
             bounded(*opcode, &left, &right)?;
             let result = match opcode {
                 Opcode::Add => left.try_add(right),
@@ -201,15 +237,7 @@ impl FunctionExpression for OperatorCall {
             };
             return result.map_err(Into::into);
         }
-        self.op.resolve(cx).map_err(|error| match error {
-            ExpressionError::Error { message, labels, notes } => ExpressionError::Error {
-                // VRL 0.38 gives this message for every comparison.
-                message: message.replace("can't calculate remainder of type", "can't compare type"),
-                labels,
-                notes,
-            },
-            other => other,
-        })
+        self.op.resolve(cx)
     }
     fn type_def(&self, state: &TypeState) -> TypeDef {
         let result = Expression::type_def(&self.op, state);

@@ -18,7 +18,7 @@ use ::vrl::parser::ast::{
 
 use super::bounds;
 use super::functions::{KEPT, MAYBE};
-use super::operators::{QUIET, is_operator, operator};
+use super::operators::{QUIET, compares, is_operator, operator};
 
 /// What to change, by position in the expression's text.
 #[derive(Default)]
@@ -39,7 +39,7 @@ pub(super) struct Fixes {
     far: RefCell<Option<(Span, String)>>,
     /// Whether we are inside a closure, which runs for each element of something.
     looping: Cell<bool>,
-    /// Whether every `==` and `!=` checks the types of its operands.
+    /// Whether all comparisons are ours: `==` and `!=` check the types of their operands, and numbers count by value.
     comparing: bool,
 }
 
@@ -95,7 +95,7 @@ impl Fixes {
         complaint.labels.iter().find_map(|l| self.complaints.get(&l.span)).unwrap_or(complaint)
     }
 
-    /// The same fixes; in addition every `==` and `!=` checks the types of its operands.
+    /// The same fixes; in addition all comparisons are ours.
     pub(super) fn comparing(self) -> Fixes {
         Fixes { comparing: true, ..self }
     }
@@ -197,11 +197,12 @@ impl Fixes {
         let (left, right) = (self.expr(*left, false), self.expr(*right, false));
         // Most operators around one that may fail may fail too; a quiet variant saves a compiler round for each of
         // them.
-        let compares = self.comparing && matches!(opcode.inner(), Opcode::Eq | Opcode::Ne);
-        let quiet = !force && (compares || is_answered(&left) || is_answered(&right));
+        let compares = self.comparing && compares(*opcode.inner());
+        let equals = compares && matches!(opcode.inner(), Opcode::Eq | Opcode::Ne);
+        let quiet = !force && (equals || is_answered(&left) || is_answered(&right));
         // These may make text without limit, or whole numbers that wrap around, so ours always replace them.
         let makes = matches!(opcode.inner(), Opcode::Add | Opcode::Sub | Opcode::Mul);
-        let ours = force || quiet || makes;
+        let ours = force || quiet || makes || compares;
         match operator(*opcode.inner(), quiet).filter(|_| ours) {
             Some(function) => {
                 let (_, expr) = wrapped(function, force, vec![left, right]).take();

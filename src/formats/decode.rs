@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use super::schemas::{Formats, Found, NodeFormats, Parsed};
 use super::settings::Format;
-use super::{primitive, protobuf, wire};
-use crate::model::{Json, Shape, Value, check_json, key_text};
+use super::{key, primitive, protobuf, wire};
+use crate::model::{Json, Shape, Value, check_json, key_text, read_json};
 
 /// Why a key or a value is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,14 +51,17 @@ impl Decoder {
     /// # Errors
     /// See [`Bad`].
     pub fn key(&self, bytes: &Bytes) -> Result<Option<Bytes>, Bad> {
-        if self.key.is_text() || !self.formats.is_live() {
+        if self.key == Format::Bytes || !self.formats.is_live() {
             return Ok(Some(bytes.clone()));
         }
-        let json = self.json(self.key, bytes, None).map_err(|e| Bad::Format(format!("the key: {e}")))?;
-        Ok(key_text(&json))
+        let key = match self.key {
+            Format::Json => key::decode(bytes),
+            format => self.json(format, bytes, None).map(|json| key_text(&json)),
+        };
+        key.map_err(|e| Bad::Format(format!("the key: {e}")))
     }
 
-    /// The value as the topology sees it; `None` if the bytes stay as they are.
+    /// The value as the topology sees it; `None` if the bytes stay as they are. JSON `null` is no value, as everywhere.
     ///
     /// # Errors
     /// See [`Bad`].
@@ -66,6 +69,7 @@ impl Decoder {
         let bytes = match value {
             Value::Null => return Ok(None),
             Value::Bytes(bytes) => bytes,
+            Value::Json(json) if json.is_null() => return Ok(Some(Value::Null)),
             Value::Json(json) => {
                 self.check(json)?;
                 return Ok(None);
@@ -75,13 +79,14 @@ impl Decoder {
             if self.formats.is_live() || self.value == Format::Bytes { self.value } else { Format::Json };
         match format {
             Format::Bytes => Ok(None),
+            Format::Json if bytes.trim_ascii() == b"null" => Ok(Some(Value::Null)),
             // Only checked: no field is asked for yet.
             Format::Json if self.shape.is_none() => {
                 check_json(bytes).map_err(|e| Bad::NotJson(e.0))?;
                 Ok(None)
             }
             Format::Json => {
-                let json: Json = serde_json::from_slice(bytes).map_err(|e| Bad::NotJson(e.to_string()))?;
+                let json = read_json(bytes).map_err(|e| Bad::NotJson(e.0))?;
                 self.check(&json)?;
                 Ok(Some(Value::Json(Arc::new(json))))
             }
@@ -89,8 +94,10 @@ impl Decoder {
                 let json = self
                     .json(format, bytes, self.node.reader.as_deref())
                     .map_err(|e| Bad::Format(format!("the value: {e}")))?;
-                self.check(&json)?;
-                Ok(Some(Value::Json(Arc::new(json))))
+                if !json.is_null() {
+                    self.check(&json)?;
+                }
+                Ok(Some(Value::from(json)))
             }
         }
     }
@@ -198,6 +205,40 @@ mod tests {
         check(Format::String, b"a", Ok("a"));
         check(Format::Avro, &[0, 0, 0, 0, 1, 14], Ok("{\"id\":7}"));
         check(Format::Long, b"42", Err("the key: 2 bytes are no long"));
+        check(Format::Double, &100f64.to_be_bytes(), Ok("100"));
+        check(Format::Json, b"{\"b\": 1.0, \"a\": 2}", Ok("{\"a\":2,\"b\":1}"));
+        check(Format::Json, b"\"a\"", Ok("a"));
+        check(Format::Json, b"a", Err("the key: it is not JSON"));
+        check(Format::String, b"\xff", Err("the key: the bytes are no UTF-8 text"));
+        check(Format::Bytes, b"x", Ok("x"));
+    }
+
+    #[test]
+    fn null_is_no_value_and_no_key_in_any_format() {
+        for live in [true, false] {
+            for shape in [None, Some(json!({"id": "integer"}))] {
+                let decoder = decoder(Format::Json, Format::Json, live, shape);
+                for value in [Value::Bytes(" null\n".into()), Value::Json(Arc::new(Json::Null))] {
+                    assert_eq!(decoder.value(&value), Ok(Some(Value::Null)));
+                }
+                assert_eq!(decoder.value(&Value::Null), Ok(None));
+            }
+        }
+        let of = |key, value| decoder(key, value, true, None);
+        assert_eq!(of(Format::Json, Format::Json).key(&"null".into()), Ok(None));
+        assert_eq!(of(Format::Bytes, Format::Json).key(&"null".into()), Ok(Some("null".into())), "text");
+        assert_eq!(
+            of(Format::Bytes, Format::Json).key(&Bytes::new()),
+            Ok(Some(Bytes::new())),
+            "an empty key"
+        );
+        let text = Value::from(json!("null"));
+        assert_eq!(of(Format::Bytes, Format::String).value(&Value::Bytes("null".into())), Ok(Some(text)));
+        let nullable = of(Format::Avro, Format::Avro);
+        nullable.formats.put(4, "AVRO", r#"["null", "long"]"#);
+        let null = Bytes::from_static(&[0, 0, 0, 0, 4, 0]);
+        assert_eq!(nullable.value(&Value::Bytes(null.clone())), Ok(Some(Value::Null)));
+        assert_eq!(nullable.key(&null), Ok(None));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::schemas::{Formats, NodeFormats, Parsed, Slot, Writer};
 use super::settings::Format;
-use super::{primitive, protobuf, wire};
+use super::{key, primitive, protobuf, wire};
 use crate::model::{EvalError, Json, Value};
 
 /// Encodes the keys and values of one sink.
@@ -38,16 +38,27 @@ impl Encoder {
     /// The key does not fit.
     pub fn key(&self, key: Option<&Bytes>) -> Result<Option<Bytes>, EvalError> {
         let Some(key) = key.filter(|_| !self.key.is_text()) else { return Ok(key.cloned()) };
-        let text = String::from_utf8_lossy(key);
+        let failed = |e: String| EvalError::Failed(format!("the key: {e}"));
+        let text = std::str::from_utf8(key).map_err(|e| failed(format!("it is no text: {e}")))?;
+        if self.key == Format::Json {
+            return key::encode(text).map(Some).map_err(failed);
+        }
         let slot = self.node.key.as_deref();
-        let json = match slot.and_then(|slot| self.writer(slot)).map(|(_, writer)| &*writer.schema) {
-            Some(Parsed::Avro(schema)) if schema.is_text() => Json::String(text.into_owned()),
-            _ => serde_json::from_str(&text).unwrap_or_else(|_| Json::String(text.into_owned())),
+        let is_text = match slot.and_then(|slot| self.writer(slot)).map(|(_, writer)| &*writer.schema) {
+            Some(Parsed::Avro(schema)) => schema.is_text(),
+            _ => false,
         };
-        self.bytes(self.key, &json, slot).map(Some).map_err(|e| EvalError::Failed(format!("the key: {e}")))
+        let mut refused = None;
+        for json in key::candidates(text).filter(|json| !is_text || json.is_string()) {
+            match self.bytes(self.key, &json, slot) {
+                Ok(bytes) => return Ok(Some(bytes)),
+                Err(e) => refused = refused.or(Some(e)),
+            }
+        }
+        Err(failed(refused.unwrap_or_default()))
     }
 
-    /// Encodes a value; a tombstone stays a tombstone.
+    /// Encodes a value; a tombstone stays a tombstone, and JSON `null` is one.
     ///
     /// # Errors
     /// The value does not fit.
@@ -56,6 +67,9 @@ impl Encoder {
             return Ok(value.bytes());
         }
         let json = value.json()?;
+        if json.is_null() {
+            return Ok(None);
+        }
         let bytes = self.bytes(self.value, &json, self.node.value.as_deref());
         bytes.map(Some).map_err(|e| {
             EvalError::Failed(format!("the value cannot be written as {}: {e}", self.value.name()))
@@ -105,7 +119,8 @@ mod tests {
     fn a_sink_that_changes_nothing_has_no_encoder() {
         let formats = Arc::new(Formats::default());
         let plain = |key, value| Encoder::new(key, value, &formats, "n").is_none();
-        assert!(plain(Format::String, Format::Json) && plain(Format::Json, Format::Bytes));
+        assert!(plain(Format::String, Format::Json) && plain(Format::Bytes, Format::Bytes));
+        assert!(!plain(Format::Json, Format::Json), "keys in JSON are not their text");
         assert!(!plain(Format::Long, Format::Json) && !plain(Format::Json, Format::String));
     }
 
@@ -126,6 +141,38 @@ mod tests {
         assert_eq!(encoder.value(&Value::Bytes(Bytes::from("\"hi\""))), Ok(Some(Bytes::from("hi"))));
         assert_eq!(encoder.value(&Value::Null), Ok(None));
         assert!(encoder.value(&Value::Bytes(Bytes::from("hi"))).is_err());
+    }
+
+    #[test]
+    fn a_key_is_what_its_text_was_before() {
+        let encoder = |schema: &str| {
+            let mut formats = Formats::default();
+            let schema = WriterSchema { inline: Some(schema.into()), ..WriterSchema::default() };
+            formats.add_writer("n", "t", true, Format::Avro, &schema).expect("is a schema");
+            Encoder::new(Format::Avro, Format::Json, &Arc::new(formats), "n").expect("changes something")
+        };
+        let check = |schema: &str, text: &str, want: &[u8]| {
+            let bytes = encoder(schema).key(Some(&Bytes::copy_from_slice(text.as_bytes())));
+            let header: &[u8] = &[0, 0, 0, 0, 0];
+            assert_eq!(bytes, Ok(Some(Bytes::from([header, want].concat()))), "{schema} {text}");
+        };
+        for text in ["123", "true", "{}", "null", "\"q\"", "a", ""] {
+            let length = u8::try_from(text.len() * 2).expect("short");
+            check("\"string\"", text, &[&[length][..], text.as_bytes()].concat());
+            check(r#"["null", "string"]"#, text, &[&[2, length][..], text.as_bytes()].concat());
+        }
+        check("\"long\"", "5", &[10]);
+        check(r#"["null", "long"]"#, "5", &[2, 10]);
+        check(r#"["null", "long", "string"]"#, "5", &[2, 10]);
+        check(r#"["null", "long", "string"]"#, "5x", &[4, 4, b'5', b'x']);
+        check(r#"["null", "long", "string"]"#, "null", &[4, 8, b'n', b'u', b'l', b'l']);
+        for (schema, text) in
+            [("\"long\"", ""), ("\"long\"", "null"), (r#"["null", "long"]"#, "null"), ("\"long\"", "1e30")]
+        {
+            assert!(encoder(schema).key(Some(&Bytes::from(text))).is_err(), "{schema} {text}");
+        }
+        assert_eq!(encoder(r#"["null", "string"]"#).key(None), Ok(None), "no key is Kafka's null key");
+        assert!(encoder("\"string\"").key(Some(&Bytes::from_static(b"\xff"))).is_err());
     }
 
     #[test]

@@ -15,6 +15,7 @@
 mod avro;
 mod decode;
 mod encode;
+mod key;
 mod primitive;
 mod protobuf;
 mod registry;
@@ -24,6 +25,7 @@ mod wire;
 
 pub use decode::{Bad, Decoder};
 pub use encode::Encoder;
+pub use key::json_key;
 pub use registry::{RegistryClient, RegistryError};
 pub use schemas::{Formats, NodeFormats, Parsed, SchemaProblem, WriterError, shape_of};
 pub use settings::{Format, ReaderSchema, RegistryConfig, WriterSchema};

@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::Format;
 use crate::model::Json;
+use crate::model::number::{double, whole};
 
 /// Decodes bytes to JSON.
 pub(super) fn decode(format: Format, bytes: &[u8]) -> Result<Json, String> {
@@ -35,11 +36,11 @@ pub(super) fn encode(format: Format, json: &Json) -> Result<Bytes, String> {
     let wrong = || format!("{json} is no {}", format.name());
     Ok(match format {
         Format::Integer => {
-            let number = json.as_i64().and_then(|n| i32::try_from(n).ok()).ok_or_else(wrong)?;
+            let number = whole(json).and_then(|n| i32::try_from(n).ok()).ok_or_else(wrong)?;
             Bytes::copy_from_slice(&number.to_be_bytes())
         }
-        Format::Long => Bytes::copy_from_slice(&json.as_i64().ok_or_else(wrong)?.to_be_bytes()),
-        Format::Double => Bytes::copy_from_slice(&json.as_f64().ok_or_else(wrong)?.to_be_bytes()),
+        Format::Long => Bytes::copy_from_slice(&whole(json).ok_or_else(wrong)?.to_be_bytes()),
+        Format::Double => Bytes::copy_from_slice(&double(json).ok_or_else(wrong)?.to_be_bytes()),
         _ => match json {
             Json::String(text) => Bytes::from(text.clone()),
             other => Bytes::from(other.to_string()),
@@ -81,5 +82,11 @@ mod tests {
         assert!(encode(Format::Long, &json!(1.5)).is_err_and(|e| e == "1.5 is no long"));
         assert!(encode(Format::Integer, &json!(1_i64 << 40)).is_err());
         assert!(encode(Format::Double, &json!("1")).is_err());
+        assert!(
+            encode(Format::Double, &json!(9_007_199_254_740_993_i64)).is_err(),
+            "no double is this number"
+        );
+        assert!(encode(Format::Long, &json!(1e30)).is_err());
+        assert_eq!(encode(Format::Long, &json!(5.0)), encode(Format::Long, &json!(5)));
     }
 }

@@ -5,12 +5,13 @@
 //! 64-bit integers are numbers. Fields with their default value are written out. Unknown fields of a JSON value are
 //! refused; unknown fields of a message are left out.
 
-use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, SerializeOptions};
+use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, Kind, SerializeOptions};
 
 /// A message's type.
 pub(super) use prost_reflect::MessageDescriptor;
 
 use crate::model::Json;
+use crate::model::number::{double, float, read_json, whole};
 
 /// The file name given to a schema that came as text.
 const MAIN: &str = "schema.proto";
@@ -143,7 +144,129 @@ pub(super) fn decode(message: &MessageDescriptor, bytes: &[u8]) -> Result<Json, 
         .stringify_64_bit_integers(false)
         .use_proto_field_name(true)
         .skip_default_fields(false);
-    decoded.serialize_with_options(serde_json::value::Serializer, &options).map_err(|e| e.to_string())
+    // As text first: there a float is its shortest decimal, as the mapping wants it, and as a value the double that it is.
+    let mut text = Vec::new();
+    decoded
+        .serialize_with_options(&mut serde_json::Serializer::new(&mut text), &options)
+        .map_err(|e| e.to_string())?;
+    let mut json = read_json(&text).map_err(|e| e.0)?;
+    sort_maps(message, &mut json);
+    Ok(json)
+}
+
+/// Sorts the fields that stand for maps, which have no order: the JSON should be the same each time.
+fn sort_maps(message: &MessageDescriptor, json: &mut Json) {
+    let Json::Object(fields) = json else { return };
+    for (name, json) in fields {
+        let Some(field) = message.get_field_by_name(name) else { continue };
+        let Kind::Message(inner) = field.kind() else { continue };
+        match json {
+            Json::Object(entries) if inner.is_map_entry() => {
+                entries.sort_keys();
+                if let Kind::Message(of) = inner.map_entry_value_field().kind() {
+                    entries.values_mut().for_each(|json| sort_maps(&of, json));
+                }
+            }
+            Json::Array(items) => items.iter_mut().for_each(|json| sort_maps(&inner, json)),
+            json => sort_maps(&inner, json),
+        }
+    }
+}
+
+/// Whether there is a number whose nearest float is the greatest one, and which is beyond that: its shortest decimal
+/// (3.4028235e38) is, and the library would refuse it.
+fn has_greatest(json: &Json) -> bool {
+    match json {
+        Json::Number(n) => n.as_f64().is_some_and(|n| n.abs() > f64::from(f32::MAX)) && float(json).is_some(),
+        Json::Array(items) => items.iter().any(has_greatest),
+        Json::Object(fields) => fields.values().any(has_greatest),
+        Json::Null | Json::Bool(_) | Json::String(_) => false,
+    }
+}
+
+/// Makes such numbers in fields of floats exactly the greatest float.
+fn lower(message: &MessageDescriptor, json: &mut Json) {
+    fn one(kind: &Kind, json: &mut Json) {
+        match (kind, json) {
+            (Kind::Float, json @ Json::Number(_)) => {
+                if let Some(float) = float(json) {
+                    *json = Json::from(f64::from(float));
+                }
+            }
+            (kind, Json::Array(items)) => items.iter_mut().for_each(|json| one(kind, json)),
+            (Kind::Message(of), json) => lower(of, json),
+            _ => {}
+        }
+    }
+    if message.full_name() == "google.protobuf.FloatValue" {
+        return one(&Kind::Float, json);
+    }
+    let Json::Object(fields) = json else { return };
+    for (name, json) in fields {
+        let field = message.get_field_by_name(name).or_else(|| message.get_field_by_json_name(name));
+        match (field.map(|field| field.kind()), json) {
+            (Some(Kind::Message(entry)), Json::Object(entries)) if entry.is_map_entry() => {
+                let kind = entry.map_entry_value_field().kind();
+                entries.values_mut().for_each(|json| one(&kind, json));
+            }
+            (Some(kind), json) => one(&kind, json),
+            (None, _) => {}
+        }
+    }
+}
+
+/// Refuses numbers that the library would round, or take for the nearest one that fits: beyond a whole number's bits,
+/// beyond the greatest float, whole numbers that no double is.
+fn check_numbers(message: &MessageDescriptor, json: &Json) -> Result<(), String> {
+    match (message.full_name(), json) {
+        ("google.protobuf.Value" | "google.protobuf.Struct" | "google.protobuf.ListValue", json) => {
+            check_number(&Kind::Double, json)
+        }
+        // The wrappers: their JSON is their value's.
+        (name, json) if name.starts_with("google.protobuf.") && !json.is_object() => {
+            message.get_field_by_name("value").map_or(Ok(()), |field| check_number(&field.kind(), json))
+        }
+        (_, Json::Object(fields)) => fields.iter().try_for_each(|(name, json)| {
+            let field = message.get_field_by_name(name).or_else(|| message.get_field_by_json_name(name));
+            let Some(field) = field else { return Ok(()) };
+            let kind = match field.kind() {
+                Kind::Message(entry) if entry.is_map_entry() => entry.map_entry_value_field().kind(),
+                kind => kind,
+            };
+            let inner: Vec<&Json> = match json {
+                Json::Array(items) if field.is_list() => items.iter().collect(),
+                Json::Object(entries) if field.is_map() => entries.values().collect(),
+                json => vec![json],
+            };
+            let check = |json: &&Json| match &kind {
+                Kind::Message(of) => check_numbers(of, json),
+                kind => check_number(kind, json),
+            };
+            inner.iter().try_for_each(check).map_err(|e| format!("`{name}`: {e}"))
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn check_number(kind: &Kind, json: &Json) -> Result<(), String> {
+    let named = |text: &str| matches!(text, "Infinity" | "-Infinity" | "NaN");
+    let fits = match (kind, json) {
+        // Numbers of `Value` and `Struct`, wherever they stand.
+        (Kind::Double, Json::Array(items)) => {
+            return items.iter().try_for_each(|json| check_number(kind, json));
+        }
+        (Kind::Double, Json::Object(fields)) => {
+            return fields.values().try_for_each(|json| check_number(kind, json));
+        }
+        (Kind::Double, Json::Number(_)) => double(json).is_some(),
+        (Kind::Float, Json::Number(_)) => float(json).is_some(),
+        (Kind::Float, Json::String(text)) => named(text) || text.parse().map_or(true, f32::is_finite),
+        (Kind::Double, Json::String(text)) => named(text) || text.parse().map_or(true, f64::is_finite),
+        (Kind::Uint64 | Kind::Fixed64, Json::Number(n)) => n.is_u64() || whole(json).is_some(),
+        (Kind::Int64 | Kind::Sint64 | Kind::Sfixed64, Json::Number(_)) => whole(json).is_some(),
+        _ => true,
+    };
+    if fits { Ok(()) } else { Err(format!("{json} does not fit, and is not rounded")) }
 }
 
 /// Encodes a JSON value as a message, appending to `out`.
@@ -152,6 +275,16 @@ pub(super) fn decode(message: &MessageDescriptor, bytes: &[u8]) -> Result<Json, 
 /// The value does not fit.
 pub(super) fn encode(message: &MessageDescriptor, json: &Json, out: &mut Vec<u8>) -> Result<(), String> {
     use prost_reflect::prost::Message as _;
+    check_numbers(message, json)?;
+    let own;
+    let json = if has_greatest(json) {
+        let mut lowered = json.clone();
+        lower(message, &mut lowered);
+        own = lowered;
+        &own
+    } else {
+        json
+    };
     let options = DeserializeOptions::new().deny_unknown_fields(true);
     let value = DynamicMessage::deserialize_with_options(message.clone(), json, &options)
         .map_err(|e| format!("no message {}: {e}", message.full_name()))?;
@@ -224,6 +357,64 @@ mod tests {
         refused(json!({"status": "LOST"}), "LOST");
         refused(json!([1]), "message shop.Order");
         assert!(decode(&order, &[8]).is_err_and(|e| e.contains("shop.Order")));
+    }
+
+    const NUMBERS: &str = r#"
+        syntax = "proto3";
+        import "google/protobuf/wrappers.proto";
+        import "google/protobuf/struct.proto";
+        message N {
+          float f = 1; double d = 2; int64 i = 3; uint64 u = 4; int32 s = 5; repeated float fs = 6; map<string, float> m = 7;
+          google.protobuf.FloatValue fw = 8; google.protobuf.Int64Value iw = 9; google.protobuf.Struct any = 10;
+          map<string, N> inner = 11;
+        }
+    "#;
+
+    #[test]
+    fn a_number_is_what_was_written() {
+        let schema = ProtoSchema::parse(NUMBERS, &[]).expect("is Protobuf");
+        let (message, _) = schema.message_named(None).expect("is there");
+        let round = |json: Json| {
+            let mut bytes = Vec::new();
+            encode(&message, &json, &mut bytes).unwrap_or_else(|e| panic!("{json}: {e}"));
+            let decoded = decode(&message, &bytes).expect("is a message");
+            for (name, value) in json.as_object().expect("an object") {
+                if name != "inner" {
+                    assert_eq!(&decoded[name], value, "{name}");
+                }
+            }
+            decoded
+        };
+        let decoded = round(json!({
+            "f": 0.1, "d": 0.1, "i": i64::MIN, "u": u64::MAX, "s": -5, "fs": [0.1, 3.4028235e38], "m": {"b": 0.2, "a": 1e-7},
+            "fw": 0.3, "iw": 7, "any": {"x": [1.5, 5e-324]}, "inner": {"k": {"f": 0.7}}
+        }));
+        assert_eq!(decoded["m"].to_string(), r#"{"a":1e-7,"b":0.2}"#, "in order");
+        assert_eq!(decoded["inner"]["k"]["f"], json!(0.7));
+        round(json!({"i": 5, "u": 5, "d": 5.0, "f": 16_777_216.0}));
+        let refused = |json: Json| {
+            let result = encode(&message, &json, &mut Vec::new());
+            assert!(result.is_err(), "{json}");
+        };
+        for whole in [json!(9.223_372_036_854_776e18), json!(1e30), json!(-1e30), json!(1.5), json!(u64::MAX)]
+        {
+            refused(json!({ "i": whole }));
+            refused(json!({ "iw": whole }));
+        }
+        for whole in [json!(1.8446744073709552e19), json!(-1), json!(1e30)] {
+            refused(json!({ "u": whole }));
+        }
+        refused(json!({"s": 2147483648_i64}));
+        for float in [json!(1e39), json!("1e39"), json!(16_777_217)] {
+            refused(json!({ "f": float }));
+            refused(json!({ "fs": [float] }));
+            refused(json!({ "m": {"a": float} }));
+            refused(json!({ "inner": {"a": {"f": float}} }));
+        }
+        refused(json!({"d": 9_007_199_254_740_993_i64}));
+        refused(json!({"d": "1e400"}));
+        refused(json!({"any": {"x": 9_007_199_254_740_993_i64}}));
+        round(json!({"f": "Infinity", "d": "NaN"}));
     }
 
     #[test]

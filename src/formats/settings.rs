@@ -58,7 +58,7 @@ impl Format {
     /// Whether a key's bytes are its text. Other keys are turned into text when they are read.
     #[must_use]
     pub fn is_text(self) -> bool {
-        matches!(self, Format::Json | Format::Bytes | Format::String)
+        matches!(self, Format::Bytes | Format::String)
     }
 }
 

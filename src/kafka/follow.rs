@@ -104,13 +104,12 @@ impl Follower {
 
 fn record(message: &BorrowedMessage<'_>, topic: u16) -> Record {
     let headers = message.headers().map_or_else(Headers::default, |headers| {
-        let value = |bytes: Option<&[u8]>| bytes.map_or_else(Bytes::new, Bytes::copy_from_slice);
-        Headers::new(headers.iter().map(|h| (h.key.to_owned(), value(h.value))).collect())
+        Headers::new(headers.iter().map(|h| (h.key.to_owned(), h.value.map(Bytes::copy_from_slice))))
     });
     Record {
         key: message.key().map(Bytes::copy_from_slice),
         value: message.payload().map_or(Value::Null, |bytes| Value::Bytes(Bytes::copy_from_slice(bytes))),
-        ts: Timestamp(message.timestamp().to_millis().unwrap_or(0)),
+        ts: message.timestamp().to_millis().map_or(Timestamp::NONE, Timestamp),
         window: None,
         headers,
         origin: Origin { topic, partition: message.partition(), offset: message.offset() },

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
+use super::number::read_json;
 use super::path::{Step, look_up, parse_path};
 use super::pick::pick;
 use super::reason::Reason;
@@ -58,7 +59,16 @@ impl<'a> Scope<'a> {
         Scope { vars, ..self }
     }
 
-    /// The key as JSON text; `null` without one. Bytes that are not UTF-8 are replaced.
+    /// The key as text.
+    ///
+    /// # Errors
+    /// It is no UTF-8: as text, two keys could be one.
+    pub fn key_str(&self) -> Result<Option<&'a str>, EvalError> {
+        let text = self.key.map(|key| std::str::from_utf8(key)).transpose();
+        text.map_err(|e| EvalError::Failed(format!("the key is no UTF-8 text: {e}")))
+    }
+
+    /// The key as JSON text, for people; `null` without one. Bytes that are not UTF-8 are replaced.
     #[must_use]
     pub fn key_json(&self) -> Json {
         self.key.map_or(Json::Null, |k| Json::String(String::from_utf8_lossy(k).into_owned()))
@@ -384,7 +394,7 @@ fn bare(text: &str) -> Option<Arc<dyn Function>> {
     let text = text.trim();
     match text {
         "key" => {
-            let key = |s: &Scope<'_>| Ok(s.key_json());
+            let key = |s: &Scope<'_>| s.key_str().map(Json::from);
             return Some(Arc::new(Typed(key, Yields::TEXT.or(Yields::NULL))));
         }
         "timestamp" => {
@@ -413,7 +423,7 @@ fn bare(text: &str) -> Option<Arc<dyn Function>> {
             Ok(look_up(&json, &path).cloned().unwrap_or(Json::Null))
         }));
     }
-    let literal: Json = serde_json::from_str(text).ok()?;
+    let literal: Json = read_json(text.as_bytes()).ok()?;
     let yields = Yields::of(&literal);
     Some(Arc::new(Typed(move |_: &Scope<'_>| Ok(literal.clone()), yields)))
 }
@@ -429,6 +439,15 @@ mod tests {
         let got =
             expr.is_compiled().then(|| expr.eval(&Scope::of(&record)).expect("bare expressions do not fail"));
         assert_eq!(got, expected, "{text}");
+    }
+
+    #[test]
+    fn a_key_that_is_no_text_is_not_made_one() {
+        let record = Record::new(&b"a\xff"[..], Value::Null, Timestamp(7));
+        let failed = Expr::new("key", None).eval(&Scope::of(&record)).expect_err("no text").to_string();
+        assert!(failed.contains("the key is no UTF-8 text"), "{failed}");
+        let none = Record { key: None, ..record };
+        assert_eq!(Expr::new("key", None).eval(&Scope::of(&none)), Ok(Json::Null));
     }
 
     #[test]

@@ -5,8 +5,10 @@
 
 mod backoff;
 mod call;
+pub(crate) mod canonical;
 pub(crate) mod expr;
 pub(crate) mod kinds;
+pub(crate) mod number;
 pub(crate) mod path;
 mod pick;
 mod problem;
@@ -25,8 +27,10 @@ mod words;
 
 pub use backoff::Backoff;
 pub use call::{Call, CallRequest, HttpRequest, Reply};
+pub use canonical::{canonical, compare_numbers, key_text, same};
 pub use expr::{EvalError, Expr, Function, Scope, Yields};
 pub use kinds::Own;
+pub use number::read_json;
 pub use path::FieldPath;
 pub use pick::{pick, pick_texts};
 pub use problem::Problem;
@@ -35,8 +39,8 @@ pub use record::{CHANGE_HEADER, Change, Headers, KEY_HEADER, Origin, Record, WIN
 pub use row::{Cell, Payload, SinkRow};
 pub use shape::{Field, Shape};
 pub use template::Template;
-pub use time::{Clock, ManualClock, SystemClock, Timestamp};
+pub use time::{Clock, ManualClock, SystemClock, Timestamp, TimestampFormat};
 pub use types::Types;
 pub use units::{Millis, Rate, Size};
-pub use value::{Json, NotJson, Value, check_json, key_text};
+pub use value::{Json, NotJson, Value, check_json};
 pub use words::{did_you_mean, meant, near};

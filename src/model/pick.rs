@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::number::{Parsed, check_exact};
 use super::scan;
 
 /// Up to so many fields are found without an allocation.
@@ -18,22 +19,38 @@ const FEW: usize = 8;
 /// The values of these fields, `None` if one is missing. `Ok(None)`: the text is not an object.
 ///
 /// # Errors
-/// The bytes are not JSON.
-pub fn pick<'de, T: Deserialize<'de>>(
-    bytes: &'de [u8],
-    fields: &[String],
-) -> Result<Option<Vec<Option<T>>>, serde_json::Error> {
+/// The bytes are not JSON, or one of the fields has a number that `T` cannot hold.
+pub fn pick<T: Parsed>(bytes: &[u8], fields: &[String]) -> Result<Option<Vec<Option<T>>>, serde_json::Error> {
     let mut few = [None; FEW];
     if let Some(found) = few.get_mut(..fields.len())
         && scan::fields(bytes, fields, found).is_some()
     {
         let values = found.iter().map(|text| text.map(serde_json::from_str).transpose());
-        if let Ok(values) = values.collect() {
-            return Ok(Some(values));
+        if let Ok(values) = values.collect::<Result<Vec<Option<T>>, _>>() {
+            return exact(values, found).map(Some);
         }
         // The full parse reports where in the text the error is.
     }
-    read(bytes, fields)
+    let Some(values) = read::<T>(bytes, fields)? else { return Ok(None) };
+    if !values.iter().flatten().any(T::may_be_rounded) {
+        return Ok(Some(values));
+    }
+    let texts = read::<&RawValue>(bytes, fields)?.unwrap_or_default();
+    let texts: Vec<Option<&str>> = texts.into_iter().map(|text| text.map(RawValue::get)).collect();
+    exact(values, &texts).map(Some)
+}
+
+/// Checks that the values are what is written in their texts.
+fn exact<T: Parsed>(
+    values: Vec<Option<T>>,
+    texts: &[Option<&str>],
+) -> Result<Vec<Option<T>>, serde_json::Error> {
+    for (value, text) in values.iter().zip(texts) {
+        if let (Some(value), Some(text)) = (value, text) {
+            check_exact(value, text).map_err(|e| serde::de::Error::custom(e.0))?;
+        }
+    }
+    Ok(values)
 }
 
 /// The texts of these fields, in `found` at the same positions, `None` if one is missing. False: the text is not an
@@ -144,6 +161,12 @@ mod tests {
                 assert_eq!(of_text, value, "{whole} {name}");
             }
         }
+        let beyond = |text: &str| pick::<Json>(text.as_bytes(), &names).map_err(|e| e.to_string());
+        for text in [r#"{"a": [18446744073709551616]}"#, r#"{"\u0061": 18446744073709551616}"#] {
+            assert!(beyond(text).is_err_and(|e| e.contains("18446744073709551616")), "{text}");
+        }
+        let text = r#"{"a": 18446744073709551615, "x": 18446744073709551616}"#;
+        assert_eq!(beyond(text).unwrap().unwrap()[0], Some(Json::from(u64::MAX)));
         for other in ["[1]", "null", " 7 ", "\"{}\"", ""] {
             assert!(pick::<Json>(other.as_bytes(), &names).unwrap().is_none(), "{other}");
             assert!(!pick_texts(other.as_bytes(), &names, &mut [None; 3]).unwrap(), "{other}");

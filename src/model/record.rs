@@ -113,26 +113,42 @@ impl Change {
     }
 }
 
+/// A header: its name, and its value, which may be null as a record's may.
+type Header = (String, Option<Bytes>);
+
 /// Record headers in order. Shared (reference-counted), since most nodes only pass them on.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Headers(Option<Arc<Vec<(String, Bytes)>>>);
+pub struct Headers(Option<Arc<Vec<Header>>>);
 
 impl Headers {
-    /// Headers from a list, in order; names may repeat.
+    /// Headers from a list, in order; names may repeat. A value is bytes, or `None` for null.
     #[must_use]
-    pub fn new(list: Vec<(String, Bytes)>) -> Headers {
+    pub fn new<V: Into<Option<Bytes>>>(list: impl IntoIterator<Item = (String, V)>) -> Headers {
+        let list: Vec<Header> = list.into_iter().map(|(name, value)| (name, value.into())).collect();
         if list.is_empty() { Headers(None) } else { Headers(Some(Arc::new(list))) }
     }
 
-    /// All headers in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Bytes)> {
-        self.0.iter().flat_map(|list| list.iter().map(|(name, value)| (name.as_str(), value)))
+    /// All headers in order; `None` is a null value.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&Bytes>)> {
+        self.0.iter().flat_map(|list| list.iter().map(|(name, value)| (name.as_str(), value.as_ref())))
     }
 
-    /// The last header of that name, as Kafka's `lastHeader`.
+    /// The value of the last header of that name, as Kafka's `lastHeader`; `None` too where it is null.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Bytes> {
-        self.0.as_ref()?.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v)
+        self.0.as_ref()?.iter().rev().find(|(n, _)| n == name).and_then(|(_, v)| v.as_ref())
+    }
+
+    /// Whether one has a null value.
+    #[must_use]
+    pub fn has_null(&self) -> bool {
+        self.iter().any(|(_, value)| value.is_none())
+    }
+
+    /// Bytes of all names and values.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.iter().map(|(name, value)| name.len() + value.map_or(0, Bytes::len)).sum()
     }
 
     /// These headers with `name` set to `value` (an older one of that name is replaced).
@@ -140,17 +156,17 @@ impl Headers {
     pub fn with(&self, name: &str, value: impl Into<Bytes>) -> Headers {
         let mut list: Vec<_> =
             self.0.iter().flat_map(|l| l.iter()).filter(|(n, _)| n != name).cloned().collect();
-        list.push((name.to_owned(), value.into()));
+        list.push((name.to_owned(), Some(value.into())));
         Headers(Some(Arc::new(list)))
     }
 
     /// These headers without those of that name.
     #[must_use]
     pub fn without(&self, name: &str) -> Headers {
-        if self.get(name).is_none() {
+        if !self.iter().any(|(n, _)| n == name) {
             return self.clone();
         }
-        Headers::new(self.0.iter().flat_map(|l| l.iter()).filter(|(n, _)| n != name).cloned().collect())
+        Headers::new(self.0.iter().flat_map(|l| l.iter()).filter(|(n, _)| n != name).cloned())
     }
 
     /// Whether there are no headers.
@@ -196,6 +212,16 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_null_header_is_neither_empty_nor_absent() {
+        let headers = Headers::new([("a".to_owned(), None), ("b".to_owned(), Some(Bytes::new()))]);
+        let list: Vec<_> = headers.iter().collect();
+        assert_eq!(list, [("a", None), ("b", Some(&Bytes::new()))]);
+        assert_eq!((headers.get("a"), headers.get("b"), headers.get("c")), (None, Some(&Bytes::new()), None));
+        assert!(headers.has_null() && !headers.without("a").has_null() && !headers.with("a", "x").has_null());
+        assert_eq!(headers.without("a").iter().count(), 1);
+    }
 
     /// Never edit: records in users' topics have this format.
     #[test]

@@ -21,7 +21,7 @@ impl SinkRow {
     /// measured.
     #[must_use]
     pub fn exceeds(&self, bytes_max: usize) -> bool {
-        let headers: usize = self.record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let headers = self.record.headers.size();
         let old =
             self.record.change.as_ref().and_then(|change| change.old.bytes()).map_or(0, |old| old.len());
         let content = match &self.payload {

@@ -19,8 +19,12 @@ const NESTED: usize = 16;
 const NAMES: usize = 16;
 /// A number with at most so many digits is certainly written as it is read.
 const DIGITS: usize = 18;
+/// A number with at most so many digits, and an exponent of at most two, is certainly no greater than a double can be.
+const FINITE_DIGITS: usize = 200;
+const FINITE_EXPONENT: usize = 2;
 
-/// Whether this is certainly JSON: UTF-8, and one value with white space around it.
+/// Whether this is certainly JSON: UTF-8, and one value with white space around it, without a number beyond the greatest
+/// double.
 pub(super) fn is_json(bytes: &[u8]) -> bool {
     let end = std::str::from_utf8(bytes).ok().and_then(|_| value::<LOOSE>(bytes, space(bytes, 0), NESTED));
     end.is_some_and(|end| space(bytes, end) == bytes.len())
@@ -141,9 +145,15 @@ fn number<const FORM: bool>(bytes: &[u8], at: usize) -> Option<usize> {
     if bytes.get(end) == Some(&b'.') {
         end = digits(end + 1)?;
     }
+    if end - from > FINITE_DIGITS {
+        return None;
+    }
     if matches!(bytes.get(end), Some(b'e' | b'E')) {
-        end += 1 + usize::from(matches!(bytes.get(end + 1), Some(b'+' | b'-')));
-        end = digits(end)?;
+        let exponent = end + 1 + usize::from(matches!(bytes.get(end + 1), Some(b'+' | b'-')));
+        end = digits(exponent)?;
+        if end - exponent > FINITE_EXPONENT {
+            return None;
+        }
     }
     Some(end)
 }
@@ -309,6 +319,8 @@ mod tests {
             "{1:1}",
             "{\"a\":1}x",
             "{\"a\":1}{}",
+            "1e400",
+            "[-1e309]",
             "1 2",
             "]",
             "\u{feff}1",

@@ -3,21 +3,40 @@
 //! Used where an expression only copies fields. The output is, byte for byte, what would be written if each piece were
 //! parsed first: no white space, one form for numbers and escapes, and the last value of a name that occurs twice.
 
+use super::number::read_json;
 use super::scan;
 use super::value::{Json, NotJson};
 
 /// Appends a piece of valid JSON in that form.
 ///
 /// # Errors
-/// The piece is not valid after all: an escape that stands for nothing, or nesting too deep for a value.
+/// The piece is not valid after all: an escape that stands for nothing, nesting too deep for a value, or a number that
+/// no value holds.
 pub fn append(piece: &str, out: &mut Vec<u8>) -> Result<(), NotJson> {
     if scan::is_tight(piece) {
         out.extend_from_slice(piece.as_bytes());
         return Ok(());
     }
-    let json: Json = serde_json::from_str(piece).map_err(|e| NotJson(e.to_string()))?;
+    let json = read_json(piece.as_bytes())?;
     append_json(&json, out);
     Ok(())
+}
+
+/// Valid JSON without the white space around its values; each value as it is written.
+#[must_use]
+pub fn compact(json: &str) -> String {
+    let (mut out, mut in_text, mut escaped) = (String::with_capacity(json.len()), false, false);
+    for c in json.chars() {
+        if in_text || !matches!(c, ' ' | '\n' | '\r' | '\t') {
+            out.push(c);
+        }
+        match c {
+            '"' if !escaped => in_text = !in_text,
+            _ => {}
+        }
+        escaped = in_text && c == '\\' && !escaped;
+    }
+    out
 }
 
 /// Appends a value.
@@ -32,7 +51,7 @@ pub(super) mod tests {
     use super::*;
 
     fn check(piece: &str) {
-        let want = serde_json::from_str::<Json>(piece).map(|json| json.to_string());
+        let want = read_json(piece.as_bytes()).map(|json| json.to_string());
         let mut out = b"x".to_vec();
         let got = append(piece, &mut out).map(|()| String::from_utf8(out).unwrap());
         assert_eq!(got.ok(), want.map(|text| format!("x{text}")).ok(), "{piece}");
@@ -51,6 +70,7 @@ pub(super) mod tests {
             "1.0",
             "1.50",
             "1e3",
+            "1e400",
             "-1E-2",
             "100000000000000000",
             "1234567890123456789",
@@ -109,7 +129,19 @@ pub(super) mod tests {
         })
     }
 
+    #[test]
+    fn white_space_goes_and_all_else_stays() {
+        let text = "{ \"a b\" : [ 1.50 , 18446744073709551616, \"\\\" x \\\\\" ] ,\n\t\"c\": null }";
+        assert_eq!(compact(text), r#"{"a b":[1.50,18446744073709551616,"\" x \\"],"c":null}"#);
+    }
+
     proptest! {
+        #[test]
+        fn compacted_it_is_the_same_value(piece in json_text()) {
+            let json = |text: &str| serde_json::from_str::<Json>(text).expect("is JSON");
+            prop_assert_eq!(json(&compact(&piece)), json(&piece));
+        }
+
         #[test]
         fn so_is_any_piece(piece in json_text()) {
             check(&piece);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
-use super::scan;
+use super::{number, scan, text};
 
 /// Parsed JSON: what expressions read and write.
 pub type Json = serde_json::Value;
@@ -31,13 +31,14 @@ pub struct NotJson(pub String);
 /// Checks that bytes are JSON without building the value.
 ///
 /// # Errors
-/// It is not JSON, or not UTF-8.
+/// It is not JSON, or not UTF-8, or has a number beyond the greatest double.
 pub fn check_json(bytes: &[u8]) -> Result<(), NotJson> {
     if scan::is_json(bytes) {
         return Ok(());
     }
     let text = std::str::from_utf8(bytes).map_err(|e| NotJson(e.to_string()))?;
-    serde_json::from_str::<IgnoredAny>(text).map(drop).map_err(|e| NotJson(e.to_string()))
+    serde_json::from_str::<IgnoredAny>(text).map_err(|e| NotJson(e.to_string()))?;
+    number::check_finite(text)
 }
 
 impl Value {
@@ -50,13 +51,11 @@ impl Value {
     /// The value as JSON; a tombstone is `null`. Parses bytes each time: a node that needs fields keeps the result.
     ///
     /// # Errors
-    /// The bytes are not JSON.
+    /// The bytes are not JSON, or have a number that JSON here cannot hold.
     pub fn json(&self) -> Result<Arc<Json>, NotJson> {
         match self {
             Value::Null => Ok(Arc::new(Json::Null)),
-            Value::Bytes(bytes) => {
-                serde_json::from_slice(bytes).map(Arc::new).map_err(|e| NotJson(e.to_string()))
-            }
+            Value::Bytes(bytes) => number::read_json(bytes).map(Arc::new),
             Value::Json(json) => Ok(Arc::clone(json)),
         }
     }
@@ -76,9 +75,21 @@ impl Value {
     pub fn show(&self) -> Json {
         match self {
             Value::Null => Json::Null,
-            Value::Bytes(bytes) => serde_json::from_slice(bytes)
+            Value::Bytes(bytes) => number::read_json(bytes)
                 .unwrap_or_else(|_| Json::String(String::from_utf8_lossy(bytes).into_owned())),
             Value::Json(json) => (**json).clone(),
+        }
+    }
+
+    /// As [`Value::show`], as JSON text. A value that is JSON but has a number that nothing here reads stays as it is
+    /// written.
+    #[must_use]
+    pub fn show_text(&self) -> String {
+        match self {
+            Value::Bytes(bytes) if number::read_json(bytes).is_err() && check_json(bytes).is_ok() => {
+                text::compact(&String::from_utf8_lossy(bytes))
+            }
+            value => value.show().to_string(),
         }
     }
 
@@ -109,15 +120,5 @@ impl From<Json> for Value {
             Json::Null => Value::Null,
             json => Value::Json(Arc::new(json)),
         }
-    }
-}
-
-/// The bytes of a key made from JSON: a string as it is, anything else as JSON text. `null` gives no key.
-#[must_use]
-pub fn key_text(json: &Json) -> Option<Bytes> {
-    match json {
-        Json::Null => None,
-        Json::String(s) => Some(Bytes::from(s.clone())),
-        other => Some(Bytes::from(other.to_string())),
     }
 }

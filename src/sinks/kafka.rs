@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{Batch, Connected, KafkaLane, SinkConfig, SinkError, SinkSettings, Surroundings};
-use crate::formats::{Encoder, Format, WriterSchema};
+use crate::formats::{Encoder, Format, WriterSchema, json_key};
 use crate::kafka::topic_problem;
 use crate::model::{
     CHANGE_HEADER, EvalError, Expr, Headers, Json, Millis, Payload, Problem, Record, Scope, SinkRow,
@@ -123,6 +123,8 @@ impl KafkaSinkConfig {
         let scope = Scope::of(record);
         let mut texts = Vec::with_capacity(2 + self.headers.len());
         texts.push(match &self.key {
+            // What is no text, or would be read as something else, is told apart there as in a source.
+            Some(expr) if self.key_format == Format::Json => json_key(&expr.eval(&scope)?),
             Some(expr) => key_text(&expr.eval(&scope)?),
             None => record.key.clone(),
         });

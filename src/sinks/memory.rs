@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{Answers, Connected, Lane, Operation, Sink, SinkError, Table};
-use crate::model::{Cell, Clock, Json, Payload, SinkRow};
+use crate::model::{Cell, Clock, Json, Payload, SinkRow, canonical};
 
 /// A local table. Cheap to clone.
 #[derive(Clone)]
@@ -138,7 +138,7 @@ impl TableSink {
             match &cells[at] {
                 Json::Null => return Err(format!("column `{}`: null in the key", self.columns[at])),
                 Json::String(s) => key.push(s.clone()),
-                other => key.push(other.to_string()),
+                other => key.push(canonical(other)),
             }
         }
         Ok((key, (!delete).then(|| self.columns.iter().cloned().zip(cells).collect())))

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::lines::LineReader;
 use super::{OpenError, Reader, SourceSettings};
 use crate::formats::Format;
-use crate::model::{Expr, Problem, Timestamp};
+use crate::model::{Expr, Problem, Timestamp, TimestampFormat};
 
 /// Lines of a file.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
@@ -22,8 +22,12 @@ pub struct FileSource {
     /// `json` (default), `string` or `bytes`.
     #[serde(default)]
     pub format: Format,
-    /// The record's time in milliseconds; default: when the line was read.
+    /// The record's time, an expression such as `.created_at`; default: when the line was read.
     pub timestamp: Option<Expr>,
+    /// What `timestamp` gives: `auto` (RFC 3339 text or milliseconds; the default), `rfc3339`, `seconds`, `milliseconds`
+    /// or `microseconds`.
+    #[serde(default)]
+    pub timestamp_format: TimestampFormat,
 }
 
 impl SourceSettings for FileSource {
@@ -52,13 +56,14 @@ impl SourceSettings for FileSource {
         self.key.as_ref()
     }
 
-    fn timestamp(&self) -> Option<&Expr> {
-        self.timestamp.as_ref()
+    fn timestamp(&self) -> Option<(&Expr, TimestampFormat)> {
+        self.timestamp.as_ref().map(|expr| (expr, self.timestamp_format))
     }
 
     fn open(&self, _: Timestamp) -> Result<Option<Box<dyn Reader>>, OpenError> {
         let failed = |e: std::io::Error| OpenError { field: "path", message: e.to_string() };
         let file = File::open(&self.path).map_err(failed)?;
-        Ok(Some(Box::new(LineReader::start(BufReader::new(file), false).map_err(failed)?)))
+        let text = self.format != Format::Bytes;
+        Ok(Some(Box::new(LineReader::start(BufReader::new(file), false, text).map_err(failed)?)))
     }
 }

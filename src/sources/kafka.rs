@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{OpenError, Reader, SourceConfig, SourceSettings};
 use crate::formats::{Format, ReaderSchema};
 use crate::kafka::topic_problem;
-use crate::model::{Expr, Problem, Timestamp};
+use crate::model::{Expr, Problem, Timestamp, TimestampFormat};
 
 /// A Kafka source.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
@@ -29,9 +29,13 @@ pub struct KafkaSource {
     /// With `format: avro`: the schema to see values with, whatever they were written with. Default: the writer's.
     #[serde(default)]
     pub reader_schema: Option<ReaderSchema>,
-    /// The record's time in milliseconds, where it is not the Kafka timestamp: an expression such as `.created_at`. A
-    /// tombstone for which it gives none keeps its Kafka timestamp.
+    /// The record's time, where it is not the Kafka timestamp: an expression such as `.created_at`. A tombstone for which
+    /// it gives none keeps its Kafka timestamp. A record without either is refused.
     pub timestamp: Option<Expr>,
+    /// What `timestamp` gives: `auto` (RFC 3339 text or milliseconds; the default), `rfc3339`, `seconds`, `milliseconds`
+    /// or `microseconds`.
+    #[serde(default)]
+    pub timestamp_format: TimestampFormat,
 }
 
 /// Keys as they are.
@@ -48,6 +52,7 @@ impl Default for KafkaSource {
             key_format: text_keys(),
             reader_schema: None,
             timestamp: None,
+            timestamp_format: TimestampFormat::default(),
         }
     }
 }
@@ -102,8 +107,8 @@ impl SourceSettings for KafkaSource {
         self.key_format
     }
 
-    fn timestamp(&self) -> Option<&Expr> {
-        self.timestamp.as_ref()
+    fn timestamp(&self) -> Option<(&Expr, TimestampFormat)> {
+        self.timestamp.as_ref().map(|expr| (expr, self.timestamp_format))
     }
 
     fn reader_schema(&self) -> Option<&ReaderSchema> {

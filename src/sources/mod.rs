@@ -22,7 +22,7 @@ pub use registry::{OwnSource, SourceConfig};
 pub use stdin::StdinSource;
 
 use crate::formats::{Format, ReaderSchema};
-use crate::model::{Expr, Problem, Record, Timestamp};
+use crate::model::{Expr, Problem, Record, Timestamp, TimestampFormat};
 
 /// The questions to a source's settings. Most kinds answer only the first; the defaults are right for the rest.
 pub trait SourceSettings: fmt::Debug + Send + Sync {
@@ -59,8 +59,9 @@ pub trait SourceSettings: fmt::Debug + Send + Sync {
         None
     }
 
-    /// The expression that takes a record's event time from its value; without it, the record's own timestamp counts.
-    fn timestamp(&self) -> Option<&Expr> {
+    /// The expression that takes a record's event time from its value, and the format of its result; without it, the
+    /// record's own timestamp counts.
+    fn timestamp(&self) -> Option<(&Expr, TimestampFormat)> {
         None
     }
 
@@ -121,6 +122,11 @@ pub trait Reader: Send {
 
     /// Whether it has ended for good. A topology ends when all its sources have.
     fn ended(&self) -> bool;
+
+    /// Why it ended before its end, if it did: the process then ends with an error, after what was read.
+    fn failure(&self) -> Option<&str> {
+        None
+    }
 
     /// Whether the task's other inputs are processed while this source has no record. Default: once it is caught up. A
     /// live source, whose next record may come at any time, does not keep others waiting.

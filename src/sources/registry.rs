@@ -35,7 +35,7 @@ impl SourceConfig {
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = (**self).check();
-        if let Some(timestamp) = self.timestamp()
+        if let Some((timestamp, _)) = self.timestamp()
             && !timestamp.yields().may_be(Yields::NUMBER.or(Yields::TEXT))
         {
             let message =

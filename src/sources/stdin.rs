@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::lines::LineReader;
 use super::{OpenError, Reader, SourceSettings};
 use crate::formats::Format;
-use crate::model::{Expr, Timestamp};
+use crate::model::{Expr, Timestamp, TimestampFormat};
 
 /// Lines of standard input.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq)]
@@ -19,8 +19,12 @@ pub struct StdinSource {
     /// `json` (default), `string` or `bytes`.
     #[serde(default)]
     pub format: Format,
-    /// The record's time in milliseconds; default: when the line was read.
+    /// The record's time, an expression such as `.created_at`; default: when the line was read.
     pub timestamp: Option<Expr>,
+    /// What `timestamp` gives: `auto` (RFC 3339 text or milliseconds; the default), `rfc3339`, `seconds`, `milliseconds`
+    /// or `microseconds`.
+    #[serde(default)]
+    pub timestamp_format: TimestampFormat,
 }
 
 impl SourceSettings for StdinSource {
@@ -44,8 +48,8 @@ impl SourceSettings for StdinSource {
         self.key.as_ref()
     }
 
-    fn timestamp(&self) -> Option<&Expr> {
-        self.timestamp.as_ref()
+    fn timestamp(&self) -> Option<(&Expr, TimestampFormat)> {
+        self.timestamp.as_ref().map(|expr| (expr, self.timestamp_format))
     }
 
     fn reads_alone(&self) -> Option<&'static str> {
@@ -54,6 +58,7 @@ impl SourceSettings for StdinSource {
 
     fn open(&self, _: Timestamp) -> Result<Option<Box<dyn Reader>>, OpenError> {
         let failed = |e: std::io::Error| OpenError { field: "", message: e.to_string() };
-        Ok(Some(Box::new(LineReader::start(BufReader::new(std::io::stdin()), true).map_err(failed)?)))
+        let (lines, text) = (BufReader::new(std::io::stdin()), self.format != Format::Bytes);
+        Ok(Some(Box::new(LineReader::start(lines, true, text).map_err(failed)?)))
     }
 }

@@ -7,28 +7,31 @@ use super::StateError;
 use super::codec::{decode, encode_into};
 use crate::model::{Headers, Origin, Record, Timestamp, Value, Window};
 
+/// Without null headers.
 const VERSION: u8 = 1;
+/// With null headers.
+const VERSION_NULLS: u8 = 2;
 
 /// What is encoded: a [`StoredRecord`] that borrows instead of copying.
 #[derive(Encode)]
-struct RecordRow<'a> {
+struct RecordRow<'a, H: Encode> {
     key: Option<&'a [u8]>,
     value: Option<&'a [u8]>,
     ts: i64,
     window: Option<(i64, i64)>,
-    headers: Vec<(&'a str, &'a [u8])>,
+    headers: Vec<(&'a str, H)>,
     topic: u16,
     partition: i32,
     offset: i64,
 }
 
 #[derive(Decode)]
-struct StoredRecord {
+struct StoredRecord<H> {
     key: Option<Vec<u8>>,
     value: Option<Vec<u8>>,
     ts: i64,
     window: Option<(i64, i64)>,
-    headers: Vec<(String, Vec<u8>)>,
+    headers: Vec<(String, H)>,
     topic: u16,
     partition: i32,
     offset: i64,
@@ -50,17 +53,29 @@ pub fn encode_record(record: &Record) -> Result<Bytes, StateError> {
 /// The record is larger than 64 MiB; a part of it has been written.
 pub fn encode_record_into(record: &Record, out: &mut Vec<u8>) -> Result<(), StateError> {
     let value = record.value.bytes();
-    let row = RecordRow {
+    let bytes = |value: Option<&Bytes>| value.map(|value| value.to_vec());
+    if record.headers.has_null() {
+        encode_into(VERSION_NULLS, &row(record, value.as_deref(), bytes), out)
+    } else {
+        encode_into(VERSION, &row(record, value.as_deref(), |value| bytes(value).unwrap_or_default()), out)
+    }
+}
+
+fn row<'a, H: Encode>(
+    record: &'a Record,
+    value: Option<&'a [u8]>,
+    header: impl Fn(Option<&Bytes>) -> H,
+) -> RecordRow<'a, H> {
+    RecordRow {
         key: record.key.as_deref(),
-        value: value.as_deref(),
+        value,
         ts: record.ts.0,
         window: record.window.map(|w| (w.start.0, w.end.0)),
-        headers: record.headers.iter().map(|(name, value)| (name, &value[..])).collect(),
+        headers: record.headers.iter().map(|(name, value)| (name, header(value))).collect(),
         topic: record.origin.topic,
         partition: record.origin.partition,
         offset: record.origin.offset,
-    };
-    encode_into(VERSION, &row, out)
+    }
 }
 
 /// Decodes what [`encode_record`] wrote.
@@ -68,16 +83,24 @@ pub fn encode_record_into(record: &Record, out: &mut Vec<u8>) -> Result<(), Stat
 /// # Errors
 /// The bytes are not a record of this format.
 pub fn decode_record(bytes: &[u8]) -> Result<Record, StateError> {
-    let stored: StoredRecord = decode(VERSION, bytes)?;
-    Ok(Record {
-        key: stored.key.map(Bytes::from),
-        value: stored.value.map_or(Value::Null, |v| Value::Bytes(Bytes::from(v))),
-        ts: Timestamp(stored.ts),
-        window: stored.window.map(|(s, e)| Window { start: Timestamp(s), end: Timestamp(e) }),
-        headers: Headers::new(stored.headers.into_iter().map(|(n, v)| (n, Bytes::from(v))).collect()),
-        origin: Origin { topic: stored.topic, partition: stored.partition, offset: stored.offset },
-        change: None,
-    })
+    if bytes.first() == Some(&VERSION_NULLS) {
+        return decode::<StoredRecord<Option<Vec<u8>>>>(VERSION_NULLS, bytes).map(StoredRecord::record);
+    }
+    decode::<StoredRecord<Vec<u8>>>(VERSION, bytes).map(StoredRecord::record)
+}
+
+impl<H: Into<Option<Vec<u8>>>> StoredRecord<H> {
+    fn record(self) -> Record {
+        Record {
+            key: self.key.map(Bytes::from),
+            value: self.value.map_or(Value::Null, |v| Value::Bytes(Bytes::from(v))),
+            ts: Timestamp(self.ts),
+            window: self.window.map(|(s, e)| Window { start: Timestamp(s), end: Timestamp(e) }),
+            headers: Headers::new(self.headers.into_iter().map(|(n, v)| (n, v.into().map(Bytes::from)))),
+            origin: Origin { topic: self.topic, partition: self.partition, offset: self.offset },
+            change: None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -96,5 +119,17 @@ mod tests {
             change: None,
         };
         assert_eq!(decode_record(&encode_record(&record).expect("encodes")).expect("decodes"), record);
+        assert_eq!(encode_record(&record).expect("encodes"), V1);
+        let headers = Headers::new([("a".to_owned(), Some(Bytes::from("b"))), ("n".to_owned(), None)]);
+        let nulls = Record { headers, ..record };
+        assert_eq!(decode_record(&encode_record(&nulls).expect("encodes")).expect("decodes"), nulls);
+        assert_eq!(encode_record(&nulls).expect("encodes"), V2);
     }
+
+    /// Never edit: rows on users' disks have these formats.
+    const V1: &[u8] =
+        b"\x01\0\x01\x07\0\0\0\0\0\0\0{\"n\":1}\x05\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\x0a\0\0\0\0\0\0\0\
+        \x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0a\x01\0\0\0\0\0\0\0b\x01\0\x02\0\0\0\x03\0\0\0\0\0\0\0";
+    const V2: &[u8] = b"\x02\0\x01\x07\0\0\0\0\0\0\0{\"n\":1}\x05\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\x0a\0\0\0\0\0\0\0\
+        \x02\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0a\x01\x01\0\0\0\0\0\0\0b\x01\0\0\0\0\0\0\0n\0\x01\0\x02\0\0\0\x03\0\0\0\0\0\0\0";
 }

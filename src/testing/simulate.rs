@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{Answer, DriverError, Output, TopologyTestDriver};
-use crate::model::{Json, Millis, Record, Timestamp, Value, key_text};
+use crate::model::{Json, Millis, NotJson, Record, Timestamp, Value, key_text, read_json, text};
 use crate::topology::Topology;
 use crate::yaml::is_status;
 
@@ -40,10 +41,35 @@ pub enum SimulateError {
 struct RecordLine {
     topic: String,
     #[serde(default)]
+    #[expect(dead_code, reason = "a name that a line may have; see `Written`")]
     key: Json,
     #[serde(default)]
+    #[expect(dead_code, reason = "a name that a line may have; see `Written`")]
     value: Json,
     ts: Option<i64>,
+}
+
+/// What of a record's line is taken as it is written, and not as it is read: a number may be one that nothing reads.
+#[derive(Deserialize)]
+struct Written<'t> {
+    #[serde(borrow)]
+    key: Option<&'t RawValue>,
+    #[serde(borrow)]
+    value: Option<&'t RawValue>,
+}
+
+impl Written<'_> {
+    fn key(&self) -> Result<Json, NotJson> {
+        self.key.map_or(Ok(Json::Null), |key| read_json(key.get().as_bytes()))
+    }
+
+    /// The value as a topic would have it, without white space; null is a tombstone.
+    fn value(&self) -> Value {
+        match self.value.map(RawValue::get) {
+            None | Some("null") => Value::Null,
+            Some(value) => Value::Bytes(Bytes::from(text::compact(value))),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -63,10 +89,16 @@ struct RestartLine {
 struct CallLine {
     on_call: String,
     status: Option<u16>,
+    #[serde(default, deserialize_with = "given")]
     body: Option<Json>,
     latency_ms: Option<i64>,
     times: Option<u64>,
     retry_after_ms: Option<i64>,
+}
+
+/// What stands there, also where it is null.
+fn given<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Json>, D::Error> {
+    Json::deserialize(d).map(Some)
 }
 
 /// Runs `input` through the topology; a checkpoint after every `every` lines.
@@ -140,6 +172,7 @@ fn one(driver: &mut TopologyTestDriver, line: &str) -> Result<(), Failure> {
         }
         driver.restart()?;
     } else if json.get("on_call").is_some() {
+        read_json(line.as_bytes()).map_err(|e| Failure::Line(e.0))?;
         let line: CallLine = read(json)?;
         let default = Answer::default();
         for (field, given) in [("latency_ms", line.latency_ms), ("retry_after_ms", line.retry_after_ms)] {
@@ -163,14 +196,12 @@ fn one(driver: &mut TopologyTestDriver, line: &str) -> Result<(), Failure> {
         };
         driver.on_call(&line.on_call, answer, line.times.unwrap_or(1))?;
     } else if json.get("topic").is_some() {
+        let written: Written<'_> = serde_json::from_str(line).map_err(|e| Failure::Line(e.to_string()))?;
         let line: RecordLine = read(json)?;
-        let value = if line.value.is_null() {
-            Value::Null
-        } else {
-            Value::Bytes(Bytes::from(line.value.to_string()))
-        };
+        let value = written.value();
+        let key = written.key().map_err(|NotJson(e)| Failure::Line(format!("the key: {e}")))?;
         let ts = line.ts.map_or(driver.now(), Timestamp);
-        let record = Record { key: key_text(&line.key), value, ts, ..Record::default() };
+        let record = Record { key: key_text(&key), value, ts, ..Record::default() };
         let topic = driver.topic_of(&line.topic);
         driver.send(&topic, record)?;
     } else {
@@ -185,11 +216,18 @@ fn write_outputs(driver: &mut TopologyTestDriver, step: u64, output: &mut impl W
         let node = |n: usize| driver.topology().nodes.get(n).map_or("dead_letter", |n| n.name.as_str());
         let line = match out {
             Output::Record { to, key, value, record, .. } => {
-                let mut line = serde_json::json!({ "step": step, "to": to, "key": key, "value": value, "ts": record.ts.0 });
-                if let Some(window) = record.window {
-                    line["window"] = serde_json::json!([window.start.0, window.end.0]);
-                }
-                line
+                let value =
+                    if value == record.value.show() { record.value.show_text() } else { value.to_string() };
+                let [to, key] = [Json::from(to), key].map(|json| json.to_string());
+                let window = record.window.map_or_else(String::new, |window| {
+                    format!(",\"window\":[{},{}]", window.start.0, window.end.0)
+                });
+                let ts = record.ts.0;
+                writeln!(
+                    output,
+                    "{{\"step\":{step},\"to\":{to},\"key\":{key},\"value\":{value},\"ts\":{ts}{window}}}"
+                )?;
+                continue;
             }
             Output::Dropped { reason, .. } => serde_json::json!({ "step": step, "dropped": reason.name() }),
             Output::Called { node: n, call } => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Answer, DriverError, Output, TopologyTestDriver};
-use crate::model::{Json, Millis, Record, Timestamp, Value, key_text};
+use crate::model::{Json, Millis, Record, Timestamp, Value, key_text, same};
 use crate::topology::Topology;
 use crate::yaml::{Send, TestCase, TestStep, expectable};
 
@@ -117,7 +117,7 @@ fn gather(driver: &mut TopologyTestDriver, seen: &mut BTreeMap<String, Seen>) {
                         shown["window"] = serde_json::json!([w.start.0, w.end.0]);
                     }
                     if !record.headers.is_empty() {
-                        let text = |v: &[u8]| Json::String(String::from_utf8_lossy(v).into_owned());
+                        let text = |v: Option<&Bytes>| Json::from(v.map(|v| String::from_utf8_lossy(v)));
                         shown["headers"] =
                             record.headers.iter().map(|(n, v)| (n.to_owned(), text(v))).collect();
                     }
@@ -186,7 +186,6 @@ fn matches(want: &Json, have: &Json) -> bool {
     match (want, have) {
         (Json::Object(w), Json::Object(h)) => w.iter().all(|(k, v)| h.get(k).is_some_and(|h| matches(v, h))),
         (Json::Array(w), Json::Array(h)) => w.len() == h.len() && w.iter().zip(h).all(|(w, h)| matches(w, h)),
-        (Json::Number(w), Json::Number(h)) => w == h || w.as_f64() == h.as_f64(),
-        (w, h) => w == h,
+        (w, h) => same(w, h),
     }
 }

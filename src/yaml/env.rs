@@ -75,9 +75,7 @@ fn replace(
             problems.push(
                 Problem::new("variable", "`${` has no `}`")
                     .at(span.clone(), "not closed")
-                    .help(
-                        "write `${NAME}` or `${NAME:-default}`, braces in the default in pairs; for a plain `${`, write `$${`",
-                    ),
+                    .help("write `${NAME}` or `${NAME:-default}`; for a plain `${`, write `$${`"),
             );
             rest = &rest[at..];
             break;

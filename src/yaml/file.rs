@@ -223,8 +223,8 @@ pub fn load_with(
         for expr in config.exprs_mut() {
             typing.compile(expr, &[]);
         }
-        if let Some(expr) = config.timestamp() {
-            typing.demand(expr, Types::INTEGER.or(Types::STRING), "a timestamp");
+        if let Some((expr, _)) = config.timestamp() {
+            typing.demand(expr, Types::INTEGER.or(Types::FLOAT).or(Types::STRING), "a timestamp");
         }
         let kind = typing.value;
         if let Some(field) = shape {

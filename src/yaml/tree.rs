@@ -268,6 +268,14 @@ impl Builder<'_> {
             }
             _ => span = trimmed(self.text, span),
         }
+        if let (Kind::Float(_), Some(text)) = (&kind, self.text.get(span.clone()))
+            && text.strip_prefix(['-', '+']).unwrap_or(text).bytes().all(|b| b.is_ascii_digit())
+        {
+            // The parser has made the nearest double of it.
+            return Err(Problem::new("yaml", format!("the whole number {text} does not fit into 64 bits"))
+                .at(span, "here")
+                .help("put it in quotes as text, or write it as a double: `1e20`"));
+        }
         Ok(Node::new(span, kind))
     }
 }

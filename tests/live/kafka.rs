@@ -212,9 +212,10 @@ fn a_record_comes_back_as_it_was_written() {
     let sent = [
         OutRecord {
             headers: Headers::new(vec![
-                ("a".into(), Bytes::from_static(b"1")),
-                ("a".into(), Bytes::from_static(b"2")),
-                ("empty".into(), Bytes::new()),
+                ("a".into(), Some(Bytes::from_static(b"1"))),
+                ("a".into(), Some(Bytes::from_static(b"2"))),
+                ("empty".into(), Some(Bytes::new())),
+                ("null".into(), None),
             ]),
             ts: Some(SystemClock.now().minus(Millis(1_234))),
             ..out(&name, 0, "k", "v")

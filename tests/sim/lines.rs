@@ -197,3 +197,50 @@ tests:
         .expect("it runs");
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
 }
+
+/// `run` of these bytes: whether it ended well, the values that came out, and what was said.
+fn run_bytes(bytes: &[u8], format: &str) -> (bool, Vec<Json>, String) {
+    let lines = Lines::new();
+    std::fs::write(lines.path("in.txt"), bytes).expect("is written");
+    let text = format!(
+        "name: t
+sources: {{ in: {{ file: {{ path: DIR/in.txt, format: {format} }} }} }}
+operators: {{ all: {{ from: in, filter: 'true' }} }}
+sinks: {{ out: {{ from: all, file: {{ path: DIR/out.jsonl }} }} }}
+errors: {{ on_failure: skip }}
+"
+    );
+    let path = lines.path("t.yaml");
+    std::fs::write(&path, text.replace("DIR", &lines.dir.path().display().to_string())).expect("is written");
+    let state = tempfile::tempdir().expect("a folder");
+    let ended = Command::new(env!("CARGO_BIN_EXE_slackwater"))
+        .arg("run")
+        .arg(&path)
+        .args(["--admin", "127.0.0.1:0", "--state-dir"])
+        .arg(state.path())
+        .timeout(std::time::Duration::from_secs(60))
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    let text = std::fs::read_to_string(lines.path("out.jsonl")).unwrap_or_default();
+    let value = |line| serde_json::from_str::<Json>(line).expect("is JSON")["value"].clone();
+    (ended.status.success(), text.lines().map(value).collect(), said)
+}
+
+#[test]
+fn a_line_that_is_no_text_is_refused_and_the_file_goes_on() {
+    let bytes = b"\xef\xbb\xbf{\"n\":1}\r\n{\"n\":\"\xff\"}\n\xfe\n{\"n\":2}";
+    let (good, out, said) = run_bytes(bytes, "json");
+    assert!(good, "{said}");
+    assert_eq!(out, [json!({"n": 1}), json!({"n": 2})], "{said}");
+    let (good, out, said) = run_bytes(b"\xef\xbb\xbfa\n\xff\nb\n", "string");
+    assert_eq!((good, out), (true, vec![json!("a"), json!("b")]), "{said}");
+}
+
+#[test]
+fn what_cannot_be_read_ends_with_an_error() {
+    let utf_16: Vec<u8> =
+        "\u{feff}{\"n\":1}\n{\"n\":2}\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let (good, out, said) = run_bytes(&utf_16, "json");
+    assert!(!good && out.is_empty() && said.contains("UTF-16"), "{said}");
+}

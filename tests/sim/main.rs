@@ -19,3 +19,4 @@ mod simulate_windows;
 mod state_rows;
 mod table_sinks;
 mod task;
+mod values;

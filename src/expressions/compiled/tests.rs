@@ -8,12 +8,12 @@ use crate::model::{Headers, Record, Timestamp, Window};
 
 fn record() -> Record {
     let value = json!({
-        "amount": 1500, "price": 2.5, "name": "ann", "flag": true, "none": null, "big": 18_446_744_073_709_551_615_u64,
+        "amount": 1500, "price": 2.5, "name": "ann", "flag": true, "none": null, "big": 9_223_372_036_854_775_807_i64,
         "items": [{"n": 1, "ok": true}, {"n": 2, "ok": false}], "at": "2024-01-02 03:04:05", "o": {"a": 1}
     });
     Record {
         window: Some(Window { start: Timestamp(0), end: Timestamp(5000) }),
-        headers: Headers::new(vec![("trace".into(), "t1".into())]),
+        headers: Headers::new([("trace".into(), bytes::Bytes::from("t1"))]),
         ..Record::new("k1", Value::Bytes(value.to_string().into()), Timestamp(7))
     }
 }

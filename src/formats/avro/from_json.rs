@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use super::time_text;
 use super::to_json::real;
 use crate::model::Json;
+use crate::model::number::{double, float, holds, whole};
 
 /// The value that the schema makes of this JSON.
 pub(super) fn value(json: &Json, schema: &Schema, names: &HashMap<Name, Schema>) -> Result<Value, String> {
@@ -63,15 +64,15 @@ impl Maker<'_> {
     fn scalar(&self, json: &Json, schema: &Schema) -> Option<Value> {
         let text = json.as_str();
         let stamp = |per_second: i64, local: bool| {
-            json.as_i64().or_else(|| time_text::units_of(text?, per_second, local))
+            whole(json).or_else(|| time_text::units_of(text?, per_second, local))
         };
         Some(match schema {
             Schema::Null => json.as_null().map(|()| Value::Null)?,
             Schema::Boolean => Value::Boolean(json.as_bool()?),
-            Schema::Int => Value::Int(i32::try_from(json.as_i64()?).ok()?),
-            Schema::Long => Value::Long(json.as_i64()?),
-            Schema::Float => Value::Float(float(json.as_f64()?)?),
-            Schema::Double => Value::Double(json.as_f64()?),
+            Schema::Int => Value::Int(i32::try_from(whole(json)?).ok()?),
+            Schema::Long => Value::Long(whole(json)?),
+            Schema::Float => Value::Float(float(json)?),
+            Schema::Double => Value::Double(double(json)?),
             Schema::String => Value::String(text?.to_owned()),
             Schema::Bytes => Value::Bytes(self.bytes(text?)?),
             Schema::Fixed(fixed) => {
@@ -83,7 +84,7 @@ impl Maker<'_> {
             }
             Schema::Uuid => Value::String(text?.to_owned()).resolve(&Schema::Uuid).ok()?,
             Schema::Date => {
-                let given = json.as_i64().map(i32::try_from);
+                let given = whole(json).map(i32::try_from);
                 Value::Date(given.map_or_else(|| time_text::days(text?), Result::ok)?)
             }
             Schema::TimeMillis => Value::TimeMillis(i32::try_from(self.of_day(json, 1_000)?).ok()?),
@@ -103,7 +104,7 @@ impl Maker<'_> {
                 Value::Decimal(Decimal::from(bytes))
             }
             Schema::Duration => {
-                let part = |name: &str| u32::try_from(json.get(name)?.as_u64()?).ok();
+                let part = |name: &str| u32::try_from(whole(json.get(name)?)?).ok();
                 let (months, days, millis) = (part("months")?, part("days")?, part("millis")?);
                 Value::Duration(Duration::new(Months::new(months), Days::new(days), Millis::new(millis)))
             }
@@ -113,7 +114,7 @@ impl Maker<'_> {
     }
 
     fn of_day(&self, json: &Json, per_second: i64) -> Option<i64> {
-        json.as_i64().or_else(|| time_text::units_of_day(json.as_str()?, per_second))
+        whole(json).or_else(|| time_text::units_of_day(json.as_str()?, per_second))
     }
 
     fn bytes(&self, text: &str) -> Option<Vec<u8>> {
@@ -123,12 +124,16 @@ impl Maker<'_> {
         BASE64.decode(text).ok()
     }
 
-    /// The first branch that accepts the value; for null, a `null` branch comes before all others.
+    /// The first branch that holds the value as it is, else the first that accepts it; for null, a `null` branch comes
+    /// before all others. So a double does not become a float, nor 5.0 the long 5, where a branch holds it.
     fn union(&mut self, json: &Json, branches: &[Schema]) -> Result<Value, String> {
         // A default must fit the first branch.
         let tried = if self.default { &branches[..branches.len().min(1)] } else { branches };
         let mut errors = Vec::new();
-        for (at, branch) in tried.iter().enumerate() {
+        let own = |branch: &Schema| is_own(json, real(branch, self.names));
+        let branches_of = |own_ones: bool| tried.iter().enumerate().filter(move |(_, b)| own(b) == own_ones);
+        let in_order: Vec<_> = branches_of(true).chain(branches_of(false)).collect();
+        for (at, branch) in in_order {
             if json.is_null() != matches!(branch, Schema::Null) {
                 continue;
             }
@@ -246,11 +251,17 @@ fn name(schema: &Schema) -> String {
     logical.to_owned()
 }
 
-/// The double as a float, rounded, if a float can hold it.
-#[expect(clippy::cast_possible_truncation, reason = "rounding is what a float column asks for")]
-fn float(n: f64) -> Option<f32> {
-    let float = n as f32;
-    float.is_finite().then_some(float)
+/// Whether a branch of a union holds this value as it is: read again, it would be the same JSON.
+fn is_own(json: &Json, branch: &Schema) -> bool {
+    match (branch, json) {
+        (Schema::Float, Json::Number(n)) => {
+            n.is_f64() && float(json).zip(n.as_f64()).is_some_and(|(float, n)| holds(float, n))
+        }
+        (Schema::Double, Json::Number(n)) => n.is_f64(),
+        (Schema::Int | Schema::Long, Json::Number(n)) => n.is_i64(),
+        (_, Json::Number(_)) => false,
+        _ => true,
+    }
 }
 
 /// The digits of a number, or of text that is a number.

@@ -90,11 +90,17 @@ impl AvroSchema {
         Ok(())
     }
 
-    /// Whether the schema is a string. The text of a key is such a schema's value as it is, and JSON for any other
-    /// schema.
+    /// Whether the schema is text, or text or null. The text of a key is such a schema's value as it is, and may be JSON
+    /// for any other schema.
     #[must_use]
     pub fn is_text(&self) -> bool {
-        matches!(self.schema, Schema::String | Schema::Uuid | Schema::Enum(_))
+        let is_text = |schema: &Schema| matches!(schema, Schema::String | Schema::Uuid | Schema::Enum(_));
+        match &self.schema {
+            Schema::Union(union) => {
+                union.variants().iter().all(|branch| *branch == Schema::Null || is_text(branch))
+            }
+            schema => is_text(schema),
+        }
     }
 
     /// What is known of its values before any record.

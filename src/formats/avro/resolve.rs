@@ -11,6 +11,7 @@ use apache_avro::types::Value;
 
 use super::to_json::real;
 use super::{AvroSchema, from_json};
+use crate::model::{Json, number};
 
 /// Converts a value of the writer's schema to the reader's.
 pub(super) fn resolve(value: Value, writer: &AvroSchema, reader: &AvroSchema) -> Result<Value, String> {
@@ -114,8 +115,7 @@ impl Both<'_> {
 }
 
 /// Numbers, text and bytes, with the specification's promotions. A value of a logical type becomes the same logical
-/// type or its base type.
-#[expect(clippy::cast_precision_loss, reason = "the specification promotes a long to a float or a double")]
+/// type or its base type. A whole number that the float or the double would round is refused.
 fn scalar(value: &Value, reader: &Schema) -> Option<Value> {
     let whole = match value {
         Value::Int(n) | Value::Date(n) | Value::TimeMillis(n) => Some(i64::from(*n)),
@@ -144,8 +144,8 @@ fn scalar(value: &Value, reader: &Schema) -> Option<Value> {
         | (Schema::BigDecimal, Value::BigDecimal(_))
         | (Schema::Duration, Value::Duration(_)) => value.clone(),
         (Schema::Double, Value::Float(n)) => Value::Double(f64::from(*n)),
-        (Schema::Double, _) => Value::Double(whole? as f64),
-        (Schema::Float, _) => Value::Float(whole? as f32),
+        (Schema::Double, _) => Value::Double(number::double(&Json::from(whole?))?),
+        (Schema::Float, _) => Value::Float(number::float(&Json::from(whole?))?),
         (Schema::Int, _) => Value::Int(small?),
         (Schema::Long, _) => Value::Long(whole?),
         (Schema::Date, Value::Date(_) | Value::Int(_)) => Value::Date(small?),

@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::time_text;
+use crate::model::number::shortest;
 use crate::model::{Field, Json, Shape};
 
 /// Deeper than this nothing is said about a type: the schema contains itself.
@@ -31,7 +32,7 @@ pub(super) fn json(value: Value, schema: &Schema, names: &HashMap<Name, Schema>)
         Value::Int(n) => Json::from(n),
         Value::Long(n) => Json::from(n),
         // The shortest decimal that reads back as this float, rather than the exact value of the float as a double.
-        Value::Float(n) => number(n.to_string().parse().unwrap_or(f64::from(n)))?,
+        Value::Float(n) => number(shortest(n))?,
         Value::Double(n) => number(n)?,
         Value::String(text) | Value::Enum(_, text) => Json::String(text),
         Value::Bytes(bytes) | Value::Fixed(_, bytes) => Json::String(BASE64.encode(bytes)),

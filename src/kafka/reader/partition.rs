@@ -218,15 +218,12 @@ impl PartitionReader {
     /// The record without key and value, which are filled in when the batch's buffer is complete.
     fn record(&self, message: &BorrowedMessage<'_>) -> Record {
         let headers = message.headers().map_or_else(Headers::default, |headers| {
-            let list = headers
-                .iter()
-                .map(|h| (h.key.to_owned(), h.value.map_or_else(Bytes::new, Bytes::copy_from_slice)));
-            Headers::new(list.collect())
+            Headers::new(headers.iter().map(|h| (h.key.to_owned(), h.value.map(Bytes::copy_from_slice))))
         });
         Record {
             key: None,
             value: Value::Null,
-            ts: Timestamp(message.timestamp().to_millis().unwrap_or(0)),
+            ts: message.timestamp().to_millis().map_or(Timestamp::NONE, Timestamp),
             window: None,
             headers,
             origin: Origin { offset: message.offset(), ..self.origin },

@@ -33,7 +33,7 @@ pub struct OutRecord {
     pub value: Option<Bytes>,
     /// Headers.
     pub headers: Headers,
-    /// Record timestamp; `None`: now. Kafka's clients cannot send 0: it also becomes now.
+    /// Record timestamp; `None`, or [`Timestamp::NONE`]: now. librdkafka takes 0 for now as well, so 0 is written as 1.
     pub ts: Option<Timestamp>,
 }
 
@@ -42,11 +42,11 @@ fn base_record<O: rdkafka::IntoOpaque>(record: &OutRecord, opaque: O) -> BaseRec
     base.partition = record.partition;
     base.key = record.key.as_deref();
     base.payload = record.value.as_deref();
-    base.timestamp = record.ts.map(|ts| ts.0.max(0));
+    base.timestamp = record.ts.filter(|ts| ts.0 >= 0).map(|ts| ts.0.max(1));
     if !record.headers.is_empty() {
         let mut headers = OwnedHeaders::new();
         for (key, value) in record.headers.iter() {
-            headers = headers.insert(Header { key, value: Some(value.as_ref()) });
+            headers = headers.insert(Header { key, value: value.map(|value| &value[..]) });
         }
         base.headers = Some(headers);
     }

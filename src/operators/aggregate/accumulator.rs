@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bincode::{Decode, Encode};
 
 use super::sketch::Sketch;
-use crate::model::{Json, Value};
+use crate::model::{Json, Value, canonical, compare_numbers};
 use crate::state::{Cell, StateError, codec};
 
 /// Version of the rows.
@@ -26,10 +26,11 @@ pub(super) enum Number {
 }
 
 impl Number {
-    /// `None` if the value is no number.
+    /// `None` if the value is no number, or a whole one that does not fit into 64 bits with a sign.
     pub(super) fn of(json: &Json) -> Option<Number> {
         let number = json.as_number()?;
-        number.as_i64().map(Number::Whole).or_else(|| number.as_f64().map(Number::Float))
+        let float = || number.as_f64().filter(|_| number.is_f64());
+        number.as_i64().map(Number::Whole).or_else(|| float().map(Number::Float))
     }
 
     fn float(self) -> f64 {
@@ -40,7 +41,7 @@ impl Number {
         }
     }
 
-    /// The sum: a float if it is not whole or does not fit 64 bits, never infinite.
+    /// The sum; a float where one of the two is. [`Number::fits`] says beforehand whether it is a number.
     pub(super) fn plus(self, other: Number) -> Number {
         if let (Number::Whole(a), Number::Whole(b)) = (self, other)
             && let Some(sum) = a.checked_add(b)
@@ -50,10 +51,20 @@ impl Number {
         Number::Float((self.float() + other.float()).clamp(f64::MIN, f64::MAX))
     }
 
-    /// Whether the sum is a number: beyond the greatest float there is none.
+    /// Whether the sum is a number: beyond 64 bits and beyond the greatest float there is none.
     pub(super) fn fits(self, other: Number) -> bool {
-        matches!((self, other), (Number::Whole(_), Number::Whole(_)))
-            || (self.float() + other.float()).is_finite()
+        match (self, other) {
+            (Number::Whole(a), Number::Whole(b)) => a.checked_add(b).is_some(),
+            (a, b) => (a.float() + b.float()).is_finite(),
+        }
+    }
+
+    /// Is the difference a number?
+    pub(super) fn fits_without(self, other: Number) -> bool {
+        match (self, other) {
+            (Number::Whole(a), Number::Whole(b)) => a.checked_sub(b).is_some(),
+            (a, b) => (a.float() - b.float()).is_finite(),
+        }
     }
 
     /// The difference, by the same rules.
@@ -180,12 +191,20 @@ impl Stored {
                 Part::List { items, bytes }
             }
             Stored::Set(items) => {
+                let items: BTreeSet<String> = items.into_iter().map(present).collect();
                 let bytes = items.iter().map(|i| i.len() + SET_ITEM_BYTES).sum();
-                Part::Set { items: items.into_iter().collect(), bytes }
+                Part::Set { items, bytes }
             }
             Stored::Sketch(bytes) => Part::Sketch(Box::new(Sketch::from_bytes(&bytes)?)),
         })
     }
+}
+
+/// The text of a set's member as it would be written now: earlier versions wrote great whole doubles as 1e16, and -0.0.
+fn present(text: String) -> String {
+    let other = !text.starts_with('"') && text.contains(['e', '-']);
+    let json = other.then(|| serde_json::from_str(&text).ok()).flatten();
+    json.map_or(text, |json: Json| canonical(&json))
 }
 
 /// Memory of one member of a set besides its text, about.
@@ -204,39 +223,11 @@ pub(super) fn size(json: &Json) -> usize {
 /// Numbers before texts; a number like 1.0 is equal to 1.
 pub(super) fn compare(a: &Json, b: &Json) -> Ordering {
     match (a, b) {
-        (Json::Number(x), Json::Number(y)) => match (x.as_i64(), y.as_i64()) {
-            (Some(x), Some(y)) => x.cmp(&y),
-            _ => x.as_f64().unwrap_or_default().total_cmp(&y.as_f64().unwrap_or_default()),
-        },
+        (Json::Number(x), Json::Number(y)) => compare_numbers(x, y),
         (Json::String(x), Json::String(y)) => x.cmp(y),
         (Json::Number(_), _) => Ordering::Less,
         (_, Json::Number(_)) => Ordering::Greater,
         _ => Ordering::Equal,
-    }
-}
-
-/// The text by which values are told apart: fields in order of their names, 1.0 as 1.
-pub(super) fn canonical(json: &Json) -> String {
-    match json {
-        Json::Number(n) => match n.as_f64() {
-            #[expect(clippy::cast_possible_truncation, reason = "whole and in range")]
-            Some(f) if n.is_f64() && f.fract() == 0.0 && f.abs() < 9e15 => (f as i64).to_string(),
-            _ => n.to_string(),
-        },
-        Json::Array(items) => {
-            let items: Vec<_> = items.iter().map(canonical).collect();
-            format!("[{}]", items.join(","))
-        }
-        Json::Object(fields) => {
-            let mut fields: Vec<_> = fields.iter().collect();
-            fields.sort_by_key(|(name, _)| *name);
-            let fields: Vec<_> = fields
-                .into_iter()
-                .map(|(name, value)| format!("{}:{}", Json::from(name.as_str()), canonical(value)))
-                .collect();
-            format!("{{{}}}", fields.join(","))
-        }
-        other => other.to_string(),
     }
 }
 
@@ -362,6 +353,16 @@ mod tests {
         check(Acc::Many(vec![Part::Count(1)]));
     }
 
+    #[test]
+    fn a_set_of_an_earlier_version_holds_what_is_the_same_once() {
+        let set = |items: &[&str]| Stored::Set(items.iter().map(|i| (*i).to_owned()).collect());
+        let old = ["1e16", "10000000000000000", "-0.0", "0", "\"1e16\"", "[1e+16]", "true", "1e300"];
+        let Ok(Part::Set { items, bytes }) = set(&old).part() else { panic!("a set") };
+        let now = ["10000000000000000", "0", "\"1e16\"", "[10000000000000000]", "true", "1e+300"];
+        assert_eq!(items, now.map(str::to_owned).into());
+        assert_eq!(bytes, now.iter().map(|i| i.len() + SET_ITEM_BYTES).sum::<usize>());
+    }
+
     /// Never edit: rows on users' disks have this format.
     #[test]
     fn version_1_is_written_and_read_as_on_users_disks() {
@@ -391,9 +392,13 @@ mod tests {
         );
         assert_eq!(plus(Number::Float(f64::MAX), Number::Float(f64::MAX)), Number::Float(f64::MAX));
         assert_eq!(
-            Number::of(&json!(18_446_744_073_709_551_615_u64)),
-            Some(Number::Float(1.844_674_407_370_955_2e19))
+            [json!(18_446_744_073_709_551_615_u64), json!(2.5), json!(-7)].map(|n| Number::of(&n)),
+            [None, Some(Number::Float(2.5)), Some(Number::Whole(-7))]
         );
+        let fits = |a: Number, b: Number| (a.fits(b), a.fits_without(b));
+        assert_eq!(fits(Number::Whole(i64::MAX), Number::Whole(1)), (false, true));
+        assert_eq!(fits(Number::Whole(i64::MIN), Number::Whole(1)), (true, false));
+        assert_eq!(fits(Number::Float(f64::MAX), Number::Float(f64::MAX)), (false, true));
         assert_eq!(Number::of(&json!("1")), None);
     }
 
@@ -404,8 +409,10 @@ mod tests {
         assert_eq!(compare(&json!(1.5), &json!(1)), Ordering::Greater);
         assert_eq!(compare(&json!("b"), &json!("a")), Ordering::Greater);
         assert_eq!(compare(&json!("1"), &json!(2)), Ordering::Greater);
-        assert_eq!(canonical(&json!({"b": 1.0, "a": [true, null, "x"]})), r#"{"a":[true,null,"x"],"b":1}"#);
-        assert_ne!(canonical(&json!("1")), canonical(&json!(1)));
-        assert_ne!(canonical(&json!(1.5)), canonical(&json!(1)));
+        assert_eq!(
+            compare(&json!(9_007_199_254_740_993_i64), &json!(9_007_199_254_740_992.0)),
+            Ordering::Greater
+        );
+        assert_eq!(compare(&json!(u64::MAX), &json!(u64::MAX - 1)), Ordering::Greater);
     }
 }

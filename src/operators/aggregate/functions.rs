@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::accumulator::{Acc, Number, PART_BYTES_MAX, Part, SET_ITEM_BYTES, canonical, compare, size};
+use super::accumulator::{Acc, Number, PART_BYTES_MAX, Part, SET_ITEM_BYTES, compare, size};
 use super::config::{AggregateConfig, CollectConfig};
 use super::fields::{FieldConfig, FieldFunction};
 use super::sketch::Sketch;
-use crate::model::{EvalError, Expr, Json, Reason, Record, Scope, Value, key_text};
+use crate::model::{EvalError, Expr, Json, Reason, Record, Scope, Value, canonical, key_text};
 use crate::operators::OperatorError;
 
 pub(super) enum Function {
@@ -71,6 +71,9 @@ impl Function {
         match self {
             _ if json.is_null() => Ok(()),
             Function::Sum(_) | Function::Avg(_) if !json.is_number() => Err("not a number"),
+            Function::Sum(_) | Function::Avg(_) if Number::of(json).is_none() => {
+                Err("which does not fit into 64 bits with its sign")
+            }
             Function::Min(_) | Function::Max(_) | Function::Top(..)
                 if !(json.is_number() || json.is_string()) =>
             {
@@ -402,8 +405,9 @@ pub(super) fn full() -> Unfit {
     Unfit::Full(format!("the aggregate would be larger than {} MiB", PART_BYTES_MAX >> 20))
 }
 
-fn too_large() -> Unfit {
-    EvalError::Failed("the sum would be beyond the greatest number there is (1.8e308)".into()).into()
+pub(super) fn too_large() -> Unfit {
+    let what = "the sum would be beyond the greatest number there is: 64 bits with a sign if it is whole, else 1.8e308";
+    EvalError::Failed(what.into()).into()
 }
 
 fn limit(n: Option<u32>, default: u32) -> usize {

@@ -17,7 +17,7 @@ use super::Grouping;
 use super::accumulator::{Acc, Number, PART_BYTES_MAX, Part, Row, size};
 use super::config::AggregateConfig;
 use super::fields::FieldFunction;
-use super::functions::{Function, Plan, Unfit, full};
+use super::functions::{Function, Plan, Unfit, full, too_large};
 use super::rows::{Fail, Incoming, Rows};
 use super::unwindowed::Plain;
 use crate::model::{Change, EvalError, Expr, Json, Problem, Reason, Record, Scope, Value};
@@ -181,6 +181,13 @@ impl Plan {
             }
             *part = Part::Value((!json.is_null()).then(|| Arc::new(json)));
             return Ok(());
+        }
+        for (part, input) in acc.parts().iter().zip(inputs) {
+            if let (Part::Sum(sum) | Part::Mean { sum, .. }, Some(less)) = (part, Number::of(input))
+                && !sum.fits_without(less)
+            {
+                return Err(too_large());
+            }
         }
         for ((part, input), function) in acc.parts_mut().iter_mut().zip(inputs).zip(&self.functions) {
             function.remove(part, input);

@@ -43,7 +43,9 @@ pub use table::{Fired, Keep, Pending, PendingTable, Reason as FireReason, Rule, 
 
 use self::origins::Origins;
 use super::{Count, Cx, Gauge, Load, Operator, OperatorError, OwnMetrics, Query, Stores};
-use crate::model::{EvalError, Headers, Json, Reason, Record, Scope, Timestamp, Value, check_json};
+use crate::model::{
+    EvalError, Headers, Json, NotJson, Reason, Record, Scope, Timestamp, Value, check_json, read_json,
+};
 use crate::state::StateError;
 
 /// Header of a fired record: how many events it stands for.
@@ -158,8 +160,8 @@ impl Debounce {
                     return Ok((Keep::Last, record.value.bytes()));
                 };
                 let acc: Json = match pending.row.value {
-                    Some(bytes) => serde_json::from_slice(bytes)
-                        .map_err(|e| Unfit::NotJson(format!("the value so far: {e}")))?,
+                    Some(bytes) => read_json(bytes)
+                        .map_err(|NotJson(e)| Unfit::NotJson(format!("the value so far: {e}")))?,
                     None => Json::Null,
                 };
                 let vars = [("acc", &acc)];
@@ -177,7 +179,7 @@ impl Debounce {
             [(HEADER_COUNT, i64::from(row.count)), (HEADER_FIRST, row.first_ts), (HEADER_LAST, row.last_ts)]
         {
             headers.retain(|(n, _)| n != name);
-            headers.push((name.to_owned(), Bytes::from(number.to_string())));
+            headers.push((name.to_owned(), Some(Bytes::from(number.to_string()))));
         }
         let value = match row.value {
             None => Value::Null,

@@ -3,16 +3,21 @@
 //! Called by `table.rs` when a checkpoint is taken and when one is restored. All numbers big-endian:
 //!
 //! ```text
-//! version u8 = 1 | flags u8 | count u32 | first i64 | last i64 | first_ts i64 | last_ts i64 | extra_len u32 | value_len u32 | extra | value
+//! version u8 = 1 or 2 | flags u8 | count u32 | first i64 | last i64 | first_ts i64 | last_ts i64 | extra_len u32 | value_len u32 | extra | value
 //! ```
 //!
-//! Flags: 1 = the value is null (then `value_len` is 0); all others must be 0. A change of the format is a new version,
-//! a new fixture below, and a decoder that still reads the old ones.
+//! Flags: 1 = the value is null (then `value_len` is 0); all others must be 0. Version 2 is written where one of the
+//! headers in `extra` is null, which version 1 does not know. A change of the format is a new version, a new fixture
+//! below, and a decoder that still reads the old ones.
 
 use std::fmt;
 
+use super::headers;
+
 /// The version that is written.
 pub const VERSION: u8 = 1;
+/// The version that is written where a header is null.
+pub const VERSION_NULLS: u8 = 2;
 /// Bytes before `extra`.
 pub const HEADER_BYTES: usize = 46;
 
@@ -42,7 +47,7 @@ pub struct Row<'a> {
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RowError {
     /// Written by a newer slackwater, or not by slackwater.
-    #[error("a debounce row of version {0}; this build reads version {VERSION}")]
+    #[error("a debounce row of version {0}; this build reads versions {VERSION} and {VERSION_NULLS}")]
     Version(u8),
     /// Truncated, too long, or with impossible numbers.
     #[error("a damaged debounce row: {0}")]
@@ -59,7 +64,8 @@ impl Row<'_> {
             header[at..at + bytes.len()].copy_from_slice(bytes);
             at += bytes.len();
         };
-        put(&[VERSION, if self.value.is_none() { NULL } else { 0 }]);
+        let version = if headers::has_null(self.extra) { VERSION_NULLS } else { VERSION };
+        put(&[version, if self.value.is_none() { NULL } else { 0 }]);
         put(&self.count.to_be_bytes());
         put(&self.first.to_be_bytes());
         put(&self.last.to_be_bytes());
@@ -84,7 +90,7 @@ impl Row<'_> {
     /// Another version, or bytes that no encoder wrote.
     pub fn decode(bytes: &[u8]) -> Result<Row<'_>, RowError> {
         let &version = bytes.first().ok_or(RowError::Damaged("empty"))?;
-        if version != VERSION {
+        if !matches!(version, VERSION | VERSION_NULLS) {
             return Err(RowError::Version(version));
         }
         let (header, body) =
@@ -179,6 +185,21 @@ mod tests {
         assert_eq!(Row::decode(&bytes), Ok(null));
     }
 
+    /// Never edit: this is what lies on users' disks.
+    #[test]
+    fn version_2_has_null_headers() {
+        let row = Row { extra: &[0, 1, b'n', 0xff, 0xff, 0xff, 0xff], ..ROW };
+        let mut bytes = Vec::new();
+        row.encode(&mut bytes);
+        let fixture = [
+            &[2][..],
+            &FIXTURE_V1[1..38],
+            &[0, 0, 0, 7, 0, 0, 0, 3, 0, 1, b'n', 0xff, 0xff, 0xff, 0xff, b'v', b'a', b'l'],
+        ];
+        assert_eq!(bytes, fixture.concat());
+        assert_eq!(Row::decode(&bytes), Ok(row));
+    }
+
     #[test]
     fn damaged_rows_are_refused() {
         let changed = |at: usize, to: u8| {
@@ -189,7 +210,7 @@ mod tests {
         let damaged = RowError::Damaged;
         for (bytes, error) in [
             (vec![], damaged("empty")),
-            (changed(0, 2), RowError::Version(2)),
+            (changed(0, 3), RowError::Version(3)),
             (changed(0, 0), RowError::Version(0)),
             (changed(1, 2), damaged("unknown flags")),
             (changed(1, 1), damaged("a null value with bytes")),

@@ -204,6 +204,11 @@ impl Enrich {
     fn answer(&mut self, seq: u64, answer: Json, cx: &mut Cx<'_>) {
         let Some((arrival, attempts)) = self.finish(seq, cx) else { return };
         let Arrival { record, clock, .. } = arrival;
+        if self.config.into.steps().is_empty() && answer.is_null() {
+            let detail = "the answer has no value, and `into: .` would make a tombstone of the record".into();
+            cx.reject(Reject { reason: Reason::NullValue, detail, record, attempts });
+            return;
+        }
         match self.config.into.set(&record.value, answer) {
             Ok(value) => self.pending.forward(clock, Record { value, ..record }, cx),
             Err(detail) => cx.reject(Reject { reason: Reason::NotJson, detail, record, attempts }),

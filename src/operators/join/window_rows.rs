@@ -26,18 +26,21 @@ use crate::operators::table::read_row_id;
 use crate::state::codec::{self, ordered_i64, read_ordered_i64};
 use crate::state::{StateError, Store, after_prefix};
 
+/// A kept record without null headers.
 const VERSION: u8 = 1;
+/// A kept record with null headers.
+const VERSION_NULLS: u8 = 2;
 const WAITING: u8 = 2;
 const COUNTERS: u8 = 3;
 
-/// A record that is kept for partners to come.
+/// A record that is kept for partners to come. With `Vec<u8>` for a header's value it is the row of version 1.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
-pub(super) struct Kept {
+pub(super) struct Kept<H = Option<Vec<u8>>> {
     /// It was sent alone: it takes no partner any more, and its value is not kept.
     pub gone: bool,
     value: Vec<u8>,
     window: Option<(i64, i64)>,
-    headers: Vec<(String, Vec<u8>)>,
+    headers: Vec<(String, H)>,
 }
 
 impl Kept {
@@ -46,7 +49,7 @@ impl Kept {
             gone: false,
             value: record.value.bytes().unwrap_or_default().to_vec(),
             window: record.window.map(|w| (w.start.0, w.end.0)),
-            headers: record.headers.iter().map(|(n, v)| (n.to_owned(), v.to_vec())).collect(),
+            headers: record.headers.iter().map(|(n, v)| (n.to_owned(), v.map(|v| v.to_vec()))).collect(),
         }
     }
 
@@ -69,9 +72,29 @@ impl Kept {
             value: Value::Bytes(Bytes::from(self.value)),
             ts: Timestamp(ts),
             window,
-            headers: Headers::new(self.headers.into_iter().map(|(n, v)| (n, Bytes::from(v))).collect()),
+            headers: Headers::new(self.headers.into_iter().map(|(n, v)| (n, v.map(Bytes::from)))),
             ..Record::default()
         }
+    }
+}
+
+impl Kept {
+    fn encode(&self) -> Result<Bytes, StateError> {
+        if self.headers.iter().any(|(_, value)| value.is_none()) {
+            return codec::encode(VERSION_NULLS, self);
+        }
+        let Kept { gone, value, window, headers } = self.clone();
+        let headers = headers.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect();
+        codec::encode(VERSION, &Kept::<Vec<u8>> { gone, value, window, headers })
+    }
+
+    fn decode(row: &[u8]) -> Result<Kept, StateError> {
+        if row.first() == Some(&VERSION_NULLS) {
+            return codec::decode(VERSION_NULLS, row);
+        }
+        let Kept { gone, value, window, headers } = codec::decode::<Kept<Vec<u8>>>(VERSION, row)?;
+        let headers = headers.into_iter().map(|(name, value)| (name, Some(value))).collect();
+        Ok(Kept { gone, value, window, headers })
     }
 }
 
@@ -128,18 +151,18 @@ fn i64_at(key: &[u8], at: usize) -> Result<i64, StateError> {
 }
 
 pub(super) fn put(store: &mut Store, place: &Place, kept: &Kept) -> Result<(), StateError> {
-    store.put_new(&place.key(), codec::encode(VERSION, kept)?);
+    store.put_new(&place.key(), kept.encode()?);
     Ok(())
 }
 
 /// Replaces what [`put`] wrote.
 pub(super) fn replace(store: &mut Store, place: &Place, kept: &Kept) -> Result<(), StateError> {
-    store.put(&place.key(), codec::encode(VERSION, kept)?);
+    store.put(&place.key(), kept.encode()?);
     Ok(())
 }
 
 pub(super) fn get(store: &Store, place: &Place) -> Result<Option<Kept>, StateError> {
-    store.get(&place.key())?.map(|row| codec::decode(VERSION, &row)).transpose()
+    store.get(&place.key())?.map(|row| Kept::decode(&row)).transpose()
 }
 
 /// The records of an id and segment with `from <= timestamp <= to`, in order of time, then of arrival.
@@ -158,7 +181,7 @@ pub(super) fn find(
     end.extend_from_slice(&ordered_i64(to.saturating_add(1)));
     let mut failed = None;
     store.scan(&first, Some(&end), &mut |key, row| {
-        match i64_at(key, at).and_then(|ts| Ok((ts, codec::decode::<Kept>(VERSION, row)?))) {
+        match i64_at(key, at).and_then(|ts| Ok((ts, Kept::decode(row)?))) {
             Ok(one) => found.push(one),
             Err(e) => {
                 failed = Some(e);

@@ -6,7 +6,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::model::{Headers, Json, Record, Value, Window};
+use crate::model::{Headers, Json, Record, Value, Window, read_json};
 
 /// A row of a node's store.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,7 +72,7 @@ pub fn text(key: &[u8]) -> String {
 /// A value as JSON where it is JSON, as text where it is text, else `{ "base64": ... }`.
 #[must_use]
 pub fn bytes(value: &[u8]) -> Json {
-    if let Ok(json) = serde_json::from_slice(value) {
+    if let Ok(json) = read_json(value) {
         return json;
     }
     match std::str::from_utf8(value) {
@@ -86,7 +86,7 @@ pub fn bytes(value: &[u8]) -> Json {
 pub fn headers(headers: &Headers) -> Json {
     headers
         .iter()
-        .map(|(name, value)| (name.to_owned(), Json::String(text(value))))
+        .map(|(name, value)| (name.to_owned(), value.map(|value| text(value)).into()))
         .collect::<serde_json::Map<_, _>>()
         .into()
 }

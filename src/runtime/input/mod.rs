@@ -144,6 +144,15 @@ impl TaskReader {
         }
     }
 
+    /// Why it ended before its end, where it did and everything that was read is through.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        match &self.from {
+            Feed::Partition(_) => None,
+            Feed::Source(reader) => reader.failure().filter(|_| self.ended()),
+        }
+    }
+
     /// The end of the partition, if it is caught up.
     #[must_use]
     pub fn end(&self) -> Option<i64> {

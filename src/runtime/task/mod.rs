@@ -33,8 +33,8 @@ pub use options::TaskOptions;
 pub use step::{Delivery, Input, Place, Sealed, Step, TaskError, TaskId};
 
 pub(super) use self::nodes::SKEWED;
-use self::nodes::{dead_letter, event_time};
-use crate::model::{Expr, Millis, Origin, Payload, Reason, Record, SinkRow, Timestamp};
+use self::nodes::{EventTime, dead_letter};
+use crate::model::{Millis, Origin, Payload, Reason, Record, SinkRow, Timestamp};
 use crate::operators::{Effects, Gauge, Load, Operator, Reject, Stores, Tally};
 use crate::state::{Backend, META_POSITIONS, Spent, StateError, Store, codec};
 use crate::topology::OnFailure;
@@ -79,8 +79,8 @@ pub struct Task {
     sources: Vec<Vec<usize>>,
     /// By topic: what decides whether records may come in.
     admission: Vec<Admission>,
-    /// By topic: the expression of a record's time.
-    times: Vec<Option<Expr>>,
+    /// By topic: where a record's time comes from, if not from the record.
+    times: Vec<Option<EventTime>>,
     /// By topic: the nodes that its records reach in the step that reads them.
     reached: Vec<Vec<usize>>,
     stores: Vec<Store>,
@@ -164,7 +164,7 @@ impl Task {
     /// The time of a record in this task. Records of several topics are ordered by it.
     #[must_use]
     pub fn time_of(&self, topic: usize, record: &Record) -> Timestamp {
-        let time = self.times[topic].as_ref().and_then(|expr| event_time(expr, record));
+        let time = self.times[topic].as_ref().and_then(|time| time.read(record).ok());
         time.unwrap_or(record.ts)
     }
 

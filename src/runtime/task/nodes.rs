@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::formats::{Bad, Decoder, Encoder};
 use crate::model::{
     CHANGE_HEADER, Change, EvalError, Expr, Json, Millis, Reason, Record, Reply, Scope, SinkRow, Timestamp,
-    WINDOW_HEADER, Window, key_text,
+    TimestampFormat, WINDOW_HEADER, Window, key_text,
 };
 use crate::operators::shared::describe;
 use crate::operators::shared::describe::Described;
@@ -31,7 +31,7 @@ pub(in crate::runtime) static SKEWED: Count = Count {
 /// keeps the table in its store.
 pub(in crate::runtime) struct SourceNode {
     decoder: Decoder,
-    timestamp: Option<Expr>,
+    timestamp: Option<EventTime>,
     key: Option<Expr>,
     skew: Option<Millis>,
     table: Option<Table>,
@@ -51,7 +51,7 @@ impl SourceNode {
         let time = &topology.settings.time;
         SourceNode {
             decoder: Decoder::new(config.key_format(), config.format(), formats, name, shape),
-            timestamp: config.timestamp().cloned(),
+            timestamp: EventTime::of(config),
             key: config.key().cloned(),
             skew: (time.clock == ClockMode::Hybrid).then_some(time.max_skew),
             table: table.map(Table::new),
@@ -111,14 +111,17 @@ impl Operator for SourceNode {
                 Err(e) => return Err(OperatorError::expression(record, &e)),
             }
         }
-        if let Some(expr) = &self.timestamp {
-            match time_from(expr, &record) {
+        if let Some(time) = &self.timestamp {
+            match time.read(&record) {
                 Ok(ts) => record.ts = ts,
                 Err(e) => return Err(OperatorError::reject(record, Reason::BadTimestamp, e.to_string())),
             }
         }
         if record.ts.0 < 0 {
-            let detail = format!("the timestamp {} is before 1970", record.ts);
+            let detail = match record.ts {
+                Timestamp::NONE => "the record has no timestamp".to_owned(),
+                ts => format!("the timestamp {ts} is before 1970"),
+            };
             return Err(OperatorError::reject(record, Reason::BadTimestamp, detail));
         }
         let mut stream = record.ts;
@@ -140,34 +143,33 @@ impl Operator for SourceNode {
     }
 }
 
-/// The time of a record in the task, if the source has an expression for it; `None` if the expression fails, for which
-/// the record will be refused.
-pub(in crate::runtime) fn event_time(expr: &Expr, record: &Record) -> Option<Timestamp> {
-    time_from(expr, record).ok()
+/// Where a source takes the times of its records from.
+pub(in crate::runtime) struct EventTime {
+    expr: Expr,
+    format: TimestampFormat,
 }
 
-/// The time from the expression; a tombstone without one keeps its own timestamp.
-fn time_from(expr: &Expr, record: &Record) -> Result<Timestamp, EvalError> {
-    match expr.eval(&Scope::of(record)).and_then(|t| milliseconds(&t, expr)) {
-        Err(_) if record.value.is_null() => Ok(record.ts),
-        result => result,
+impl EventTime {
+    /// What the source says; `None` where its records keep the time they came with.
+    pub(in crate::runtime) fn of(config: &SourceConfig) -> Option<EventTime> {
+        config.timestamp().map(|(expr, format)| EventTime { expr: expr.clone(), format })
     }
-}
 
-/// A timestamp from an expression: a number of milliseconds, or RFC 3339 text.
-fn milliseconds(json: &Json, expr: &Expr) -> Result<Timestamp, EvalError> {
-    let parsed = match json {
-        Json::Number(n) => n.as_i64(),
-        Json::String(s) => s.parse().ok().or_else(|| {
-            let format = &time::format_description::well_known::Rfc3339;
-            let at = time::OffsetDateTime::parse(s, format).ok()?;
-            i64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok()
-        }),
-        _ => None,
-    };
-    parsed.map(Timestamp).ok_or_else(|| {
-        EvalError::Failed(format!("`{}` gave {json}, neither milliseconds nor RFC 3339 text", expr.text()))
-    })
+    /// The time that a record has in the task. A tombstone has no field to take a time from: where the expression gives
+    /// it none, it keeps its own.
+    ///
+    /// # Errors
+    /// The expression fails, or gives no time.
+    pub(in crate::runtime) fn read(&self, record: &Record) -> Result<Timestamp, EvalError> {
+        let result = self.expr.eval(&Scope::of(record)).and_then(|json| {
+            self.format.read(&json).ok_or_else(|| {
+                let (text, noun) = (self.expr.text(), self.format.noun());
+                let neither = if self.format == TimestampFormat::Auto { "neither" } else { "no" };
+                EvalError::Failed(format!("`{text}` gave {json}, {neither} {noun}"))
+            })
+        });
+        if record.value.is_null() { result.or(Ok(record.ts)) } else { result }
+    }
 }
 
 /// The sink: makes rows. If no node reads it, a record is done when the deliveries of its epoch are. If one does, the

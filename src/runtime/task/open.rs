@@ -9,7 +9,7 @@ use super::graph::{reached, set_delays, shape};
 use super::{DEAD_LETTER, DeadLetter, FORMAT, Node, Step, Task, TaskError, TaskId, TaskOptions};
 use crate::model::Timestamp;
 use crate::operators::{Effects, Operator, OperatorError, Tally};
-use crate::runtime::task::nodes::{SinkNode, SourceNode};
+use crate::runtime::task::nodes::{EventTime, SinkNode, SourceNode};
 use crate::state::{Backend, META_CLOCKS, META_FORMAT, META_SHAPE, StateError, Store, codec};
 use crate::topology::{Changelog, ClockMode, NodeKind, Topology};
 
@@ -94,7 +94,7 @@ impl Task {
             .map(|input| input.sources.iter().filter_map(|g| by_global.get(g).copied()).collect())
             .collect();
         let time = |from: &Vec<usize>| match &topology.nodes[sub.nodes[*from.first()?]].kind {
-            NodeKind::Source(source) => source.timestamp().cloned(),
+            NodeKind::Source(source) => EventTime::of(source),
             NodeKind::Operator(_) | NodeKind::Sink(_) => None,
         };
         let times = sources.iter().map(time).collect();

@@ -149,9 +149,14 @@ impl Worker {
         let handle = slot.assigned.handle();
         let result = slot.turn(room, self.outside.checkpoint, now, &mut self.records, &mut self.step);
         let busy = !self.step.is_empty() || matches!(result, Ok(true));
-        if !busy && !slot.ended && slot.has_ended() {
-            slot.ended = true;
-            (self.outside.status)(id, Some(TaskStatus::Ended));
+        if !busy && !slot.ended {
+            if let Some(why) = slot.failure() {
+                slot.ended = true;
+                (self.outside.failed)(id, why);
+            } else if slot.has_ended() {
+                slot.ended = true;
+                (self.outside.status)(id, Some(TaskStatus::Ended));
+            }
         }
         self.take_step(handle);
         if let Err(e) = result {

@@ -161,13 +161,19 @@ impl Slot {
 
     /// Whether all its sources have ended and nothing is left to do.
     pub(super) fn has_ended(&self) -> bool {
+        !self.readers.is_empty() && self.readers.iter().all(|(_, r)| r.ended()) && self.is_done()
+    }
+
+    /// Why one of its sources ended before its end, when nothing is left to do of what was read.
+    pub(super) fn failure(&self) -> Option<String> {
+        let (topic, why) = self.readers.iter().find_map(|(topic, r)| Some((*topic, r.failure()?)))?;
+        let task = self.assigned.task().filter(|_| self.is_done())?;
+        Some(format!("source {}: {why}", task.topics()[topic]))
+    }
+
+    fn is_done(&self) -> bool {
         let Some(task) = self.assigned.task() else { return false };
-        !self.readers.is_empty()
-            && self.readers.iter().all(|(_, r)| r.ended())
-            && self.ahead.is_empty()
-            && !task.has_work()
-            && task.pending_calls() == 0
-            && task.outstanding() == 0
+        self.ahead.is_empty() && !task.has_work() && task.pending_calls() == 0 && task.outstanding() == 0
     }
 }
 

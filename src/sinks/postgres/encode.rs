@@ -15,6 +15,7 @@ use time::format_description::well_known::Rfc3339;
 use time::{Date, Month, OffsetDateTime};
 
 use crate::clients::postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+use crate::model::number::{double, float, whole};
 use crate::model::{Json, Types};
 
 /// The longest part of a value that an error shows, in characters.
@@ -130,15 +131,15 @@ impl ColumnType {
         }
         let cell = match (self, json) {
             (ColumnType::Text(max), Json::String(s)) => return text(s, *max),
-            (ColumnType::Int(bits), Json::Number(n)) => n.as_i64().filter(|n| fits(*n, *bits)).map(Cell::Int),
+            (ColumnType::Int(bits), Json::Number(_)) => {
+                whole(json).filter(|n| fits(*n, *bits)).map(Cell::Int)
+            }
             // Record keys are text, and so are whole numbers beyond 2^53 in JSON that a browser made.
             (ColumnType::Int(bits), Json::String(s)) => {
                 s.parse::<i64>().ok().filter(|n| fits(*n, *bits)).map(Cell::Int)
             }
-            (ColumnType::Float(bits), Json::Number(n)) => {
-                let most = if *bits == 32 { f64::from(f32::MAX) } else { f64::MAX };
-                n.as_f64().filter(|n| n.abs() <= most).map(Cell::Float)
-            }
+            (ColumnType::Float(32), Json::Number(_)) => float(json).map(|n| Cell::Float(n.into())),
+            (ColumnType::Float(_), Json::Number(_)) => double(json).map(Cell::Float),
             (ColumnType::Float(_), Json::String(s)) => match s.as_str() {
                 "NaN" => Some(Cell::Float(f64::NAN)),
                 "Infinity" => Some(Cell::Float(f64::INFINITY)),
@@ -153,8 +154,7 @@ impl ColumnType {
                 "-infinity" => Some(Cell::Micros(i64::MIN)),
                 s => micros(s).map(Cell::Micros),
             },
-            (ColumnType::TimestampTz | ColumnType::Timestamp, Json::Number(n)) => n
-                .as_i64()
+            (ColumnType::TimestampTz | ColumnType::Timestamp, Json::Number(_)) => whole(json)
                 .and_then(|ms| ms.checked_sub(EPOCH_SECONDS * 1000)?.checked_mul(1000))
                 .filter(|micros| MICROS.contains(micros))
                 .map(Cell::Micros),
@@ -527,6 +527,9 @@ mod tests {
             ("int8", json!(1.5)),
             ("int8", json!("a")),
             ("float4", json!(1e39)),
+            ("float4", json!(16_777_217)),
+            ("float8", json!(9_007_199_254_740_993_i64)),
+            ("int8", json!(1e30)),
             ("float8", json!("1.5")),
             ("numeric", json!("1.2.3")),
             ("numeric", json!("")),

@@ -12,10 +12,14 @@ use prost_types::{ListValue, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::model::{Json, Timestamp, Types};
+use crate::model::number::{double, whole};
+use crate::model::{Json, Timestamp, Types, canonical};
 
 /// Spanner replaces this text by the time of the commit.
 const COMMIT_TIMESTAMP: &str = "spanner.commit_timestamp()";
+
+/// What a TIMESTAMP holds, in milliseconds since 1970: the years 1 to 9999.
+const MILLISECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
 
 /// The longest part of a value that an error shows, in characters.
 const SHOWN_CHARS: usize = 80;
@@ -75,16 +79,16 @@ impl ColumnType {
         let kind = match (self, json) {
             (ColumnType::Json, any) => Some(Kind::StringValue(any.to_string())),
             (ColumnType::Bool, Json::Bool(b)) => Some(Kind::BoolValue(*b)),
-            (ColumnType::Int64, Json::Number(n)) => n.as_i64().map(|n| Kind::StringValue(n.to_string())),
+            (ColumnType::Int64, Json::Number(_)) => whole(json).map(|n| Kind::StringValue(n.to_string())),
             // Record keys are text, and so are whole numbers beyond 2^53 in JSON from browsers.
             (ColumnType::Int64, Json::String(s)) => {
                 s.parse::<i64>().ok().map(|n| Kind::StringValue(n.to_string()))
             }
-            (ColumnType::Float, Json::Number(n)) => n.as_f64().map(Kind::NumberValue),
+            (ColumnType::Float, Json::Number(_)) => double(json).map(Kind::NumberValue),
             (ColumnType::Float, Json::String(s)) => {
                 matches!(s.as_str(), "NaN" | "Infinity" | "-Infinity").then(|| Kind::StringValue(s.clone()))
             }
-            (ColumnType::Numeric, Json::Number(n)) => Some(Kind::StringValue(n.to_string())),
+            (ColumnType::Numeric, Json::Number(_)) => Some(Kind::StringValue(canonical(json))),
             (
                 ColumnType::String | ColumnType::Date | ColumnType::Numeric | ColumnType::Other(_),
                 Json::String(s),
@@ -94,9 +98,9 @@ impl ColumnType {
                 BASE64.decode(s).ok().map(|bytes| Kind::StringValue(BASE64.encode(bytes)))
             }
             (ColumnType::Timestamp, Json::String(s)) => utc(s).map(Kind::StringValue),
-            (ColumnType::Timestamp, Json::Number(n)) => {
-                n.as_i64().map(|ms| Kind::StringValue(Timestamp(ms).rfc3339()))
-            }
+            (ColumnType::Timestamp, Json::Number(_)) => whole(json)
+                .filter(|ms| MILLISECONDS.contains(ms))
+                .map(|ms| Kind::StringValue(Timestamp(ms).rfc3339())),
             (ColumnType::Array(inner), Json::Array(items)) => {
                 let values = items
                     .iter()
@@ -216,6 +220,8 @@ mod tests {
         check("INT64", &json!(7), text("7"));
         check("INT64", &json!(i64::MAX), text("9223372036854775807"));
         check("INT64", &json!("7"), text("7"));
+        check("INT64", &json!(7.0), text("7"));
+        check("NUMERIC", &json!(1e16), text("10000000000000000"));
         check("FLOAT64", &json!(1.5), Some(Kind::NumberValue(1.5)));
         check("FLOAT32", &json!("NaN"), text("NaN"));
         check("BOOL", &json!(true), Some(Kind::BoolValue(true)));
@@ -243,6 +249,9 @@ mod tests {
         check("FLOAT64", &json!("1.5"), None);
         check("BOOL", &json!("true"), None);
         check("STRING(64)", &json!(1), None);
+        check("INT64", &json!(1e30), None);
+        check("FLOAT64", &json!(9_007_199_254_740_993_i64), None);
+        check("TIMESTAMP", &json!(i64::MAX), None);
         check("TIMESTAMP", &json!("yesterday"), None);
         check("TIMESTAMP", &json!("spanner.commit_timestamp()"), None);
         check("BYTES(10)", &json!("no base64!"), None);

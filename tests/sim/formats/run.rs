@@ -109,7 +109,7 @@ impl<'a> Run<'a> {
                 },
             },
             ts: Timestamp(line["ts"].as_i64().expect("a timestamp")),
-            headers: Headers::new(headers.collect()),
+            headers: Headers::new(headers),
             origin: Origin {
                 topic: u16::try_from(n).expect("few topics"),
                 partition: 0,
@@ -154,7 +154,7 @@ impl<'a> Run<'a> {
                 line["window"] = json!([window.start.0, window.end.0]);
             }
             for (name, value) in row.record.headers.iter() {
-                line["headers"][name] = json!(String::from_utf8_lossy(value));
+                line["headers"][name] = json!(value.map(|value| String::from_utf8_lossy(value)));
             }
             self.out.push(line);
             match row.reply_to {
