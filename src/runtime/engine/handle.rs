@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::plan::Plan;
 use super::{EngineError, Shared, Status};
+use crate::clients::Clients;
 use crate::kafka::partition_of;
 use crate::operators::Answer;
 use crate::operators::shared::describe::Described;
@@ -96,7 +97,14 @@ impl EngineHandle {
     /// The metrics cannot be made.
     pub fn new(topology: &Arc<Topology>) -> Result<EngineHandle, EngineError> {
         let metrics = Metrics::new(topology).map_err(|e| EngineError::Failed(format!("metrics: {e}")))?;
-        Ok(EngineHandle { topology: Arc::clone(topology), shared: Arc::new(Shared::new(metrics)) })
+        let clients = Clients::new(&topology.settings.connections);
+        Ok(EngineHandle { topology: Arc::clone(topology), shared: Arc::new(Shared::new(metrics, clients)) })
+    }
+
+    /// The clients of the servers that the topology's nodes share.
+    #[must_use]
+    pub fn clients(&self) -> &Clients {
+        &self.shared.clients
     }
 
     /// The topology that it runs.

@@ -12,7 +12,6 @@ use tokio_util::task::TaskTracker;
 
 use super::wait::{blocking, pause, unless_stopped};
 use super::{EngineError, Override, Shared};
-use crate::clients::Clients;
 use crate::formats::WriterError;
 use crate::kafka::{Admin, MESSAGE_BYTES_MAX, Writer};
 use crate::runtime::delivery::{Fatal, SinkDriver};
@@ -61,7 +60,6 @@ pub(super) async fn connect(
             shared.fail(EngineError::Failed(format!("sink {name}: {error}")));
         })
     };
-    let clients = Clients::new(&topology.settings.connections);
     let mut out = BTreeMap::new();
     for (n, node) in topology.nodes.iter().enumerate() {
         let NodeKind::Sink(config) = &node.kind else { continue };
@@ -71,7 +69,7 @@ pub(super) async fn connect(
                 let env = |name: &str| std::env::var(name).ok();
                 match unless_stopped(
                     stop,
-                    config.connect(Surroundings { env: &env, kafka: writer, clients: &clients }),
+                    config.connect(Surroundings { env: &env, kafka: writer, clients: &shared.clients }),
                 )
                 .await?
                 {

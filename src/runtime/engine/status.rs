@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::EngineError;
 use super::handle::Asked;
+use crate::clients::Clients;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::task::{TaskError, TaskId};
 use crate::runtime::worker::TaskStatus;
@@ -71,11 +72,13 @@ pub(super) struct Shared {
     asked: Mutex<Option<Asked>>,
     /// All metrics.
     pub(super) metrics: Metrics,
+    /// The clients of the servers that nodes share; whoever asks such a server does it by these.
+    pub(super) clients: Clients,
 }
 
 impl Shared {
     /// The state before anything runs.
-    pub(super) fn new(metrics: Metrics) -> Shared {
+    pub(super) fn new(metrics: Metrics, clients: Clients) -> Shared {
         Shared {
             status: Mutex::default(),
             failure: Mutex::default(),
@@ -83,6 +86,7 @@ impl Shared {
             ended: CancellationToken::new(),
             asked: Mutex::default(),
             metrics,
+            clients,
         }
     }
 
