@@ -6,14 +6,21 @@
 //! next statement would wait behind it. Sessions use UTC, so that timestamps are the same from everywhere.
 //!
 //! Not supported: transaction poolers that keep no prepared statements (pgbouncer before 1.21).
+//!
+//! A statement that was given up may still be on the server, which was frozen or cut off, and would be carried out when it
+//! is back: behind newer rows of the same keys, which it would overwrite. So before the next session is given out the server
+//! is made to end the sessions that were given up, and is waited for until they have.
+//!
+//! Not done: transaction poolers that keep no prepared statements (pgbouncer before 1.21).
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
+    Manager, ManagerConfig, Object, ObjectId, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -167,6 +174,16 @@ impl fmt::Debug for PostgresConfig {
     }
 }
 
+/// Ends sessions, and counts those that are still there.
+const END: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE (pid, backend_start::text) IN (SELECT * FROM unnest($1::int4[], $2::text[])) AND pid <> pg_backend_pid()";
+
+/// Between two looks at whether sessions have ended.
+const ENDING: Duration = Duration::from_millis(20);
+
+/// A session as the server knows it: its process and when that began, since another may have its number later.
+type Backend = (i32, String);
+
 /// The connections to one server. Cheap to clone; every clone shares them.
 #[derive(Clone)]
 pub struct Postgres {
@@ -180,6 +197,10 @@ struct Shared {
     connect_timeout: Millis,
     /// After so long a statement without an answer has none.
     patience: Duration,
+    /// What the server knows the pool's connections by. Held for moments, by whoever takes or drops one.
+    backends: Mutex<HashMap<ObjectId, Backend>>,
+    /// Sessions that were dropped with a statement under way, until they are known to have ended.
+    given_up: Mutex<Vec<Backend>>,
 }
 
 impl Postgres {
@@ -206,9 +227,15 @@ impl Postgres {
             .build()
             .map_err(|e| wrong(e.to_string()))?;
         let patience = config.timeout.duration() + GRACE;
-        Ok(Postgres {
-            shared: Arc::new(Shared { pool, address, connect_timeout: config.connect_timeout, patience }),
-        })
+        let shared = Shared {
+            pool,
+            address,
+            connect_timeout: config.connect_timeout,
+            patience,
+            backends: Mutex::default(),
+            given_up: Mutex::default(),
+        };
+        Ok(Postgres { shared: Arc::new(shared) })
     }
 
     /// `host:port` of the server, for people.
@@ -223,7 +250,10 @@ impl Postgres {
     /// Nothing answers, or it does not let us in.
     pub async fn session(&self) -> Result<Session, Failure> {
         let object = Box::pin(self.shared.pool.get()).await.map_err(|e| self.shared.not_connected(e))?;
-        Ok(Session { object: Some(object), busy: false, shared: Arc::clone(&self.shared) })
+        let mut session = Session { object: Some(object), busy: false, shared: Arc::clone(&self.shared) };
+        session.introduce().await?;
+        session.end_given_up().await?;
+        Ok(session)
     }
 
     /// Asks the server something that costs nothing.
@@ -234,6 +264,10 @@ impl Postgres {
         let mut session = self.session().await?;
         session.query("SELECT 1", &[]).await.map(drop)
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
@@ -263,6 +297,49 @@ pub struct Session {
 }
 
 impl Session {
+    /// Asks a connection that is new what the server knows it by.
+    async fn introduce(&mut self) -> Result<(), Failure> {
+        let Some(id) = self.object.as_ref().map(Object::id) else { return Ok(()) };
+        if locked(&self.shared.backends).contains_key(&id) {
+            return Ok(());
+        }
+        let sql = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+        let rows = self.query(sql, &[]).await?;
+        let mut backends = locked(&self.shared.backends);
+        // Of connections that the pool has dropped by itself nothing is said: those that are left ask again.
+        if backends.len() > 2 * self.shared.pool.status().max_size {
+            backends.clear();
+        }
+        if let Some(row) = rows.first() {
+            backends.insert(id, (row.get(0), row.get(1)));
+        }
+        Ok(())
+    }
+
+    /// Waits until no statement that was given up can be carried out any more.
+    async fn end_given_up(&mut self) -> Result<(), Failure> {
+        let given_up = locked(&self.shared.given_up).clone();
+        if given_up.is_empty() {
+            return Ok(());
+        }
+        let (pids, began): (Vec<i32>, Vec<String>) = given_up.iter().cloned().unzip();
+        let end = tokio::time::Instant::now() + self.shared.patience;
+        loop {
+            let rows = self.query(END, &[&pids, &began]).await?;
+            if rows.first().is_none_or(|row| row.get::<_, i64>(0) == 0) {
+                break;
+            }
+            if tokio::time::Instant::now() > end {
+                let address = &self.shared.address;
+                let message = format!("PostgreSQL at {address}: a statement that was given up still runs");
+                return Err(Failure::new(Class::Transient, message));
+            }
+            tokio::time::sleep(ENDING).await;
+        }
+        locked(&self.shared.given_up).retain(|backend| !given_up.contains(backend));
+        Ok(())
+    }
+
     /// Has the server look at a statement, without running it: names and types are right, or it is [`Class::Config`].
     ///
     /// # Errors
@@ -336,6 +413,8 @@ impl Drop for Session {
         if self.busy
             && let Some(object) = self.object.take()
         {
+            let backend = locked(&self.shared.backends).remove(&Object::id(&object));
+            locked(&self.shared.given_up).extend(backend);
             drop(Object::take(object));
         }
     }

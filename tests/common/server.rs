@@ -74,6 +74,10 @@ impl OwnServer {
         OwnServer::start("spanner.sh")
     }
 
+    pub fn postgres() -> OwnServer {
+        OwnServer::start("postgres.sh")
+    }
+
     pub fn registry() -> OwnServer {
         OwnServer::start("registry.sh")
     }
@@ -85,13 +89,24 @@ impl OwnServer {
             .to_owned()
     }
 
-    /// SIGSTOP: connections stay open and nothing answers.
+    /// SIGSTOP, its children too: connections stay open and nothing answers.
     pub fn freeze(&self) {
-        assert!(Command::new("kill").args(["-STOP", &self.pid()]).status().unwrap().success());
+        self.signal("-STOP");
     }
 
     pub fn thaw(&self) {
-        assert!(Command::new("kill").args(["-CONT", &self.pid()]).status().unwrap().success());
+        self.signal("-CONT");
+    }
+
+    /// PostgreSQL has a process for each session.
+    fn signal(&self, signal: &str) {
+        let pid = self.pid();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        let children = Command::new("ps").args(["-o", "pid=", "--ppid", &pid]).output().unwrap();
+        for child in String::from_utf8_lossy(&children.stdout).split_whitespace() {
+            // One of them may have ended by itself.
+            drop(Command::new("kill").args([signal, child]).stderr(Stdio::null()).status());
+        }
     }
 
     pub fn act(&self, verb: &str) {

@@ -64,6 +64,24 @@ fn account_sync_runs_without_servers_and_proves_every_row() {
     assert_eq!(number(&out, "dead letters"), 0, "{out}");
 }
 
+/// Nothing hangs on what the variables are called, nor on the kind of database.
+#[test]
+fn connections_are_replaced_whatever_they_are_called() {
+    let text = std::fs::read_to_string("topology/account-sync.yaml").expect("is there");
+    let (before, sink) = text.split_once("    spanner:\n").expect("the sink");
+    let (_, after) = sink.split_once("      table: Accounts\n").expect("its table");
+    let text = format!(
+        "{before}    postgres:\n      table: accounts\n{after}\npostgres: {{ url: \"${{DATABASE}}\" }}\n"
+    );
+    let text = text.replace("KAFKA_BROKERS", "BROKERS").replace("ACCOUNTS_API", "OTHER_API");
+    let path = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a file").into_temp_path();
+    std::fs::write(&path, text).expect("is written");
+    let args = "--speed 30 --duration 3s --events-per-second 40 --accounts 10";
+    let (out, code) = dev(path.to_str().unwrap(), &args.split(' ').collect::<Vec<_>>());
+    assert_eq!(code, 0, "{out}");
+    assert!(number(&out, "PROVED: all") >= 5, "{out}");
+}
+
 #[test]
 fn a_wait_shorter_than_the_settling_is_found_out() {
     let file = changed("quiet: 30s", "quiet: 10s");
