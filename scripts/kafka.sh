@@ -7,6 +7,9 @@
 #   kafka.sh resume DIR   start it again: same data, same port
 #   kafka.sh env DIR      print KAFKA_BROKERS=... again
 #
+# KAFKA_BROKER_SESSION_MS (2000) at its start is for how long it may be gone or starved: short for one that is killed, long for one
+# that many use on a busy machine.
+#
 # The jars come from Maven Central once, into ${SLACKWATER_CACHE:-~/.cache/slackwater}/kafka-VERSION.
 # In DIR: kafka.pid, kafka.port, kafka.log (the broker's), kafka.out (the JVM's), server.properties, data/.
 set -euo pipefail
@@ -93,8 +96,8 @@ log.cleaner.backoff.ms=500
 log.cleaner.dedupe.buffer.size=8388608
 log.initial.task.delay.ms=500
 log.retention.check.interval.ms=1000
-# a broker that was killed waits until its old registration has expired
-broker.session.timeout.ms=2000
+# a broker that was killed waits until its old registration has expired; one that is starved for so long loses all leaders
+broker.session.timeout.ms=${KAFKA_BROKER_SESSION_MS:-2000}
 broker.heartbeat.interval.ms=500
 # the scan for expired transactions
 transaction.abort.timed.out.transaction.cleanup.interval.ms=500

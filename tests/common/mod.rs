@@ -56,6 +56,18 @@ pub fn wait(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// Whether times are asserted as they are promised: `TIMINGS` is set, as the last step of `./test long` has it, on a machine
+/// with nothing else to do. Else a bound has room for a busy one.
+pub fn timings() -> bool {
+    std::env::var_os("TIMINGS").is_some()
+}
+
+/// How many calls may arrive in one second under a limit: calls that are started in different seconds arrive in the same one
+/// if some are late, here by up to a tenth of a second.
+pub fn arrivals(limit: usize) -> usize {
+    if timings() { limit } else { limit + limit.div_ceil(10) }
+}
+
 /// The program under test: the one that was just built, or another build of it, for example one that must not change
 /// during a long run.
 pub fn program() -> Command {

@@ -10,7 +10,7 @@ use slackwater::kafka::{Admin, KafkaConfig, OutRecord, TopicSpec, Writer};
 use slackwater::model::{Clock, SystemClock, Timestamp};
 use slackwater::state::Row;
 
-use super::{Instance, brokers, program, read, record, unique};
+use super::{Instance, brokers, program, read, record, unique, wait};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -116,7 +116,14 @@ impl Stage {
     /// The same as text and JSON; a tombstone is null.
     pub fn rows(&self, topic: &str) -> Vec<(String, Json)> {
         let json = |value: &Bytes| serde_json::from_slice(value).expect("is JSON");
-        let rows = self.read(topic).expect("the topic is read");
+        // A broker that is busy may not show the topic at first.
+        let mut rows = Vec::new();
+        wait("the topic is read", LONG, || {
+            self.read(topic).is_ok_and(|read| {
+                rows = read;
+                true
+            })
+        });
         rows.iter()
             .map(|(k, v)| (String::from_utf8_lossy(k).into_owned(), v.as_ref().map_or(Json::Null, json)))
             .collect()

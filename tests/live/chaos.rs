@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::fleet::{Fleet, Until, all_committed, feed_numbers, gathering, numbers, rounds, seed};
-use crate::common::{Instance, OwnServer, Setup, World, wait};
+use crate::common::{Instance, OwnServer, Setup, World, arrivals, timings, wait};
 use slackwater::kafka::{Admin, KafkaConfig, OutRecord, TopicPartition, TopicSpec, Writer};
 use slackwater::model::Headers;
 
@@ -63,7 +63,7 @@ fn accounts_are_in_step_whatever_happens() {
         .map(|o| format!("{:?}: {} by {} besides {:?}", o.at, o.account, o.who, o.others))
         .collect();
     assert!(told.is_empty(), "calls of one account by one instance never overlap: {told:?}");
-    assert!(world.api.busiest_second() <= 200, "the limit holds: {}", world.api.busiest_second());
+    assert!(world.api.busiest_second() <= arrivals(200), "the limit holds: {}", world.api.busiest_second());
 }
 
 #[test]
@@ -201,10 +201,10 @@ fn clients_find_a_cluster_again_that_had_no_broker_for_a_moment() {
 }
 
 /// How long a restart and a take-over take. The bounds are those of a busy machine, where it runs beside other tests; with
-/// `TIMINGS` set, as the last step of `./test long` has it, those that are promised.
+/// `TIMINGS` set, those that are promised.
 #[test]
 fn takeovers_are_quick() {
-    let promised = std::env::var_os("TIMINGS").is_some();
+    let promised = timings();
     let within = |what: &str, took: Duration, busy: u64, idle: u64| {
         println!("{what}: {} ms", took.as_millis());
         let bound = Duration::from_secs(if promised { idle } else { busy });
