@@ -364,6 +364,23 @@ mod tests {
     }
 
     #[test]
+    fn all_rows_of_an_id_are_found_and_no_others() {
+        let mut node = node(json!({ "within": "10ms" }));
+        for (id, ts) in [("a", 100), ("b", 100), ("ab", 105), ("a", 111), ("b", 115)] {
+            node.record(0, record(id, ts));
+        }
+        let firsts = |node: &Harness, id: &str| -> Vec<i64> {
+            node.query(id).iter().map(|(_, row)| decode(row).expect("a row")).collect()
+        };
+        for _ in 0..2 {
+            let found = ["a", "b", "ab", "", "abc"].map(|id| firsts(&node, id));
+            assert_eq!(found, [vec![100, 111], vec![100, 115], vec![105], vec![], vec![]]);
+            node.checkpoint();
+            node.restart();
+        }
+    }
+
+    #[test]
     fn damaged_rows_stop_the_task() {
         assert_eq!(decode(&encode(-5)).expect("decodes"), -5);
         for bad in [&b""[..], &[2, 0, 0, 0, 0, 0, 0, 0, 0], &[1, 0, 0, 0, 0, 0, 0, 0], &[1; 10]] {

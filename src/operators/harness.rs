@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Cx, Effects, Emit, Operator, OperatorError, Tally};
+use bytes::Bytes;
+
+use super::{Cx, Effects, Emit, Operator, OperatorError, Query, Stores, Tally};
 use crate::model::{Json, Reason, Record, Timestamp};
 use crate::state::{Backend, MemoryBackend, Store};
 
@@ -132,6 +134,13 @@ impl Harness {
             Cx::new(self.clock, self.clock, 0, &mut self.stores, &[0], &mut effects, &mut self.tally);
         self.op.on_watermark(&mut cx);
         effects.emits.into_iter().find_map(|e| if let Emit::Watermark(at) = e { Some(at.0) } else { None })
+    }
+
+    /// The rows of a key.
+    pub(super) fn query(&self, key: &str) -> Vec<(Bytes, Bytes)> {
+        let mut query = Query::new(key.as_bytes(), Stores::new(&self.stores, &[0]));
+        self.op.query(&mut query).expect("answers");
+        query.into_answer().rows
     }
 
     /// Rows of the last checkpoint.

@@ -120,3 +120,46 @@ impl<'a> Query<'a> {
         Ok(first)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::state::{Backend, MemoryBackend};
+
+    #[test]
+    fn an_answer_is_bounded_in_rows_given_and_rows_looked_at() {
+        let mut store = Store::new("n", Arc::new(MemoryBackend::default()) as Arc<dyn Backend>);
+        let key = |kind: &str, n: usize| format!("{kind}{n:06}").into_bytes();
+        for n in 0..=LOOKED_AT_MAX {
+            store.put(&key("a", n), Bytes::from_static(b"x"));
+        }
+        let stores = [store];
+        let query = || Query::new(b"k", Stores::new(&stores, &[0]));
+        let (last, rows_max) = (key("a", LOOKED_AT_MAX), key("a", ROWS_MAX));
+
+        let mut all = query();
+        all.prefix(b"a").expect("scans");
+        let Answer { rows, cut } = all.into_answer();
+        assert_eq!((rows.len(), cut), (ROWS_MAX, true));
+
+        let mut as_many = query();
+        as_many.scan(b"a", &rows_max, |_| true).expect("scans");
+        as_many.get(&last).expect("reads");
+        let Answer { rows, cut } = as_many.into_answer();
+        assert_eq!((rows.len(), cut), (ROWS_MAX, true), "the one that was read has no room");
+
+        for (to, found) in [(b"b".to_vec(), (0, true)), (last.clone(), (0, false))] {
+            let mut none = query();
+            none.scan(b"a", &to, |key| key == last).expect("scans");
+            let Answer { rows, cut } = none.into_answer();
+            assert_eq!((rows.len(), cut), found, "the last row is behind what is looked at");
+        }
+        let mut one = query();
+        one.scan(b"a", &rows_max, |key| key.ends_with(b"7")).expect("scans");
+        let Answer { rows, cut } = one.into_answer();
+        assert_eq!((rows.len(), cut), (ROWS_MAX / 10, false));
+        assert_eq!(query().first_key(b"a000005", None).expect("scans").as_deref(), Some(&b"a000005"[..]));
+    }
+}

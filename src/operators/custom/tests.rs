@@ -240,6 +240,28 @@ fn rows_are_shown_as_what_they_are() {
 }
 
 #[test]
+fn a_key_has_a_row_in_each_store_a_timer_and_the_punctuator_of_its_name() {
+    let mut node = Harness::new(|| {
+        Box::new(ProcessorNode::new(Toy { stream: Some(1000), ..Toy::default() })) as Box<dyn Operator>
+    });
+    node.restart();
+    for (key, what) in [("k", "put 3"), ("k", "set 70"), ("kk", "put 4"), ("tick", "put 5")] {
+        node.record(0, Record::new(key, Value::from(json!(what)), Timestamp(1)));
+    }
+    let found = |key: &str| -> Vec<serde_json::Value> {
+        let rows = node.query(key);
+        let shown = rows.iter().map(|(key, row)| describe_row(key, row).expect("is a row"));
+        shown.map(|row| json!([row.value, row.at])).collect()
+    };
+    let [other, sums, timer] =
+        [json!(["x", { "store": "other" }]), json!([3, { "store": "sums" }]), json!([70, { "timer": true }])];
+    assert_eq!(found("k"), [other.clone(), sums, timer]);
+    let [five, tick] = [json!([5, { "store": "sums" }]), json!([1000, { "punctuator": true }])];
+    assert_eq!(found("tick"), [other, five, tick]);
+    assert_eq!(found("nobody"), Vec::<serde_json::Value>::new());
+}
+
+#[test]
 fn damaged_rows_stop_the_task() {
     for (key, row) in [(row_key(TIMER, b"k"), vec![1, 2]), (row_key(TIMER, b"k"), vec![2; 9])] {
         let backend = std::sync::Arc::new(crate::state::MemoryBackend::default());
