@@ -114,25 +114,6 @@ pub trait Operator: Send {
         Ok(())
     }
 
-    /// Whether this record moves the node's clock. False where Kafka Streams drops the record before it looks at its
-    /// timestamp.
-    fn moves_time(&self, record: &Record) -> bool {
-        let _ = record;
-        true
-    }
-
-    /// Whether the node drops late records, or lets go of state that a late record would need. In front of such a node
-    /// the wall clock may move stream time only up to `time.delay` before now: records up to then may still be under
-    /// way.
-    fn refuses_late(&self) -> bool {
-        false
-    }
-
-    /// Whether timers that a record's stream time makes due are called before the record itself.
-    fn time_first(&self) -> bool {
-        false
-    }
-
     /// When [`Operator::on_wall`] wants to be called, by the wall clock: for retries and wall-clock punctuation.
     fn wall_deadline(&self) -> Option<Timestamp> {
         None
@@ -205,10 +186,6 @@ pub trait Operator: Send {
         let _ = (cx, rows_max);
         Ok(true)
     }
-
-    /// Tells an operator that there is no changelog (`state: { changelog: off }`): what it holds is made again by
-    /// reading the input from [`Operator::oldest`], so it need not write rows. Called once, before `open`.
-    fn track_origins(&mut self) {}
 
     /// The lowest offset of this input topic among the records that the operator still holds. Without a changelog,
     /// committed offsets stay at or below it.

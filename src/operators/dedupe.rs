@@ -20,7 +20,7 @@ use super::key_by::check_key;
 use super::settings::Exprs;
 use super::shared::describe::Described;
 use super::shared::expiry::Expiring;
-use super::{ByIdConfig, Cx, NodeConfig, NodePlan, Operator, OperatorError, OperatorSettings, Query};
+use super::{ByIdConfig, Cx, NodeConfig, NodePlan, Operator, OperatorError, OperatorSettings, Query, Timing};
 use crate::model::{Expr, Millis, Problem, Reason, Record, Scope, Timestamp, key_text};
 use crate::state::codec::{ordered_i64, read_ordered_i64};
 use crate::state::{StateError, after_prefix};
@@ -55,6 +55,9 @@ impl OperatorSettings for DedupeConfig {
     }
     fn needs_key_together(&self) -> bool {
         true
+    }
+    fn timing(&self, _: &NodePlan) -> Timing {
+        Timing { refuses_late: true, ..Timing::default() }
     }
     fn regroups_mut(&mut self) -> Option<&mut Expr> {
         self.by.as_mut()
@@ -164,10 +167,6 @@ fn decode(row: &[u8]) -> Result<i64, StateError> {
 }
 
 impl Operator for Dedupe {
-    fn refuses_late(&self) -> bool {
-        true
-    }
-
     fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
         self.oldest = BY_SEGMENT.first(cx.store(SEEN))?;
         Ok(())

@@ -33,6 +33,7 @@ pub(super) struct Harness {
     clock: Timestamp,
     /// The wall clock, where it is ahead of the node's clock.
     now: Timestamp,
+    time_first: bool,
     pub(super) tally: Tally,
 }
 
@@ -42,7 +43,21 @@ impl Harness {
         let stores = vec![Store::new("node", Arc::clone(&backend) as Arc<dyn Backend>)];
         let op = make();
         let (clock, now) = (Timestamp::MIN, Timestamp(0));
-        Harness { make: Box::new(make), op, stores, backend, clock, now, tally: Tally::default() }
+        Harness {
+            make: Box::new(make),
+            op,
+            stores,
+            backend,
+            clock,
+            now,
+            time_first: false,
+            tally: Tally::default(),
+        }
+    }
+
+    /// The same, with timers that go before the record that makes them due: see [`super::Timing`].
+    pub(super) fn time_first(self, time_first: bool) -> Harness {
+        Harness { time_first, ..self }
     }
 
     fn call(
@@ -87,7 +102,7 @@ impl Harness {
     /// One record, its own timestamp moving the clock.
     pub(super) fn record(&mut self, input: u16, record: Record) -> Vec<Out> {
         self.clock = self.clock.max(record.ts);
-        let mut outs = if self.op.time_first() { self.due() } else { Vec::new() };
+        let mut outs = if self.time_first { self.due() } else { Vec::new() };
         outs.extend(self.call(input, |op, cx| op.on_record(record, cx)));
         outs.extend(self.due());
         outs

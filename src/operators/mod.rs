@@ -6,7 +6,7 @@
 //!
 //! Time: every node has a clock (`cx.clock`) that only goes forward. Stream time moves it: each record carries some,
 //! and watermarks carry it where no record comes. When a timer is due ([`Operator::deadline`] <= clock), the task calls
-//! [`Operator::on_time`]: after the record that moved the clock, or before it where [`Operator::time_first`] says so,
+//! [`Operator::on_time`]: after the record that moved the clock, or before it where [`Timing::time_first`] says so,
 //! and always before a watermark goes on to the nodes below.
 
 pub mod aggregate;
@@ -60,3 +60,4 @@ pub use settings::{Exprs, OperatorSettings, Sends, Windows};
 pub use shared::{RateLimitConfig, RateScope, RetryConfig, WindowConfig};
 pub use suppress::SuppressConfig;
 pub use table::TableConfig;
+pub use timing::{MovedBy, Timing};

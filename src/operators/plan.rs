@@ -21,6 +21,9 @@ pub struct NodePlan {
     /// The expression by which records are grouped in front of it ([`super::OperatorSettings::regroups_mut`]): they come
     /// with its result as their key.
     pub grouped_by: Option<String>,
+    /// State is made again by reading the input again, never from rows (`state: { changelog: off }`): a node need not write
+    /// any, and says which input it still needs ([`super::Operator::oldest`]).
+    pub replayed: bool,
     /// How long after a window's end its results may still change, by the widest of the windows above.
     pub grace: Option<Millis>,
 }

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use super::shared::describe::Described;
 use super::{
-    Calls, KeyByConfig, NodeConfig, NodePlan, Operator, OwnMetrics, Reads, TableConfig, WindowsAbove,
+    Calls, KeyByConfig, NodeConfig, NodePlan, Operator, OwnMetrics, Reads, TableConfig, Timing, WindowsAbove,
 };
 use crate::expressions::{Kind, Typing};
 use crate::model::{Expr, Millis, Problem};
@@ -109,6 +109,11 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
     /// such a node is then known to the node alone.
     fn holds_records(&self, _plan: &NodePlan) -> bool {
         false
+    }
+
+    /// How a node with these settings and its clock go together.
+    fn timing(&self, _plan: &NodePlan) -> Timing {
+        Timing::default()
     }
 
     /// Whether it sends a stream or changes.

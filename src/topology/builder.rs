@@ -6,7 +6,8 @@ use super::checks::{
     check_name, check_promises, check_renamed, check_settings, check_table, check_topics, check_topology,
 };
 use super::{
-    Input, Node, NodeKind, Settings, Topology, foreign, formats, joins, limits, repartition, sub, windowed,
+    Changelog, Input, Node, NodeKind, Settings, Topology, foreign, formats, joins, limits, repartition, sub,
+    windowed,
 };
 use crate::model::{Problem, Shape, did_you_mean};
 use crate::operators::{NodeConfig, NodePlan, TableConfig};
@@ -198,6 +199,8 @@ impl TopologyBuilder {
         limits::check(&self.settings, &nodes, &subs)?;
         formats::check_keys(&nodes, &subs)?;
         let (name, settings, schemas) = (self.name, self.settings, self.schemas);
+        let replayed = settings.state.changelog == Changelog::Off;
+        nodes.iter_mut().for_each(|node| node.plan.replayed = replayed);
         Ok(Topology { name, settings, nodes, subs, schemas, formats })
     }
 }

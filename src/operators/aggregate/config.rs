@@ -11,7 +11,8 @@ use crate::operators::settings::{Exprs, Sends, Windows};
 use crate::operators::shared::describe::Described;
 use crate::operators::shared::window::{WindowConfig, WindowKind};
 use crate::operators::{
-    KeyByConfig, NodeConfig, NodePlan, Operator, OperatorSettings, ReadNode, Reads, RegroupConfig,
+    KeyByConfig, MovedBy, NodeConfig, NodePlan, Operator, OperatorSettings, ReadNode, Reads, RegroupConfig,
+    Timing,
 };
 
 /// One result per key, or per key and window, from all its records. Give exactly one aggregation. An expression that
@@ -315,6 +316,14 @@ impl OperatorSettings for AggregateConfig {
     }
     fn takes_changes(&self, plan: &NodePlan) -> bool {
         plan.over_tables
+    }
+    fn timing(&self, _: &NodePlan) -> Timing {
+        let kind = self.window.and_then(|w| w.kind());
+        let moved_by = match kind {
+            Some(WindowKind::Sliding { .. }) => MovedBy::KeyedValues,
+            _ => MovedBy::Keyed,
+        };
+        Timing { refuses_late: kind.is_some(), moved_by, ..Timing::default() }
     }
     fn holds_records(&self, _: &NodePlan) -> bool {
         self.emit == EmitConfig::Final

@@ -132,9 +132,6 @@ trait Grouping: Send {
 struct Aggregate<G> {
     plan: Plan,
     is_final: bool,
-    /// Whether a record without a value moves the clock.
-    needs_value: bool,
-    windowed: bool,
     grouping: G,
     /// A buffer, kept to save allocations.
     inputs: Vec<Json>,
@@ -167,8 +164,6 @@ fn node(config: &AggregateConfig, grouping: impl Grouping + 'static) -> Box<dyn 
     Box::new(Aggregate {
         plan: Plan::new(config, overlapping),
         is_final: config.emit == EmitConfig::Final,
-        needs_value: matches!(kind, Some(WindowKind::Sliding { .. })),
-        windowed: kind.is_some(),
         grouping,
         inputs: Vec::new(),
     })
@@ -187,14 +182,6 @@ impl<G: Grouping> Operator for Aggregate<G> {
         if self.plan.groups_by_key() {
             self.grouping.warm(records);
         }
-    }
-
-    fn moves_time(&self, record: &Record) -> bool {
-        record.key.is_some() && !(self.needs_value && record.value.is_null())
-    }
-
-    fn refuses_late(&self) -> bool {
-        self.windowed
     }
 
     fn deadline(&self) -> Option<Timestamp> {

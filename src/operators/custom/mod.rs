@@ -18,7 +18,7 @@ use std::fmt;
 
 use super::settings::{Exprs, Sends, Windows};
 use super::shared::describe::Described;
-use super::{NodePlan, Operator, OperatorSettings};
+use super::{NodePlan, Operator, OperatorSettings, Timing};
 use crate::model::{Expr, Problem};
 
 pub use processor::{NamedStore, Processor, ProcessorCx};
@@ -85,6 +85,9 @@ impl<C: CustomOperator> OperatorSettings for C {
     }
     fn needs_key_together(&self) -> bool {
         CustomOperator::needs_key_together(self)
+    }
+    fn timing(&self, _: &NodePlan) -> Timing {
+        Timing { time_first: self.processor().time_first(), ..Timing::default() }
     }
     /// Timers and punctuations send records whenever they like.
     fn holds_records(&self, _: &NodePlan) -> bool {

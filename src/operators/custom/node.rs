@@ -125,10 +125,6 @@ impl<P: Processor> Operator for ProcessorNode<P> {
         Ok(())
     }
 
-    fn time_first(&self) -> bool {
-        self.processor.time_first()
-    }
-
     fn wall_deadline(&self) -> Option<Timestamp> {
         self.next(Clock::Wall).map(|(_, due)| due)
     }

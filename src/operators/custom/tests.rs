@@ -79,7 +79,8 @@ impl Processor for Toy {
 }
 
 fn node(toy: Toy) -> Harness {
-    let mut node = Harness::new(move || Box::new(ProcessorNode::new(toy.clone())));
+    let first = toy.first;
+    let mut node = Harness::new(move || Box::new(ProcessorNode::new(toy.clone()))).time_first(first);
     node.restart();
     node
 }

@@ -10,7 +10,7 @@ use crate::expressions::{Kind, Typing};
 use crate::model::{Expr, Millis, Problem};
 use crate::operators::settings::{Exprs, Sends, Windows};
 use crate::operators::shared::describe::Described;
-use crate::operators::{NodePlan, Operator, OperatorSettings, OwnMetrics};
+use crate::operators::{NodePlan, Operator, OperatorSettings, OwnMetrics, Timing};
 
 /// Gathers the events of each key and sends one record when the key has gone quiet. Give `quiet` or `settle`.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -114,8 +114,15 @@ impl DebounceConfig {
 }
 
 impl OperatorSettings for DebounceConfig {
-    fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
-        Box::new(super::Debounce::new(self))
+    fn build(&self, plan: &NodePlan) -> Box<dyn Operator> {
+        let mut debounce = super::Debounce::new(self);
+        if plan.replayed {
+            debounce.track_origins();
+        }
+        Box::new(debounce)
+    }
+    fn timing(&self, _: &NodePlan) -> Timing {
+        Timing { time_first: true, ..Timing::default() }
     }
     fn state_kind(&self, kind: &'static str, _: &NodePlan) -> Option<&'static str> {
         Some(kind)

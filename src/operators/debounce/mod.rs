@@ -130,6 +130,11 @@ impl Debounce {
         }
     }
 
+    /// From now on it notes where each entry's first event was read, and writes no rows.
+    pub(super) fn track_origins(&mut self) {
+        self.origins = Some(Origins::default());
+    }
+
     /// Puts the value to store into `self.value`, unless it is stored as it came. Returns how to store it.
     fn fold(&mut self, key: &[u8], record: &Record) -> Result<(Keep, Option<Bytes>), Unfit> {
         match &self.keep {
@@ -265,10 +270,6 @@ impl Operator for Debounce {
         self.table.next_deadline().map(Timestamp)
     }
 
-    fn time_first(&self) -> bool {
-        true
-    }
-
     fn on_time(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {
         let list = self.keep == KeepConfig::All;
         let mut failed = None;
@@ -308,10 +309,6 @@ impl Operator for Debounce {
             cx.hand_over(PENDING, Box::new(batch));
         }
         Ok(!self.table.is_frozen())
-    }
-
-    fn track_origins(&mut self) {
-        self.origins = Some(Origins::default());
     }
 
     fn oldest(&self, topic: u16) -> Option<i64> {

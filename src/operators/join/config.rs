@@ -10,7 +10,7 @@ use crate::model::{Expr, Millis, Problem};
 use crate::operators::key_by::check_key;
 use crate::operators::settings::{Exprs, Sends};
 use crate::operators::shared::describe::Described;
-use crate::operators::{NodeConfig, NodePlan, Operator, OperatorSettings, Reads};
+use crate::operators::{MovedBy, NodeConfig, NodePlan, Operator, OperatorSettings, Reads, Timing};
 
 /// Joins a node's records (left) with those of another node (right), by key.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -110,6 +110,18 @@ impl OperatorSettings for JoinConfig {
     }
     fn takes_changes(&self, _: &NodePlan) -> bool {
         true
+    }
+    fn timing(&self, plan: &NodePlan) -> Timing {
+        match JoinPlan::of(self, plan).map(|join| join.kind) {
+            Some(JoinKind::StreamStream) => {
+                Timing { refuses_late: true, time_first: true, ..Timing::default() }
+            }
+            // Records wait for late rows.
+            Some(JoinKind::StreamTable) if self.grace.is_some() => {
+                Timing { refuses_late: true, moved_by: MovedBy::KeyedValues, ..Timing::default() }
+            }
+            _ => Timing::default(),
+        }
     }
     fn holds_records(&self, plan: &NodePlan) -> bool {
         let may_be = |kind: JoinKind| JoinPlan::of(self, plan).is_none_or(|join| join.kind == kind);

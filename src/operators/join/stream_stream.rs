@@ -182,10 +182,6 @@ impl StreamStream {
 }
 
 impl Operator for StreamStream {
-    fn refuses_late(&self) -> bool {
-        true
-    }
-
     fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
         let store = cx.store(OWN);
         if let Some(counters) = rows::counters(store)? {
@@ -268,10 +264,6 @@ impl Operator for StreamStream {
         let due =
             |side: Side| self.waiting[side.at()].map(|ts| Timestamp(self.close(side, ts).saturating_add(1)));
         due(Side::Left).into_iter().chain(due(Side::Right)).min()
-    }
-
-    fn time_first(&self) -> bool {
-        true
     }
 
     fn on_time(&mut self, cx: &mut Cx<'_>) -> Result<(), OperatorError> {

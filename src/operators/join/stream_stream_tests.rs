@@ -19,7 +19,7 @@ fn config(kind: JoinType, before: i64, after: i64, grace: i64) -> JoinConfig {
 
 fn node(config: &JoinConfig) -> Harness {
     let config = config.clone();
-    Harness::new(move || Box::new(StreamStream::new(&config)) as Box<dyn Operator>)
+    Harness::new(move || Box::new(StreamStream::new(&config)) as Box<dyn Operator>).time_first(true)
 }
 
 /// `L a x 5`: input, key, value, timestamp; `-` is null. `W 9` is a watermark.

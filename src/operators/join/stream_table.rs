@@ -200,14 +200,6 @@ impl Operator for StreamTable {
         stores.get(RIGHT_ONLY).warm(records.iter().filter_map(|record| record.key.as_deref()));
     }
 
-    fn moves_time(&self, record: &Record) -> bool {
-        self.room.is_none() || record.key.is_some() && !record.value.is_null()
-    }
-
-    fn refuses_late(&self) -> bool {
-        self.room.is_some()
-    }
-
     fn deadline(&self) -> Option<Timestamp> {
         let room = self.room.as_ref()?;
         // For timestamps near the end of the range there is no clock that is `grace` later; such records wait for ever.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::model::{Millis, Problem, Size};
 use crate::operators::shared::describe::Described;
-use crate::operators::{NodePlan, Operator, OperatorSettings, WindowsAbove};
+use crate::operators::{NodePlan, Operator, OperatorSettings, Timing, WindowsAbove};
 
 /// Holds results back until their window is closed, or for a time.
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
@@ -100,6 +100,11 @@ impl OperatorSettings for SuppressConfig {
     }
     fn needs_key_together(&self) -> bool {
         true
+    }
+    /// Where it waits for windows, a late update would be sent as a second result of a window that has already sent its
+    /// final one.
+    fn timing(&self, _: &NodePlan) -> Timing {
+        Timing { refuses_late: self.until == Until::WindowCloses, ..Timing::default() }
     }
     fn holds_records(&self, _: &NodePlan) -> bool {
         true

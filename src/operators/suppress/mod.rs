@@ -273,11 +273,6 @@ impl Operator for Suppress {
         Ok(())
     }
 
-    fn refuses_late(&self) -> bool {
-        // A late update would be sent as a second result of a window that has already sent its final one.
-        self.until == Until::WindowCloses
-    }
-
     fn deadline(&self) -> Option<Timestamp> {
         self.order.first_time().map(|time| Timestamp(time.saturating_add(self.wait)))
     }

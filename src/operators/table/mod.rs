@@ -23,7 +23,7 @@ use self::versions::{Put, Versions};
 use super::settings::Sends;
 use super::shared::describe;
 use super::shared::describe::Described;
-use super::{Cx, NodePlan, Operator, OperatorError, OperatorSettings, Query};
+use super::{Cx, NodePlan, Operator, OperatorError, OperatorSettings, Query, Timing};
 use crate::model::{Change, Json, Millis, Problem, Reason, Record, Timestamp, Value, Window};
 use crate::state::codec::{ordered_i64, read_ordered_i64};
 use crate::state::{StateError, Store};
@@ -272,10 +272,6 @@ fn put(
 }
 
 impl Operator for Table {
-    fn refuses_late(&self) -> bool {
-        self.versions.is_some()
-    }
-
     fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
         Table::open(cx);
         Ok(())
@@ -305,6 +301,9 @@ impl OperatorSettings for TableConfig {
     }
     fn needs_key_together(&self) -> bool {
         true
+    }
+    fn timing(&self, _: &NodePlan) -> Timing {
+        Timing { refuses_late: self.versions.is_some(), ..Timing::default() }
     }
     fn sends(&self, _: &NodePlan) -> Sends {
         Sends::Stream

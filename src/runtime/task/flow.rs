@@ -144,11 +144,11 @@ impl Task {
         loop {
             let Arrival { node: n, input, stream, timed } = arrival;
             let node = &mut self.nodes[n];
-            if !timed && node.op.moves_time(&record) {
+            if !timed && node.timing.moved_by.takes(&record) {
                 let seen = &mut node.seen[usize::from(input)];
                 *seen = stream.max(*seen);
                 node.clock = stream.max(node.clock);
-                if node.op.time_first() && self.due(n) {
+                if node.timing.time_first && self.due(n) {
                     self.stack.push(Work::Record(Arrival { timed: true, ..arrival }, record));
                     self.stack.push(Work::Time { node: n });
                     return Ok(());

@@ -7,7 +7,7 @@ use crate::topology::{NodeKind, SubTopology, Topology};
 /// Finds the inputs at which the wall clock is held back: those of nodes that refuse late records. Below such a node the
 /// clock is held back already, so only the first one on each path counts.
 pub(super) fn set_delays(nodes: &mut [Node]) {
-    let mut behind: Vec<bool> = nodes.iter().map(|n| n.op.refuses_late()).collect();
+    let mut behind: Vec<bool> = nodes.iter().map(|n| n.timing.refuses_late).collect();
     // Nodes are in no particular order, so repeat until nothing changes.
     let mut next: Vec<usize> = (0..nodes.len()).filter(|n| behind[*n]).collect();
     while let Some(n) = next.pop() {
@@ -17,7 +17,8 @@ pub(super) fn set_delays(nodes: &mut [Node]) {
             }
         }
     }
-    let mut delays: Vec<Vec<bool>> = nodes.iter().map(|n| vec![n.op.refuses_late(); n.seen.len()]).collect();
+    let mut delays: Vec<Vec<bool>> =
+        nodes.iter().map(|n| vec![n.timing.refuses_late; n.seen.len()]).collect();
     for (node, _) in nodes.iter().zip(&behind).filter(|(_, behind)| **behind) {
         for &(_, child, input) in &node.children {
             delays[child][usize::from(input)] = false;

@@ -35,7 +35,7 @@ pub use step::{Delivery, Input, Place, Sealed, Step, TaskError, TaskId};
 pub(super) use self::nodes::SKEWED;
 use self::nodes::{EventTime, dead_letter};
 use crate::model::{Millis, Origin, Payload, Reason, Record, SinkRow, Timestamp};
-use crate::operators::{Effects, Gauge, Load, Operator, Reject, Stores, Tally};
+use crate::operators::{Effects, Gauge, Load, Operator, Reject, Stores, Tally, Timing};
 use crate::state::{Backend, META_POSITIONS, Spent, StateError, Store, codec};
 use crate::topology::OnFailure;
 
@@ -56,6 +56,7 @@ struct Node {
     delays: Vec<bool>,
     /// The largest message of its topic, in bytes, if its rows go into the transaction that commits the epoch.
     message_bytes_max: Option<usize>,
+    timing: Timing,
     tally: Tally,
 }
 

@@ -61,10 +61,6 @@ impl SourceNode {
 }
 
 impl Operator for SourceNode {
-    fn refuses_late(&self) -> bool {
-        self.table.as_ref().is_some_and(Operator::refuses_late)
-    }
-
     fn open(&mut self, cx: &mut Cx<'_>) -> Result<(), StateError> {
         if self.table.is_some() {
             Table::open(cx);

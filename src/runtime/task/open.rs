@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::graph::{reached, set_delays, shape};
 use super::{DEAD_LETTER, DeadLetter, FORMAT, Node, Step, Task, TaskError, TaskId, TaskOptions};
 use crate::model::Timestamp;
-use crate::operators::{Effects, Operator, OperatorError, Tally};
+use crate::operators::{Effects, Operator, OperatorError, OperatorSettings, Tally, Timing};
 use crate::runtime::task::nodes::{EventTime, SinkNode, SourceNode};
 use crate::state::{Backend, META_CLOCKS, META_FORMAT, META_SHAPE, StateError, Store, codec};
 use crate::topology::{Changelog, ClockMode, NodeKind, Topology};
@@ -81,6 +81,13 @@ impl Task {
                     // A repartition topic carries changes on.
                     NodeKind::Sink(_) => node.made_for.is_some(),
                 },
+                timing: match &node.kind {
+                    NodeKind::Source(_) => {
+                        node.table.map(|table| table.timing(&node.plan)).unwrap_or_default()
+                    }
+                    NodeKind::Operator(c) => c.timing(&node.plan),
+                    NodeKind::Sink(_) => Timing::default(),
+                },
                 message_bytes_max: options.transactional.get(&g).copied(),
                 tally: Tally::default(),
             });
@@ -139,9 +146,6 @@ impl Task {
             taps: Vec::new(),
         };
         task.set_admission(topology);
-        if task.low_watermark {
-            task.nodes.iter_mut().for_each(|n| n.op.track_origins());
-        }
         task.check_format(backend)?;
         task.check_shape(backend)?;
         task.read_clocks(backend)?;
