@@ -33,6 +33,7 @@ mod settings;
 pub(crate) mod shared;
 pub mod suppress;
 pub(crate) mod table;
+mod timing;
 #[cfg(test)]
 mod toy;
 

@@ -76,54 +76,38 @@ impl From<String> for Halt {
 #[derive(Clone)]
 pub struct Restorer(Arc<Parts>);
 
+/// What it is given at a start.
+pub(in crate::runtime) struct Given {
+    pub topology: Arc<Topology>,
+    pub kafka: Option<KafkaConfig>,
+    pub admin: Option<Arc<Admin>>,
+    /// Changelog of each sub-topology, where there is one.
+    pub changelogs: Arc<Vec<Option<Arc<str>>>>,
+    /// What every task is told; how far the wall clock stays behind comes with the order.
+    pub options: TaskOptions,
+    /// The state directory.
+    pub dir: PathBuf,
+    pub env: RocksEnv,
+    pub metrics: Metrics,
+    pub tokio: TokioHandle,
+}
+
 struct Parts {
-    topology: Arc<Topology>,
-    kafka: Option<KafkaConfig>,
-    admin: Option<Arc<Admin>>,
+    given: Given,
     /// Sees offsets beyond open transactions.
     ends: Option<Arc<Admin>>,
-    changelogs: Arc<Vec<Option<Arc<str>>>>,
-    options: TaskOptions,
-    dir: PathBuf,
-    env: RocksEnv,
-    metrics: Metrics,
-    tokio: TokioHandle,
     room: Arc<Semaphore>,
     /// The stores that tasks of this process have or had. Locked by restores, for moments.
     stores: Mutex<BTreeMap<TaskId, Weak<RocksBackend>>>,
 }
 
 impl Restorer {
-    #[expect(clippy::too_many_arguments, reason = "one call, in the engine's start")]
-    pub(in crate::runtime) fn new(
-        topology: Arc<Topology>,
-        kafka: Option<KafkaConfig>,
-        admin: Option<Arc<Admin>>,
-        changelogs: Arc<Vec<Option<Arc<str>>>>,
-        options: TaskOptions,
-        dir: PathBuf,
-        env: RocksEnv,
-        metrics: Metrics,
-        tokio: TokioHandle,
-    ) -> Restorer {
-        let ends = kafka.as_ref().filter(|_| admin.is_some());
+    pub(in crate::runtime) fn new(given: Given) -> Restorer {
+        let ends = given.kafka.as_ref().filter(|_| given.admin.is_some());
         let ends = ends
             .and_then(|config| Admin::open_uncommitted(config, Duration::from_secs(5)).ok().map(Arc::new));
         let room = Arc::new(Semaphore::new(AT_ONCE));
-        Restorer(Arc::new(Parts {
-            topology,
-            kafka,
-            admin,
-            ends,
-            changelogs,
-            options,
-            dir,
-            env,
-            metrics,
-            tokio,
-            room,
-            stores: Mutex::default(),
-        }))
+        Restorer(Arc::new(Parts { given, ends, room, stores: Mutex::default() }))
     }
 
     /// For a worker: a function that starts a restore; the result comes as a message.
@@ -131,7 +115,7 @@ impl Restorer {
         let this = Arc::clone(&self.0);
         Box::new(move |order| {
             let parts = Arc::clone(&this);
-            let tokio = parts.tokio.clone();
+            let tokio = parts.given.tokio.clone();
             let runner = tokio.clone();
             tokio.spawn(async move {
                 let (handle, inbox, name) = (order.handle, order.inbox.clone(), order.name.clone());
@@ -178,16 +162,16 @@ impl Parts {
     /// One try.
     fn restore(&self, order: &Order, begun: &mut Begun) -> Result<Restored, Halt> {
         let id = order.handle.id;
-        let sub = &self.topology.subs[id.sub];
-        let dir = StateDir::task(&self.dir, &sub.name, id.partition);
+        let sub = &self.given.topology.subs[id.sub];
+        let dir = StateDir::task(&self.given.dir, &sub.name, id.partition);
         let (backend, offsets): (Arc<dyn Backend>, _) =
-            if self.topology.settings.state.changelog == Changelog::Off {
+            if self.given.topology.settings.state.changelog == Changelog::Off {
                 // State is what reading again from the low watermark makes of it: with old rows, records would be
                 // counted twice.
                 (Arc::new(MemoryBackend::default()), self.offsets(order, &sub.topics)?)
             } else {
                 let mut store = self.open(order, begun, &dir)?;
-                let offsets = match &self.changelogs[id.sub] {
+                let offsets = match &self.given.changelogs[id.sub] {
                     Some(topic) => {
                         let changelog = TopicPartition::new(Arc::clone(topic), id.partition);
                         if !begun.recent && self.is_outdated(order, &store, &changelog)? {
@@ -209,8 +193,8 @@ impl Parts {
             return Err(Halt::Later("calls of an earlier assignment are still under way".to_owned()));
         }
         let mut step = Step::default();
-        let options = TaskOptions { delay: order.delay, ..self.options.clone() };
-        let task = Task::open(&self.topology, id, &backend, &options, SystemClock.now(), &mut step);
+        let options = TaskOptions { delay: order.delay, ..self.given.options.clone() };
+        let task = Task::open(&self.given.topology, id, &backend, &options, SystemClock.now(), &mut step);
         let task = task.map_err(|e| match e {
             TaskError::Rejected { .. } => Halt::Ended(Unrestored::Stopped(e)),
             TaskError::State(e) => Halt::from(e.to_string()),
@@ -228,7 +212,7 @@ impl Parts {
         store: &RocksBackend,
         changelog: &TopicPartition,
     ) -> Result<bool, Halt> {
-        let Some(admin) = &self.admin else { return Ok(false) };
+        let Some(admin) = &self.given.admin else { return Ok(false) };
         let from = changelog::position(store).map_err(|e| e.to_string())?;
         if from == 0 {
             return Ok(false);
@@ -263,7 +247,7 @@ impl Parts {
             begun.refuses = None;
             return Err(Halt::Later("an earlier assignment in this process still has the store".to_owned()));
         }
-        match RocksBackend::open(dir, &self.env) {
+        match RocksBackend::open(dir, &self.given.env) {
             Ok(store) => {
                 let store = Arc::new(store);
                 ours().insert(order.handle.id, Arc::downgrade(&store));
@@ -326,10 +310,10 @@ impl Parts {
         partition: &TopicPartition,
         total: &mut u64,
     ) -> Result<(), Halt> {
-        let (Some(admin), Some(kafka)) = (&self.admin, &self.kafka) else { return Ok(()) };
+        let (Some(admin), Some(kafka)) = (&self.given.admin, &self.given.kafka) else { return Ok(()) };
         let id = order.handle.id;
         let from = changelog::position(&**backend).map_err(|e| e.to_string())?;
-        let group = format!("{}-restore", self.topology.name);
+        let group = format!("{}-restore", self.given.topology.name);
         // The high watermark, not the last stable offset: markers are written after a commit is answered, and what an
         // earlier owner has committed must be read. A reader below it waits for transactions that are still open.
         let ends = self.ends.as_deref().unwrap_or(admin);
@@ -339,7 +323,7 @@ impl Parts {
         let mut failure: Option<StateError> = None;
         let mut logged = Instant::now();
         let mut on_rows = |rows: &[Row], next: i64, progress: crate::kafka::Progress| {
-            self.metrics.restoring(id, progress.end - next);
+            self.given.metrics.restoring(id, progress.end - next);
             if logged.elapsed() > Duration::from_secs(2) {
                 logged = Instant::now();
                 tracing::info!(%partition, next, end = progress.end, "restoring");
@@ -360,7 +344,7 @@ impl Parts {
             }
         };
         let result = restore(kafka, &group, partition, from.max(first), end, &mut on_rows);
-        self.metrics.restoring(id, 0);
+        self.given.metrics.restoring(id, 0);
         match (result, failure) {
             (_, Some(e)) => Err(e.to_string().into()),
             (Err(e @ RestoreError::Ahead { .. }), None) => Err(Halt::from(format!(
@@ -378,12 +362,12 @@ impl Parts {
 
     /// Where the group has committed to, by index of the topic, once no transaction holds an offset of the partition.
     fn offsets(&self, order: &Order, topics: &[String]) -> Result<Vec<(usize, i64)>, Halt> {
-        let Some(admin) = &self.admin else { return Ok(Vec::new()) };
+        let Some(admin) = &self.given.admin else { return Ok(Vec::new()) };
         let partition = order.handle.id.partition;
         let asked: Vec<TopicPartition> =
             topics.iter().map(|t| TopicPartition::new(t.as_str(), partition)).collect();
         let found = order.ask(|| {
-            let found = admin.committed(&self.topology.name, &asked).map_err(|e| e.to_string())?;
+            let found = admin.committed(&self.given.topology.name, &asked).map_err(|e| e.to_string())?;
             let pending = found.contains(&GroupOffset::Pending);
             if pending { Err("a transaction is open".to_owned()) } else { Ok(found) }
         })?;
@@ -401,7 +385,7 @@ impl Parts {
         topics: &[String],
         known: &[(usize, i64)],
     ) -> Result<Vec<(usize, i64)>, Halt> {
-        let Some(admin) = &self.admin else { return Ok(Vec::new()) };
+        let Some(admin) = &self.given.admin else { return Ok(Vec::new()) };
         let (at, asked): (Vec<usize>, Vec<TopicPartition>) = topics
             .iter()
             .enumerate()

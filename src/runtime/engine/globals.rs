@@ -2,29 +2,24 @@
 //!
 //! Called by the engine, which owns their threads from then on. A thread that fails later stops the topology.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
-
+use super::EngineError;
 use super::plan::Plan;
+use super::start::Start;
 use super::wait::unless_stopped;
-use super::{EngineError, Shared};
-use crate::kafka::{Admin, KafkaConfig};
+use crate::kafka::Admin;
 use crate::runtime::globals::reader::{GlobalReaders, Reading};
-use crate::state::RocksEnv;
-use crate::topology::Topology;
 
 /// Opens the global tables and waits until they have been read.
 pub(super) async fn read_globals(
-    topology: &Arc<Topology>,
-    kafka: &KafkaConfig,
-    (admin, plan): (&Arc<Admin>, &Plan),
-    dir: &Path,
-    env: &RocksEnv,
-    shared: &Arc<Shared>,
-    stop: &CancellationToken,
+    start: &Start<'_>,
+    admin: &Arc<Admin>,
+    plan: &Plan,
 ) -> Result<GlobalReaders, EngineError> {
+    let Start { topology, shared, env, stop, .. } = start;
+    let Some(kafka) = &start.kafka else { return Ok(GlobalReaders::default()) };
+    let dir = &start.options.state_dir;
     let failed = {
         let shared = Arc::clone(shared);
         Arc::new(move |message| shared.fail(EngineError::Failed(message)))

@@ -14,6 +14,7 @@ mod plan;
 mod purge;
 mod router;
 mod sinks;
+mod start;
 mod status;
 mod topics;
 mod wait;
@@ -29,26 +30,21 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::globals::read_globals;
-use self::handle::Asked;
 pub use self::handle::{AskError, EngineHandle, Found, Owner, Taps};
-use self::layout::Keeper;
 use self::plan::Plan;
 use self::purge::{Purge, purge_every};
-use self::sinks::{connect, connect_schemas, message_limits, transactional_lanes};
+use self::start::Start;
 use self::status::Shared;
 pub use self::status::Status;
-use self::topics::{make_topics, open_admin, wait_topics};
-use self::workers::limiters;
 pub use self::written::MissingTopics;
 use super::globals::reader::GlobalReaders;
 use super::inbox::{Inbox, Message};
 use super::task::TaskId;
-use crate::kafka::{Admin, GroupReader, Writer};
+use crate::kafka::{Admin, GroupReader};
 use crate::model::Problem;
 use crate::operators::Commits;
 use crate::sinks::Connected;
-use crate::state::{DirError, RocksEnv, StateDir};
+use crate::state::StateDir;
 use crate::topology::Topology;
 
 /// The part of a stop's time that is kept for leaving the group and ending the sinks' lanes.
@@ -132,120 +128,7 @@ impl Engine {
         stand_ins: Override,
         stop: &CancellationToken,
     ) -> Result<Engine, EngineError> {
-        let (topology, shared) = (Arc::clone(handle.topology()), Arc::clone(&handle.shared));
-        if let Some(problem) = topology.missing_kafka().into_iter().next() {
-            // A dead letter without a writer would never be acknowledged.
-            let help = problem.help.unwrap_or_default();
-            return Err(EngineError::Config {
-                node: problem.node,
-                field: problem.field,
-                message: format!("{}: {help}", problem.message),
-            });
-        }
-        let lock = StateDir::lock(&options.state_dir).map_err(|e| match e {
-            DirError::InUse(_) => EngineError::Failed(format!("{e}: give this one its own with --state-dir")),
-            DirError::Io { .. } => EngineError::Failed(e.to_string()),
-        })?;
-        let lanes = TaskTracker::new();
-        let lanes_stop = CancellationToken::new();
-        let calls_stop = CancellationToken::new();
-        let kafka = topology.settings.kafka.clone().map(|mut k| {
-            k.group_instance_id.clone_from(&options.instance_id);
-            k
-        });
-        let writer = match &kafka {
-            Some(config) => {
-                Some(Arc::new(Writer::open(config).map_err(|e| EngineError::Failed(e.to_string()))?))
-            }
-            None => None,
-        };
-        if !stand_ins.plain_commits {
-            topology.formats.go_live();
-            connect_schemas(&topology, &shared, stop).await?;
-        }
-        shared.metrics.watch_schemas(&topology.formats);
-        let sinks =
-            connect(&topology, &stand_ins, writer.as_ref(), &shared, &lanes, &lanes_stop, stop).await?;
-        let limiters = limiters(&topology, &shared);
-        let topics = topology.external_topics();
-        let mut transactional = BTreeMap::new();
-        let cache = topology.settings.state.cache.bytes();
-        let env = RocksEnv::new(cache, cache);
-        let keeper = Keeper {
-            topology: Arc::clone(&topology),
-            config: kafka.clone().filter(|_| !topics.is_empty()),
-            dir: options.state_dir.clone(),
-            env: env.clone(),
-        };
-        let plan = match (&kafka, topics.is_empty()) {
-            (Some(config), false) => {
-                let admin = open_admin(config).await?;
-                let counts = wait_topics(&admin, &topics, &shared, stop).await?;
-                let counts = topology.partition_counts(&counts)?;
-                let plan = Plan::new(&topology, counts, stand_ins.plain_commits);
-                match &writer {
-                    Some(writer) if !stand_ins.plain_commits => {
-                        let examined = keeper.examine(Some(&admin), &plan.counts, &shared, stop).await?;
-                        keeper.settle_local(&examined, &lock)?;
-                        keeper.settle(examined, (&admin, &plan), writer, &shared, stop).await?;
-                    }
-                    _ => make_topics(&admin, &topology, &plan, &shared, stop, true).await?,
-                }
-                let writer = writer.as_ref().filter(|_| plan.transactions);
-                let lanes = writer.map_or_else(BTreeMap::new, |w| transactional_lanes(&topology, w));
-                transactional = message_limits(&admin, lanes, &shared, stop).await?;
-                Some((admin, plan))
-            }
-            // Topics without Kafka were refused above.
-            (None, false) | (_, true) => {
-                if !stand_ins.plain_commits {
-                    let examined = keeper.examine(None, &BTreeMap::new(), &shared, stop).await?;
-                    keeper.settle_local(&examined, &lock)?;
-                }
-                None
-            }
-        };
-        let written = match &kafka {
-            Some(config) if !stand_ins.plain_commits => {
-                let admin = plan.as_ref().map(|(admin, _)| admin);
-                written::find(&topology, config, admin, &shared, stop).await?
-            }
-            _ => None,
-        };
-        let globals = match (&kafka, &plan) {
-            (Some(config), Some((admin, plan))) => {
-                let dir = &options.state_dir;
-                read_globals(&topology, config, (admin, plan), dir, &env, &shared, stop).await?
-            }
-            _ => GlobalReaders::default(),
-        };
-        let mut engine = Engine {
-            inboxes: Vec::new(),
-            threads: Vec::new(),
-            reader: None,
-            lanes,
-            lanes_stop,
-            calls_stop,
-            globals,
-            _lock: lock,
-            topology,
-            options,
-            shared,
-        };
-        if let Some((admin, plan)) = &plan {
-            engine.purge(admin, plan);
-        }
-        let grown = plan.as_ref().and_then(|(admin, plan)| grown::Watch::new(admin, &engine.topology, plan));
-        if let Some(watch) = grown.filter(|_| !stand_ins.plain_commits) {
-            engine.lanes.spawn(watch.run(Arc::clone(&engine.shared), engine.lanes_stop.clone()));
-        }
-        if let Some(watch) = written {
-            engine.lanes.spawn(watch.run(Arc::clone(&engine.shared), engine.lanes_stop.clone()));
-        }
-        let plan = engine.start_workers(kafka, plan, sinks, limiters, transactional, env)?;
-        let (inboxes, globals) = (engine.inboxes.clone(), engine.globals.rows.clone());
-        *engine.shared.asked() = Some(Asked { inboxes, plan, globals });
-        Ok(engine)
+        Start::new(handle, options, stand_ins, stop)?.run().await
     }
 
     /// Starts deleting what has been read of the repartition topics.

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use super::start::Start;
 use super::wait::{blocking, pause, unless_stopped};
-use super::{EngineError, Override, Shared};
+use super::{EngineError, Shared};
 use crate::formats::WriterError;
 use crate::kafka::{Admin, MESSAGE_BYTES_MAX, Writer};
 use crate::runtime::delivery::{Fatal, SinkDriver};
@@ -43,15 +43,9 @@ pub(super) async fn connect_schemas(
 }
 
 /// Connects every sink, and the dead letter; returns their drivers by node.
-pub(super) async fn connect(
-    topology: &Topology,
-    stand_ins: &Override,
-    writer: Option<&Arc<Writer>>,
-    shared: &Arc<Shared>,
-    tracker: &TaskTracker,
-    lanes_stop: &CancellationToken,
-    stop: &CancellationToken,
-) -> Result<BTreeMap<usize, SinkDriver>, EngineError> {
+pub(super) async fn connect(start: &Start<'_>) -> Result<BTreeMap<usize, SinkDriver>, EngineError> {
+    let Start { topology, stand_ins, shared, lanes: tracker, lanes_stop, stop, .. } = start;
+    let writer = start.writer.as_ref();
     let names: Arc<Vec<String>> = Arc::new(topology.nodes.iter().map(|n| n.name.clone()).collect());
     let fatal: Fatal = {
         let (shared, names) = (Arc::clone(shared), Arc::clone(&names));

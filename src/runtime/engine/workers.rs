@@ -22,75 +22,63 @@ use crate::model::{Clock, Reply, SystemClock};
 use crate::runtime::calls::limiter::Limiter;
 use crate::runtime::calls::shares::Shares;
 use crate::runtime::calls::{CallCounters, CallDriver, CallParts};
-use crate::runtime::checkpoint::restore::Restorer;
+use crate::runtime::checkpoint::restore::{Given, Restorer};
 use crate::runtime::checkpoint::{CommitMode, Committer};
 use crate::runtime::delivery::SinkDriver;
 use crate::runtime::inbox::{Message, inbox};
 use crate::runtime::input::TaskReader;
-use crate::runtime::input::horizon::Horizon;
+use crate::runtime::input::horizon::{Horizon, Horizons};
 use crate::runtime::task::{TaskId, TaskOptions};
 use crate::runtime::worker::{Calls, Outside, Ticket, Worker};
 use crate::state::RocksEnv;
 use crate::topology::{NodeKind, Topology};
 
+/// What the steps of a start have made for the workers.
+pub(super) struct Workers {
+    pub(super) kafka: Option<KafkaConfig>,
+    pub(super) admin: Option<Arc<Admin>>,
+    pub(super) plan: Arc<Plan>,
+    pub(super) sinks: BTreeMap<usize, SinkDriver>,
+    pub(super) limiters: BTreeMap<String, Arc<Limiter>>,
+    pub(super) transactional: Transactional,
+    pub(super) env: RocksEnv,
+}
+
+/// What only their start makes.
+struct Made {
+    restorer: Restorer,
+    calls: BTreeMap<usize, Calls>,
+    horizons: Arc<Horizons>,
+    repartitions: BTreeMap<(usize, usize), Arc<str>>,
+}
+
 impl Engine {
     /// Joins the group, if there is one, and starts the workers.
-    pub(super) fn start_workers(
-        &mut self,
-        kafka: Option<KafkaConfig>,
-        plan: Option<(Arc<Admin>, Plan)>,
-        sinks: BTreeMap<usize, SinkDriver>,
-        limiters: BTreeMap<String, Arc<Limiter>>,
-        transactional: Transactional,
-        env: RocksEnv,
-    ) -> Result<Arc<Plan>, EngineError> {
+    pub(super) fn start_workers(&mut self, given: &Workers) -> Result<(), EngineError> {
         let topology = Arc::clone(&self.topology);
-        let tokio = TokioHandle::current();
-        let workers = self.options.workers.max(1);
-        let mails: Vec<_> = (0..workers).map(|_| inbox()).collect();
+        let plan = &given.plan;
+        let mails: Vec<_> = (0..self.options.workers.max(1)).map(|_| inbox()).collect();
         self.inboxes = mails.iter().map(|(inbox, _)| inbox.clone()).collect();
-        let (admin, plan) = plan.map_or((None, Plan::local(&topology)), |(a, p)| (Some(a), p));
-        let plan = Arc::new(plan);
         // Not the topics of global tables, which no group reads.
-        if let (Some(config), false) = (&kafka, plan.topics.is_empty()) {
-            self.reader = Some(self.join_group(config, &plan, &limiters)?);
+        if let (Some(config), false) = (&given.kafka, plan.topics.is_empty()) {
+            self.reader = Some(self.join_group(config, plan, &given.limiters)?);
         }
-        let asked = admin.clone();
-        let tasks = TaskOptions {
-            globals: self.globals.rows.clone(),
-            transactional: transactional.iter().map(|(node, (_, bytes_max))| (*node, *bytes_max)).collect(),
-            ..TaskOptions::default()
+        let made = Made {
+            restorer: self.restorer(given),
+            horizons: self.horizons(given),
+            repartitions: topology
+                .repartitions()
+                .into_iter()
+                .filter_map(|r| Some((*plan.places.get(&r.topic)?, Arc::from(r.topic))))
+                .collect(),
+            calls: self.calls(&TokioHandle::current(), &given.limiters)?,
         };
-        let restorer = Restorer::new(
-            Arc::clone(&topology),
-            kafka.clone(),
-            admin,
-            Arc::clone(&plan.changelogs),
-            tasks,
-            self.options.state_dir.clone(),
-            env,
-            self.shared.metrics.clone(),
-            tokio.clone(),
-        );
-        let horizon = Horizon::new(&topology, |topic| plan.counts.get(topic).copied());
-        let horizons = horizon.seen();
-        if let Some(admin) = asked.filter(|_| !horizon.is_empty()) {
-            let checkpoint = topology.settings.state.checkpoint.duration();
-            let stop = self.lanes_stop.clone();
-            self.lanes.spawn(horizon.run(admin, topology.name.clone(), checkpoint, stop));
-        }
-        let repartitions: BTreeMap<(usize, usize), Arc<str>> = topology
-            .repartitions()
-            .into_iter()
-            .filter_map(|r| Some((*plan.places.get(&r.topic)?, Arc::from(r.topic))))
-            .collect();
         if topology.reads_schemas() {
             self.resolve_schemas(&topology);
         }
-        let calls = self.calls(&tokio, &limiters)?;
         let instance = self.options.instance_id.clone().unwrap_or_else(random_id);
         for (n, (inbox, mail)) in mails.into_iter().enumerate() {
-            let mode = match (&kafka, plan.topics.is_empty()) {
+            let mode = match (&given.kafka, plan.topics.is_empty()) {
                 (Some(config), false) if plan.transactions => {
                     // Unique per instance and worker, since taking an id ends the transaction that its last owner left
                     // open.
@@ -107,41 +95,7 @@ impl Engine {
                 self.shared.metrics.checkpoints(),
             )
             .map_err(|e| EngineError::Failed(e.to_string()))?;
-            let outside = Outside {
-                sinks: sinks.clone(),
-                calls: calls.clone(),
-                restore: restorer.handle(),
-                transactional: transactional.iter().map(|(n, (lane, _))| (*n, lane.clone())).collect(),
-                changelogs: plan.changelogs.to_vec(),
-                checkpoint: topology.settings.state.checkpoint.duration(),
-                idle: topology.settings.time.idle,
-                delay: topology.settings.time.delay,
-                repartitions: repartitions.clone(),
-                horizons: Arc::clone(&horizons),
-                failed: {
-                    let shared = Arc::clone(&self.shared);
-                    let topology = Arc::clone(&topology);
-                    Box::new(move |id, message| {
-                        let message = format!("task {}: {message}", id.name(&topology));
-                        shared.fail(EngineError::Failed(message));
-                    })
-                },
-                stopped: {
-                    let (shared, topology) = (Arc::clone(&self.shared), Arc::clone(&topology));
-                    let ends = plan.topics.is_empty();
-                    Box::new(move |id, error| {
-                        let name = format!("{}-{}", topology.subs[id.sub].name, id.partition);
-                        stop_at_record(&shared, id, &name, error, ends);
-                    })
-                },
-                status: {
-                    let shared = Arc::clone(&self.shared);
-                    // If a group reads topics, there is always more to come.
-                    let ends = plan.topics.is_empty();
-                    Box::new(move |id, status| set_status(&shared, id, status, ends))
-                },
-                topology: Arc::clone(&topology),
-            };
+            let outside = self.outside(given, &made);
             let mut worker = Worker::new(mail, inbox, outside, committer, self.shared.metrics.worker());
             if n == 0 {
                 self.add_local_sources(&mut worker)?;
@@ -156,7 +110,74 @@ impl Engine {
             // The tasks of other sources are known by now, so the instance is not ready before they run.
             self.shared.status_mut().joined = true;
         }
-        Ok(plan)
+        Ok(())
+    }
+
+    /// What brings tasks up to date before they run.
+    fn restorer(&self, given: &Workers) -> Restorer {
+        let transactional = given.transactional.iter();
+        Restorer::new(Given {
+            topology: Arc::clone(&self.topology),
+            kafka: given.kafka.clone(),
+            admin: given.admin.clone(),
+            changelogs: Arc::clone(&given.plan.changelogs),
+            options: TaskOptions {
+                globals: self.globals.rows.clone(),
+                transactional: transactional.map(|(node, (_, bytes_max))| (*node, *bytes_max)).collect(),
+                ..TaskOptions::default()
+            },
+            dir: self.options.state_dir.clone(),
+            env: given.env.clone(),
+            metrics: self.shared.metrics.clone(),
+            tokio: TokioHandle::current(),
+        })
+    }
+
+    /// Starts looking up how far repartition topics are written.
+    fn horizons(&self, given: &Workers) -> Arc<Horizons> {
+        let horizon = Horizon::new(&self.topology, |topic| given.plan.counts.get(topic).copied());
+        let horizons = horizon.seen();
+        if let Some(admin) = given.admin.clone().filter(|_| !horizon.is_empty()) {
+            let checkpoint = self.topology.settings.state.checkpoint.duration();
+            let stop = self.lanes_stop.clone();
+            self.lanes.spawn(horizon.run(admin, self.topology.name.clone(), checkpoint, stop));
+        }
+        horizons
+    }
+
+    /// What one worker needs of the rest of the process.
+    fn outside(&self, given: &Workers, made: &Made) -> Outside {
+        let (topology, plan) = (&self.topology, &given.plan);
+        // If a group reads topics, there is always more to come.
+        let ends = plan.topics.is_empty();
+        Outside {
+            sinks: given.sinks.clone(),
+            calls: made.calls.clone(),
+            restore: made.restorer.handle(),
+            transactional: given.transactional.iter().map(|(n, (lane, _))| (*n, lane.clone())).collect(),
+            changelogs: plan.changelogs.to_vec(),
+            checkpoint: topology.settings.state.checkpoint.duration(),
+            idle: topology.settings.time.idle,
+            delay: topology.settings.time.delay,
+            repartitions: made.repartitions.clone(),
+            horizons: Arc::clone(&made.horizons),
+            failed: {
+                let (shared, topology) = (Arc::clone(&self.shared), Arc::clone(topology));
+                Box::new(move |id, message| {
+                    let message = format!("task {}: {message}", id.name(&topology));
+                    shared.fail(EngineError::Failed(message));
+                })
+            },
+            stopped: {
+                let (shared, topology) = (Arc::clone(&self.shared), Arc::clone(topology));
+                Box::new(move |id, error| stop_at_record(&shared, id, &id.name(&topology), error, ends))
+            },
+            status: {
+                let shared = Arc::clone(&self.shared);
+                Box::new(move |id, status| set_status(&shared, id, status, ends))
+            },
+            topology: Arc::clone(topology),
+        }
     }
 
     /// Joins the group; its events go to the workers' inboxes.
