@@ -102,7 +102,7 @@ pub struct Own<S> {
 }
 
 /// Problems whose fields count from a kind's key, as problems of the node that it stands in: `path` of a `file` is
-/// `file.path`. `from` stands beside the kind.
+/// `file.path`.
 pub(crate) fn placed(kind: &str, problems: Vec<Problem>) -> Vec<Problem> {
     let place = |problem: Problem| {
         let field = field_of(kind, &problem.field);
@@ -115,7 +115,6 @@ pub(crate) fn placed(kind: &str, problems: Vec<Problem>) -> Vec<Problem> {
 pub(crate) fn field_of(kind: &str, field: &str) -> String {
     match field {
         "" => kind.to_owned(),
-        "from" => field.to_owned(),
         _ => format!("{kind}.{field}"),
     }
 }

@@ -86,10 +86,12 @@ impl NodeConfig {
         placed(self.kind_name(), (**self).check())
     }
 
-    /// What is wrong with the nodes that it reads, in the same way.
+    /// What is wrong with the nodes that it reads, in the same way; `from` stands beside the kind.
     #[must_use]
     pub fn check_reads(&self, reads: &Reads<'_>) -> Vec<Problem> {
-        placed(self.kind_name(), (**self).check_reads(reads))
+        let (from, own): (Vec<_>, _) =
+            (**self).check_reads(reads).into_iter().partition(|problem| problem.field == "from");
+        placed(self.kind_name(), own).into_iter().chain(from).collect()
     }
 
     /// What is wrong with the windows above it, in the same way.

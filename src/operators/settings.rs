@@ -45,8 +45,7 @@ pub enum Windows {
 /// keys on. `kind` is the key in YAML, which only the list of kinds knows; `plan` is what the topology has found out
 /// about the node.
 ///
-/// The fields of problems start at the kind's key (`window.grace`, empty for the kind as a whole); `from`, which is
-/// beside it, is given by its name.
+/// The fields of problems start at the kind's key (`window.grace`, empty for the kind as a whole).
 pub trait OperatorSettings: fmt::Debug + Send + Sync {
     /// A new operator with these settings, without state.
     fn build(&self, plan: &NodePlan) -> Box<dyn Operator>;
@@ -217,7 +216,7 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
-    /// What is wrong with the nodes that it reads.
+    /// What is wrong with the nodes that it reads. Here the field `from` is the one beside the kind, which names them.
     fn check_reads(&self, _reads: &Reads<'_>) -> Vec<Problem> {
         Vec::new()
     }

@@ -8,15 +8,19 @@ mod example;
 mod program;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use example::{Silence, registry};
 use serde_json::{Value as Json, json};
+use slackwater::model::{Problem, Record, Timestamp, Value};
 use slackwater::operators::NodeConfig;
+use slackwater::runtime::{Engine, EngineHandle, EngineOptions, Override};
 use slackwater::sinks::{BlackholeConfig, SinkConfig};
-use slackwater::sources::{KafkaSource, SourceConfig};
+use slackwater::sources::{KafkaSource, OpenError, Reader, SourceConfig, SourceSettings};
 use slackwater::testing::{run_test, simulate};
 use slackwater::topology::{Topology, TopologyBuilder};
 use slackwater::yaml::{Mode, load_with, schema_with};
+use tokio_util::sync::CancellationToken;
 
 const MACHINES: &str = include_str!("../../docs/own-kinds/machines.yaml");
 
@@ -227,4 +231,86 @@ fn its_program_runs_in_dev() {
     let written = std::fs::read_to_string(&out).expect("lines");
     let lines: Vec<Vec<&str>> = written.lines().map(|line| line.split(',').collect()).collect();
     assert!(!lines.is_empty() && lines.iter().all(|line| line.len() == 3 && line[2] == "true"), "{written}");
+}
+
+/// A source of the user's own: counts down.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Countdown {
+    from: u32,
+}
+
+impl SourceSettings for Countdown {
+    fn label(&self) -> String {
+        format!("from {}", self.from)
+    }
+    fn check(&self) -> Vec<Problem> {
+        let none = self.from == 0;
+        none.then(|| Problem::setting("from", "nothing to count", "write 1 or more")).into_iter().collect()
+    }
+    fn open(&self, _: Timestamp) -> Result<Option<Box<dyn Reader>>, OpenError> {
+        Ok(Some(Box::new(Count { left: self.from, next: 0 })))
+    }
+}
+
+struct Count {
+    left: u32,
+    next: i64,
+}
+
+impl Reader for Count {
+    fn poll(&mut self, max: usize, now: Timestamp, out: &mut Vec<Record>) -> Result<usize, String> {
+        let before = out.len();
+        while self.left > 0 && out.len() - before < max {
+            let mut record = Record::new("count", Value::from(json!(self.left)), now);
+            record.origin.offset = self.next;
+            (self.left, self.next) = (self.left - 1, self.next + 1);
+            out.push(record);
+        }
+        Ok(out.len() - before)
+    }
+    fn caught_up(&self) -> bool {
+        self.left == 0
+    }
+    fn ended(&self) -> bool {
+        self.left == 0
+    }
+}
+
+#[test]
+fn a_source_is_read_to_its_end() {
+    let registry = registry().source::<Countdown>("countdown");
+    let dir = tempfile::tempdir().expect("a folder");
+    let out = dir.path().join("out.csv");
+    let text = |from: u32| {
+        format!(
+            "name: t\nsources: {{ in: {{ countdown: {{ from: {from} }} }} }}\n\
+             sinks: {{ out: {{ from: in, csv: {{ path: {out:?}, columns: [key, .] }} }} }}\n"
+        )
+    };
+    let load = |from: u32| load_with(&registry, "t.yaml", &text(from), Mode::Required, &|_| None);
+    let report = load(0).expect_err("nothing");
+    let [problem] = report.problems() else { panic!("{}", report.render(false)) };
+    assert_eq!(problem.message, "in: nothing to count");
+    assert_eq!(problem.span.clone().map(|s| text(0)[s].to_owned()).as_deref(), Some("0"), "its own `from`");
+    let topology = load(3).expect("is well").topology;
+    assert!(topology.mermaid().contains("countdown from 3"));
+    let options = EngineOptions {
+        state_dir: dir.path().join("state"),
+        workers: 1,
+        instance_id: None,
+        stop_deadline: Duration::from_secs(10),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let ran = runtime.expect("a runtime").block_on(async {
+        let stop = CancellationToken::new();
+        let handle = EngineHandle::new(&Arc::new(topology))?;
+        let engine = Engine::start(&handle, options, Override::default(), &stop).await?;
+        tokio::time::timeout(Duration::from_secs(30), engine.run(&stop))
+            .await
+            .expect("it ends with its source");
+        engine.stop().await
+    });
+    ran.expect("it runs");
+    assert_eq!(std::fs::read_to_string(&out).expect("lines"), "count,3\ncount,2\ncount,1\n");
 }
