@@ -197,7 +197,7 @@ struct Shared {
     connect_timeout: Millis,
     /// After so long a statement without an answer has none.
     patience: Duration,
-    /// What the server knows the pool's connections by. Held for moments, by whoever takes or drops one.
+    /// The server's ids of the pool's connections. Locked for moments, when a connection is taken or dropped.
     backends: Mutex<HashMap<ObjectId, Backend>>,
     /// Sessions that were dropped with a statement under way, until they are known to have ended.
     given_up: Mutex<Vec<Backend>>,

@@ -1,8 +1,8 @@
 //! Floor 4: the YAML of topology files. Text becomes a tree with places, variables are filled in, the tree becomes
 //! settings, and every problem on the way is collected and shown at its place in the file.
 //!
-//! Called by `cli/`, `dev/` and `testing/`. The YAML parser (`serde-saphyr`) is used only in [`tree`], miette only in
-//! [`problem`].
+//! Called by `cli/`, `dev/` and `testing/`. The YAML parser (`serde-saphyr`) is used only in `tree.rs`, miette only in
+//! `problem.rs`.
 
 mod access;
 #[cfg(test)]

@@ -72,7 +72,7 @@ pub(super) struct Shared {
     asked: Mutex<Option<Asked>>,
     /// All metrics.
     pub(super) metrics: Metrics,
-    /// The clients of the servers that nodes share; whoever asks such a server does it by these.
+    /// The clients of the servers that nodes share: every request to such a server goes through these.
     pub(super) clients: Clients,
 }
 
