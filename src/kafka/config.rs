@@ -311,7 +311,11 @@ impl KafkaConfig {
         config
             .set("transactional.id", transactional_id)
             .set("transaction.timeout.ms", &timeout)
-            .set("message.timeout.ms", &timeout);
+            .set("message.timeout.ms", &timeout)
+            // librdkafka 2.12.1 looks for a group's coordinator again after an error only when a connection comes or goes
+            // (rd_kafka_coord_req_fsm), so adding offsets to a transaction may wait for ever, whatever its timeout. Nothing
+            // is sent meanwhile: a connection that is closed for that ends the wait.
+            .set("connections.max.idle.ms", "12000");
         self.with_properties(config)
     }
 
