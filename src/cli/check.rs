@@ -47,7 +47,10 @@ pub(super) fn check(registry: &Registry, args: &CheckArgs) -> Result<(), Exit> {
         });
         let (report, bad) = match loaded {
             Err(report) => (Some(*report), BAD_FILE),
-            Ok(loaded) if args.connect => connect(&loaded, args.state_dir.as_deref())?,
+            Ok(loaded) if args.connect => {
+                loaded.secrets.protect();
+                connect(&loaded, args.state_dir.as_deref())?
+            }
             Ok(_) => (None, BAD_FILE),
         };
         match report {
@@ -63,7 +66,7 @@ pub(super) fn check(registry: &Registry, args: &CheckArgs) -> Result<(), Exit> {
         }
     }
     if args.format == Format::Json {
-        println!("{}", serde_json::Value::Array(all));
+        super::print(&format!("{}\n", serde_json::Value::Array(all)));
     }
     code.map_or(Ok(()), |code| Err(Exit::quiet(code)))
 }

@@ -23,10 +23,10 @@ pub(super) fn explain(registry: &Registry, args: &ExplainArgs) -> Result<(), Exi
     let loaded = load_file(registry, &args.topology, Mode::Lenient)?;
     let explanation = loaded.topology.explain();
     match args.format {
-        Format::Text => print!("{}", text(&explanation)),
+        Format::Text => super::print(&text(&explanation)),
         Format::Json => {
             let json = serde_json::to_string_pretty(&explanation).map_err(|e| Exit::failed(e.to_string()))?;
-            println!("{json}");
+            super::print(&format!("{json}\n"));
         }
     }
     Ok(())

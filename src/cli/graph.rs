@@ -28,8 +28,8 @@ enum GraphFormat {
 pub(super) fn graph(registry: &Registry, args: &GraphArgs) -> Result<(), Exit> {
     let loaded = load_file(registry, &args.topology, Mode::Lenient)?;
     match args.format {
-        GraphFormat::Mermaid => print!("{}", loaded.topology.mermaid()),
-        GraphFormat::Dot => print!("{}", loaded.topology.dot()),
+        GraphFormat::Mermaid => super::print(&loaded.topology.mermaid()),
+        GraphFormat::Dot => super::print(&loaded.topology.dot()),
     }
     Ok(())
 }

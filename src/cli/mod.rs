@@ -22,8 +22,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::fmt::MakeWriter;
 
 use crate::model::Problem;
+use crate::model::secret::{Masked, masked};
 use crate::yaml::{Loaded, Mode, Registry, Report, load_with};
 
 /// Exit code: failed while running.
@@ -121,7 +123,7 @@ pub fn main_with(registry: &Registry) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
             if let Some(message) = exit.message {
-                eprintln!("{message}");
+                eprintln!("{}", masked(&message));
             }
             ExitCode::from(exit.code)
         }
@@ -185,16 +187,33 @@ fn is_closed_pipe(panic: &std::panic::PanicHookInfo<'_>) -> bool {
 /// Starts the log. `default` is the filter if `SLACKWATER_LOG` is not set.
 fn start_logs<W>(format: Format, default: &str, writer: W)
 where
-    W: for<'w> tracing_subscriber::fmt::MakeWriter<'w> + Send + Sync + 'static,
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("SLACKWATER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let writer = MaskedLogs(writer);
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // A second call, as in tests, changes nothing.
     match format {
         Format::Text => drop(logs.with_target(false).with_ansi(colours()).try_init()),
         Format::Json => drop(logs.json().flatten_event(true).try_init()),
     }
+}
+
+/// Log lines without secrets.
+struct MaskedLogs<W>(W);
+
+impl<'w, W: MakeWriter<'w>> MakeWriter<'w> for MaskedLogs<W> {
+    type Writer = Masked<W::Writer>;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        Masked::new(self.0.make_writer())
+    }
+}
+
+/// Prints, without secrets.
+fn print(text: &str) {
+    print!("{}", masked(text));
 }
 
 fn read_file(path: &Path) -> Result<String, Exit> {
@@ -228,6 +247,8 @@ fn not_text(bytes: &[u8], good: usize) -> Problem {
 fn load_file(registry: &Registry, path: &Path, mode: Mode) -> Result<Loaded, Exit> {
     let text = read_file(path)?;
     let variable = |name: &str| std::env::var(name).ok();
-    load_with(registry, &path.display().to_string(), &text, mode, &variable)
-        .map_err(|report| Exit::bad_file(&report))
+    let loaded = load_with(registry, &path.display().to_string(), &text, mode, &variable)
+        .map_err(|report| Exit::bad_file(&report))?;
+    loaded.secrets.protect();
+    Ok(loaded)
 }

@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{BAD_FILE, Exit, load_file};
 use crate::gateway::AdminServer;
-use crate::model::Millis;
+use crate::model::{Millis, secret};
 use crate::runtime::{Engine, EngineError, EngineHandle, EngineOptions, Override};
+use crate::sinks::make_files_with;
 use crate::yaml::{Loaded, Mode, Registry};
 
 /// Arguments of `run`.
@@ -37,6 +38,9 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(registry: &Registry, args: &RunArgs) -> Result<(), Exit> {
     let loaded = load_file(registry, &args.topology, Mode::Required)?;
+    // State is for this user alone: RocksDB makes its files as the process does. What sinks write is as it was.
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    make_files_with(0o666 & !before.as_raw_mode());
     let options = EngineOptions {
         state_dir: args
             .state_dir
@@ -71,6 +75,7 @@ async fn serve(loaded: &Loaded, options: EngineOptions, admin: &str) -> Result<(
     let served = CancellationToken::new();
     let server =
         AdminServer::start(admin, handle.clone(), served).await.map_err(|e| Exit::failed(e.to_string()))?;
+    tokio::spawn(read_secrets_again(stop.clone()));
     tracing::info!(topology = topology.name, admin = %server.address, state = %options.state_dir.display(), "starting");
     let result = match Engine::start(&handle, options, Override::default(), &stop).await {
         Ok(engine) => {
@@ -87,6 +92,23 @@ async fn serve(loaded: &Loaded, options: EngineOptions, admin: &str) -> Result<(
         }
         Err(EngineError::Stopped) => Ok(()),
         Err(e) => Err(exit(e)),
+    }
+}
+
+/// How often secrets in files are read again.
+const SECRETS: Duration = Duration::from_secs(2);
+
+/// Reads secrets in files again, until `stop`.
+async fn read_secrets_again(stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SECRETS) => {}
+        }
+        let read = || secret::read_again(|path| std::fs::read_to_string(path).ok());
+        for path in tokio::task::spawn_blocking(read).await.unwrap_or_default() {
+            tracing::info!(file = %path.display(), "a secret has changed: calls go with the new one");
+        }
     }
 }
 

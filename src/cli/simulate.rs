@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Exit, load_file};
+use crate::model::secret::Masked;
 use crate::testing;
 use crate::yaml::{Mode, Registry};
 
@@ -27,7 +28,7 @@ pub(super) struct SimulateArgs {
 pub(super) fn simulate(registry: &Registry, args: &SimulateArgs) -> Result<(), Exit> {
     let loaded = load_file(registry, &args.topology, Mode::Lenient)?;
     let topology = Arc::new(loaded.topology);
-    let out = BufWriter::new(stdout().lock());
+    let out = BufWriter::new(Masked::new(stdout().lock()));
     let result = if args.records.as_os_str() == "-" {
         testing::simulate(topology, stdin().lock(), out, args.checkpoint_every)
     } else {

@@ -13,6 +13,7 @@ use clap::{Args, Subcommand};
 use super::connect::state_dir;
 use super::{Exit, load_file};
 use crate::model::Json;
+use crate::model::secret::Masked;
 use crate::operators::shared::describe::Described;
 use crate::runtime::inspect::{Found, look};
 use crate::state::{RocksBackend, StateDir, TaskDir};
@@ -73,7 +74,7 @@ struct Opened {
 }
 
 pub(super) fn state(registry: &Registry, args: &StateArgs) -> Result<(), Exit> {
-    let mut out = BufWriter::new(stdout().lock());
+    let mut out = BufWriter::new(Masked::new(stdout().lock()));
     let result = match &args.what {
         What::Ls { place, node: None } => summary(&open(registry, place)?, &mut out),
         What::Ls { place, node: Some(node) } => rows(

@@ -32,12 +32,8 @@ pub(super) fn test(registry: &Registry, args: &TestArgs) -> Result<(), Exit> {
                 Err(failure) => {
                     failed += 1;
                     println!("FAILED  {}", test.name);
-                    println!(
-                        "        {}:{}: {}",
-                        places.file(),
-                        places.line(failure.place.start),
-                        failure.message
-                    );
+                    let (line, message) = (places.line(failure.place.start), &failure.message);
+                    super::print(&format!("        {}:{line}: {message}\n", places.file()));
                 }
             }
         }

@@ -19,6 +19,7 @@ use reqwest::{Client, ClientBuilder, Method};
 use url::{SyntaxViolation, Url};
 
 use super::Called;
+use crate::model::secret::fresh;
 use crate::model::{Clock, HttpRequest, Json, Millis, NotJson, Reply, Size, Timestamp, read_json};
 
 /// How much of an answer's body a refusal quotes, characters.
@@ -135,9 +136,9 @@ impl HttpCaller {
             _ => Method::GET,
         };
         let mut builder =
-            self.clients[turn].request(method, &request.url).timeout(request.timeout.duration());
+            self.clients[turn].request(method, &*fresh(&request.url)).timeout(request.timeout.duration());
         for (name, value) in &request.headers {
-            builder = builder.header(name, value);
+            builder = builder.header(name, &*fresh(value));
         }
         if let Some(body) = &request.body {
             builder = builder.body(body.clone());

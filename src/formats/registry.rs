@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::settings::RegistryConfig;
 use crate::clients::http::{causes, client, escape};
 use crate::model::Json;
+use crate::model::secret::fresh;
 
 /// A schema as the registry has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,9 +195,9 @@ impl RegistryClient {
                 .body(body.to_string());
         }
         if let Some(token) = &self.config.token {
-            request = request.bearer_auth(token);
+            request = request.bearer_auth(fresh(token));
         } else if let Some(user) = &self.config.username {
-            request = request.basic_auth(user, self.config.password.as_deref());
+            request = request.basic_auth(user, self.config.password.as_deref().map(fresh));
         }
         let away = |e: reqwest::Error| RegistryError::Away(format!("{}: {}", self.base, causes(e)));
         let response = request.send().await.map_err(away)?;

@@ -1,20 +1,25 @@
 //! The admin server, for Prometheus, orchestrators and browsers. It has no access control, and `/state` and `/tap` show
 //! keys and values of records.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
+use axum::body::{Body, Bytes, HttpBody, to_bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::Millis;
+use crate::model::secret::masked;
 use crate::operators::shared::describe;
 use crate::runtime::{AskError, EngineHandle};
 
@@ -62,6 +67,7 @@ impl AdminServer {
             .route("/topology", get(describe))
             .route("/state/{node}/{*key}", get(state))
             .route("/tap/{node}", get(tap))
+            .layer(map_response(mask))
             .with_state(engine);
         let until = stop.clone();
         let ended = tokio::spawn(async move {
@@ -79,6 +85,29 @@ impl AdminServer {
         // A panic there has been reported by the hook and ends the process.
         drop(tokio::time::timeout(ENDING, self.ended).await);
     }
+}
+
+/// No answer shows a secret, whatever it came through.
+async fn mask(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    let mask = |bytes: Bytes| match std::str::from_utf8(&bytes) {
+        Ok(text) => match masked(text) {
+            Cow::Borrowed(_) => bytes,
+            Cow::Owned(text) => text.into(),
+        },
+        Err(_) => bytes,
+    };
+    // Its length may be another one now.
+    parts.headers.remove(header::CONTENT_LENGTH);
+    if body.size_hint().exact().is_some() {
+        // It is whole already.
+        return match to_bytes(body, usize::MAX).await {
+            Ok(bytes) => Response::from_parts(parts, Body::from(mask(bytes))),
+            Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
+        };
+    }
+    let body = body.into_data_stream().map(move |chunk| chunk.map(mask));
+    Response::from_parts(parts, Body::from_stream(body))
 }
 
 async fn metrics(State(engine): State<EngineHandle>) -> Response {

@@ -16,6 +16,7 @@ mod reason;
 pub(crate) mod record;
 mod row;
 mod scan;
+pub mod secret;
 pub(crate) mod shape;
 mod template;
 pub(crate) mod text;

@@ -4,8 +4,10 @@
 //! short is ended with a newline before the next one, so that only that line is broken; its record is written again.
 
 use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -93,6 +95,14 @@ fn line(record: &Record) -> String {
     format!("{{\"key\":{key},\"value\":{value},{}", &Json::Object(out).to_string()[1..])
 }
 
+/// The mode of files that are made, where it is not the process's own; 0: it is. Written once, before anything runs.
+static MODE: AtomicU32 = AtomicU32::new(0);
+
+/// Files that sinks make have this mode from now on: the process's own umask may be that of its state.
+pub fn make_files_with(mode: u32) {
+    MODE.store(mode, Ordering::Relaxed);
+}
+
 /// The destination of lines. Cheap to clone; clones write whole batches in turn.
 #[derive(Clone)]
 pub struct LineSink {
@@ -126,8 +136,13 @@ impl LineSink {
             message: format!("{}: {e}", path.display()),
             column: None,
         };
+        let is_new = !path.exists();
         let mut file =
             File::options().create(true).read(true).append(true).open(path).await.map_err(fault)?;
+        let mode = MODE.load(Ordering::Relaxed);
+        if is_new && mode != 0 {
+            file.set_permissions(std::fs::Permissions::from_mode(mode)).await.map_err(fault)?;
+        }
         let length = file.seek(std::io::SeekFrom::End(0)).await.map_err(fault)?;
         let mut last = [b'\n'];
         if length > 0 {

@@ -32,7 +32,7 @@ use serde::Deserialize;
 pub use answers::{Answer, Answers};
 pub use blackhole::BlackholeConfig;
 pub use columns::Column;
-pub use file::{FileConfig, StdoutConfig};
+pub use file::{FileConfig, StdoutConfig, make_files_with};
 pub use futures_util::future::BoxFuture;
 pub use kafka::KafkaSinkConfig;
 pub use kafka_lane::KafkaLane;

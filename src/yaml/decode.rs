@@ -542,7 +542,10 @@ mod tests {
         super::super::substitute(
             &mut node,
             super::super::Mode::Required,
-            &variable,
+            &super::super::env::Sources {
+                variable: &variable,
+                file: &|path| (path.into(), Err(String::new())),
+            },
             &mut secrets,
             &mut problems,
         );

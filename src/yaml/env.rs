@@ -1,13 +1,16 @@
-//! Variables: `${VAR}` and `${VAR:-default}` in the values of the tree. `$${` is a plain `${`.
+//! Variables: `${VAR}` and `${VAR:-default}` in the values of the tree, and `${file:PATH}`, a secret in a file. `$${` is a
+//! plain `${`.
 //!
 //! Called after `tree`, before `decode`. It works on parsed scalars only, never on the file's text, so a value cannot
 //! become YAML. Keys stay as they are. A default is used if the variable is unset or empty, as in a shell.
 
 use std::ops::Range;
+use std::path::PathBuf;
 
 use super::secret::Secrets;
 use super::tree::{Kind, Node};
 use crate::model::Problem;
+use crate::model::secret::trimmed;
 
 /// What an unset variable without a default means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,30 +21,41 @@ pub enum Mode {
     Lenient,
 }
 
-/// Fills variables into every value of the tree; remembers which values are secret.
+/// A file's path from here, and its text or why there is none.
+pub type FileText = (PathBuf, Result<String, String>);
+
+/// Where the values come from that are put in.
+pub struct Sources<'a> {
+    /// Environment variables.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    /// What stands in a file.
+    pub file: &'a dyn Fn(&str) -> FileText,
+}
+
+/// Puts variables and files into every value of the tree; remembers which of their values are secret.
 pub fn substitute(
     node: &mut Node,
     mode: Mode,
-    variable: &dyn Fn(&str) -> Option<String>,
+    from: &Sources<'_>,
     secrets: &mut Secrets,
     problems: &mut Vec<Problem>,
 ) {
     let span = node.span.clone();
     match &mut node.kind {
         Kind::Text(text) => {
-            if let Some((new, changed)) = replace(text, &span, mode, variable, secrets, problems) {
+            if let Some((new, changed)) = replace(text, &span, mode, from, secrets, problems) {
                 *text = new;
                 node.substituted |= changed;
             }
         }
         Kind::List(items) => {
             for item in items {
-                substitute(item, mode, variable, secrets, problems);
+                substitute(item, mode, from, secrets, problems);
             }
         }
         Kind::Map(entries) => {
             for (_, value) in entries {
-                substitute(value, mode, variable, secrets, problems);
+                substitute(value, mode, from, secrets, problems);
             }
         }
         _ => {}
@@ -53,7 +67,7 @@ fn replace(
     text: &str,
     span: &Range<usize>,
     mode: Mode,
-    variable: &dyn Fn(&str) -> Option<String>,
+    from: &Sources<'_>,
     secrets: &mut Secrets,
     problems: &mut Vec<Problem>,
 ) -> Option<(String, bool)> {
@@ -81,6 +95,33 @@ fn replace(
             break;
         };
         let inside = &rest[at + 2..end];
+        if let Some(path) = inside.strip_prefix("file:") {
+            let (place, text) = (from.file)(path);
+            match text {
+                Ok(text) => {
+                    let secret = trimmed(&text);
+                    if secret.is_empty() || secret.contains(['\n', '\r']) {
+                        let what = if secret.is_empty() { "is empty" } else { "has several lines" };
+                        problems.push(
+                            Problem::new("secret-file", format!("the file `{path}` {what}"))
+                                .at(span.clone(), "read here")
+                                .help("a secret is one line; a line break at its end is left out"),
+                        );
+                    }
+                    secrets.learn_file(place, secret);
+                    out.push_str(secret);
+                    changed = true;
+                }
+                Err(_) if mode == Mode::Lenient => out.push_str(&rest[at..=end]),
+                Err(e) => problems.push(
+                    Problem::new("secret-file", format!("cannot read the file `{path}`: {e}"))
+                        .at(span.clone(), "needed here")
+                        .help("a path is relative to the topology file"),
+                ),
+            }
+            rest = &rest[end + 1..];
+            continue;
+        }
         let (name, default) = match inside.split_once(":-") {
             Some((name, default)) => (name, Some(default)),
             None => (inside, None),
@@ -92,7 +133,12 @@ fn replace(
                     .help("write `${NAME}` or `${NAME:-default}`; for a plain `${`, write `$${`"),
             );
         } else {
-            let value = variable(name).filter(|v| !v.is_empty() || default.is_none());
+            let value = (from.variable)(name).map(|value| match Secrets::is_secret_name(name) {
+                // As `$(cat FILE)` leaves it out, and an env file does not.
+                true => trimmed(&value).to_owned(),
+                false => value,
+            });
+            let value = value.filter(|v| !v.is_empty() || default.is_none());
             match (value, default) {
                 (Some(value), _) => {
                     secrets.learn(name, &value);
@@ -101,7 +147,7 @@ fn replace(
                 }
                 (None, Some(default)) => {
                     // A default may have variables of its own.
-                    let inner = replace(default, span, mode, variable, secrets, problems);
+                    let inner = replace(default, span, mode, from, secrets, problems);
                     let default = inner.map_or_else(|| default.to_owned(), |(text, _)| text);
                     secrets.learn(name, &default);
                     out.push_str(&default);
@@ -155,9 +201,20 @@ mod tests {
             "EMPTY" => Some(String::new()),
             "DB_PASSWORD" => Some("hunter2".to_owned()),
             "EVIL" => Some("a: [b".to_owned()),
+            "API_TOKEN" => Some("t0ken-of-lines\r\n".to_owned()),
             _ => None,
         };
-        substitute(&mut node, mode, &variable, &mut secrets, &mut problems);
+        let file = |path: &str| {
+            let text = match path {
+                "token" => Ok("from-a-file\n".to_owned()),
+                "two" => Ok("one\ntwo\n".to_owned()),
+                "empty" => Ok("\n".to_owned()),
+                _ => Err("No such file".to_owned()),
+            };
+            (PathBuf::from(path), text)
+        };
+        let from = Sources { variable: &variable, file: &file };
+        substitute(&mut node, mode, &from, &mut secrets, &mut problems);
         (node, secrets, problems)
     }
 
@@ -190,6 +247,9 @@ mod tests {
         check("${NONE:-$${HOST}}", "${HOST}", true);
         check("${NONE:-a}b}", "ab}", true);
         check("{{ key }} $5 {x}", "{{ key }} $5 {x}", false);
+        check("Bearer ${API_TOKEN}", "Bearer t0ken-of-lines", true);
+        check("Bearer ${file:token}", "Bearer from-a-file", true);
+        check("${file:none}", "${file:none}", false);
     }
 
     #[test]
@@ -217,11 +277,16 @@ mod tests {
         refused("${NONE:-${ALSO}}", "`ALSO` is not set");
         refused("${${HOST}:-x}", "no name");
         refused("${a b}", "no name");
+        refused("${file:none}", "cannot read the file `none`: No such file");
+        refused("${file:empty}", "the file `empty` is empty");
+        refused("${file:two}", "the file `two` has several lines");
     }
 
     #[test]
     fn secret_values_are_remembered() {
         let (_, secrets, _) = put("x: \"${DB_PASSWORD}\"\n", Mode::Required);
         assert_eq!(super::super::secret::redact("pw hunter2", &secrets), "pw ***");
+        let (_, secrets, _) = put("x: \"${file:token}\"\n", Mode::Required);
+        assert_eq!(super::super::secret::redact("is from-a-file", &secrets), "is ***");
     }
 }

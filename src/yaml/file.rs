@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use super::decode::decode;
-use super::env::{Mode, substitute};
+use super::env::{Mode, Sources, substitute};
 use super::problem::Report;
 use super::registry::Registry;
 use super::secret::Secrets;
@@ -165,7 +165,14 @@ pub fn load_with(
         Ok(root) => root,
         Err(problem) => return Err(Box::new(Report::new(file, text, vec![problem]))),
     };
-    substitute(&mut root, mode, variable, &mut secrets, &mut problems);
+    let read = |path: &str| {
+        let mut place = PathBuf::from(path);
+        beside(file, &mut place);
+        let text = std::fs::read_to_string(&place).map_err(|e| e.to_string());
+        (place, text)
+    };
+    let from = Sources { variable, file: &read };
+    substitute(&mut root, mode, &from, &mut secrets, &mut problems);
     let places = Places { file: file.into(), text: text.into(), root };
     let root = &places.root;
     for (key, _) in root.entries() {

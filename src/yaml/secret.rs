@@ -1,26 +1,29 @@
-//! Secrets: values that must not be printed. They are collected while variables are filled in, and removed from
-//! everything shown.
+//! Which values of a file are secret. Collected while variables and files are put in; taken out of reports, and masked in
+//! everything that the process shows once it is told to ([`Secrets::protect`], `model/secret.rs`).
 //!
-//! `env` collects them; `problem` and everything that logs configuration uses them. Masked are whole known values and
-//! the user part of any URL; other secrets are not guessed at.
+//! Masks whole known values and the user part of any URL; it does not guess at other secrets.
 
-use std::borrow::Cow;
-use std::ops::Range;
+use std::path::PathBuf;
 
-/// Shown in place of a secret.
-const MASK: &str = "***";
-/// A shorter value is no secret, and masking it would make text unreadable.
-const LENGTH_MIN: usize = 4;
+use crate::model::secret::{FileSecret, is_secret_value, mask, protect, user_parts, watch};
+
 /// A variable whose name has one of these holds a secret.
-const NAMES: [&str; 5] = ["SECRET", "PASSWORD", "TOKEN", "KEY", "CREDENTIAL"];
+const NAMES: [&str; 6] = ["SECRET", "PASSWORD", "PASSWD", "TOKEN", "KEY", "CREDENTIAL"];
+/// So does one of whose words, between `_`, is one of these.
+const WORDS: [&str; 8] =
+    ["PASS", "PASSPHRASE", "AUTH", "AUTHORIZATION", "BEARER", "SIGNATURE", "COOKIE", "DSN"];
 
 /// The secret values known so far.
 #[derive(Clone, Default)]
-pub struct Secrets(Vec<String>);
+pub struct Secrets {
+    /// The longest first: one secret may be part of another.
+    values: Vec<String>,
+    files: Vec<FileSecret>,
+}
 
 impl std::fmt::Debug for Secrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Secrets({})", self.0.len())
+        write!(f, "Secrets({})", self.values.len())
     }
 }
 
@@ -29,7 +32,7 @@ impl Secrets {
     #[must_use]
     pub fn is_secret_name(name: &str) -> bool {
         let name = name.to_uppercase();
-        NAMES.iter().any(|part| name.contains(part))
+        NAMES.iter().any(|part| name.contains(part)) || name.split('_').any(|word| WORDS.contains(&word))
     }
 
     /// Remembers the secret in a variable's value: all of it if the name says so, else the user part of a URL.
@@ -46,11 +49,22 @@ impl Secrets {
         }
     }
 
+    /// Remembers the secret in a file.
+    pub fn learn_file(&mut self, path: PathBuf, value: &str) {
+        self.add(value);
+        self.files.push(FileSecret { path, loaded: value.to_owned(), now: value.to_owned() });
+    }
+
+    /// From now on this process masks them in all that it shows, and reads those in files again when they change.
+    pub fn protect(&self) {
+        protect(self.values.iter().map(String::as_str));
+        watch(self.files.iter().filter(|file| is_secret_value(&file.loaded)).cloned());
+    }
+
     fn add(&mut self, value: &str) {
-        if value.len() >= LENGTH_MIN && !self.0.iter().any(|v| v == value) {
-            self.0.push(value.to_owned());
-            // The longest first: one secret may be part of another.
-            self.0.sort_by_key(|v| std::cmp::Reverse(v.len()));
+        if is_secret_value(value) && !self.values.iter().any(|v| v == value) {
+            self.values.push(value.to_owned());
+            self.values.sort_by_key(|v| std::cmp::Reverse(v.len()));
         }
     }
 }
@@ -58,51 +72,20 @@ impl Secrets {
 /// The text with every known secret, and the user part of every URL, printed as `***`.
 #[must_use]
 pub fn redact(text: &str, secrets: &Secrets) -> String {
-    let mut text = Cow::Borrowed(text);
-    for secret in &secrets.0 {
-        if text.contains(secret.as_str()) {
-            text = Cow::Owned(text.replace(secret.as_str(), MASK));
-        }
-    }
-    let mut out = String::with_capacity(text.len());
-    let mut done = 0;
-    for range in user_parts(&text) {
-        out.push_str(&text[done..range.start]);
-        out.push_str(MASK);
-        done = range.end;
-    }
-    out.push_str(&text[done..]);
-    out
+    mask(text, &secrets.values).into_owned()
 }
 
 /// The text with every secret overwritten by as many `*` as it has bytes, so that places stay right.
 #[must_use]
 pub fn overwrite(text: &str, secrets: &Secrets) -> String {
     let mut text = text.to_owned();
-    for secret in &secrets.0 {
+    for secret in &secrets.values {
         text = text.replace(secret.as_str(), &"*".repeat(secret.len()));
     }
     for range in user_parts(&text) {
         text.replace_range(range.clone(), &"*".repeat(range.len()));
     }
     text
-}
-
-/// Byte ranges of `user:password` in every `scheme://user:password@host` of the text.
-fn user_parts(text: &str) -> Vec<Range<usize>> {
-    let mut parts = Vec::new();
-    for (at, _) in text.match_indices("://") {
-        let start = at + 3;
-        let rest = &text[start..];
-        let end = rest
-            // A `}` ends it too: `${USER}:${PASSWORD}@` contains no secret yet.
-            .find(|c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '"' | '\'' | '`' | '}'))
-            .unwrap_or(rest.len());
-        if let Some(at) = rest[..end].rfind('@').filter(|&at| at > 0) {
-            parts.push(start..start + at);
-        }
-    }
-    parts
 }
 
 #[cfg(test)]
@@ -121,6 +104,11 @@ mod tests {
         check("DB_PASSWORD", "hunter2", "`hunter2` is no duration", "`***` is no duration");
         check("api_token", "hunter2", "a hunter2 b hunter2", "a *** b ***");
         check("BROKERS", "hunter2", "hunter2", "hunter2");
+        for name in ["DB_PASS", "API_AUTH", "SENTRY_DSN", "MY_SECRETS", "CREDENTIALS", "passwd"] {
+            check(name, "hunter2", "a hunter2", "a ***");
+        }
+        check("COMPASS_URL", "hunter2", "hunter2", "hunter2");
+        check("KEY_ENABLED", "true", "it is true", "it is true");
         check("DB_PASSWORD", "a", "a cat", "a cat");
         check("", "", "see http://bob:geheim@host:80/x and", "see http://***@host:80/x and");
         check("DB_URL", "postgres://bob:geheim@db/x", "password geheim failed", "password *** failed");

@@ -20,6 +20,7 @@ mod ordering;
 mod own_kinds;
 mod postgres;
 mod repartition;
+mod secrets;
 mod spanner;
 mod stuck;
 mod tables;

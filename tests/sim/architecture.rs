@@ -52,6 +52,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("protox_parse", &["formats/protobuf.rs"]),
     ("rdkafka", &["kafka/"]),
     ("redis", &["clients/redis.rs"]),
+    ("rustix", &["cli/run.rs"]),
     // registry.rs: the schema registry
     ("reqwest", &["clients/http.rs", "formats/registry.rs"]),
     ("rocksdb", &["state/rocks.rs"]),

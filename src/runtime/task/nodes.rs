@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::formats::{Bad, Decoder, Encoder};
+use crate::model::secret::masked;
 use crate::model::{
     CHANGE_HEADER, Change, EvalError, Expr, Json, Millis, Reason, Record, Reply, Scope, SinkRow, Timestamp,
     TimestampFormat, WINDOW_HEADER, Window, key_text,
@@ -325,7 +326,8 @@ pub(in crate::runtime) fn dead_letter(reject: &Reject, node: &str, topic: Option
     let text = |s: &str| Bytes::from(s.to_owned());
     let mut headers = record
         .headers
-        .with("slackwater-error", text(&reject.detail))
+        // It may quote an expression, or what an API said.
+        .with("slackwater-error", text(&masked(&reject.detail)))
         .with("slackwater-reason", text(reject.reason.name()))
         .with("slackwater-node", text(node))
         .with("slackwater-attempts", text(&reject.attempts.to_string()));
