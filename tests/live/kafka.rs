@@ -526,32 +526,44 @@ fn a_writer_says_which_record_failed_and_what_to_do() {
     }
 }
 
-/// Rows to a topic through the sink: key and size of each, `!` behind those that are refused.
-fn deliver(name: &str, rows: &str) {
+/// Rows to a topic through a sink with a lane for each of `lanes`, all at once: key and size of each row, `!` behind those that
+/// are refused.
+fn deliver(name: &str, lanes: &[&str]) {
     let config_of = KafkaSinkConfig::new(name);
     let sink = SinkConfig::Kafka(config_of.clone());
-    let lane_rows: Vec<SinkRow> = rows
-        .split(' ')
-        .enumerate()
-        .map(|(n, row)| {
-            let (key, bytes) = row.trim_end_matches('!').split_once(':').expect("key:bytes");
-            let mut value = format!("{n} ").into_bytes();
-            value.extend_from_slice(&noise(bytes.parse().expect("bytes")));
-            let record = Record::new(key.to_owned(), Value::Bytes(value.into()), SystemClock.now());
-            SinkRow { reply_to: None, payload: sink.payload(&record).expect("a payload"), record }
-        })
-        .collect();
-    let mut lane = KafkaLane::new(Arc::new(Writer::open(&config()).expect("a writer")), &config_of);
+    let writer = Arc::new(Writer::open(&config()).expect("a writer"));
+    let numbers = AtomicU64::new(0);
+    let send = |rows: &str| {
+        let lane_rows: Vec<SinkRow> = rows
+            .split(' ')
+            .map(|row| {
+                let (key, bytes) = row.trim_end_matches('!').split_once(':').expect("key:bytes");
+                let mut value = format!("{} ", numbers.fetch_add(1, Ordering::Relaxed)).into_bytes();
+                value.extend_from_slice(&noise(bytes.parse().expect("bytes")));
+                let record = Record::new(key.to_owned(), Value::Bytes(value.into()), SystemClock.now());
+                SinkRow { reply_to: None, payload: sink.payload(&record).expect("a payload"), record }
+            })
+            .collect();
+        let mut lane = KafkaLane::new(Arc::clone(&writer), &config_of);
+        async move {
+            let mut answers = Answers::new(lane_rows.len());
+            lane.deliver(&lane_rows, &mut answers).await.expect("is not in doubt");
+            answers.into_vec()
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let mut answers = Answers::new(lane_rows.len());
-    runtime.block_on(lane.deliver(&lane_rows, &mut answers)).expect("is not in doubt");
-    let answers = answers.into_vec();
-    for (n, (row, answer)) in rows.split(' ').zip(&answers).enumerate() {
-        match row.ends_with('!') {
-            true => {
-                assert!(matches!(answer, Some(Answer::Refused(why)) if why.contains(name)), "{n}: {answer:?}")
+    let all = runtime.block_on(futures_util::future::join_all(lanes.iter().map(|rows| send(rows))));
+    for (rows, answers) in lanes.iter().zip(&all) {
+        for (n, (row, answer)) in rows.split(' ').zip(answers).enumerate() {
+            match row.ends_with('!') {
+                true => {
+                    assert!(
+                        matches!(answer, Some(Answer::Refused(why)) if why.contains(name)),
+                        "{rows}: {n}: {answer:?}"
+                    )
+                }
+                false => assert_eq!(*answer, Some(Answer::Written), "{rows}: {n}"),
             }
-            false => assert_eq!(*answer, Some(Answer::Written), "{n}"),
         }
     }
 }
@@ -571,7 +583,7 @@ fn a_refused_row_makes_no_other_row_be_written_twice() {
     let check = |rows: &str, expected: &str| {
         let name = unique("refused");
         admin().create_topics(&[TopicSpec::new(&name, 1).with("max.message.bytes", "100000")]).unwrap();
-        deliver(&name, rows);
+        deliver(&name, &[rows]);
         assert_eq!(delivered(&name), expected, "{rows}");
     };
     // The broker refuses what is larger than its topic takes, librdkafka itself what is larger than a request may be.
@@ -581,6 +593,17 @@ fn a_refused_row_makes_no_other_row_be_written_twice() {
     check("a:200000! a:10", "1");
     // Each of these fits, and a request of all of them does not.
     check("a:60000 b:60000 c:60000 d:60000", "0 1 2 3");
+}
+
+/// Lanes share a producer, and their rows a produce request, which is refused as one.
+#[test]
+fn a_row_is_not_refused_for_one_of_another_lane() {
+    let name = unique("lanes");
+    admin().create_topics(&[TopicSpec::new(&name, 1).with("max.message.bytes", "100000")]).unwrap();
+    deliver(&name, &["a:100", "b:200000!", "c:100", "d:200000! d:100"]);
+    let mut written: Vec<String> = delivered(&name).split(' ').map(str::to_owned).collect();
+    written.sort_unstable();
+    assert_eq!(written, ["0", "2", "4"], "each once");
 }
 
 #[test]

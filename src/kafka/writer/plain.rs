@@ -4,7 +4,7 @@
 //! with one exception: if it overtook an older record of its key, it is written once more after that one, because
 //! otherwise the older value would be the newest in the topic.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -230,6 +230,9 @@ impl ProducerContext for PlainContext {
 
 /// An idempotent producer. Cheap to share: `&self`, any thread.
 pub struct Writer {
+    /// Records of several callers share a produce request, which is refused as one. Whoever sends holds this for reading;
+    /// for writing, who wants to know whether a record is refused for its own sake.
+    requests: tokio::sync::RwLock<()>,
     // Declared before the producer, so that the producer is dropped on this thread and not on the reminder's.
     _reminder: Reminder,
     producer: Arc<ThreadedProducer<PlainContext>>,
@@ -247,7 +250,8 @@ impl Writer {
             config.producer().create_with_context(context).map_err(|e| failed(e.to_string()))?;
         let producer = Arc::new(producer);
         let reminder = reminder(&producer, config, |context| &context.lost);
-        Ok(Writer { _reminder: reminder.map_err(|e| failed(e.to_string()))?, producer })
+        let _reminder = reminder.map_err(|e| failed(e.to_string()))?;
+        Ok(Writer { requests: tokio::sync::RwLock::default(), _reminder, producer })
     }
 
     /// Writes records in order; resolves when all are acknowledged by all in-sync replicas. Waits while the producer's
@@ -279,8 +283,20 @@ impl Writer {
         // Parts of the batch that are still to be sent; the last one is next.
         let mut parts: Vec<Vec<usize>> = vec![(0..records.len()).collect()];
         let mut error = None;
+        // Those whose produce request was refused, though maybe for another record in it.
+        let mut suspects = HashSet::new();
         while let Some(part) = parts.pop().or_else(|| progress.overtaken()) {
-            let Sent { failed, unsent } = self.send_batch(records, &part).await;
+            let tried = part.len() == 1 && suspects.contains(&part[0]);
+            let Sent { failed, unsent } = match tried {
+                true => {
+                    let _nobody_else = self.requests.write().await;
+                    self.send_batch(records, &part).await
+                }
+                false => {
+                    let _others = self.requests.read().await;
+                    self.send_batch(records, &part).await
+                }
+            };
             let reason = |index: usize, code: RDKafkaErrorCode| match self.producer.client().fatal_error() {
                 Some((_, reason)) => reason,
                 None => format!("topic `{}`: {code}", records[index].topic),
@@ -292,17 +308,20 @@ impl Writer {
                 message: reason(part[at], code),
             });
             let sent = part.len() - unsent.len();
-            // A record that is too large fails every record in its produce request. Which one it was shows only when
-            // each is sent alone, so halve until it is found.
+            // A record that is too large fails every record in its produce request, also those of other callers. Which one
+            // it was shows only when each is sent alone, so halve until it is found.
             let mut doubtful = Vec::new();
             for (at, &index) in part[..sent].iter().enumerate() {
                 match failed.get(&at) {
                     None => progress.written(index),
                     Some(&code) if class_of(code) == WriteClass::Refused => {
-                        let alone = sent == 1 || (at + 1 == sent && !unsent.is_empty());
-                        match alone {
+                        // What librdkafka itself refuses was in no request.
+                        match tried || (at + 1 == sent && !unsent.is_empty()) {
                             true => progress.refused(index, reason(index, code)),
-                            false => doubtful.push(index),
+                            false => {
+                                suspects.insert(index);
+                                doubtful.push(index);
+                            }
                         }
                     }
                     Some(_) => {}
