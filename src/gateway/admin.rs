@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::model::Millis;
 use crate::model::secret::masked;
 use crate::operators::shared::describe;
-use crate::runtime::{AskError, EngineHandle};
+use crate::runtime::{AskError, AtGate, EngineHandle};
 
 /// The admin port could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +119,10 @@ async fn ready(State(engine): State<EngineHandle>) -> Response {
     let tasks: serde_json::Map<String, serde_json::Value> =
         status.tasks.iter().map(|(id, state)| (id.name(engine.topology()), state.name().into())).collect();
     let ready = status.is_ready();
-    let body = serde_json::json!({ "ready": ready, "waiting_for": status.reasons(), "joined": status.joined, "tasks": tasks });
+    let mut body = serde_json::json!({ "ready": ready, "waiting_for": status.reasons(), "joined": status.joined, "tasks": tasks });
+    if engine.topology().has_gates() {
+        body["gates"] = engine.at_gates().iter().map(AtGate::json).collect();
+    }
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(body)).into_response()
 }

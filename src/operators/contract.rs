@@ -60,6 +60,8 @@ pub enum Admits {
     Wait,
     /// It never comes in. The topology's `errors` decide what becomes of it.
     Refuse(Reason),
+    /// Never, and the task stops, whatever `errors` says.
+    Stop(Reason),
 }
 
 /// How far another consumer group has come in a topic, on the task's own partition.
@@ -71,6 +73,21 @@ pub struct Commits {
     pub topic: Arc<str>,
     /// The next offset that it will read: everything before it is done.
     pub next: i64,
+}
+
+/// The first record of an input that an operator does not let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// Which topic, by its number in the task.
+    pub topic: u16,
+    /// The record's offset.
+    pub offset: i64,
+    /// Since when nothing of the partition has come in.
+    pub since: Timestamp,
+    /// It has waited longer than the operator's settings want it to.
+    pub overdue: bool,
+    /// The consumer groups that have not committed past it.
+    pub groups: Vec<Arc<str>>,
 }
 
 /// One node of one task.
@@ -150,7 +167,13 @@ pub trait Operator: Send {
         Admits::Yes
     }
 
-    /// Another consumer group has committed, on the task's partition.
+    /// What it does not let in, as of the last record that it was asked for; empty while everything comes in.
+    fn blocked(&self) -> Vec<Blocked> {
+        Vec::new()
+    }
+
+    /// Another consumer group has committed, on the task's partition. `cx.input` is the topic's number in the task;
+    /// `u16::MAX` where the task does not read it.
     ///
     /// # Errors
     /// As [`Operator::on_record`].

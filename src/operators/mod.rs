@@ -17,6 +17,7 @@ pub mod debounce;
 mod dedupe;
 pub mod enrich;
 mod filter;
+mod gate;
 #[cfg(test)]
 mod harness;
 mod inserted;
@@ -40,13 +41,14 @@ mod toy;
 pub use aggregate::AggregateConfig;
 pub use branch::BranchConfig;
 pub use contract::{
-    Admits, Commits, Cx, Effects, Emit, Load, Operator, OperatorError, Reject, Stores, Tally,
+    Admits, Blocked, Commits, Cx, Effects, Emit, Load, Operator, OperatorError, Reject, Stores, Tally,
 };
 pub use custom::{CustomOperator, Processor, ProcessorCx, Punctuator};
 pub use debounce::DebounceConfig;
 pub use dedupe::DedupeConfig;
 pub use enrich::{Calls, EnrichConfig};
 pub use filter::FilterConfig;
+pub use gate::{GateConfig, OnTimeout};
 pub use inserted::{ByIdConfig, RegroupConfig};
 pub use join::{JoinConfig, JoinType, RightHalfConfig, Within};
 pub use key_by::KeyByConfig;
@@ -57,7 +59,7 @@ pub use peek::PeekConfig;
 pub use plan::{NodePlan, ReadNode, Reads, Windowed, WindowsAbove};
 pub use query::{Answer, Query};
 pub use registry::{NodeConfig, OwnOperator};
-pub use settings::{Exprs, OperatorSettings, Sends, Windows};
+pub use settings::{Exprs, OperatorSettings, Sends, Watches, Windows};
 pub use shared::{RateLimitConfig, RateScope, RetryConfig, WindowConfig};
 pub use suppress::SuppressConfig;
 pub use table::TableConfig;

@@ -2,8 +2,8 @@
 
 use super::{
     AggregateConfig, BranchConfig, ByIdConfig, DebounceConfig, DedupeConfig, EnrichConfig, FilterConfig,
-    FlatMapConfig, JoinConfig, KeyByConfig, MapConfig, MergeConfig, NodePlan, OperatorSettings, PeekConfig,
-    Reads, RegroupConfig, RightHalfConfig, SuppressConfig, TableConfig, WindowsAbove,
+    FlatMapConfig, GateConfig, JoinConfig, KeyByConfig, MapConfig, MergeConfig, NodePlan, OperatorSettings,
+    PeekConfig, Reads, RegroupConfig, RightHalfConfig, SuppressConfig, TableConfig, WindowsAbove,
 };
 use crate::model::Problem;
 use crate::model::kinds::{field_of, kinds, placed};
@@ -30,6 +30,8 @@ kinds! {
         "debounce": Debounce(DebounceConfig),
         /// Calls an API for each record and puts the answer into it.
         "enrich": Enrich(EnrichConfig),
+        /// Lets a record pass only when other consumer groups have committed past it.
+        "gate": Gate(GateConfig),
         /// One result per key, or per key and window.
         "aggregate": Aggregate(AggregateConfig),
         /// Holds results back until their window is closed, or for a time.

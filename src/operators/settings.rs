@@ -41,6 +41,19 @@ pub enum Windows {
     Unknown,
 }
 
+/// Other consumer groups whose commits an operator waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watches<'a> {
+    /// The groups.
+    pub groups: &'a [String],
+    /// The topic on which they commit, where it is not the one that the operator's source reads.
+    pub topic: Option<&'a str>,
+    /// How often they are asked for while something waits.
+    pub poll: Millis,
+    /// Sends records to the dead letter, whatever else goes there.
+    pub dead_letter: bool,
+}
+
 /// The settings of one kind, implemented in its file. The defaults are a stateless operator with one output that passes
 /// keys on. `kind` is the key in YAML, which only the list of kinds knows; `plan` is what the topology has found out
 /// about the node.
@@ -177,6 +190,11 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
 
     /// The calls of an API that it makes, if it makes any.
     fn calls(&self) -> Option<Calls<'_>> {
+        None
+    }
+
+    /// The consumer groups that it waits for. Such a node stands directly behind a source that reads Kafka.
+    fn watches(&self) -> Option<Watches<'_>> {
         None
     }
 

@@ -148,6 +148,10 @@ pub struct Metrics {
     sink_failures: IntCounterVec,
     sink_write: HistogramVec,
     tasks: IntGaugeVec,
+    gate_blocked: IntGaugeVec,
+    gate_blocked_time: CounterVec,
+    gate_lag: IntGaugeVec,
+    gate_polls: IntCounterVec,
     schema_lookups: IntCounterVec,
     schemas_waiting: IntGaugeVec,
     /// Those of single kinds of nodes, by name.
@@ -248,6 +252,26 @@ impl Metrics {
                 "limiter_used_ratio",
                 "Calls in the last second, as a part of what this instance may make.",
                 &["limit"],
+            )?,
+            gate_blocked: m.gauges(
+                "gate_blocked",
+                "1 while a gate holds records back until this group has committed past them.",
+                &["node", "group"],
+            )?,
+            gate_blocked_time: m.seconds(
+                "gate_blocked_seconds_total",
+                "Time that a gate held records back for this group.",
+                &["node", "group"],
+            )?,
+            gate_lag: m.gauges(
+                "gate_lag_records",
+                "Records of a partition that a gate's group has not committed yet.",
+                &["node", "group", "partition"],
+            )?,
+            gate_polls: m.counts(
+                "gate_polls_total",
+                "Questions for what a gate's group has committed, by result.",
+                &["group", "result"],
             )?,
             sink_batches: m.counts("sink_batches_total", "Batches written.", node)?,
             sink_rows: m.counts("sink_rows_total", "Rows written.", node)?,
@@ -366,6 +390,35 @@ impl Metrics {
             phases: PHASES.map(|phase| self.checkpoint_phases.with_label_values(&[phase])),
             failed: self.checkpoints_failed.clone(),
         }
+    }
+
+    /// Is something held back for a group at a gate, after `since` the last time this was said?
+    pub(super) fn gate_blocked(&self, node: usize, group: &str, blocked: bool, since: Duration) {
+        let labels = &[self.nodes[node].as_str(), group];
+        self.gate_blocked.with_label_values(labels).set(blocked.into());
+        let time = self.gate_blocked_time.with_label_values(labels);
+        if blocked {
+            time.inc_by(since.as_secs_f64());
+        }
+    }
+
+    /// Records of a partition that a gate's group has not committed.
+    pub(super) fn gate_lag(&self, node: usize, group: &str, partition: i32, records: i64) {
+        let labels = &[self.nodes[node].as_str(), group, &partition.to_string()];
+        self.gate_lag.with_label_values(labels).set(records.max(0));
+    }
+
+    /// The partition is not ours any more.
+    pub(super) fn gate_gone(&self, node: usize, group: &str, partition: i32) {
+        let labels = &[self.nodes[node].as_str(), group, &partition.to_string()];
+        // Not there: nothing to forget.
+        self.gate_lag.remove_label_values(labels).unwrap_or_default();
+    }
+
+    /// A group was asked for its commits.
+    pub(super) fn gate_polled(&self, group: &str, answered: bool) {
+        let result = if answered { "ok" } else { "error" };
+        self.gate_polls.with_label_values(&[group, result]).inc();
     }
 
     /// Adds what a global table's reader has counted since the last call.

@@ -27,8 +27,8 @@ mod task;
 mod worker;
 
 pub use engine::{
-    AskError, Engine, EngineError, EngineHandle, EngineOptions, Found, MissingTopics, Override, Owner,
-    Status, Taps,
+    AskError, AtGate, Engine, EngineError, EngineHandle, EngineOptions, Found, MissingTopics, Override,
+    Owner, Status, Taps,
 };
 pub use globals::{GlobalTable, query_global};
 pub use inbox::Handle;

@@ -332,9 +332,21 @@ impl TopologyTestDriver {
     /// do its clocks.
     fn is_held(&self, slot: usize) -> bool {
         let task = &self.slots[slot].task;
-        let waits = |t: usize, record: &Record| task.admits(t, record, self.wall) == Admits::Wait;
+        let waits = |t: usize, record: &Record| {
+            let mut record = record.clone();
+            record.origin.topic = u16::try_from(t).unwrap_or(u16::MAX);
+            task.admits(t, &record, self.wall) == Admits::Wait
+        };
         let mut asked = (0..task.topics().len()).filter(|t| task.asks(*t));
         asked.any(|t| self.head(slot, t).is_some_and(|record| waits(t, record)))
+    }
+
+    /// The topic that a commit means which names none.
+    pub(super) fn only_topic(&self) -> Result<String, String> {
+        match self.inputs().as_slice() {
+            [topic] => Ok(topic.clone()),
+            topics => Err(format!("name the topic: there are {}", topics.join(", "))),
+        }
     }
 
     /// Another consumer group commits: it has processed everything in the topic before `next`. The tasks that read the

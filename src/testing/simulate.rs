@@ -7,15 +7,16 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::tests_of_a_file::commit_one;
 use super::{Answer, DriverError, Output, TopologyTestDriver};
 use crate::model::{Json, Millis, NotJson, Record, Timestamp, Value, key_text, read_json, text};
 use crate::topology::Topology;
-use crate::yaml::is_status;
+use crate::yaml::{Commit, is_status};
 
 /// Why a simulation ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum SimulateError {
-    /// A line that is none of the four forms.
+    /// A line that is none of the five forms.
     #[error("line {line}: {message}")]
     Line {
         /// From 1.
@@ -99,6 +100,12 @@ struct CallLine {
 /// What stands there, also where it is null.
 fn given<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Json>, D::Error> {
     Json::deserialize(d).map(Some)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CommitLine {
+    commit: Commit,
 }
 
 /// Runs `input` through the topology; a checkpoint after every `every` lines.
@@ -195,6 +202,9 @@ fn one(driver: &mut TopologyTestDriver, line: &str) -> Result<(), Failure> {
             retry_after: line.retry_after_ms.map(Millis),
         };
         driver.on_call(&line.on_call, answer, line.times.unwrap_or(1))?;
+    } else if json.get("commit").is_some() {
+        let line: CommitLine = read(json)?;
+        commit_one(driver, &line.commit).map_err(Failure::Line)?;
     } else if json.get("topic").is_some() {
         let written: Written<'_> = serde_json::from_str(line).map_err(|e| Failure::Line(e.to_string()))?;
         let line: RecordLine = read(json)?;
@@ -205,7 +215,7 @@ fn one(driver: &mut TopologyTestDriver, line: &str) -> Result<(), Failure> {
         let topic = driver.topic_of(&line.topic);
         driver.send(&topic, record)?;
     } else {
-        let forms = "`topic`, `advance_ms`, `restart` or `on_call`";
+        let forms = "`topic`, `advance_ms`, `restart`, `on_call` or `commit`";
         return Err(Failure::Line(format!("the line has none of {forms}")));
     }
     Ok(())

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::{Answer, DriverError, Output, TopologyTestDriver};
 use crate::model::{Json, Millis, Record, Timestamp, Value, key_text, same};
 use crate::topology::Topology;
-use crate::yaml::{Send, TestCase, TestStep, expectable};
+use crate::yaml::{Commit, Send, TestCase, TestStep, expectable};
 
 /// Why a test failed, with the place of the step.
 #[derive(Debug)]
@@ -44,6 +44,7 @@ pub fn run_test(topology: &Arc<Topology>, test: &TestCase) -> Result<(), TestFai
             TestStep::Send(send) => send_one(&mut driver, send),
             TestStep::Advance(by) => driver.advance(*by).map_err(|e| e.to_string()),
             TestStep::OnCall(nodes) => script(&mut driver, nodes),
+            TestStep::Commit(commit) => commit_one(&mut driver, commit),
             TestStep::Checkpoint(_) => driver.checkpoint().map_err(|e| e.to_string()),
             TestStep::Crash(_) => driver.restart().map_err(|e| e.to_string()),
             TestStep::Expect(_) => Ok(()),
@@ -80,6 +81,17 @@ fn send_one(driver: &mut TopologyTestDriver, send: &Send) -> Result<(), String> 
     let record = Record { key: key_text(&send.key), value, ts, ..Record::default() };
     let topic = driver.topic_of(&send.to);
     driver.send(&topic, record).map_err(|e| e.to_string())
+}
+
+pub(super) fn commit_one(driver: &mut TopologyTestDriver, commit: &Commit) -> Result<(), String> {
+    if commit.partition != 0 {
+        return Err(format!("there is no partition {}: in a test every topic has one, 0", commit.partition));
+    }
+    let topic = match &commit.topic {
+        Some(topic) => driver.topic_of(topic),
+        None => driver.only_topic()?,
+    };
+    driver.commit(&commit.group, &topic, commit.offset).map_err(|e| e.to_string())
 }
 
 fn script(

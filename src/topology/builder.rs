@@ -6,8 +6,8 @@ use super::checks::{
     check_name, check_promises, check_renamed, check_settings, check_table, check_topics, check_topology,
 };
 use super::{
-    Changelog, Input, Node, NodeKind, Settings, Topology, foreign, formats, joins, limits, repartition, sub,
-    windowed,
+    Changelog, Input, Node, NodeKind, Settings, Topology, foreign, formats, gates, joins, limits,
+    repartition, sub, windowed,
 };
 use crate::model::{Problem, Shape, did_you_mean};
 use crate::operators::{NodeConfig, NodePlan, TableConfig};
@@ -183,6 +183,7 @@ impl TopologyBuilder {
             withs.push(with);
         }
         joins::settle(&mut nodes, &withs, &mut problems);
+        gates::check(&self.name, &self.settings, &nodes, &mut problems);
         if problems.is_empty() {
             check_cycles(&nodes, &mut problems);
         }

@@ -10,6 +10,7 @@ mod describe;
 mod explain;
 mod foreign;
 mod formats;
+mod gates;
 mod joins;
 mod layout;
 mod limits;

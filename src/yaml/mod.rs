@@ -30,6 +30,6 @@ pub use problem::Report;
 pub use registry::Registry;
 pub use schema::{schema, schema_with};
 pub use secret::Secrets;
-pub use test_case::{CallAnswer, Nothing, Send, TestCase, TestStep, is_status};
+pub use test_case::{CallAnswer, Commit, Nothing, Send, TestCase, TestStep, is_status};
 pub use test_names::expectable;
 pub use tree::{Key, Kind, Node, parse};

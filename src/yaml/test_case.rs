@@ -35,6 +35,9 @@ pub enum TestStep {
     /// `[START, END]`. `{ records: 2 }` is their number. A node that calls: `{ calls: 2 }`. Any node:
     /// `{ dropped: { late: 1 } }` by reason, or `{ dropped: 1 }` altogether.
     Expect(BTreeMap<String, Json>),
+    /// Another consumer group commits: `commit: { group: profiles, topic: payments, offset: 5 }` says that it has done
+    /// everything before offset 5. Records of a topic are counted from 0.
+    Commit(Commit),
     /// Takes a checkpoint now. A test without this step takes one after every step (but `expect` and `crash`).
     Checkpoint(Nothing),
     /// Drops the task and restores it from its last checkpoint, as after `kill -9`.
@@ -45,6 +48,21 @@ pub enum TestStep {
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
+
+/// What another consumer group commits.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Commit {
+    /// The group.
+    pub group: String,
+    /// The topic. Default: that of the only source that is read from Kafka.
+    pub topic: Option<String>,
+    /// The partition. A topic has only partition 0 in a test.
+    #[serde(default)]
+    pub partition: i32,
+    /// The next offset that the group will read.
+    pub offset: i64,
+}
 
 /// A record to send.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

@@ -11,6 +11,7 @@ mod clocks;
 mod connections;
 mod failpoints;
 mod formats_registry;
+mod gate;
 mod guarantees;
 mod kafka;
 mod layout;

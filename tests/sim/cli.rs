@@ -261,7 +261,7 @@ fn a_tombstone_is_an_event_and_a_record_without_key_is_refused() {
 fn a_line_that_is_none_ends_the_simulation_with_its_number() {
     for (line, part) in [
         ("nope", "line 3: no JSON"),
-        ("{}", "line 3: the line has none of `topic`, `advance_ms`, `restart` or `on_call`"),
+        ("{}", "line 3: the line has none of `topic`, `advance_ms`, `restart`, `on_call` or `commit`"),
         ("{\"topic\": \"user-changes\", \"kye\": \"a\"}", "line 3: unknown field `kye`"),
         (
             "{\"topic\": \"elsewhere\"}",

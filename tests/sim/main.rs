@@ -6,6 +6,7 @@ mod dev;
 mod diagnostics;
 mod docs;
 mod formats;
+mod gate;
 mod layout;
 mod lines;
 mod own_kinds;

@@ -6,6 +6,7 @@
 //! inboxes exist before). Order of a stop: workers take no more input, finish and commit, then the group is left, then
 //! the sinks' lanes end.
 
+mod commits;
 mod globals;
 mod grown;
 mod handle;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::commits::AtGate;
 pub use self::handle::{AskError, EngineHandle, Found, Owner, Taps};
 use self::plan::Plan;
 use self::purge::{Purge, purge_every};
@@ -42,7 +44,6 @@ use super::inbox::{Inbox, Message};
 use super::task::TaskId;
 use crate::kafka::{Admin, GroupReader};
 use crate::model::Problem;
-use crate::operators::Commits;
 use crate::sinks::Connected;
 use crate::state::StateDir;
 use crate::topology::Topology;
@@ -167,15 +168,6 @@ impl Engine {
                 () = formats.resolve(waiting) => {}
             }
         });
-    }
-
-    /// Tells a task how far another consumer group has come on its partition. To be repeated after the next commit: a
-    /// task that is not here, or is being restored, misses it.
-    pub fn committed_elsewhere(&self, id: TaskId, commits: &Commits) {
-        // Workers that do not have the task ignore it.
-        for inbox in &self.inboxes {
-            inbox.send(Message::Commits { id, commits: commits.clone() });
-        }
     }
 
     /// Waits until `stop`, or until something fails. The end of a source (a file, a count) does not end it: its records

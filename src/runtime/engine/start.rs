@@ -14,7 +14,7 @@ use super::plan::Plan;
 use super::sinks::{Transactional, connect, connect_schemas, message_limits, transactional_lanes};
 use super::topics::{make_topics, open_admin, wait_topics};
 use super::workers::{Workers, limiters};
-use super::{Engine, EngineError, EngineHandle, EngineOptions, Override, Shared, grown, written};
+use super::{Engine, EngineError, EngineHandle, EngineOptions, Override, Shared, commits, grown, written};
 use crate::kafka::{Admin, KafkaConfig, Writer};
 use crate::runtime::globals::reader::GlobalReaders;
 use crate::state::{DirError, RocksEnv, StateDir};
@@ -135,10 +135,19 @@ impl<'a> Start<'a> {
             engine.purge(admin, &plan);
         }
         let plan = Arc::new(plan);
+        let gates = kafka.clone().filter(|_| admin.is_some() && engine.topology.has_gates());
         let workers = Workers { kafka, admin, plan: Arc::clone(&plan), sinks, limiters, transactional, env };
         engine.start_workers(&workers)?;
         let (inboxes, globals) = (engine.inboxes.clone(), engine.globals.rows.clone());
         *engine.shared.asked() = Some(Asked { inboxes, plan, globals });
+        if let Some(config) = gates {
+            // A client of its own: a broker that does not answer it holds up nothing else.
+            let admin = open_admin(&config).await?;
+            let (shared, inboxes) = (Arc::clone(&engine.shared), engine.inboxes.clone());
+            if let Some(watch) = commits::watch(&engine.topology, admin, shared, inboxes) {
+                engine.lanes.spawn(watch.run(engine.lanes_stop.clone()));
+            }
+        }
         Ok(engine)
     }
 

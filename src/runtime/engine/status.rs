@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::EngineError;
+use super::commits::Gates;
 use super::handle::Asked;
 use crate::clients::Clients;
 use crate::runtime::metrics::Metrics;
@@ -70,6 +71,8 @@ pub(super) struct Shared {
     pub(super) ended: CancellationToken,
     /// The way to ask the engine from outside. Locked by callers, for moments.
     asked: Mutex<Option<Asked>>,
+    /// What waits at gates.
+    pub(super) gates: Gates,
     /// All metrics.
     pub(super) metrics: Metrics,
     /// The clients of the servers that nodes share: every request to such a server goes through these.
@@ -85,6 +88,7 @@ impl Shared {
             failed: CancellationToken::new(),
             ended: CancellationToken::new(),
             asked: Mutex::default(),
+            gates: Gates::default(),
             metrics,
             clients,
         }

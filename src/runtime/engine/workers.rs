@@ -168,6 +168,10 @@ impl Engine {
                     shared.fail(EngineError::Failed(message));
                 })
             },
+            blocked: {
+                let shared = Arc::clone(&self.shared);
+                Box::new(move |id, blocked| shared.gates.report(id, blocked))
+            },
             stopped: {
                 let (shared, topology) = (Arc::clone(&self.shared), Arc::clone(topology));
                 Box::new(move |id, error| stop_at_record(&shared, id, &id.name(&topology), error, ends))

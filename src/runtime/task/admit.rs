@@ -11,8 +11,8 @@ use crate::formats::{Format, Formats};
 use crate::model::{Record, Timestamp, Value};
 #[cfg(test)]
 use crate::operators::Operator;
-use crate::operators::{Admits, Reject};
-use crate::topology::{NodeKind, Topology};
+use crate::operators::{Admits, Blocked, Reject};
+use crate::topology::{NodeKind, OnFailure, Topology};
 
 /// What decides about the records of one topic.
 #[derive(Default)]
@@ -99,10 +99,27 @@ impl Task {
             match self.nodes[*n].op.admits(record, now) {
                 Admits::Yes => {}
                 Admits::Wait => return Admits::Wait,
-                Admits::Refuse(reason) => answer = Admits::Refuse(reason),
+                refused @ (Admits::Refuse(_) | Admits::Stop(_)) => answer = refused,
             }
         }
         answer
+    }
+
+    /// Has an operator a say in what comes in? Never changes.
+    #[must_use]
+    pub fn has_gates(&self) -> bool {
+        self.admission.iter().any(|a| !a.gates.is_empty())
+    }
+
+    /// What operators do not let in, each with its node in the topology.
+    pub fn blocked(&self) -> impl Iterator<Item = (usize, Blocked)> + '_ {
+        let mut gates: Vec<usize> = self.admission.iter().flat_map(|a| a.gates.iter().copied()).collect();
+        gates.sort_unstable();
+        gates.dedup();
+        gates.into_iter().flat_map(|n| {
+            let node = self.global[n];
+            self.nodes[n].op.blocked().into_iter().map(move |blocked| (node, blocked))
+        })
     }
 
     /// Passes on a record that was fed, unless an operator refuses it.
@@ -115,12 +132,13 @@ impl Task {
     ) -> Result<Option<Record>, TaskError> {
         let refused =
             self.admission[topic].gates.iter().find_map(|n| match self.nodes[*n].op.admits(&record, now) {
-                Admits::Refuse(reason) => Some((*n, reason)),
+                Admits::Refuse(reason) => Some((*n, reason, self.policy)),
+                Admits::Stop(reason) => Some((*n, reason, OnFailure::Stop)),
                 Admits::Yes | Admits::Wait => None,
             });
-        let Some((n, reason)) = refused else { return Ok(Some(record)) };
+        let Some((n, reason, policy)) = refused else { return Ok(Some(record)) };
         self.nodes[n].tally.drop(reason);
-        let (name, epoch, policy) = (Arc::clone(&self.nodes[n].shown), self.epoch, self.policy);
+        let (name, epoch) = (Arc::clone(&self.nodes[n].shown), self.epoch);
         let detail = "it may not come in".to_owned();
         self.reject(
             Reject { reason, detail, record, attempts: 1 },

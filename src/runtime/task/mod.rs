@@ -216,8 +216,10 @@ impl Task {
                 self.drain(now, step)
             }
             Input::Commits(commits) => {
+                let topic = self.topics.iter().position(|topic| **topic == *commits.topic);
+                let topic = topic.and_then(|t| u16::try_from(t).ok()).unwrap_or(u16::MAX);
                 for n in 0..self.nodes.len() {
-                    self.with_op(n, 0, now, |op, cx| op.on_commits(&commits, cx), step)?;
+                    self.with_op(n, topic, now, |op, cx| op.on_commits(&commits, cx), step)?;
                     self.drain(now, step)?;
                 }
                 Ok(())

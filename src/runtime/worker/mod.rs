@@ -158,7 +158,11 @@ impl Worker {
                 (self.outside.status)(id, Some(TaskStatus::Ended));
             }
         }
+        let blocked = slot.newly_blocked();
         self.take_step(handle);
+        if let Some(blocked) = blocked {
+            (self.outside.blocked)(id, blocked);
+        }
         if let Err(e) = result {
             self.stop_task(id, &e);
         }
@@ -275,6 +279,9 @@ impl Worker {
             self.forget(slot.assigned.handle());
             self.close(slot.gate, id);
             slot.unwanted.cancel();
+            if !slot.blocked.is_empty() {
+                (self.outside.blocked)(id, Vec::new());
+            }
             (self.outside.status)(id, None);
             self.metrics.forget(id);
         }
@@ -453,6 +460,7 @@ impl Worker {
             ahead: Ahead::new(self.outside.idle),
             sealed_at: Instant::now(),
             ended: false,
+            blocked: Vec::new(),
             gate: CallGate::default(),
             answered: false,
             left_at: None,

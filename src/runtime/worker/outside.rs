@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::kafka::PartitionReader;
 use crate::model::Millis;
+use crate::operators::Blocked;
 use crate::runtime::calls::permit::CallGate;
 use crate::runtime::calls::{self, CallDriver};
 use crate::runtime::delivery::SinkDriver;
@@ -35,6 +36,9 @@ impl calls::Ticket for Ticket {
         self.gate.begin()
     }
 }
+
+/// What a task's gates hold back, each with its node in the topology.
+pub type AtGates = Vec<(usize, Blocked)>;
 
 /// The call driver of one node.
 pub type Calls = CallDriver<Ticket>;
@@ -66,6 +70,8 @@ pub struct Outside {
     pub horizons: Arc<Horizons>,
     /// Reported when a task fails, which ends everything.
     pub failed: Box<dyn Fn(TaskId, String) + Send>,
+    /// Told what a task's gates hold back, whenever that changes.
+    pub blocked: Box<dyn Fn(TaskId, AtGates) + Send>,
     /// Reported when a task stops at a record: the others go on.
     pub stopped: Box<Stopped>,
     /// Told how a task is; `None`: it is not here any more.

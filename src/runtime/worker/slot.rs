@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::GATHERED_MAX;
 use crate::kafka::Lease;
 use crate::model::{Record, Timestamp};
-use crate::operators::Admits;
+use crate::operators::{Admits, Blocked};
 use crate::runtime::calls::permit::CallGate;
 use crate::runtime::inbox::Tap;
 use crate::runtime::input::TaskReader;
@@ -36,6 +36,8 @@ pub(super) struct Slot {
     pub(super) sealed_at: Instant,
     /// Whether [`TaskStatus::Ended`] has been reported.
     pub(super) ended: bool,
+    /// What its gates held back when that was last told.
+    pub(super) blocked: Vec<(usize, Blocked)>,
     /// The permit for this assignment's calls.
     pub(super) gate: CallGate,
     /// Whether no calls were in flight when this turn began.
@@ -148,6 +150,23 @@ impl Slot {
         if let Some(task) = self.assigned.task_mut().filter(|task| task.id().sub == tap.sub) {
             task.tap(tap.node, tap.number, tap.records);
         }
+    }
+
+    /// What its gates hold back, if that has changed since the last time.
+    pub(super) fn newly_blocked(&mut self) -> Option<Vec<(usize, Blocked)>> {
+        let task = self.assigned.task().filter(|task| task.has_gates());
+        let now: Vec<(usize, Blocked)> = task.map(|task| task.blocked().collect()).unwrap_or_default();
+        if now == self.blocked {
+            return None;
+        }
+        for (_, blocked) in
+            now.iter().filter(|(_, b)| b.overdue && !self.blocked.iter().any(|(_, old)| old == b))
+        {
+            let (offset, groups) = (blocked.offset, blocked.groups.join(", "));
+            tracing::warn!(groups, offset, "a record has waited for a gate's timeout, and goes on waiting");
+        }
+        self.blocked.clone_from(&now);
+        Some(now)
     }
 
     /// Stops input and calls; the task goes once it has committed.

@@ -82,6 +82,7 @@ fn worker(
         repartitions: BTreeMap::new(),
         horizons: Arc::default(),
         failed: Box::new(|_, _| {}),
+        blocked: Box::new(|_, _| {}),
         stopped: Box::new(|id, error| panic!("{id:?}: {error}")),
         status: Box::new(move |_, now| status(now)),
         topology: Arc::clone(topology),
