@@ -375,7 +375,11 @@ fn a_record_that_cannot_be_processed_stops_its_task_and_no_other() {
     at(0, &[json!({"n": 1}), json!({"n": 2}), json!({"n": "bad"}), json!({"n": 3})]);
     let mut one = stage.start("one");
     let says = format!("topic {}, partition 0, offset 2", stage.topic("in"));
-    wait("it says which", LONG, || one.get("/ready").1.contains(&says));
+    // It says so at once, and goes back to its last checkpoint and on again up to that record.
+    wait("it says which", LONG, || {
+        let body = one.get("/ready").1;
+        body.contains(&says) && body.contains("\"in-0\":\"stopped\"")
+    });
     let (code, body) = one.get("/ready");
     let body: Json = serde_json::from_str(&body).unwrap();
     assert_eq!((code, &body["tasks"]["in-0"]), (503, &json!("stopped")), "{body}");
