@@ -491,6 +491,10 @@ const METRICS: &[&str] = &[
     "slackwater_debounce_fired_total counter node reason",
     "slackwater_debounce_pending_keys gauge node partition",
     "slackwater_end_to_end_latency_seconds histogram node",
+    "slackwater_gate_blocked gauge group node",
+    "slackwater_gate_blocked_seconds_total counter group node",
+    "slackwater_gate_lag_records gauge group node partition",
+    "slackwater_gate_polls_total counter group result",
     "slackwater_limiter_used_ratio gauge limit",
     "slackwater_limiter_wait_seconds_total counter limit",
     "slackwater_records_dropped_total counter node reason",
@@ -509,8 +513,13 @@ const METRICS: &[&str] = &[
     "slackwater_tasks gauge state",
 ];
 
-/// Those that show only with Kafka: a wrong producer's clock, a changelog; with a schema registry, its questions.
-const WITH_KAFKA: [&str; 4] = [
+/// Those that show only with Kafka: a wrong producer's clock, a changelog, other groups' commits; with a schema registry, its
+/// questions.
+const WITH_KAFKA: [&str; 8] = [
+    "slackwater_gate_blocked",
+    "slackwater_gate_blocked_seconds_total",
+    "slackwater_gate_lag_records",
+    "slackwater_gate_polls_total",
     "slackwater_records_skewed_total",
     "slackwater_restore_remaining_rows",
     "slackwater_schema_lookups_total",

@@ -230,8 +230,8 @@ impl ProducerContext for PlainContext {
 
 /// An idempotent producer. Cheap to share: `&self`, any thread.
 pub struct Writer {
-    /// Records of several callers share a produce request, which is refused as one. Whoever sends holds this for reading;
-    /// for writing, who wants to know whether a record is refused for its own sake.
+    /// Records of several callers share a produce request, which is refused as one. Held for reading while records are sent,
+    /// and for writing to find out whether a record is refused for its own sake.
     requests: tokio::sync::RwLock<()>,
     // Declared before the producer, so that the producer is dropped on this thread and not on the reminder's.
     _reminder: Reminder,
