@@ -5,13 +5,11 @@
 //! has a time limit. If a statement is not answered in time or is dropped half way, its connection is closed, since the
 //! next statement would wait behind it. Sessions use UTC, so that timestamps are the same from everywhere.
 //!
+//! A statement that was given up may still be on a server that was frozen or cut off. When the server is back it would
+//! carry the statement out, after newer rows of the same keys, which it would overwrite. So before the next session is
+//! given out, the sessions that were given up are ended on the server, and their end is waited for.
+//!
 //! Not supported: transaction poolers that keep no prepared statements (pgbouncer before 1.21).
-//!
-//! A statement that was given up may still be on the server, which was frozen or cut off, and would be carried out when it
-//! is back: behind newer rows of the same keys, which it would overwrite. So before the next session is given out the server
-//! is made to end the sessions that were given up, and is waited for until they have.
-//!
-//! Not done: transaction poolers that keep no prepared statements (pgbouncer before 1.21).
 
 use std::collections::HashMap;
 use std::fmt;
