@@ -53,6 +53,7 @@
 //! the list of `operators/registry.rs`; a new sink a file in `sinks/` that implements [`sinks::SinkSettings`] and a line
 //! in the list of `sinks/registry.rs`; a new source a file in `sources/` that implements [`sources::SourceSettings`] and a
 //! line in the list of `sources/registry.rs`. What follows from a list alone is written once, in `model/kinds.rs`.
+//! A new section of the file is a line in `yaml/sections.rs`.
 //! A kind of a user's own crate implements the same traits and is a line of its [`yaml::Registry`], as functions in
 //! expressions are ([`expressions::OwnFunction`]); [`operators::custom`] is a thin layer for operators with state.
 //!

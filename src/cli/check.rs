@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::{BAD_FILE, Exit, Format, UNAVAILABLE, read_text};
 use crate::clients::{Class, Clients, Connections, Failure, Uses};
-use crate::formats::WriterError;
+use crate::formats::{Formats, WriterError};
 use crate::kafka::{Admin, AdminError};
 use crate::model::Problem;
 use crate::runtime::layout::{Places, examine};
@@ -45,6 +45,7 @@ pub(super) fn check(registry: &Registry, args: &CheckArgs) -> Result<(), Exit> {
         let loaded = read_text(path)?.and_then(|text| {
             load_with(registry, &path.display().to_string(), &text, Mode::Required, &variable)
         });
+        let warnings = loaded.as_ref().ok().map(Loaded::warnings).filter(|report| !report.is_empty());
         let (report, bad) = match loaded {
             Err(report) => (Some(*report), BAD_FILE),
             Ok(loaded) if args.connect => {
@@ -53,14 +54,14 @@ pub(super) fn check(registry: &Registry, args: &CheckArgs) -> Result<(), Exit> {
             }
             Ok(_) => (None, BAD_FILE),
         };
-        match report {
-            Some(report) => {
-                code = code.max(Some(bad));
-                if args.format == Format::Text {
-                    eprintln!("{}", report.render(super::colours()).trim_end());
-                }
-                all.extend(report.to_json().as_array().cloned().unwrap_or_default());
+        for report in warnings.iter().chain(&report) {
+            if args.format == Format::Text {
+                eprintln!("{}", report.render(super::colours()).trim_end());
             }
+            all.extend(report.to_json().as_array().cloned().unwrap_or_default());
+        }
+        match report {
+            Some(_) => code = code.max(Some(bad)),
             None if args.format == Format::Text => println!("{}: ok", path.display()),
             None => {}
         }
@@ -131,7 +132,7 @@ fn connect(loaded: &Loaded, state_dir: Option<&Path>) -> Result<(Option<Report>,
             }
         }
     }
-    for wrong in runtime.block_on(topology.formats.check()).err().unwrap_or_default() {
+    for wrong in runtime.block_on(Formats::live(&topology.named_schemas).check()).err().unwrap_or_default() {
         problems.push(match wrong {
             WriterError::Away(message) => {
                 let report = places.report("connect::registry", None, "schema_registry.url", &message, None);

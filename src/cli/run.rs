@@ -38,6 +38,9 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(registry: &Registry, args: &RunArgs) -> Result<(), Exit> {
     let loaded = load_file(registry, &args.topology, Mode::Required)?;
+    for warning in loaded.warnings().problems() {
+        tracing::warn!("{}", warning.message);
+    }
     // State is for this user alone: RocksDB makes its files as the process does. What sinks write is as it was.
     let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     make_files_with(0o666 & !before.as_raw_mode());

@@ -146,7 +146,7 @@ impl Run<'_> {
     pub(super) fn snapshot(&self) -> Snapshot {
         let topology = &self.stage.topology;
         let metrics = self.engine.metrics();
-        let declared = topology.nodes.iter().filter(|n| n.made_for.is_none());
+        let declared = topology.nodes.iter().filter(|n| n.is_declared());
         let sources = declared.filter(|n| matches!(n.kind, NodeKind::Source(_)));
         let stats = self.stage.api.stats();
         Snapshot {

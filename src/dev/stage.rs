@@ -20,7 +20,7 @@ use crate::kafka::{KafkaConfig, MockBroker, TopicPartition, Writer};
 use crate::model::Millis;
 use crate::runtime::{Engine, EngineError, EngineHandle, EngineOptions, Override};
 use crate::sinks::{Connected, TableSink};
-use crate::topology::{Node, NodeKind, Topology};
+use crate::topology::{Made, Node, NodeKind, Topology};
 use crate::yaml::{Loaded, Mode, Registry, load_with};
 
 /// How long a change takes to settle in the API, before `--speed`.
@@ -253,13 +253,14 @@ pub(super) fn calls(topology: &Topology) -> bool {
 fn make_topics(broker: &MockBroker, topology: &Topology) -> Result<Vec<String>, DevError> {
     let mut topics: Vec<(String, i32)> = Vec::new();
     let sinks = topology.nodes.iter().filter_map(|n| match &n.kind {
-        NodeKind::Sink(sink) => sink.topic().map(str::to_owned),
+        NodeKind::Sink(sink) => {
+            let partitions = if n.made == Made::DeadLetter { 1 } else { feed::PARTITIONS };
+            Some((sink.topic()?.to_owned(), partitions))
+        }
         NodeKind::Source(_) | NodeKind::Operator(_) => None,
     });
-    let dead_letter = topology.settings.errors.dead_letter.as_ref().map(|d| (d.topic.clone(), 1));
     let sources = topology.source_topics().into_iter().chain(topology.global_topics());
-    let named = sources.chain(sinks).map(|t| (t, feed::PARTITIONS));
-    for (topic, partitions) in named.chain(dead_letter) {
+    for (topic, partitions) in sources.map(|t| (t, feed::PARTITIONS)).chain(sinks) {
         if !topics.iter().any(|(t, _)| *t == topic) {
             topics.push((topic, partitions));
         }

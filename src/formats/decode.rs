@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::schemas::{Formats, Found, NodeFormats, Parsed};
+use super::named::Parsed;
+use super::schemas::{Formats, Found, NodeFormats};
 use super::settings::Format;
 use super::{key, primitive, protobuf, wire};
 use crate::model::{Json, Shape, Value, check_json, key_text, read_json};
@@ -137,13 +138,13 @@ impl Decoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::NamedSchemas;
     use serde_json::json;
 
     fn decoder(key: Format, value: Format, live: bool, shape: Option<Json>) -> Decoder {
-        let formats = Arc::new(Formats::new(None));
-        if live {
-            formats.go_live();
-        }
+        let schemas = NamedSchemas::default();
+        let formats = if live { Formats::live(&schemas) } else { Formats::unconnected(&schemas) };
+        let formats = Arc::new(formats);
         formats.put(
             1,
             "AVRO",

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::schemas::{Formats, NodeFormats, Parsed, Slot, Writer};
+use super::named::{Parsed, Writer};
+use super::schemas::{Formats, NodeFormats, Slot};
 use super::settings::Format;
 use super::{key, primitive, protobuf, wire};
 use crate::model::{EvalError, Json, Value};
@@ -105,14 +106,14 @@ impl Encoder {
         if self.is_live() {
             return slot.live.get().map(|(id, writer)| (*id, writer));
         }
-        slot.local.as_ref().map(|writer| (0, writer))
+        slot.local().map(|writer| (0, writer))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::formats::WriterSchema;
+    use crate::formats::{NamedSchemas, WriterSchema};
     use serde_json::json;
 
     #[test]
@@ -126,8 +127,7 @@ mod tests {
 
     #[test]
     fn keys_and_values_are_written_in_their_format() {
-        let formats = Arc::new(Formats::default());
-        formats.go_live();
+        let formats = Arc::new(Formats::live(&NamedSchemas::default()));
         let encoder = Encoder::new(Format::Long, Format::String, &formats, "n").expect("changes something");
         assert_eq!(
             encoder.key(Some(&Bytes::from("42"))),
@@ -146,10 +146,11 @@ mod tests {
     #[test]
     fn a_key_is_what_its_text_was_before() {
         let encoder = |schema: &str| {
-            let mut formats = Formats::default();
+            let mut schemas = NamedSchemas::default();
             let schema = WriterSchema { inline: Some(schema.into()), ..WriterSchema::default() };
-            formats.add_writer("n", "t", true, Format::Avro, &schema).expect("is a schema");
-            Encoder::new(Format::Avro, Format::Json, &Arc::new(formats), "n").expect("changes something")
+            schemas.add_writer("n", "t", true, Format::Avro, &schema).expect("is a schema");
+            let formats = Arc::new(Formats::unconnected(&schemas));
+            Encoder::new(Format::Avro, Format::Json, &formats, "n").expect("changes something")
         };
         let check = |schema: &str, text: &str, want: &[u8]| {
             let bytes = encoder(schema).key(Some(&Bytes::copy_from_slice(text.as_bytes())));
@@ -177,16 +178,17 @@ mod tests {
 
     #[test]
     fn a_schema_beside_the_file_is_held_to_without_a_registry() {
-        let mut formats = Formats::default();
+        let mut schemas = NamedSchemas::default();
         let schema = WriterSchema {
             inline: Some(
                 r#"{"type": "record", "name": "R", "fields": [{"name": "id", "type": "long"}]}"#.into(),
             ),
             ..WriterSchema::default()
         };
-        formats.add_writer("n", "t", false, Format::Avro, &schema).expect("is a schema");
+        schemas.add_writer("n", "t", false, Format::Avro, &schema).expect("is a schema");
         let encoder =
-            Encoder::new(Format::Json, Format::Avro, &Arc::new(formats), "n").expect("changes something");
+            Encoder::new(Format::Json, Format::Avro, &Arc::new(Formats::unconnected(&schemas)), "n")
+                .expect("changes something");
         assert!(!encoder.is_live());
         assert_eq!(
             encoder.value(&Value::from(json!({"id": 7}))),

@@ -2,8 +2,9 @@
 //! Streams' serdes, Avro and Protobuf with a Confluent-compatible schema registry.
 //!
 //! Inside a topology every value is JSON, or bytes that are passed on untouched. A source's [`Decoder`] makes JSON of
-//! what it read, and a sink's [`Encoder`] makes bytes of JSON. Both run inside a task, so neither does I/O. The schemas
-//! that they need are put into [`Formats`] beforehand: a sink's by [`Formats::connect_writers`], before the first
+//! what it read, and a sink's [`Encoder`] makes bytes of JSON. Both run inside a task, so neither does I/O. What a
+//! topology says of schemas is its [`NamedSchemas`]. The engine makes [`Formats`] of them, and what tasks need is
+//! put in there beforehand: a sink's by [`Formats::connect_writers`], before the first
 //! record; those that a record names by id by the resolver ([`Formats::resolve`]), while the reading side holds the
 //! record back.
 //!
@@ -16,6 +17,7 @@ mod avro;
 mod decode;
 mod encode;
 mod key;
+mod named;
 mod primitive;
 mod protobuf;
 mod registry;
@@ -26,6 +28,7 @@ mod wire;
 pub use decode::{Bad, Decoder};
 pub use encode::Encoder;
 pub use key::json_key;
+pub use named::{NamedSchemas, Parsed, SchemaProblem, shape_of};
 pub use registry::{RegistryClient, RegistryError};
-pub use schemas::{Formats, NodeFormats, Parsed, SchemaProblem, WriterError, shape_of};
+pub use schemas::{Formats, NodeFormats, WriterError};
 pub use settings::{Format, ReaderSchema, RegistryConfig, WriterSchema};

@@ -1,46 +1,23 @@
-//! The schemas that a topology uses: those that records name by id (which are kept, since an id never changes its
-//! schema), those of its sinks, and the reader schemas of its sources.
+//! The schemas that a running topology uses: those that its nodes name (`named.rs`), a sink's with the registry's id, and
+//! those that records name by id, which are kept, since an id never changes its schema.
 //!
 //! Tasks look schemas up without waiting ([`Formats::known`]). When the reading side meets an unknown id, it asks for
 //! it ([`Formats::want`]) and holds its records back until the resolver has looked it up ([`Formats::resolve`]).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use super::avro::AvroSchema;
-use super::protobuf::{MessageDescriptor, ProtoSchema};
+use super::named::{NamedSchemas, NodeSchemas, Parsed, SinkSchema, Writer, kind_of};
 use super::registry::{Registered, RegistryClient, RegistryError};
-use super::settings::{Format, ReaderSchema, RegistryConfig, WriterSchema};
-use crate::model::{Backoff, Millis, Shape};
+use super::settings::{Format, RegistryConfig};
+use crate::model::{Backoff, Millis};
 
 /// After this time an id that the registry did not know is asked for again.
 const UNKNOWN_AGAIN: Duration = Duration::from_secs(30);
 /// How long to wait after a request that failed, before the next.
 const BACKOFF: Backoff = Backoff { base: Millis(100), max: Millis(3_200) };
-
-/// A schema, ready for use.
-pub enum Parsed {
-    /// Avro.
-    Avro(Box<AvroSchema>),
-    /// Protobuf.
-    Protobuf(ProtoSchema),
-}
-
-impl Parsed {
-    /// Parses a schema of a kind, which is named as the registry names it.
-    ///
-    /// # Errors
-    /// The text is not such a schema, or the kind is not supported.
-    fn parse(kind: &str, text: &str, references: &[(String, String)]) -> Result<Parsed, String> {
-        match kind {
-            "AVRO" => AvroSchema::parse(text, references).map(|schema| Parsed::Avro(Box::new(schema))),
-            "PROTOBUF" => ProtoSchema::parse(text, references).map(Parsed::Protobuf),
-            other => Err(format!("it is a schema of type {other}; `avro` and `protobuf` can be read")),
-        }
-    }
-}
 
 /// What is known of a schema id.
 #[derive(Clone)]
@@ -58,33 +35,22 @@ struct Entry {
     until: Option<Instant>,
 }
 
-/// A schema that a sink writes with.
-pub(super) struct Writer {
-    pub schema: Arc<Parsed>,
-    /// For Protobuf: the message and its index path.
-    pub message: Option<(MessageDescriptor, Vec<usize>)>,
-}
-
-impl Writer {
-    fn new(schema: Arc<Parsed>, message: Option<&str>) -> Result<Writer, String> {
-        let message = match &*schema {
-            Parsed::Protobuf(proto) => Some(proto.message_named(message)?),
-            Parsed::Avro(_) => None,
-        };
-        Ok(Writer { schema, message })
-    }
-}
-
-/// The format of one sink's key or value.
+/// What a sink writes its keys or its values with, and what the registry says of it.
 pub(super) struct Slot {
-    format: Format,
-    subject: String,
-    settings: WriterSchema,
-    text: Option<String>,
-    /// The schema from the topology file, available before anything is connected.
-    pub local: Option<Writer>,
+    schema: Arc<SinkSchema>,
     /// The schema with the registry's id, once connected.
     pub live: OnceLock<(u32, Writer)>,
+}
+
+impl Slot {
+    fn new(schema: &Arc<SinkSchema>) -> Arc<Slot> {
+        Arc::new(Slot { schema: Arc::clone(schema), live: OnceLock::new() })
+    }
+
+    /// The schema from the topology file.
+    pub fn local(&self) -> Option<&Writer> {
+        self.schema.local.as_ref()
+    }
 }
 
 /// The formats of one node's key and value.
@@ -93,17 +59,6 @@ pub struct NodeFormats {
     pub(super) key: Option<Arc<Slot>>,
     pub(super) value: Option<Arc<Slot>>,
     pub(super) reader: Option<Arc<Parsed>>,
-}
-
-/// Something wrong with a schema that a topology names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SchemaProblem {
-    /// Field below the node's kind: `writer_schema.file`.
-    pub field: String,
-    /// What is wrong.
-    pub message: String,
-    /// What to write instead.
-    pub help: String,
 }
 
 /// Why a sink has no schema yet.
@@ -122,12 +77,12 @@ pub enum WriterError {
     },
 }
 
-/// All schemas of a topology.
+/// All schemas of a running topology, shared by its tasks and the resolver.
 #[derive(Default)]
 pub struct Formats {
     registry: Option<RegistryConfig>,
-    /// Whether bytes are really in their formats. Set before the first record is read, and never reset.
-    live: AtomicBool,
+    /// Are bytes really in their formats?
+    live: bool,
     nodes: BTreeMap<String, NodeFormats>,
     /// Read by the workers, written by the resolver; locked for moments.
     known: RwLock<HashMap<u32, Entry>>,
@@ -147,10 +102,25 @@ impl std::fmt::Debug for Formats {
 }
 
 impl Formats {
-    /// The formats of a topology with this registry.
+    /// Those of a topology of which nothing is connected: values are JSON at both ends.
     #[must_use]
-    pub fn new(registry: Option<RegistryConfig>) -> Formats {
-        Formats { registry, ..Formats::default() }
+    pub fn unconnected(schemas: &NamedSchemas) -> Formats {
+        let node = |NodeSchemas { key, value, reader }: &NodeSchemas| NodeFormats {
+            key: key.as_ref().map(Slot::new),
+            value: value.as_ref().map(Slot::new),
+            reader: reader.clone(),
+        };
+        Formats {
+            registry: schemas.registry.clone(),
+            nodes: schemas.nodes.iter().map(|(name, schemas)| (name.clone(), node(schemas))).collect(),
+            ..Formats::default()
+        }
+    }
+
+    /// Those of a topology that runs: bytes are in their formats.
+    #[must_use]
+    pub fn live(schemas: &NamedSchemas) -> Formats {
+        Formats { live: true, ..Formats::unconnected(schemas) }
     }
 
     /// The registry's settings.
@@ -159,106 +129,16 @@ impl Formats {
         self.registry.as_ref()
     }
 
-    /// Says that from now on bytes are in their formats.
-    pub fn go_live(&self) {
-        self.live.store(true, Ordering::Release);
-    }
-
-    /// Whether [`Formats::go_live`] was called.
+    /// Are bytes in their formats?
     #[must_use]
     pub fn is_live(&self) -> bool {
-        self.live.load(Ordering::Acquire)
+        self.live
     }
 
     /// What is known of a node's formats.
     #[must_use]
     pub fn node(&self, name: &str) -> NodeFormats {
         self.nodes.get(name).cloned().unwrap_or_default()
-    }
-
-    /// Adds a source's reader schema.
-    ///
-    /// # Errors
-    /// The file cannot be read, or is no schema.
-    pub fn add_reader(
-        &mut self,
-        node: &str,
-        format: Format,
-        settings: &ReaderSchema,
-    ) -> Result<(), SchemaProblem> {
-        let field = "reader_schema";
-        if format != Format::Avro {
-            return Err(SchemaProblem {
-                field: field.into(),
-                message: format!("a reader's schema is for `format: avro`, not `{}`", format.name()),
-                help: "remove it: messages are read with the schema that they were written with".into(),
-            });
-        }
-        let (text, at) = text_of(field, settings.file.as_deref(), settings.inline.as_deref())?;
-        let Some(text) = text else {
-            return Err(SchemaProblem {
-                field: at,
-                message: "the schema is missing".into(),
-                help: "write `reader_schema: { file: order.avsc }`".into(),
-            });
-        };
-        let schema = AvroSchema::parse(&text, &[]).map_err(|e| no_schema(&at, "Avro", &e))?;
-        self.nodes.entry(node.to_owned()).or_default().reader =
-            Some(Arc::new(Parsed::Avro(Box::new(schema))));
-        Ok(())
-    }
-
-    /// Adds the schema of a sink's key or value.
-    ///
-    /// # Errors
-    /// The file cannot be read, or is no schema.
-    pub fn add_writer(
-        &mut self,
-        node: &str,
-        topic: &str,
-        is_key: bool,
-        format: Format,
-        settings: &WriterSchema,
-    ) -> Result<(), SchemaProblem> {
-        let field = if is_key { "key_writer_schema" } else { "writer_schema" };
-        let (text, at) = text_of(field, settings.file.as_deref(), settings.inline.as_deref())?;
-        if settings.message.is_some() && format != Format::Protobuf {
-            return Err(SchemaProblem {
-                field: format!("{field}.message"),
-                message: format!("only a Protobuf schema has messages, and this is {}", label(format)),
-                help: "remove it".into(),
-            });
-        }
-        if settings.auto_register && text.is_none() {
-            return Err(SchemaProblem {
-                field: format!("{field}.auto_register"),
-                message: "there is no schema to register".into(),
-                help: "add `file` or `inline`, or remove it: then the subject's latest schema is taken"
-                    .into(),
-            });
-        }
-        let local = match &text {
-            Some(text) => {
-                let parsed = Parsed::parse(kind_of(format), text, &[]);
-                let parsed = parsed.map_err(|e| no_schema(&at, label(format), &e))?;
-                let writer = Writer::new(Arc::new(parsed), settings.message.as_deref());
-                Some(writer.map_err(|e| SchemaProblem {
-                    field: format!("{field}.message"),
-                    message: e,
-                    help: "name one of its messages".into(),
-                })?)
-            }
-            None => None,
-        };
-        let subject = settings
-            .subject
-            .clone()
-            .unwrap_or_else(|| format!("{topic}-{}", if is_key { "key" } else { "value" }));
-        let settings = settings.clone();
-        let slot = Arc::new(Slot { format, subject, settings, text, local, live: OnceLock::new() });
-        let node = self.nodes.entry(node.to_owned()).or_default();
-        *(if is_key { &mut node.key } else { &mut node.value }) = Some(slot);
-        Ok(())
     }
 
     /// Finds the registry's id for every sink schema that has none yet.
@@ -272,7 +152,7 @@ impl Formats {
             let slots = [("writer_schema", &formats.value), ("key_writer_schema", &formats.key)];
             for (field, slot) in slots {
                 let Some(slot) = slot.as_ref().filter(|slot| slot.live.get().is_none()) else { continue };
-                let register = slot.settings.auto_register;
+                let register = slot.schema.settings.auto_register;
                 let live = connect(&client, slot, register).await;
                 let live = live.map_err(|e| writer_error(node, field, slot, e))?;
                 // Nothing else sets it, and sinks are handled one after the other.
@@ -298,7 +178,7 @@ impl Formats {
                 match connect(&client, slot, false).await {
                     Ok(_) => {}
                     // It will be registered at the start.
-                    Err(RegistryError::Unknown(_)) if slot.settings.auto_register => {}
+                    Err(RegistryError::Unknown(_)) if slot.schema.settings.auto_register => {}
                     Err(e) => wrong.push(writer_error(node, field, slot, e)),
                 }
             }
@@ -414,13 +294,6 @@ impl Formats {
     }
 }
 
-/// What the values look like that are read with this schema; `None` if it cannot be read, which is reported elsewhere.
-#[must_use]
-pub fn shape_of(settings: &ReaderSchema) -> Option<Shape> {
-    let (text, _) = text_of("", settings.file.as_deref(), settings.inline.as_deref()).ok()?;
-    AvroSchema::parse(&text?, &[]).ok().map(|schema| schema.shape())
-}
-
 fn parsed(id: u32, schema: &Registered) -> Entry {
     let found = match Parsed::parse(&schema.kind, &schema.text, &schema.references) {
         Ok(parsed) => Found::Schema(Arc::new(parsed)),
@@ -437,7 +310,7 @@ fn writer_error(node: &str, field: &str, slot: &Slot, error: RegistryError) -> W
         | RegistryError::Conflict(message) => WriterError::Config {
             node: node.to_owned(),
             field: format!("kafka.{field}"),
-            message: format!("subject `{}`: {message}", slot.subject),
+            message: format!("subject `{}`: {message}", slot.schema.subject),
         },
     }
 }
@@ -448,10 +321,10 @@ async fn connect(
     slot: &Slot,
     register: bool,
 ) -> Result<(u32, Writer), RegistryError> {
-    let kind = kind_of(slot.format);
-    let message = slot.settings.message.as_deref();
-    if let Some(text) = &slot.text {
-        let id = client.id_of(&slot.subject, kind, text, register).await.map_err(|e| {
+    let kind = kind_of(slot.schema.format);
+    let message = slot.schema.settings.message.as_deref();
+    if let Some(text) = &slot.schema.text {
+        let id = client.id_of(&slot.schema.subject, kind, text, register).await.map_err(|e| {
             match e {
                 RegistryError::Unknown(message) => RegistryError::Unknown(format!(
                     "the registry does not have this schema there: register it, or set `auto_register: true` ({message})"
@@ -462,65 +335,21 @@ async fn connect(
         let parsed = Parsed::parse(kind, text, &[]).map_err(RegistryError::Refused)?;
         return Ok((id, Writer::new(Arc::new(parsed), message).map_err(RegistryError::Refused)?));
     }
-    let latest = client.latest(&slot.subject).await.map_err(|e| match e {
+    let latest = client.latest(&slot.schema.subject).await.map_err(|e| match e {
         RegistryError::Unknown(message) => RegistryError::Unknown(format!(
             "the registry has no schema there: register one, or name a `file` and set `auto_register: true` ({message})"
         )),
         other => other,
     })?;
     if latest.kind != kind {
-        let wrong =
-            format!("its schema is of type {}, and the format is `{}`", latest.kind, slot.format.name());
+        let wrong = format!(
+            "its schema is of type {}, and the format is `{}`",
+            latest.kind,
+            slot.schema.format.name()
+        );
         return Err(RegistryError::Refused(wrong));
     }
     let id = latest.id.ok_or_else(|| RegistryError::Refused("the registry's answer has no `id`".into()))?;
     let parsed = Parsed::parse(kind, &latest.text, &latest.references).map_err(RegistryError::Refused)?;
     Ok((id, Writer::new(Arc::new(parsed), message).map_err(RegistryError::Refused)?))
-}
-
-fn kind_of(format: Format) -> &'static str {
-    if format == Format::Protobuf { "PROTOBUF" } else { "AVRO" }
-}
-
-fn label(format: Format) -> &'static str {
-    if format == Format::Protobuf { "Protobuf" } else { "Avro" }
-}
-
-fn no_schema(field: &str, kind: &str, error: &str) -> SchemaProblem {
-    SchemaProblem {
-        field: field.into(),
-        message: format!("this is no {kind} schema: {error}"),
-        help: if kind == "Avro" {
-            "an Avro schema is JSON: `{\"type\": \"record\", \"name\": \"Order\", \"fields\": [...]}`".into()
-        } else {
-            "it is a `.proto` file; of other files it may import Google's own only (`google/protobuf/...`)"
-                .into()
-        },
-    }
-}
-
-/// The text of a schema, and the field it came from.
-fn text_of(
-    field: &str,
-    file: Option<&std::path::Path>,
-    inline: Option<&str>,
-) -> Result<(Option<String>, String), SchemaProblem> {
-    match (file, inline) {
-        (Some(_), Some(_)) => Err(SchemaProblem {
-            field: format!("{field}.inline"),
-            message: "both `file` and `inline` are set".into(),
-            help: "keep one of them".into(),
-        }),
-        (Some(path), None) => {
-            let field = format!("{field}.file");
-            let text = std::fs::read_to_string(path).map_err(|e| SchemaProblem {
-                field: field.clone(),
-                message: format!("cannot read the schema {}: {e}", path.display()),
-                help: "the path is relative to the topology file".into(),
-            })?;
-            Ok((Some(text), field))
-        }
-        (None, Some(text)) => Ok((Some(text.to_owned()), format!("{field}.inline"))),
-        (None, None) => Ok((None, field.to_owned())),
-    }
 }

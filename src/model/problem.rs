@@ -1,5 +1,6 @@
 //! What is wrong with a topology: of its file, of one node's settings, or of the graph.
 
+use std::fmt;
 use std::ops::Range;
 
 /// One thing wrong with a topology, whether it was read from a file or built in Rust.
@@ -10,6 +11,8 @@ pub struct Problem {
     pub code: &'static str,
     /// The node it is about; `None` for the topology itself, and if `span` says the place.
     pub node: Option<String>,
+    /// Of several nodes with that name, which; the first is 0.
+    pub nth: usize,
     /// The field of the node (or of the topology), as a path such as `from` or `debounce.quiet`; empty for the node itself.
     pub field: String,
     /// What is wrong, one line.
@@ -20,6 +23,18 @@ pub struct Problem {
     pub label: String,
     /// What to write instead.
     pub help: Option<String>,
+    /// How bad it is.
+    pub severity: Severity,
+}
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Severity {
+    /// The topology does not run.
+    #[default]
+    Error,
+    /// It runs, and is perhaps not what was meant.
+    Warning,
 }
 
 impl Problem {
@@ -53,9 +68,57 @@ impl Problem {
         Problem { span: Some(span), label: label.into(), ..self }
     }
 
+    /// The same problem, which keeps nothing from running.
+    #[must_use]
+    pub fn warning(self) -> Problem {
+        Problem { severity: Severity::Warning, ..self }
+    }
+
     /// The same problem with a help line.
     #[must_use]
     pub fn help(self, help: impl Into<String>) -> Problem {
         Problem { help: Some(help.into()), ..self }
     }
 }
+
+/// A value that its own type does not take (a unit, a template): what is wrong, and what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead.
+    pub help: String,
+}
+
+/// Between the parts of a [`Refused`] in an error of serde, which is text alone.
+const UNIT_SEPARATOR: char = '\u{1f}';
+
+impl Refused {
+    /// Message and help.
+    #[must_use]
+    pub fn new(message: impl Into<String>, help: impl Into<String>) -> Refused {
+        Refused { message: message.into(), help: help.into() }
+    }
+
+    /// Message and help of an error that was written as `{:#}`; an error of another type has no help.
+    #[must_use]
+    pub fn read(text: &str) -> (String, Option<String>) {
+        match text.rsplit_once(UNIT_SEPARATOR) {
+            Some((message, help)) => (message.to_owned(), Some(help.to_owned())),
+            None => (text.to_owned(), None),
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    /// One sentence for people; `{:#}` is for [`Refused::read`].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Refused { message, help } = self;
+        match f.alternate() {
+            true => write!(f, "{message}{UNIT_SEPARATOR}{help}"),
+            false => write!(f, "{message}: {help}"),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}

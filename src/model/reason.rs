@@ -57,6 +57,12 @@ impl Reason {
         Reason::Custom,
     ];
 
+    /// The reason of that label.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Reason> {
+        Reason::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+
     /// The label, snake case.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::record::Record;
+use super::record::{Headers, Record};
 use super::value::Json;
 
 /// A row that a sink node made of a record.
@@ -21,17 +21,17 @@ impl SinkRow {
     /// measured.
     #[must_use]
     pub fn exceeds(&self, bytes_max: usize) -> bool {
-        let headers = self.record.headers.size();
-        let old =
-            self.record.change.as_ref().and_then(|change| change.old.bytes()).map_or(0, |old| old.len());
-        let content = match &self.payload {
-            Payload::Texts(texts) => texts.iter().flatten().map(Bytes::len).sum(),
-            // A control character in text takes one byte here but six in JSON.
-            _ if self.record.size() + headers < bytes_max / 8 => 0,
-            Payload::Record | Payload::Columns(_) | Payload::Delete(_) => {
-                self.record.key.as_ref().map_or(0, Bytes::len)
-                    + self.record.value.bytes().map_or(0, |bytes| bytes.len())
-            }
+        let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        if let Payload::Message(Message { key, value, headers }) = &self.payload {
+            return length(key) + length(value) + headers.size() > bytes_max;
+        }
+        let record = &self.record;
+        let headers = record.headers.size();
+        let old = record.change.as_ref().map_or(0, |change| length(&change.old.bytes()));
+        // A control character in text takes one byte here but six in JSON.
+        let content = match record.size() + headers < bytes_max / 8 {
+            true => 0,
+            false => length(&record.key) + length(&record.value.bytes()),
         };
         content + headers + old > bytes_max
     }
@@ -47,8 +47,19 @@ pub enum Payload {
     /// No row of its key any more. The cells that could be made of the record, in the order of the sink's columns; the key's
     /// are among them.
     Delete(Vec<Cell>),
-    /// Text made from templates (redis keys and values, HTTP bodies), in the sink's own order.
-    Texts(Vec<Option<Bytes>>),
+    /// A message of a topic that is not the record as it is.
+    Message(Message),
+}
+
+/// What a topic keeps of a record, beside its timestamp.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Message {
+    /// The key.
+    pub key: Option<Bytes>,
+    /// The value; `None` is a tombstone.
+    pub value: Option<Bytes>,
+    /// All headers.
+    pub headers: Headers,
 }
 
 /// One column of a table row.

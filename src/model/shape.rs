@@ -12,6 +12,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::problem::Refused;
 use super::value::Json;
 use super::words::meant;
 
@@ -193,10 +194,10 @@ impl<'de> Deserialize<'de> for Field {
                     None => (text, false),
                 };
                 let shape = Shape::named(name).ok_or_else(|| {
-                    let hint = meant(name, &SHAPES).unwrap_or_else(|| {
+                    let help = meant(name, &SHAPES).unwrap_or_else(|| {
                         format!("there are {}; `?` behind one allows null", SHAPES.join(", "))
                     });
-                    E::custom(format!("`{text}` is no type: {hint}"))
+                    E::custom(Refused::new(format!("`{text}` is no type"), help))
                 })?;
                 Ok(Field { shape, optional })
             }
@@ -205,7 +206,10 @@ impl<'de> Deserialize<'de> for Field {
                 let more: Option<Field> = seq.next_element()?;
                 match (item, more) {
                     (Some(item), None) => Ok(Field { shape: Shape::Array(Box::new(item)), optional: false }),
-                    _ => Err(de::Error::custom("an array has one type of elements: write `[string]`")),
+                    _ => Err(de::Error::custom(Refused::new(
+                        "an array has one type of elements",
+                        "write `[string]`",
+                    ))),
                 }
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Field, A::Error> {
@@ -218,12 +222,15 @@ impl<'de> Deserialize<'de> for Field {
                     let bare = name.strip_suffix('?').unwrap_or(&name).to_owned();
                     field.optional |= bare != name;
                     if bare.is_empty() {
-                        return Err(de::Error::custom("a field has no name: write `name: string`"));
+                        return Err(de::Error::custom(Refused::new(
+                            "a field has no name",
+                            "write `name: string`",
+                        )));
                     }
                     if fields.iter().any(|(other, _): &(String, Field)| *other == bare) {
-                        let message =
-                            format!("`{bare}` stands here twice: write `{bare}?` or `{bare}`, not both");
-                        return Err(de::Error::custom(message));
+                        let message = format!("`{bare}` stands here twice");
+                        let help = format!("write `{bare}?` or `{bare}`, not both");
+                        return Err(de::Error::custom(Refused::new(message, help)));
                     }
                     fields.push((bare, field));
                 }

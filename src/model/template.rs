@@ -7,6 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer};
 
 use super::expr::{EvalError, Expr, Scope};
+use super::problem::Refused;
 use super::value::Json;
 
 /// Text with expressions in double braces: `${API}/accounts/{{ key }}`.
@@ -27,17 +28,18 @@ impl Template {
     ///
     /// # Errors
     /// A `{{` without `}}`, or nothing between them.
-    pub fn new(text: impl Into<String>, span: Option<Range<usize>>) -> Result<Template, EvalError> {
+    pub fn new(text: impl Into<String>, span: Option<Range<usize>>) -> Result<Template, Refused> {
         let text = text.into();
         let mut parts = Vec::new();
         let mut rest = text.as_str();
         while let Some((before, after)) = rest.split_once("{{") {
             let (inside, tail) = after
                 .split_once("}}")
-                .ok_or_else(|| EvalError::Failed("`{{` has no `}}`: write `{{ key }}`".into()))?;
+                .ok_or_else(|| Refused::new("`{{` has no `}}`", "write `{{ key }}`"))?;
             if inside.trim().is_empty() {
-                return Err(EvalError::Failed(
-                    "nothing between `{{` and `}}`: write `{{ key }}` or `{{ .id }}`".into(),
+                return Err(Refused::new(
+                    "nothing between `{{` and `}}`",
+                    "write `{{ key }}` or `{{ .id }}`",
                 ));
             }
             if !before.is_empty() {

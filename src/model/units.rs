@@ -8,13 +8,11 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 
-/// Text that is not a duration, rate or size. The message says how to write one.
-#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{text}` {fault}: write it like {example}")]
-pub struct UnitError {
-    text: String,
-    fault: &'static str,
-    example: &'static str,
+use super::problem::Refused;
+
+/// Of text that is not a duration, rate or size.
+fn refused(text: &str, fault: &str, example: &str) -> Refused {
+    Refused::new(format!("`{text}` {fault}"), format!("write it like {example}"))
 }
 
 /// A span of time in milliseconds, written `500ms`, `30s`, `5m`, `2h`, `7d` (or several together: `1m30s`).
@@ -57,11 +55,10 @@ impl fmt::Display for Millis {
 }
 
 impl FromStr for Millis {
-    type Err = UnitError;
+    type Err = Refused;
 
-    fn from_str(text: &str) -> Result<Self, UnitError> {
-        let wrong =
-            |fault| UnitError { text: text.into(), fault, example: "`500ms`, `30s`, `5m` or `1h30m`" };
+    fn from_str(text: &str) -> Result<Self, Refused> {
+        let wrong = |fault| refused(text, fault, "`500ms`, `30s`, `5m` or `1h30m`");
         let bad = || wrong("is no duration");
         let long = || wrong("is too long, a duration has at most 106751991167d");
         let mut rest = text.trim();
@@ -114,10 +111,10 @@ impl fmt::Display for Rate {
 }
 
 impl FromStr for Rate {
-    type Err = UnitError;
+    type Err = Refused;
 
-    fn from_str(text: &str) -> Result<Self, UnitError> {
-        let bad = || UnitError { text: text.into(), fault: "is no rate", example: "`1500/s` or `90/m`" };
+    fn from_str(text: &str) -> Result<Self, Refused> {
+        let bad = || refused(text, "is no rate", "`1500/s` or `90/m`");
         let (number, unit) = text.trim().split_once('/').ok_or_else(bad)?;
         let number: f64 = number.trim().parse().map_err(|_| bad())?;
         let seconds = match unit.trim() {
@@ -157,10 +154,10 @@ impl fmt::Display for Size {
 }
 
 impl FromStr for Size {
-    type Err = UnitError;
+    type Err = Refused;
 
-    fn from_str(text: &str) -> Result<Self, UnitError> {
-        let bad = || UnitError { text: text.into(), fault: "is no size", example: "`64KiB` or `64MiB`" };
+    fn from_str(text: &str) -> Result<Self, Refused> {
+        let bad = || refused(text, "is no size", "`64KiB` or `64MiB`");
         let text_ = text.trim();
         let digits = text_.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
         let number: u64 = text_[..digits].parse().map_err(|_| bad())?;

@@ -294,7 +294,9 @@ impl Metrics {
             scraped: Arc::default(),
             registry: m.registry.clone(),
         };
-        for name in metrics.nodes.iter() {
+        // Nothing comes into the dead letter: it has no node above it.
+        let dead_letter = topology.dead_letter();
+        for (_, name) in metrics.nodes.iter().enumerate().filter(|(n, _)| Some(*n) != dead_letter) {
             metrics.records_in.with_label_values(&[name]);
             metrics.records_out.with_label_values(&[name]);
         }

@@ -33,7 +33,7 @@ pub use engine::{
 pub use globals::{GlobalTable, query_global};
 pub use inbox::Handle;
 pub use task::{
-    DEAD_LETTER, Delivery, Globals, Input, Place, Sealed, Step, Tapped, Task, TaskError, TaskId, TaskOptions,
-    applied_positions, inspect, is_empty,
+    DeadLetter, Delivery, Globals, Input, Place, ReadFrom, Sealed, Step, Tapped, Task, TaskError, TaskId,
+    TaskOptions, applied_positions, inspect, is_empty,
 };
 pub use worker::{Assigned, Rewound, TaskStatus};

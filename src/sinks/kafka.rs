@@ -13,7 +13,7 @@ use super::{Batch, Connected, KafkaLane, SinkConfig, SinkError, SinkSettings, Su
 use crate::formats::{Encoder, Format, WriterSchema, json_key};
 use crate::kafka::topic_problem;
 use crate::model::{
-    CHANGE_HEADER, EvalError, Expr, Headers, Json, Millis, Payload, Problem, Record, Scope, SinkRow,
+    CHANGE_HEADER, EvalError, Expr, Headers, Json, Message, Millis, Payload, Problem, Record, Scope, SinkRow,
     Timestamp, Value, WINDOW_HEADER, key_text,
 };
 
@@ -55,6 +55,12 @@ pub struct KafkaSinkConfig {
 }
 
 impl SinkConfig {
+    /// The sink that writes records to a topic as they are.
+    #[must_use]
+    pub fn as_they_are(topic: impl Into<String>) -> SinkConfig {
+        SinkConfig::Kafka(KafkaSinkConfig::new(topic))
+    }
+
     /// The sink that writes a repartition topic.
     #[must_use]
     pub fn repartition(topic: impl Into<String>) -> SinkConfig {
@@ -111,36 +117,6 @@ impl KafkaSinkConfig {
         self.key.is_none() && self.value.is_none() && self.headers.is_empty()
     }
 
-    /// [`Payload::Record`] for a plain sink, else [`Payload::Texts`]: key, value, then one text per header in the
-    /// order of their names.
-    ///
-    /// # Errors
-    /// An expression fails.
-    pub fn payload(&self, record: &Record) -> Result<Payload, EvalError> {
-        if self.is_plain() {
-            return Ok(Payload::Record);
-        }
-        let scope = Scope::of(record);
-        let mut texts = Vec::with_capacity(2 + self.headers.len());
-        texts.push(match &self.key {
-            // What is no text, or would be read as something else, is told apart there as in a source.
-            Some(expr) if self.key_format == Format::Json => json_key(&expr.eval(&scope)?),
-            Some(expr) => key_text(&expr.eval(&scope)?),
-            None => record.key.clone(),
-        });
-        texts.push(match &self.value {
-            Some(expr) => match expr.eval(&scope)? {
-                Json::Null => None,
-                json => Some(Bytes::from(json.to_string())),
-            },
-            None => record.value.bytes(),
-        });
-        for expr in self.headers.values() {
-            texts.push(key_text(&expr.eval(&scope)?));
-        }
-        Ok(Payload::Texts(texts))
-    }
-
     /// The payload in the sink's formats. Where nothing is connected it is only checked, and stays as it is.
     ///
     /// # Errors
@@ -151,47 +127,50 @@ impl KafkaSinkConfig {
         payload: Payload,
         encoder: &Encoder,
     ) -> Result<Payload, EvalError> {
-        let mut texts = match &payload {
-            Payload::Texts(texts) => texts.clone(),
-            _ => vec![record.key.clone(), None],
+        let (key, value) = match &payload {
+            Payload::Message(Message { key, value, .. }) => {
+                (key.clone(), value.clone().map_or(Value::Null, Value::Bytes))
+            }
+            Payload::Record | Payload::Columns(_) | Payload::Delete(_) => {
+                (record.key.clone(), record.value.clone())
+            }
         };
-        let value = match &payload {
-            Payload::Texts(texts) => texts.get(1).cloned().flatten().map_or(Value::Null, Value::Bytes),
-            _ => record.value.clone(),
-        };
-        let key = texts.first().cloned().flatten();
-        let encoded = [encoder.key(key.as_ref())?, encoder.value(&value)?];
+        let (key, value) = (encoder.key(key.as_ref())?, encoder.value(&value)?);
         if !encoder.is_live() {
             return Ok(payload);
         }
-        for (place, bytes) in texts.iter_mut().zip(encoded) {
-            *place = bytes;
-        }
-        Ok(Payload::Texts(texts))
+        let headers = match payload {
+            Payload::Message(message) => message.headers,
+            Payload::Record | Payload::Columns(_) | Payload::Delete(_) => outer_headers(record),
+        };
+        Ok(Payload::Message(Message { key, value, headers }))
     }
 
-    /// Key, value and headers of the message for a record and its payload. A window becomes the header `window`; a
-    /// header whose expression gives `null` is left out.
+    /// The message of a row: the one place where it is made, for the producer, for a transaction and for tests.
     #[must_use]
-    pub fn message(&self, record: &Record, payload: &Payload) -> (Option<Bytes>, Option<Bytes>, Headers) {
-        let Payload::Texts(texts) = payload else {
-            if !self.internal {
-                return (record.key.clone(), record.value.bytes(), outer_headers(record));
-            }
-            let headers = match record.window {
-                Some(window) => record.headers.with(WINDOW_HEADER, window.to_bytes()),
-                None => record.headers.without(WINDOW_HEADER),
-            };
-            let headers = match &record.change {
-                Some(change) => headers.with(CHANGE_HEADER, change.to_bytes()),
-                None => headers.without(CHANGE_HEADER),
-            };
-            return (record.key.clone(), record.value.bytes(), headers);
+    pub fn message_of(&self, row: &SinkRow) -> Message {
+        match &row.payload {
+            Payload::Message(message) => message.clone(),
+            Payload::Record | Payload::Columns(_) | Payload::Delete(_) => self.as_it_is(&row.record),
+        }
+    }
+
+    /// The message of a record that is written as it is. On a repartition topic everything of it travels: its window and
+    /// what it changed in a table are in headers.
+    fn as_it_is(&self, record: &Record) -> Message {
+        let (key, value) = (record.key.clone(), record.value.bytes());
+        if !self.internal {
+            return Message { key, value, headers: outer_headers(record) };
+        }
+        let headers = match record.window {
+            Some(window) => record.headers.with(WINDOW_HEADER, window.to_bytes()),
+            None => record.headers.without(WINDOW_HEADER),
         };
-        let text = |n: usize| texts.get(n).cloned().flatten();
-        let set = self.headers.keys().enumerate().filter_map(|(n, name)| Some((name, text(n + 2)?)));
-        let headers = set.fold(outer_headers(record), |headers, (name, value)| headers.with(name, value));
-        (text(0), text(1), headers)
+        let headers = match &record.change {
+            Some(change) => headers.with(CHANGE_HEADER, change.to_bytes()),
+            None => headers.without(CHANGE_HEADER),
+        };
+        Message { key, value, headers }
     }
 }
 
@@ -237,8 +216,33 @@ impl SinkSettings for KafkaSinkConfig {
         schemas.filter_map(|schema| schema.file.as_mut()).collect()
     }
 
+    /// A record that is written as it is becomes its message when it is written. A header whose expression gave `null` is
+    /// left out.
     fn payload(&self, record: &Record) -> Result<Payload, EvalError> {
-        KafkaSinkConfig::payload(self, record)
+        if self.is_plain() {
+            return Ok(Payload::Record);
+        }
+        let scope = Scope::of(record);
+        let key = match &self.key {
+            // What is no text, or would be read as something else, is told apart there as in a source.
+            Some(expr) if self.key_format == Format::Json => json_key(&expr.eval(&scope)?),
+            Some(expr) => key_text(&expr.eval(&scope)?),
+            None => record.key.clone(),
+        };
+        let value = match &self.value {
+            Some(expr) => match expr.eval(&scope)? {
+                Json::Null => None,
+                json => Some(Bytes::from(json.to_string())),
+            },
+            None => record.value.bytes(),
+        };
+        let mut headers = outer_headers(record);
+        for (name, expr) in &self.headers {
+            if let Some(text) = key_text(&expr.eval(&scope)?) {
+                headers = headers.with(name, text);
+            }
+        }
+        Ok(Payload::Message(Message { key, value, headers }))
     }
 
     fn batch(&self) -> Batch {
@@ -246,7 +250,7 @@ impl SinkSettings for KafkaSinkConfig {
     }
 
     fn show(&self, row: &SinkRow, _: Timestamp) -> (Json, Json) {
-        let (key, value, _) = self.message(&row.record, &row.payload);
+        let Message { key, value, .. } = self.message_of(row);
         let key = key.map_or(Json::Null, |k| Json::from(String::from_utf8_lossy(&k)));
         (key, value.map_or(Json::Null, |v| Value::Bytes(v).show()))
     }
@@ -258,12 +262,17 @@ mod tests {
     use crate::model::{Change, Timestamp, Window};
     use serde_json::json;
 
+    fn written(config: &KafkaSinkConfig, record: &Record) -> Message {
+        let payload = config.payload(record).expect("a payload");
+        config.message_of(&SinkRow { reply_to: None, record: record.clone(), payload })
+    }
+
     #[test]
     fn a_repartition_topic_carries_the_window() {
         let plain = Record::new("a", Value::Null, Timestamp(5));
         let window = Window { start: Timestamp(-1), end: Timestamp(10) };
         let windowed = Record { window: Some(window), ..plain.clone() };
-        let message = |config: &KafkaSinkConfig, record: &Record| config.message(record, &Payload::Record).2;
+        let message = |config: &KafkaSinkConfig, record: &Record| config.as_it_is(record).headers;
         let internal = KafkaSinkConfig::internal("t");
         let headers = message(&internal, &windowed);
         assert_eq!(headers.get(WINDOW_HEADER).and_then(|b| Window::from_bytes(b)), Some(window));
@@ -281,8 +290,7 @@ mod tests {
         };
         let windowed = Record { window: Some(window), ..plain.clone() };
         let check = |config: &KafkaSinkConfig, record: &Record, want: Option<&str>| {
-            let payload = config.payload(record).expect("a payload");
-            let (_, _, headers) = config.message(record, &payload);
+            let headers = written(config, record).headers;
             assert_eq!(headers.get(WINDOW_TEXT), want.map(|want| Bytes::from(want.to_owned())).as_ref());
             assert_eq!(headers.get("h"), Some(&Bytes::from("v")));
         };
@@ -302,7 +310,7 @@ mod tests {
         let plain = Record::new("a", Value::Null, Timestamp(5));
         let change = Change { old: Value::Bytes("1".into()), latest: true };
         let changed = Record { change: Some(Box::new(change.clone())), ..plain.clone() };
-        let message = |config: &KafkaSinkConfig, record: &Record| config.message(record, &Payload::Record).2;
+        let message = |config: &KafkaSinkConfig, record: &Record| config.as_it_is(record).headers;
         let internal = KafkaSinkConfig::internal("t");
         let headers = message(&internal, &changed);
         assert_eq!(headers.get(CHANGE_HEADER).and_then(Change::from_bytes), Some(change));
@@ -319,8 +327,7 @@ mod tests {
         config.value = Some(Expr::new(".x", None));
         config.headers.insert("from".into(), Expr::new("key", None));
         config.headers.insert("none".into(), Expr::new(".x", None));
-        let payload = config.payload(&record).unwrap();
-        let (key, value, headers) = config.message(&record, &payload);
+        let Message { key, value, headers } = written(&config, &record);
         assert_eq!((key, value), (Some(Bytes::from("7")), None));
         assert_eq!(headers, Headers::default().with("from", "a"));
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Answers, Connected, KafkaSinkConfig, Lane, Sink, SinkError};
 use crate::kafka::{OutRecord, Outcome, WriteClass, WriteError, WriteReport, Writer};
-use crate::model::SinkRow;
+use crate::model::{Message, SinkRow};
 
 /// Writes to one topic. Cheap to clone: the producer is shared.
 #[derive(Clone)]
@@ -30,7 +30,7 @@ impl KafkaLane {
     /// The message of a row.
     #[must_use]
     pub fn message(&self, row: &SinkRow) -> OutRecord {
-        let (key, value, headers) = self.config.message(&row.record, &row.payload);
+        let Message { key, value, headers } = self.config.message_of(row);
         OutRecord {
             topic: Arc::clone(&self.topic),
             partition: None,

@@ -2,7 +2,7 @@
 //!
 //! A new kind is a file that implements [`SinkSettings`] and a line in the list of `registry.rs`.
 //!
-//! Inside the task, a sink node turns a record into a [`SinkRow`] (pure, `runtime/task/nodes.rs`). The driver batches
+//! Inside the task, a sink node turns a record into a [`SinkRow`] (pure, `runtime/task/sink.rs`). The driver batches
 //! rows per lane (same key, same lane), keeps one batch of a lane in flight, and calls [`Sink::deliver`]. If a batch is
 //! refused as a whole, the driver splits it until the bad row is found. If it should be retried, the driver waits and
 //! calls again with the rows that have no answer yet. Some of these may have been written: writes are idempotent by

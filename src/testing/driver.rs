@@ -7,18 +7,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::formats::Formats;
 use crate::model::{
-    Call, Clock, Json, ManualClock, Millis, Origin, Reason, Record, Reply, SinkRow, Timestamp, Value,
+    Call, Clock, Json, ManualClock, Message, Millis, Origin, Reason, Record, Reply, SinkRow, Timestamp, Value,
 };
 use crate::operators::shared::describe::Described;
 use crate::operators::{Admits, Commits};
 use crate::runtime::{
-    DEAD_LETTER, Delivery, GlobalTable, Globals, Input, Step, Task, TaskError, TaskId, TaskOptions, inspect,
-    query_global,
+    Delivery, GlobalTable, Globals, Input, Step, Task, TaskError, TaskId, TaskOptions, inspect, query_global,
 };
 use crate::sinks::{Operation, TableSink};
 use crate::state::{Backend, MemoryBackend};
-use crate::topology::{Changelog, NodeKind, Topology};
+use crate::topology::{Changelog, Made, NodeKind, Topology};
 
 use super::{Answer, Mock};
 
@@ -27,7 +27,7 @@ use super::{Answer, Mock};
 pub enum Output {
     /// A record or row.
     Record {
-        /// Node that delivered it; [`DEAD_LETTER`] for the dead-letter topic.
+        /// Node that delivered it.
         node: usize,
         /// Sink name, or topic of a Kafka sink.
         to: String,
@@ -86,6 +86,7 @@ struct Slot {
 /// Runs a topology's tasks on virtual time.
 pub struct TopologyTestDriver {
     topology: Arc<Topology>,
+    formats: Arc<Formats>,
     slots: Vec<Slot>,
     /// Global tables; like those on disk, they survive restarts.
     globals: Vec<GlobalTable>,
@@ -116,6 +117,7 @@ impl TopologyTestDriver {
     /// The task does not start.
     pub fn new(topology: Arc<Topology>) -> Result<TopologyTestDriver, DriverError> {
         let mut driver = TopologyTestDriver {
+            formats: Arc::new(Formats::unconnected(&topology.named_schemas)),
             topology,
             slots: Vec::new(),
             globals: Vec::new(),
@@ -134,7 +136,8 @@ impl TopologyTestDriver {
         };
         for node in driver.topology.globals() {
             let rows: Arc<dyn Backend> = Arc::new(MemoryBackend::default());
-            let table = GlobalTable::open(&driver.topology, node, &rows).map_err(TaskError::State)?;
+            let table = GlobalTable::open(&driver.topology, &driver.formats, node, &rows)
+                .map_err(TaskError::State)?;
             driver.globals.push(table);
             driver.rows.insert(node, rows);
         }
@@ -163,7 +166,11 @@ impl TopologyTestDriver {
     ) -> Result<Slot, DriverError> {
         let id = TaskId { sub, partition: 0 };
         let dynamic: Arc<dyn Backend> = Arc::clone(&backend) as Arc<dyn Backend>;
-        let options = TaskOptions { globals: self.rows.clone(), ..TaskOptions::default() };
+        let options = TaskOptions {
+            formats: Some(Arc::clone(&self.formats)),
+            globals: self.rows.clone(),
+            ..TaskOptions::default()
+        };
         let mut task = Task::open(&self.topology, id, &dynamic, &options, self.wall, &mut self.step)?;
         let committed = committed.unwrap_or_else(|| vec![0; task.topics().len()]);
         for (topic, offset) in committed.iter().enumerate() {
@@ -434,16 +441,9 @@ impl TopologyTestDriver {
     fn deliver(&mut self, slot: usize, delivery: Delivery) -> Result<(), DriverError> {
         let Delivery { node, epoch, row } = delivery;
         let topology = Arc::clone(&self.topology);
-        let (to, key, value) = if node == DEAD_LETTER {
-            let topic = topology.settings.errors.dead_letter.as_ref().map_or("", |d| d.topic.as_str());
-            (topic.to_owned(), show_key(&row.record), row.record.value.show())
-        } else if let NodeKind::Sink(sink) = &topology.nodes[node].kind {
-            let (key, value) = sink.show(&row, self.wall);
-            let to = sink.topic().unwrap_or(&topology.nodes[node].name).to_owned();
-            (to, key, value)
-        } else {
-            return Ok(());
-        };
+        let NodeKind::Sink(sink) = &topology.nodes[node].kind else { return Ok(()) };
+        let (key, value) = sink.show(&row, self.wall);
+        let to = sink.topic().unwrap_or(&topology.nodes[node].name).to_owned();
         let reply_to = row.reply_to;
         self.clock.advance_to(self.wall);
         let stands = match self.tables.get(&node).map(|table| table.put(&row)) {
@@ -451,8 +451,7 @@ impl TopologyTestDriver {
             Some(Ok(stands)) => stands,
             Some(Err(refused)) => return self.refuse(slot, node, epoch, row, refused.to_string()),
         };
-        let internal = topology.nodes.get(node).is_some_and(|n| n.made_for.is_some());
-        if !internal {
+        if !matches!(topology.nodes[node].made, Made::For(_)) {
             self.out.push(Output::Record { node, to: to.clone(), key, value, record: row.record.clone() });
         }
         if topology.source_topics().contains(&to) || topology.global_topics().contains(&to) {
@@ -596,17 +595,11 @@ impl TopologyTestDriver {
 
 /// A sink's row as a reader of the topic sees it.
 fn as_message(topology: &Topology, node: usize, row: SinkRow) -> Record {
-    let Some(NodeKind::Sink(sink)) = topology.nodes.get(node).map(|n| &n.kind) else { return row.record };
+    let NodeKind::Sink(sink) = &topology.nodes[node].kind else { return row.record };
     let Some(config) = sink.kafka() else { return row.record };
-    let (key, value, headers) = config.message(&row.record, &row.payload);
+    let Message { key, value, headers } = config.message_of(&row);
     let value = value.map_or(Value::Null, Value::Bytes);
     Record { key, value, headers, ts: row.record.ts, ..Record::default() }
-}
-
-/// A key to show: text, or null.
-#[must_use]
-fn show_key(record: &Record) -> Json {
-    record.key.as_ref().map_or(Json::Null, |k| Json::String(String::from_utf8_lossy(k).into_owned()))
 }
 
 #[cfg(test)]

@@ -223,7 +223,7 @@ fn one(driver: &mut TopologyTestDriver, line: &str) -> Result<(), Failure> {
 
 fn write_outputs(driver: &mut TopologyTestDriver, step: u64, output: &mut impl Write) -> std::io::Result<()> {
     for out in driver.take_output() {
-        let node = |n: usize| driver.topology().nodes.get(n).map_or("dead_letter", |n| n.name.as_str());
+        let node = |n: usize| driver.topology().nodes[n].name.as_str();
         let line = match out {
             Output::Record { to, key, value, record, .. } => {
                 let value =

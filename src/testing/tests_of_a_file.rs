@@ -114,11 +114,7 @@ fn script(
 
 fn gather(driver: &mut TopologyTestDriver, seen: &mut BTreeMap<String, Seen>) {
     for output in driver.take_output() {
-        let name_of = |node: usize| {
-            let topology = driver.topology();
-            let known = node < topology.nodes.len();
-            if known { topology.declared(node).name.clone() } else { "dead_letter".to_owned() }
-        };
+        let name_of = |node: usize| driver.topology().declared(node).name.clone();
         match output {
             Output::Record { node, to, key, value, record } => {
                 let shown = if driver.topology().is_table_sink(node) {

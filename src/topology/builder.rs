@@ -2,14 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::checks::{
-    check_name, check_promises, check_renamed, check_settings, check_table, check_topics, check_topology,
-};
-use super::{
-    Changelog, Input, Node, NodeKind, Settings, Topology, foreign, formats, gates, joins, limits,
-    repartition, sub, windowed,
-};
-use crate::model::{Problem, Shape, did_you_mean};
+use super::checks::{check_limit, check_name, check_promises, check_renamed, check_topics, check_topology};
+use super::draft::Draft;
+use super::names::{Names, Read};
+use super::{Made, Node, NodeKind, Settings, Topology, formats};
+use crate::model::{Problem, Shape};
 use crate::operators::{NodeConfig, NodePlan, TableConfig};
 use crate::sinks::SinkConfig;
 use crate::sources::SourceConfig;
@@ -39,16 +36,29 @@ use crate::sources::SourceConfig;
 pub struct TopologyBuilder {
     name: String,
     settings: Settings,
-    nodes: Vec<(String, NodeKind, Vec<String>)>,
+    nodes: Vec<Given>,
+    /// By node: how many before it have its name, those that could not be read among them.
+    nth: Vec<usize>,
+    /// Nodes by name.
+    counts: BTreeMap<String, usize>,
     /// Sources that are read as tables, by name.
     tables: BTreeMap<String, TableConfig>,
     /// The types that the values of sources must have, by name.
     schemas: BTreeMap<String, Shape>,
     /// Nodes that could not be read, or not whole: what they give is not known.
     misread: BTreeSet<String>,
+    /// The same, by number: another node of that name may have been read whole.
+    not_whole: BTreeSet<usize>,
     /// What those of them that are not in `nodes` read.
     unread: Vec<(String, Vec<String>)>,
+    /// Rate limits that are there, even if they could not be read.
+    limits: BTreeSet<String>,
+    /// Something that is there was not read.
+    has_gaps: bool,
 }
+
+/// A node as it was given: name, kind, what it reads.
+pub(super) type Given = (String, NodeKind, Vec<String>);
 
 impl TopologyBuilder {
     /// A topology of that name: the consumer group and the prefix of internal topics.
@@ -66,9 +76,8 @@ impl TopologyBuilder {
 
     /// Adds a source.
     #[must_use]
-    pub fn source(mut self, name: impl Into<String>, config: SourceConfig) -> TopologyBuilder {
-        self.nodes.push((name.into(), NodeKind::Source(config), Vec::new()));
-        self
+    pub fn source(self, name: impl Into<String>, config: SourceConfig) -> TopologyBuilder {
+        self.push(name.into(), NodeKind::Source(config), Vec::new())
     }
 
     /// Adds a source that is read as a table.
@@ -94,34 +103,50 @@ impl TopologyBuilder {
     /// Adds an operator that reads the nodes named in `from` (`node` or `node.port`).
     #[must_use]
     pub fn operator<S: Into<String>>(
-        mut self,
+        self,
         name: impl Into<String>,
         from: impl IntoIterator<Item = S>,
         config: NodeConfig,
     ) -> TopologyBuilder {
         let from = from.into_iter().map(Into::into).collect();
-        self.nodes.push((name.into(), NodeKind::Operator(Box::new(config)), from));
-        self
+        self.push(name.into(), NodeKind::Operator(Box::new(config)), from)
     }
 
     /// Adds a sink that reads the nodes named in `from`.
     #[must_use]
     pub fn sink<S: Into<String>>(
-        mut self,
+        self,
         name: impl Into<String>,
         from: impl IntoIterator<Item = S>,
         config: SinkConfig,
     ) -> TopologyBuilder {
         let from = from.into_iter().map(Into::into).collect();
-        self.nodes.push((name.into(), NodeKind::Sink(Box::new(config)), from));
+        self.push(name.into(), NodeKind::Sink(Box::new(config)), from)
+    }
+
+    fn push(mut self, name: String, kind: NodeKind, from: Vec<String>) -> TopologyBuilder {
+        let nth = self.count(&name);
+        self.nth.push(nth);
+        self.nodes.push((name, kind, from));
         self
     }
 
-    /// Notes that a node's settings could not be read whole: its outputs are not known, so a `from` that names it is no
+    /// How many nodes of that name there are before the next one.
+    fn count(&mut self, name: &str) -> usize {
+        let count = self.counts.entry(name.to_owned()).or_default();
+        *count += 1;
+        *count - 1
+    }
+
+    /// Notes that the settings of a node, the one that was added last, could not be read whole: its outputs are not known, so a `from` that names it is no
     /// problem of its own.
     #[must_use]
     pub(crate) fn misread(mut self, name: impl Into<String>) -> TopologyBuilder {
-        self.misread.insert(name.into());
+        let name = name.into();
+        if self.nodes.last().is_some_and(|(last, ..)| *last == name) {
+            self.not_whole.insert(self.nodes.len() - 1);
+        }
+        self.misread.insert(name);
         self
     }
 
@@ -130,8 +155,24 @@ impl TopologyBuilder {
     #[must_use]
     pub(crate) fn unread(mut self, name: impl Into<String>, from: Vec<String>) -> TopologyBuilder {
         let name = name.into();
+        self.count(&name);
         self.unread.push((name.clone(), from));
         self.misread(name)
+    }
+
+    /// Notes that some of what belongs to the topology was not read, sources perhaps or all nodes of a section: that there
+    /// is none is no problem then.
+    #[must_use]
+    pub(crate) fn has_gaps(mut self) -> TopologyBuilder {
+        self.has_gaps = true;
+        self
+    }
+
+    /// Notes rate limits that are there, even if they could not be read.
+    #[must_use]
+    pub(crate) fn limits(mut self, names: impl IntoIterator<Item = String>) -> TopologyBuilder {
+        self.limits.extend(names);
+        self
     }
 
     /// Checks the graph.
@@ -139,71 +180,66 @@ impl TopologyBuilder {
     /// # Errors
     /// Every problem found, in the order of the nodes.
     pub fn build(self) -> Result<Topology, Vec<Problem>> {
+        self.resolve().finish()
+    }
+
+    /// Looks up every name, and checks all that can be checked before the expressions are compiled.
+    #[must_use]
+    pub(crate) fn resolve(self) -> Draft {
         let mut problems = Vec::new();
         check_name(&self.name, None, &mut problems);
-        for (n, (name, kind, _)) in self.nodes.iter().enumerate() {
+        let names = Names::new(&self.nodes, &self.nth, &self.misread, &mut problems);
+        let mut reads = Vec::with_capacity(self.nodes.len());
+        for (node, nth) in self.nodes.iter().zip(&self.nth) {
+            let ((name, kind, _), before) = (node, problems.len());
             check_name(name, Some(name), &mut problems);
-            if self.nodes[..n].iter().any(|(other, _, _)| other == name) {
-                let help = "a name is what `from`, topics and state know a node by: give one of them another";
-                let message = "another node has this name already";
-                problems.push(problem("graph::duplicate", name, "", message, Some(help.into())));
-            }
-            check_settings(name, kind, &self.settings, &mut problems);
-            let table = table_of(name, kind, &self.tables);
-            check_table(name, kind, table, &self.settings, &mut problems);
+            check_limit(name, kind, &self.settings, &self.limits, &mut problems);
+            reads.push(names.read(node, &mut problems));
+            of_nth(&mut problems[before..], *nth);
         }
         check_topology(&self.settings, &mut problems);
-        check_topics(&self.settings, &self.nodes, &mut problems);
+        check_topics(&self.settings, &self.nodes, &self.misread, &mut problems);
         check_promises(&self.settings, &self.nodes, &mut problems);
         if self.unread.is_empty() {
             check_renamed(&self.settings, &self.nodes, &mut problems);
         }
-        let formats = formats::load(&self.settings, &self.nodes, &self.schemas, &mut problems);
-        if !self.nodes.iter().any(|(_, kind, _)| matches!(kind, NodeKind::Source(_))) {
+        let named_schemas = formats::load(&self.settings, &self.nodes, &self.schemas, &mut problems);
+        if !self.has_gaps && !self.nodes.iter().any(|(_, kind, _)| matches!(kind, NodeKind::Source(_))) {
             let help = "add one under `sources`, for example `orders: { kafka: { topic: orders } }`";
             problems.push(
                 Problem::new("graph::no_source", "the topology has no source").field("sources").help(help),
             );
         }
-        let mut inputs: Vec<(Vec<Input>, Option<Input>)> = Vec::new();
-        for (name, kind, from) in &self.nodes {
-            inputs.push(resolve(name, kind, from, &self.nodes, &self.misread, &mut problems));
-        }
         for (name, from) in &self.unread {
             for text in from {
-                look_up(text, name, "from", &self.nodes, &self.misread, &mut problems);
+                names.look_up(text, name, "from", &mut problems);
             }
         }
-        let mut nodes: Vec<Node> = Vec::new();
-        let mut withs: Vec<Option<Input>> = Vec::new();
-        for ((name, kind, _), (inputs, with)) in self.nodes.into_iter().zip(inputs) {
+        let whole = (0..self.nodes.len()).map(|n| !self.not_whole.contains(&n)).collect();
+        let nodes = self.nodes.into_iter().zip(&reads).map(|((name, kind, _), read): (Given, &Read)| {
             let table = table_of(&name, &kind, &self.tables).copied();
+            let inputs = read.from.iter().copied().flatten().collect();
             let (lookups, plan) = (Vec::new(), NodePlan::default());
-            nodes.push(Node { name, kind, inputs, table, lookups, plan, made_for: None });
-            withs.push(with);
+            Node { name, kind, inputs, table, lookups, plan, made: Made::Declared }
+        });
+        Draft {
+            nodes: nodes.collect(),
+            reads,
+            whole,
+            nth: self.nth,
+            has_gaps: self.has_gaps || !self.unread.is_empty(),
+            name: self.name,
+            settings: self.settings,
+            schemas: self.schemas,
+            named_schemas,
+            problems,
         }
-        joins::settle(&mut nodes, &withs, &mut problems);
-        gates::check(&self.name, &self.settings, &nodes, &mut problems);
-        if problems.is_empty() {
-            check_cycles(&nodes, &mut problems);
-        }
-        if problems.is_empty() {
-            windowed::settle_grace(&mut nodes, &mut problems);
-        }
-        if !problems.is_empty() || !self.unread.is_empty() {
-            return Err(problems);
-        }
-        repartition::insert(&self.name, &mut nodes)?;
-        foreign::insert(&self.name, &mut nodes)?;
-        let subs = sub::cut(&nodes);
-        sub::check_lines(&nodes, &subs)?;
-        limits::check(&self.settings, &nodes, &subs)?;
-        formats::check_keys(&nodes, &subs)?;
-        let (name, settings, schemas) = (self.name, self.settings, self.schemas);
-        let replayed = settings.state.changelog == Changelog::Off;
-        nodes.iter_mut().for_each(|node| node.plan.replayed = replayed);
-        Ok(Topology { name, settings, nodes, subs, schemas, formats })
     }
+}
+
+/// The problems are those of the `nth` node of its name.
+pub(super) fn of_nth(problems: &mut [Problem], nth: usize) {
+    problems.iter_mut().for_each(|problem| problem.nth = nth);
 }
 
 pub(super) fn problem(
@@ -225,154 +261,5 @@ fn table_of<'a>(
         NodeKind::Source(_) => tables.get(name),
         NodeKind::Operator(config) => config.table(),
         NodeKind::Sink(_) => None,
-    }
-}
-
-/// The nodes that a node reads (`from`), and the one that it joins them with.
-fn resolve(
-    name: &str,
-    kind: &NodeKind,
-    from: &[String],
-    nodes: &[(String, NodeKind, Vec<String>)],
-    misread: &BTreeSet<String>,
-    problems: &mut Vec<Problem>,
-) -> (Vec<Input>, Option<Input>) {
-    if matches!(kind, NodeKind::Source(_)) {
-        return (Vec::new(), None);
-    }
-    if from.is_empty() {
-        problems.push(problem(
-            "graph::from",
-            name,
-            "",
-            "the node reads nothing",
-            Some("add `from: NODE`".into()),
-        ));
-    }
-    if let Some((_, twice)) = from.iter().enumerate().find(|(n, text)| from[..*n].contains(*text)) {
-        problems.push(problem(
-            "graph::from",
-            name,
-            "from",
-            &format!("it reads `{twice}` twice: each record would come twice"),
-            Some("name each node once".into()),
-        ));
-    }
-    let mut found = |text: &str, field: &str| look_up(text, name, field, nodes, misread, problems);
-    let inputs: Vec<Input> = from.iter().filter_map(|text| found(text, "from")).collect();
-    let NodeKind::Operator(config) = kind else { return (inputs, None) };
-    let with = config.with().and_then(|text| found(text, &config.meeting_field()));
-    if let Some((count, help)) = config.input_count()
-        && inputs.len() == from.len()
-        && !count.contains(&inputs.len())
-    {
-        problems.push(problem("graph::from", name, "from", "wrong number of inputs", Some(help.into())));
-    }
-    (inputs, with)
-}
-
-/// The output that a name in a node's `from` or `with` means. One of a misread node is not known, and that is no problem
-/// of this node.
-fn look_up(
-    text: &str,
-    name: &str,
-    field: &str,
-    nodes: &[(String, NodeKind, Vec<String>)],
-    misread: &BTreeSet<String>,
-    problems: &mut Vec<Problem>,
-) -> Option<Input> {
-    match find(text, name, nodes) {
-        Ok(input) => Some(input),
-        Err((message, help)) => {
-            if !misread.contains(text.split('.').next().unwrap_or(text)) {
-                problems.push(problem("graph::from", name, field, &message, Some(help)));
-            }
-            None
-        }
-    }
-}
-
-/// The node, or the node's output, of that name; else message and help.
-fn find(
-    text: &str,
-    reader: &str,
-    nodes: &[(String, NodeKind, Vec<String>)],
-) -> Result<Input, (String, String)> {
-    let whole = nodes.iter().position(|(n, _, _)| n == text);
-    let found = match (whole, text.rsplit_once('.')) {
-        (Some(node), _) => Some((node, "")),
-        (None, Some((node, port))) => nodes.iter().position(|(n, _, _)| n == node).map(|n| (n, port)),
-        (None, None) => None,
-    };
-    let Some((node, port)) = found else {
-        let known: Vec<&str> = nodes.iter().map(|(n, _, _)| n.as_str()).filter(|n| *n != reader).collect();
-        let help = match known.is_empty() {
-            true => "there is nothing else to read from".into(),
-            false => did_you_mean(text, &known),
-        };
-        return Err((format!("there is no node `{text}`"), help));
-    };
-    let ports = match &nodes[node].1 {
-        NodeKind::Operator(config) => config.ports(),
-        NodeKind::Source(_) | NodeKind::Sink(_) => Vec::new(),
-    };
-    let at = match (ports.as_slice(), port) {
-        ([], "") => Some(0),
-        ([], _) => None,
-        (ports, port) => ports.iter().position(|p| p == port),
-    };
-    if let Some(port) = at.and_then(|p| u16::try_from(p).ok()) {
-        return Ok(Input { node, port });
-    }
-    let base = &nodes[node].0;
-    let known: Vec<String> = ports.iter().map(|p| format!("{base}.{p}")).collect();
-    let known: Vec<&str> = known.iter().map(String::as_str).collect();
-    if ports.is_empty() {
-        Err((format!("`{base}` has no outputs of its own"), format!("write `from: {base}`")))
-    } else if text == base {
-        let all: Vec<String> = known.iter().map(|k| format!("`{k}`")).collect();
-        Err((format!("`{base}` has several outputs"), format!("name one: {}", all.join(", "))))
-    } else {
-        Err((format!("`{base}` has no output `{text}`"), did_you_mean(text, &known)))
-    }
-}
-
-fn check_cycles(nodes: &[Node], problems: &mut Vec<Problem>) {
-    let read = |n: usize| {
-        let node: &Node = &nodes[n];
-        node.inputs.iter().map(|i| i.node).chain(node.lookups.iter().copied())
-    };
-    // A node is settled when its inputs are; nodes that never get there are in a cycle or below one.
-    let mut settled = vec![false; nodes.len()];
-    let mut moved = true;
-    while moved {
-        moved = false;
-        for n in 0..nodes.len() {
-            if !settled[n] && read(n).all(|i| settled[i]) {
-                settled[n] = true;
-                moved = true;
-            }
-        }
-    }
-    let Some(start) = settled.iter().position(|s| !s) else { return };
-    let mut path = vec![start];
-    let mut at = start;
-    loop {
-        let Some(next) = read(at).find(|n| !settled[*n]) else { return };
-        if let Some(from) = path.iter().position(|n| *n == next) {
-            // The path runs against the direction of records.
-            let mut ring = vec![nodes[path[from]].name.as_str()];
-            ring.extend(path[from..].iter().rev().map(|n| nodes[*n].name.as_str()));
-            problems.push(problem(
-                "graph::cycle",
-                &nodes[path[from]].name,
-                "from",
-                &format!("the nodes read each other in a circle: {}", ring.join(" -> ")),
-                Some("let one of them read from somewhere else, or put a topic between them".into()),
-            ));
-            return;
-        }
-        path.push(next);
-        at = next;
     }
 }

@@ -2,15 +2,14 @@
 //!
 //! Called by the builder, which checks the graph itself.
 
-use super::builder::problem;
+use std::collections::BTreeSet;
+
+use super::builder::{Given, problem};
 use super::{Changelog, Guarantee, NodeKind, OnFailure, Settings};
 use crate::kafka::{KafkaConfig, topic_problem};
 use crate::model::kinds::placed;
 use crate::model::{Millis, Problem, did_you_mean};
 use crate::operators::TableConfig;
-
-/// A node as it was given: name, kind, what it reads.
-type Draft = (String, NodeKind, Vec<String>);
 
 /// Names become topic names, file names and metric labels: letters, digits, `-`, `_`, at most 100.
 pub(super) fn check_name(name: &str, node: Option<&str>, problems: &mut Vec<Problem>) {
@@ -30,44 +29,53 @@ pub(super) fn check_name(name: &str, node: Option<&str>, problems: &mut Vec<Prob
 }
 
 pub(super) fn check_settings(name: &str, kind: &NodeKind, settings: &Settings, problems: &mut Vec<Problem>) {
-    match kind {
-        NodeKind::Source(source) => {
-            problems.extend(source.check().into_iter().map(|p| p.of(name)));
-        }
-        NodeKind::Operator(config) => {
-            problems.extend(config.check().into_iter().map(|p| p.of(name)));
-            if let Some(limit) = config.calls().and_then(|calls| calls.rate_limit)
-                && !settings.rate_limits.contains_key(limit)
-            {
-                let known: Vec<&str> = settings.rate_limits.keys().map(String::as_str).collect();
-                problems.push(problem(
-                    "graph::rate_limit",
-                    name,
-                    &format!("{}.rate_limit", config.kind_name()),
-                    &format!("there is no rate limit `{limit}`"),
-                    Some(if known.is_empty() {
-                        format!("add `rate_limits: {{ {limit}: {{ limit: 100/s }} }}`")
-                    } else {
-                        did_you_mean(limit, &known)
-                    }),
-                ));
-            }
-        }
-        NodeKind::Sink(config) => {
-            problems.extend(config.check().into_iter().map(|p| p.of(name)));
-            if let Some(uses) = config.connection()
-                && let Err((message, help)) = settings.connections.find(uses)
-            {
-                let kind = config.kind_name();
-                let field = if uses.name.is_some() { format!("{kind}.connection") } else { kind.to_owned() };
-                problems.push(problem("graph::connection", name, &field, &message, Some(help)));
-            }
-        }
+    let found = match kind {
+        NodeKind::Source(source) => source.check(),
+        NodeKind::Operator(config) => config.check(),
+        NodeKind::Sink(config) => config.check(),
+    };
+    problems.extend(found.into_iter().map(|p| p.of(name)));
+    if let NodeKind::Sink(config) = kind
+        && let Some(uses) = config.connection()
+        && let Err((message, help)) = settings.connections.find(uses)
+    {
+        let kind = config.kind_name();
+        let field = if uses.name.is_some() { format!("{kind}.connection") } else { kind.to_owned() };
+        problems.push(problem("graph::connection", name, &field, &message, Some(help)));
+    }
+}
+
+/// The rate limit that a node names has to be there. `named`: those that are, even if they could not be read.
+pub(super) fn check_limit(
+    name: &str,
+    kind: &NodeKind,
+    settings: &Settings,
+    named: &BTreeSet<String>,
+    problems: &mut Vec<Problem>,
+) {
+    if let NodeKind::Operator(config) = kind
+        && let Some(limit) = config.calls().and_then(|calls| calls.rate_limit)
+        && !settings.rate_limits.contains_key(limit)
+        && !named.contains(limit)
+    {
+        let known: BTreeSet<&str> = settings.rate_limits.keys().chain(named).map(String::as_str).collect();
+        let known: Vec<&str> = known.into_iter().collect();
+        problems.push(problem(
+            "graph::rate_limit",
+            name,
+            &format!("{}.rate_limit", config.kind_name()),
+            &format!("there is no rate limit `{limit}`"),
+            Some(if known.is_empty() {
+                format!("add `rate_limits: {{ {limit}: {{ limit: 100/s }} }}`")
+            } else {
+                did_you_mean(limit, &known)
+            }),
+        ));
     }
 }
 
 /// `renamed` names nodes as they are called now, and names that no node has any more.
-pub(super) fn check_renamed(settings: &Settings, nodes: &[Draft], problems: &mut Vec<Problem>) {
+pub(super) fn check_renamed(settings: &Settings, nodes: &[Given], problems: &mut Vec<Problem>) {
     let is_node = |name: &str| nodes.iter().any(|(node, _, _)| node == name);
     for (new, old) in &settings.renamed {
         let mut wrong = |message: String, help: String| {
@@ -158,7 +166,12 @@ pub(super) fn check_topology(settings: &Settings, problems: &mut Vec<Problem>) {
 
 /// Reports sources that read what only one of them can read (standard input), and a dead-letter topic that is also
 /// read.
-pub(super) fn check_topics(settings: &Settings, nodes: &[Draft], problems: &mut Vec<Problem>) {
+pub(super) fn check_topics(
+    settings: &Settings,
+    nodes: &[Given],
+    misread: &BTreeSet<String>,
+    problems: &mut Vec<Problem>,
+) {
     let mut alone: Vec<(&str, &str)> = Vec::new();
     for (name, kind, _) in nodes {
         let NodeKind::Source(source) = kind else { continue };
@@ -174,7 +187,7 @@ pub(super) fn check_topics(settings: &Settings, nodes: &[Draft], problems: &mut 
                 ..Problem::default()
             });
         }
-        let Some(what) = source.reads_alone() else { continue };
+        let Some(what) = source.reads_alone().filter(|_| !misread.contains(name)) else { continue };
         if let Some((_, first)) = alone.iter().find(|(read, _)| *read == what) {
             let message = format!("`{first}` reads {what} already, and a record comes once");
             let help = format!("let what reads `{name}` read `{first}`");
@@ -185,7 +198,7 @@ pub(super) fn check_topics(settings: &Settings, nodes: &[Draft], problems: &mut 
 }
 
 /// Reports settings that promise more than the nodes can keep.
-pub(super) fn check_promises(settings: &Settings, nodes: &[Draft], problems: &mut Vec<Problem>) {
+pub(super) fn check_promises(settings: &Settings, nodes: &[Given], problems: &mut Vec<Problem>) {
     for (name, kind, _) in nodes {
         if let NodeKind::Sink(sink) = kind
             && sink.returning().is_some()

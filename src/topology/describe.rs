@@ -26,7 +26,7 @@ impl Topology {
 
     /// The declared nodes.
     fn shown(&self) -> impl Iterator<Item = (usize, &Node)> {
-        self.nodes.iter().enumerate().filter(|(_, n)| n.made_for.is_none())
+        self.nodes.iter().enumerate().filter(|(_, n)| n.is_declared())
     }
 
     /// The inputs of node `n`, as declared: node, port, and whether a repartition topic is in between.
@@ -37,7 +37,7 @@ impl Topology {
         while let Some((input, through)) = left.pop() {
             if input.node == n {
                 // A join's records to its own other half are not shown.
-            } else if self.nodes[input.node].made_for.is_none() {
+            } else if self.nodes[input.node].is_declared() {
                 out.push((input.node, input.port, through));
             } else if let Some(r) = own.iter().find(|r| r.source == input.node) {
                 left.extend(self.nodes[r.sink].inputs.iter().rev().map(|i| (*i, true)));

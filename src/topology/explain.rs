@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Changelog, ClockMode, Guarantee, NodeKind, OnFailure, Topology};
+use super::{Changelog, ClockMode, Guarantee, Made, NodeKind, OnFailure, Topology};
 use crate::operators::Sends;
 
 /// The result of `slackwater explain`; the fields' names are those of its JSON.
@@ -73,7 +73,7 @@ impl Topology {
         let sub_topologies = subs
             .map(|(n, sub)| {
                 let written = repartitions.iter().filter(|r| sub.nodes.contains(&r.sink));
-                let nodes = sub.nodes.iter().filter(|n| self.nodes[**n].made_for.is_none());
+                let nodes = sub.nodes.iter().filter(|n| self.nodes[**n].is_declared());
                 SubExplanation {
                     name: sub.name.clone(),
                     reads: sub.topics.clone(),
@@ -138,8 +138,12 @@ impl Topology {
         let mut keys: Vec<Option<String>> = vec![None; self.nodes.len()];
         // Nodes that the topology put in are at the end of the list, so a chain may need one round per node.
         for _ in 0..self.nodes.len() {
+            let before = keys.clone();
             for n in 0..self.nodes.len() {
                 keys[n] = self.key_of(n, &keys);
+            }
+            if keys == before {
+                break;
             }
         }
         keys.into_iter().map(|key| key.unwrap_or_else(|| "the record's key".into())).collect()
@@ -159,7 +163,7 @@ impl Topology {
             // The record has its own key again, as before the node above.
             NodeKind::Operator(config) if config.restores_key(&self.nodes[n].plan) => {
                 let before =
-                    self.nodes.iter().find(|node| node.made_for == Some(n) && !node.inputs.is_empty())?;
+                    self.nodes.iter().find(|node| node.made == Made::For(n) && !node.inputs.is_empty())?;
                 return keys[before.inputs.first()?.node].clone();
             }
             NodeKind::Operator(config) => config.key_expr(),

@@ -6,7 +6,7 @@
 //! purged.
 
 use super::builder::problem;
-use super::repartition::{add, reads_a_topic, uses_topic};
+use super::repartition::{add, reading_topics, uses_topic};
 use super::{Input, Node, NodeKind};
 use crate::model::Problem;
 use crate::sinks::SinkConfig;
@@ -18,8 +18,9 @@ use crate::sources::SourceConfig;
 /// A name or topic that the cut needs is taken.
 pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<Problem>> {
     let mut problems = Vec::new();
+    let reading_topics = reading_topics(nodes);
     for n in 0..nodes.len() {
-        if !reads_a_topic(nodes, n) {
+        if !reading_topics[n] {
             continue;
         }
         let &[left, right] = nodes[n].inputs.as_slice() else { continue };

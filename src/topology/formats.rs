@@ -4,11 +4,10 @@
 //! other.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use super::builder::problem;
+use super::builder::{Given, problem};
 use super::{Node, NodeKind, Settings, SubTopology};
-use crate::formats::{Format, Formats, SchemaProblem, WriterSchema};
+use crate::formats::{Format, NamedSchemas, SchemaProblem, WriterSchema};
 use crate::model::{Problem, Shape};
 use crate::sinks::KafkaSinkConfig;
 use crate::sources::SourceConfig;
@@ -16,11 +15,11 @@ use crate::sources::SourceConfig;
 /// Reads every schema that is named in the topology.
 pub(super) fn load(
     settings: &Settings,
-    nodes: &[(String, NodeKind, Vec<String>)],
+    nodes: &[Given],
     shapes: &BTreeMap<String, Shape>,
     problems: &mut Vec<Problem>,
-) -> Arc<Formats> {
-    let mut formats = Formats::new(settings.schema_registry.clone());
+) -> NamedSchemas {
+    let mut formats = NamedSchemas::new(settings.schema_registry.clone());
     if let Some(registry) = &settings.schema_registry {
         problems.extend(registry.check().into_iter().map(|p| {
             let field = format!("schema_registry.{}", p.field);
@@ -49,11 +48,11 @@ pub(super) fn load(
             ));
         }
     }
-    Arc::new(formats)
+    formats
 }
 
 fn load_source(
-    formats: &mut Formats,
+    formats: &mut NamedSchemas,
     settings: &Settings,
     name: &str,
     source: &SourceConfig,
@@ -78,7 +77,7 @@ fn load_source(
 }
 
 fn load_sink(
-    formats: &mut Formats,
+    formats: &mut NamedSchemas,
     settings: &Settings,
     name: &str,
     kind: &str,

@@ -1,6 +1,8 @@
 //! Which node reads what in the graph: the tables and streams that reach each operator, the other node that a join
 //! names, and which node looks up whose rows.
 
+use std::collections::BTreeSet;
+
 use super::builder::problem;
 use super::{Input, Node, NodeKind, windowed};
 use crate::model::Problem;
@@ -8,10 +10,17 @@ use crate::operators::{NodePlan, ReadNode, Reads};
 
 /// Gives each operator what it reads, and asks whether that is possible. The right side of a join whose records trigger
 /// results becomes the join's second input; tables in which a join looks up rows are noted in `lookups`. `withs`: the
-/// right side of each join, if it was found.
-pub(super) fn settle(nodes: &mut [Node], withs: &[Option<Input>], problems: &mut Vec<Problem>) {
-    let windows = windowed::of_nodes(nodes, withs);
-    for n in 0..nodes.len() {
+/// right side of each join, if it was found. `order`: the nodes, each behind those that it reads. `certain`: the nodes of
+/// which it is known what they read.
+pub(super) fn settle(
+    nodes: &mut [Node],
+    withs: &[Option<Input>],
+    order: &[usize],
+    certain: &[bool],
+    problems: &mut Vec<Problem>,
+) {
+    let windows = windowed::of_nodes(nodes, withs, order);
+    for n in (0..nodes.len()).filter(|n| certain[*n]) {
         let node = &nodes[n];
         let NodeKind::Operator(config) = &node.kind else { continue };
         let read = |input: &Input| {
@@ -43,10 +52,10 @@ pub(super) fn settle(nodes: &mut [Node], withs: &[Option<Input>], problems: &mut
         }
         node.plan = plan;
     }
-    for n in 0..nodes.len() {
-        let asks = |node: &Node| matches!(&node.kind, NodeKind::Operator(c) if c.takes_changes(&node.plan));
-        let asked = nodes.iter().any(|node| asks(node) && node.inputs.iter().any(|i| i.node == n));
-        nodes[n].plan.sends_changes = asked;
+    let asks = |node: &&Node| matches!(&node.kind, NodeKind::Operator(c) if c.takes_changes(&node.plan));
+    let asked = nodes.iter().filter(asks).flat_map(|node| &node.inputs).map(|input| input.node);
+    for n in asked.collect::<BTreeSet<usize>>() {
+        nodes[n].plan.sends_changes = true;
     }
     for node in nodes.iter() {
         let global = |i: &&Input| nodes[i.node].table.is_some_and(|table| table.global);

@@ -223,7 +223,7 @@ impl Topology {
         let name = |n: usize| self.nodes[n].name.clone();
         let mut layout = Layout { format: LAYOUT_FORMAT, ..Layout::default() };
         for (n, changelog, form) in self.kept(home, &name) {
-            let owner = self.nodes[n].made_for.map(name);
+            let owner = self.nodes[n].made_for().map(name);
             layout.nodes.insert(name(n), Kept { changelog, form, owner });
         }
         for repartition in self.repartitions().into_iter().filter(|_| home == Home::Topics) {

@@ -6,7 +6,9 @@
 
 mod builder;
 mod checks;
+mod dead_letter;
 mod describe;
+mod draft;
 mod explain;
 mod foreign;
 mod formats;
@@ -14,6 +16,7 @@ mod gates;
 mod joins;
 mod layout;
 mod limits;
+mod names;
 mod repartition;
 mod settings;
 mod sub;
@@ -21,6 +24,7 @@ mod windowed;
 mod written;
 
 pub use builder::TopologyBuilder;
+pub(crate) use draft::Draft;
 pub use explain::{Explanation, NodeExplanation, RepartitionExplanation, SubExplanation};
 pub use layout::{ChangelogMove, Home, Kept, LAYOUT_FORMAT, Layout, Moves};
 pub use repartition::{Repartition, Uneven};
@@ -29,10 +33,9 @@ pub use sub::{SubTopology, TaskInput};
 pub use written::WrittenTopic;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crate::clients::Connections;
-use crate::formats::{Formats, RegistryConfig};
+use crate::formats::{NamedSchemas, RegistryConfig};
 use crate::model::{Problem, Shape};
 use crate::operators::{NodeConfig, NodePlan, RateLimitConfig, TableConfig};
 use crate::sinks::SinkConfig;
@@ -72,6 +75,18 @@ pub enum NodeKind {
     Sink(Box<SinkConfig>),
 }
 
+/// How a node came into the topology.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// Its author wrote it.
+    Declared,
+    /// The topology put it in for that node: see `repartition.rs`.
+    For(usize),
+    /// The topology put it in for `errors: { dead_letter }`: the one sink that every task delivers to, and that reads no
+    /// node. See `dead_letter.rs`.
+    DeadLetter,
+}
+
 /// One node.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -87,8 +102,8 @@ pub struct Node {
     pub lookups: Vec<usize>,
     /// What else is known of an operator's place in the graph.
     pub plan: NodePlan,
-    /// Not declared, but put in by the topology for that node: see `repartition.rs`.
-    pub made_for: Option<usize>,
+    /// How it came into the topology.
+    pub made: Made,
 }
 
 impl Node {
@@ -96,6 +111,27 @@ impl Node {
     #[must_use]
     pub fn is_global(&self) -> bool {
         self.table.is_some_and(|table| table.global)
+    }
+
+    /// The declared node that it was put in for.
+    #[must_use]
+    pub fn made_for(&self) -> Option<usize> {
+        match self.made {
+            Made::For(owner) => Some(owner),
+            Made::Declared | Made::DeadLetter => None,
+        }
+    }
+
+    /// Did the topology's author write it?
+    #[must_use]
+    pub fn is_declared(&self) -> bool {
+        self.made == Made::Declared
+    }
+
+    /// Is it part of a sub-topology? Global tables and the dead letter are shared by the tasks of all of them.
+    #[must_use]
+    pub fn is_of_a_task(&self) -> bool {
+        !self.is_global() && self.made != Made::DeadLetter
     }
 }
 
@@ -115,14 +151,15 @@ pub struct Topology {
     pub name: String,
     /// Everything that is no node.
     pub settings: Settings,
-    /// Nodes in declared order: sources, operators, sinks; then those that the topology put in itself.
+    /// Nodes in declared order: sources, operators, sinks; then those that the topology put in itself, the dead letter
+    /// last.
     pub nodes: Vec<Node>,
     /// Sets of nodes that run together.
     pub subs: Vec<SubTopology>,
     /// What the values of sources have to be, by the source's name.
     pub schemas: BTreeMap<String, Shape>,
-    /// The schemas of formats; shared, since what is learned of them is.
-    pub formats: Arc<Formats>,
+    /// The schemas of formats that nodes name.
+    pub named_schemas: NamedSchemas,
 }
 
 impl Topology {
@@ -141,8 +178,10 @@ impl Topology {
     /// The declared node that node `n` stands for: itself, or the one it was put in for.
     #[must_use]
     pub fn declared(&self, n: usize) -> &Node {
-        let node = &self.nodes[n];
-        node.made_for.map_or(node, |owner| &self.nodes[owner])
+        match self.nodes[n].made {
+            Made::For(owner) => &self.nodes[owner],
+            Made::Declared | Made::DeadLetter => &self.nodes[n],
+        }
     }
 
     /// Who reads node `n`: port, node and that node's input number, in declared order.
@@ -160,29 +199,19 @@ impl Topology {
     /// nothing is connected (tests, simulations) it does not matter.
     #[must_use]
     pub fn missing_kafka(&self) -> Vec<Problem> {
-        if self.settings.kafka.is_some() {
+        missing_kafka(&self.settings, &self.nodes)
+    }
+
+    /// What is odd about a topology that runs.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Problem> {
+        let writes = |node: &Node| node.is_declared() && matches!(node.kind, NodeKind::Sink(_));
+        if self.nodes.iter().any(writes) {
             return Vec::new();
         }
-        let problem = |node: Option<&str>, field: &str, what: &str| Problem {
-            code: "graph::kafka",
-            node: node.map(Into::into),
-            field: field.into(),
-            message: format!("{what} needs Kafka, and the topology does not say where it is"),
-            help: Some("add `kafka: { brokers: \"localhost:9092\" }`".into()),
-            ..Problem::default()
-        };
-        let declared = self.nodes.iter().filter(|n| n.made_for.is_none());
-        let nodes = declared.filter_map(|node| match &node.kind {
-            NodeKind::Source(s) if s.reads_kafka() => {
-                Some(problem(Some(&node.name), s.kind_name(), "a kafka source"))
-            }
-            NodeKind::Sink(s) if s.topic().is_some() => {
-                Some(problem(Some(&node.name), s.kind_name(), "a kafka sink"))
-            }
-            _ => None,
-        });
-        let dead_letter = self.settings.errors.dead_letter.iter();
-        nodes.chain(dead_letter.map(|_| problem(None, "errors.dead_letter", "the dead letter"))).collect()
+        let message = "the topology has no sink: what it makes of its records goes nowhere";
+        let help = "add one under `sinks`, for example `out: { from: NODE, stdout: {} }`";
+        vec![Problem::new("graph::no_sink", message).field("sinks").help(help).warning()]
     }
 
     /// Do tasks read records that name their schemas by id? Global tables, which are no task's, look up their own.
@@ -242,4 +271,31 @@ impl Topology {
         }
         out
     }
+}
+
+/// See [`Topology::missing_kafka`].
+fn missing_kafka(settings: &Settings, nodes: &[Node]) -> Vec<Problem> {
+    if settings.kafka.is_some() {
+        return Vec::new();
+    }
+    let problem = |node: Option<&str>, field: &str, what: &str| Problem {
+        code: "graph::kafka",
+        node: node.map(Into::into),
+        field: field.into(),
+        message: format!("{what} needs Kafka, and the topology does not say where it is"),
+        help: Some("add `kafka: { brokers: \"localhost:9092\" }`".into()),
+        ..Problem::default()
+    };
+    let declared = nodes.iter().filter(|n| n.is_declared());
+    let nodes = declared.filter_map(|node| match &node.kind {
+        NodeKind::Source(s) if s.reads_kafka() => {
+            Some(problem(Some(&node.name), s.kind_name(), "a kafka source"))
+        }
+        NodeKind::Sink(s) if s.topic().is_some() => {
+            Some(problem(Some(&node.name), s.kind_name(), "a kafka sink"))
+        }
+        _ => None,
+    });
+    let dead_letter = settings.errors.dead_letter.iter();
+    nodes.chain(dead_letter.map(|_| problem(None, "errors.dead_letter", "the dead letter"))).collect()
 }

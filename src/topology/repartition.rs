@@ -12,11 +12,11 @@
 //!
 //! The cut adds nodes like any other: a sink and a source; for `by` also a `key_by`, over a table instead a node that
 //! sends both halves of a change to their groups, and before a dedupe one that keeps the record's own key in a header.
-//! They are marked with [`Node::made_for`]; tasks, checkpoints and the test driver need not know about them.
+//! They are marked with [`Made::For`]; tasks, checkpoints and the test driver need not know about them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::{Input, Node, NodeKind, Topology};
+use super::{Input, Made, Node, NodeKind, Topology};
 use crate::model::{Expr, Problem};
 use crate::operators::NodePlan;
 use crate::sinks::SinkConfig;
@@ -56,9 +56,9 @@ pub struct Uneven {
 pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<Problem>> {
     let mut problems = Vec::new();
     split_regrouping(nodes, &mut problems);
-    let leads = leading(nodes);
+    let (leads, reading_topics) = (leading(nodes), reading_topics(nodes));
     for n in 0..nodes.len() {
-        if !changes_key(&nodes[n]) || !reads_a_topic(nodes, n) {
+        if !changes_key(&nodes[n]) || !reading_topics[n] {
             continue;
         }
         let readers: Vec<(usize, usize)> = (0..nodes.len())
@@ -68,10 +68,11 @@ pub(super) fn insert(topology: &str, nodes: &mut Vec<Node>) -> Result<(), Vec<Pr
         if readers.is_empty() {
             continue;
         }
-        let owner = nodes[n].made_for.unwrap_or(n);
+        let made_for = nodes[n].made_for();
+        let owner = made_for.unwrap_or(n);
         // An internal key change is `<node>-key`: the topic is named after the node that wants it. Behind a dedupe there
         // may be a second one: the one in front of it stays `<node>-id`.
-        let base = match nodes[n].made_for {
+        let base = match made_for {
             Some(_) => nodes[n].name.strip_suffix("-key").unwrap_or(&nodes[n].name).to_owned(),
             None => nodes[n].name.clone(),
         };
@@ -157,7 +158,7 @@ pub(super) fn add(
         table: None,
         lookups: Vec::new(),
         plan: NodePlan::default(),
-        made_for: Some(owner),
+        made: Made::For(owner),
     });
     nodes.len() - 1
 }
@@ -180,39 +181,35 @@ fn leading(nodes: &[Node]) -> Vec<bool> {
         .iter()
         .map(|n| matches!(&n.kind, NodeKind::Operator(config) if config.needs_key_together()))
         .collect();
-    loop {
-        let mut moved = false;
-        for reader in nodes
-            .iter()
-            .enumerate()
-            .filter(|(r, _)| leads[*r])
-            .map(|(_, n)| n.inputs.clone())
-            .collect::<Vec<_>>()
-        {
-            for input in reader {
-                if !leads[input.node] && !changes_key(&nodes[input.node]) {
-                    leads[input.node] = true;
-                    moved = true;
-                }
+    let mut left: Vec<usize> = (0..nodes.len()).filter(|n| leads[*n]).collect();
+    while let Some(n) = left.pop() {
+        for input in &nodes[n].inputs {
+            if !leads[input.node] && !changes_key(&nodes[input.node]) {
+                leads[input.node] = true;
+                left.push(input.node);
             }
         }
-        if !moved {
-            return leads;
-        }
     }
+    leads
 }
 
-/// Whether records of a Kafka topic reach node `n`.
-pub(super) fn reads_a_topic(nodes: &[Node], n: usize) -> bool {
-    let mut seen = BTreeSet::from([n]);
-    let mut left = vec![n];
-    while let Some(at) = left.pop() {
-        if matches!(&nodes[at].kind, NodeKind::Source(source) if !source.topics().is_empty()) {
-            return true;
-        }
-        left.extend(nodes[at].inputs.iter().map(|i| i.node).filter(|i| seen.insert(*i)));
+/// By node: does a record of a Kafka topic come to it?
+pub(super) fn reading_topics(nodes: &[Node]) -> Vec<bool> {
+    let mut readers: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
+    for (n, node) in nodes.iter().enumerate() {
+        node.inputs.iter().for_each(|input| readers[input.node].push(n));
     }
-    false
+    let reads = |n: &Node| matches!(&n.kind, NodeKind::Source(source) if !source.topics().is_empty());
+    let mut found: Vec<bool> = nodes.iter().map(reads).collect();
+    let mut left: Vec<usize> = (0..nodes.len()).filter(|n| found[*n]).collect();
+    while let Some(n) = left.pop() {
+        for &reader in &readers[n] {
+            if !std::mem::replace(&mut found[reader], true) {
+                left.push(reader);
+            }
+        }
+    }
+    found
 }
 
 impl Topology {
@@ -221,7 +218,7 @@ impl Topology {
     pub fn repartitions(&self) -> Vec<Repartition> {
         let mut out = Vec::new();
         for (source, node) in self.nodes.iter().enumerate() {
-            let (NodeKind::Source(config), Some(owner)) = (&node.kind, node.made_for) else { continue };
+            let (NodeKind::Source(config), Made::For(owner)) = (&node.kind, node.made) else { continue };
             let Some(topic) = config.topics().first().copied() else { continue };
             let writes = |n: &Node| matches!(&n.kind, NodeKind::Sink(s) if s.topic() == Some(topic));
             if let Some(sink) = self.nodes.iter().position(writes) {
@@ -299,7 +296,7 @@ impl Topology {
         let through = counts.iter().filter_map(|(topic, n)| {
             let reads = |n: &&Node| matches!(n.kind, NodeKind::Source(_)) && uses_topic(n, topic);
             let source = part.nodes.iter().map(|n| &self.nodes[*n]).find(reads)?;
-            (source.table.is_none() && source.made_for.is_none()).then_some((*n, source.name.as_str()))
+            (source.table.is_none() && source.is_declared()).then_some((*n, source.name.as_str()))
         });
         let help = match through.max_by_key(|(n, _)| *n) {
             Some((_, source)) => format!(

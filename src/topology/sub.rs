@@ -1,7 +1,9 @@
 //! Sub-topologies: the part of a topology that one task runs.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::builder::problem;
-use super::{Node, NodeKind, Topology};
+use super::{Made, Node, NodeKind, Topology};
 use crate::model::Problem;
 
 /// A set of nodes that are connected without a topic between them.
@@ -19,44 +21,33 @@ pub struct SubTopology {
     pub stateful: bool,
 }
 
-/// Cuts a graph into connected sets, in the order of their first nodes. Global tables are in none, since they belong to
-/// no task.
+/// Cuts a graph into connected sets, in the order of their first nodes. Nodes that no task has alone are in none.
 pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
-    let mut group: Vec<usize> = (0..nodes.len()).collect();
+    let mut sets = Sets((0..nodes.len()).collect());
     for (n, node) in nodes.iter().enumerate() {
         // A node that looks up rows in a table runs with it.
         let read = node.inputs.iter().map(|i| i.node).chain(node.lookups.iter().copied());
         for other in read.filter(|other| !nodes[*other].is_global()) {
-            let (a, b) = (group[n], group[other]);
-            let (low, high) = (a.min(b), a.max(b));
-            for g in &mut group {
-                if *g == high {
-                    *g = low;
-                }
-            }
+            sets.join(n, other);
         }
     }
     // Sources of one topic run together, since a partition of a topic belongs to one task.
-    for a in 0..nodes.len() {
-        for b in a + 1..nodes.len() {
-            if let (NodeKind::Source(x), NodeKind::Source(y)) = (&nodes[a].kind, &nodes[b].kind)
-                && !nodes[a].is_global()
-                && !nodes[b].is_global()
-                && x.topics().iter().any(|t| y.topics().contains(t))
-            {
-                let (low, high) = (group[a].min(group[b]), group[a].max(group[b]));
-                for g in &mut group {
-                    if *g == high {
-                        *g = low;
-                    }
-                }
+    let mut first: BTreeMap<&str, usize> = BTreeMap::new();
+    for (n, node) in nodes.iter().enumerate().filter(|(_, node)| !node.is_global()) {
+        if let NodeKind::Source(source) = &node.kind {
+            for topic in source.topics() {
+                let other = *first.entry(topic).or_insert(n);
+                sets.join(n, other);
             }
         }
     }
-    let mut subs: Vec<(usize, SubTopology)> = Vec::new();
-    for (n, g) in group.iter().enumerate().filter(|(n, _)| !nodes[*n].is_global()) {
-        let at = match subs.iter().position(|(of, _)| of == g) {
-            Some(at) => at,
+    let group: Vec<usize> = (0..nodes.len()).map(|n| sets.of(n)).collect();
+    let read_from: BTreeSet<usize> = nodes.iter().flat_map(|n| &n.inputs).map(|i| i.node).collect();
+    let mut at: BTreeMap<usize, usize> = BTreeMap::new();
+    let mut subs: Vec<SubTopology> = Vec::new();
+    for (n, g) in group.iter().enumerate().filter(|(n, _)| nodes[*n].is_of_a_task()) {
+        let at = match at.get(g) {
+            Some(at) => *at,
             None => {
                 // Every node is below a source. Without one, in a graph with faults, the first node gives the name.
                 let source = (n..nodes.len())
@@ -68,11 +59,12 @@ pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
                     lines: Vec::new(),
                     stateful: false,
                 };
-                subs.push((*g, sub));
+                subs.push(sub);
+                at.insert(*g, subs.len() - 1);
                 subs.len() - 1
             }
         };
-        let sub = &mut subs[at].1;
+        let sub = &mut subs[at];
         sub.nodes.push(n);
         sub.stateful |= nodes[n].table.is_some();
         match &nodes[n].kind {
@@ -88,12 +80,32 @@ pub(super) fn cut(nodes: &[Node]) -> Vec<SubTopology> {
             }
             NodeKind::Operator(config) => sub.stateful |= config.is_stateful(&nodes[n].plan),
             NodeKind::Sink(_) => {
-                let read_from = nodes.iter().any(|r| r.inputs.iter().any(|i| i.node == n));
-                sub.stateful |= read_from;
+                sub.stateful |= read_from.contains(&n);
             }
         }
     }
-    subs.into_iter().map(|(_, sub)| sub).collect()
+    subs
+}
+
+/// Sets of numbers that grow together. Each is named after its smallest number.
+struct Sets(Vec<usize>);
+
+impl Sets {
+    /// The name of the number's set.
+    fn of(&mut self, n: usize) -> usize {
+        let mut at = n;
+        while self.0[at] != at {
+            // Half of the way is shorter the next time.
+            self.0[at] = self.0[self.0[at]];
+            at = self.0[at];
+        }
+        at
+    }
+
+    fn join(&mut self, a: usize, b: usize) {
+        let (a, b) = (self.of(a), self.of(b));
+        self.0[a.max(b)] = a.min(b);
+    }
 }
 
 /// Refuses sub-topologies that read both Kafka topics and sources without partitions: a topic has a task for each
@@ -110,7 +122,10 @@ pub(super) fn check_lines(nodes: &[Node], subs: &[SubTopology]) -> Result<(), Ve
                 below(nodes, |n| matches!(&nodes[n].kind, NodeKind::Source(s) if !s.topics().is_empty()));
             // The set is connected, so they meet somewhere.
             let meets = sub.nodes.iter().find(|n| is_below[**n] && reads_a_topic[**n]).unwrap_or(&line);
-            let meets = &nodes[nodes[*meets].made_for.unwrap_or(*meets)];
+            let meets = match nodes[*meets].made {
+                Made::For(owner) => &nodes[owner],
+                Made::Declared | Made::DeadLetter => &nodes[*meets],
+            };
             let name = &nodes[line].name;
             let field = match &meets.kind {
                 NodeKind::Operator(config) => config.meeting_field(),

@@ -8,15 +8,21 @@ use super::{Input, Node, NodeKind};
 use crate::model::Problem;
 use crate::operators::{Windowed, Windows, WindowsAbove};
 
-/// For each node, which records it may send. `withs`: the right side of each join, if it was found.
-pub(super) fn of_nodes(nodes: &[Node], withs: &[Option<Input>]) -> Vec<Windowed> {
+/// For each node, which records it may send. `withs`: the right side of each join, if it was found. `order`: the nodes,
+/// each behind those that it reads.
+pub(super) fn of_nodes(nodes: &[Node], withs: &[Option<Input>], order: &[usize]) -> Vec<Windowed> {
     let mut all = vec![Windowed::default(); nodes.len()];
     loop {
-        let next: Vec<Windowed> = (0..nodes.len()).map(|n| of_node(nodes, withs, n, &all)).collect();
-        if next == all {
+        let mut moved = false;
+        // Once, and in a circle again.
+        for &n in order {
+            let next = of_node(nodes, withs, n, &all);
+            moved |= next != all[n];
+            all[n] = next;
+        }
+        if !moved {
             return all;
         }
-        all = next;
     }
 }
 
@@ -42,35 +48,33 @@ fn of_node(nodes: &[Node], withs: &[Option<Input>], n: usize, all: &[Windowed]) 
     }
 }
 
-/// Tells each operator how long the windows above it still change after their ends.
-pub(super) fn settle_grace(nodes: &mut [Node], problems: &mut Vec<Problem>) {
-    for n in 0..nodes.len() {
-        let above = above(nodes, n);
+/// Tells each operator how long the windows above it still change after their ends. `order`: the nodes, each behind those
+/// that it reads. `known`: those of which everything above is known.
+pub(super) fn settle_grace(nodes: &mut [Node], order: &[usize], known: &[bool], problems: &mut Vec<Problem>) {
+    let mut all = vec![WindowsAbove::default(); nodes.len()];
+    for &n in order {
+        let mut above = WindowsAbove::default();
+        for input in &nodes[n].inputs {
+            let windows = match &nodes[input.node].kind {
+                NodeKind::Source(_) => Windows::Never,
+                NodeKind::Operator(config) => config.windows(),
+                NodeKind::Sink(_) => Windows::AsRead,
+            };
+            let further = &all[input.node];
+            match windows {
+                Windows::Always { grace } => above.grace = above.grace.max(Some(grace)),
+                Windows::Never => above.unwindowed = true,
+                Windows::AsRead | Windows::Unknown => {
+                    above.grace = above.grace.max(further.grace);
+                    above.unwindowed |= further.unwindowed;
+                }
+            }
+        }
         let node = &mut nodes[n];
-        let NodeKind::Operator(config) = &node.kind else { continue };
-        problems.extend(config.check_windows(&above).into_iter().map(|p| p.of(&node.name)));
-        node.plan.grace = above.grace;
-    }
-}
-
-fn above(nodes: &[Node], n: usize) -> WindowsAbove {
-    let mut found = WindowsAbove::default();
-    let mut open: Vec<usize> = nodes[n].inputs.iter().map(|i| i.node).collect();
-    let mut seen = vec![false; nodes.len()];
-    while let Some(at) = open.pop() {
-        if std::mem::replace(&mut seen[at], true) {
-            continue;
+        if let (true, NodeKind::Operator(config)) = (known[n], &node.kind) {
+            problems.extend(config.check_windows(&above).into_iter().map(|p| p.of(&node.name)));
+            node.plan.grace = above.grace;
         }
-        let windows = match &nodes[at].kind {
-            NodeKind::Source(_) => Windows::Never,
-            NodeKind::Operator(config) => config.windows(),
-            NodeKind::Sink(_) => Windows::AsRead,
-        };
-        match windows {
-            Windows::Always { grace } => found.grace = found.grace.max(Some(grace)),
-            Windows::Never => found.unwindowed = true,
-            Windows::AsRead | Windows::Unknown => open.extend(nodes[at].inputs.iter().map(|i| i.node)),
-        }
+        all[n] = above;
     }
-    found
 }

@@ -21,7 +21,7 @@ impl Topology {
     /// topics, changelogs, the dead letter.
     #[must_use]
     pub fn written_topics(&self) -> Vec<WrittenTopic> {
-        let declared = self.nodes.iter().filter(|node| node.made_for.is_none());
+        let declared = self.nodes.iter().filter(|node| node.is_declared());
         let written = declared.filter_map(|node| match &node.kind {
             NodeKind::Sink(sink) => {
                 Some(WrittenTopic { topic: sink.topic()?.to_owned(), node: node.name.clone() })

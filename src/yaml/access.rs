@@ -71,7 +71,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Fault> {
         match self.value.take() {
             Some((key, node)) => Walk { node, key: Some(key), run: self.run }.read(seed),
-            None => Err(Fault(Cause::Custom("a value was asked for before its key".into()))),
+            None => Err(Fault(Cause::Custom("a value was asked for before its key".into(), None))),
         }
     }
 }

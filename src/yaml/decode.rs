@@ -321,7 +321,10 @@ impl<'de> Deserializer<'de> for Walk<'_> {
                 [(key, content)] => {
                     visitor.visit_enum(Variant { walk: self, name: &key.name, content: Some((key, content)) })
                 }
-                [] => Err(Fault(Cause::Custom(format!("expected one of {}, found an empty map", known())))),
+                [] => Err(Fault(Cause::Custom(
+                    format!("expected one of {}, found an empty map", known()),
+                    None,
+                ))),
                 [_, (second, _), ..] => {
                     let names: Vec<_> = entries.iter().map(|(k, _)| format!("`{}`", k.name)).collect();
                     let problem =

@@ -8,7 +8,7 @@ use std::ops::Range;
 use serde::de::{self, Expected, Unexpected};
 
 use super::tree::{Kind, Node};
-use crate::model::{Problem, did_you_mean};
+use crate::model::{Problem, Refused, did_you_mean};
 
 /// A node's identity while it is borrowed.
 pub(super) fn id(node: &Node) -> *const Node {
@@ -31,7 +31,8 @@ pub(super) enum Cause {
     Length(String),
     Missing(&'static str),
     Variant(String, &'static [&'static str]),
-    Custom(String),
+    /// The value's own type does not take it; what to write, where the type says so.
+    Custom(String, Option<String>),
 }
 
 impl Cause {
@@ -91,9 +92,10 @@ impl Cause {
                     .at(span, "expected a map")
                     .help(help)
             }
-            Cause::Custom(message) => {
-                let (message, help) = with_help(&message);
-                Problem::new("bad-value", message).at(span, "this value").help(help)
+            Cause::Custom(message, help) => {
+                let general =
+                    || "write another value; `slackwater schema` prints what may stand where".into();
+                Problem::new("bad-value", message).at(span, "this value").help(help.unwrap_or_else(general))
             }
             Cause::Placed(_, Some(problem)) => problem,
             Cause::Placed(_, None) => Problem::new("bad-value", "this cannot be read").at(span, "this value"),
@@ -119,24 +121,6 @@ fn example(expected: &str) -> String {
         e if e.starts_with("a whole number") => "write a whole number, such as `10`, without quotes".into(),
         e if e.starts_with("one of") => format!("write {e}"),
         e => format!("write {e} here; `slackwater schema` prints what may stand where"),
-    }
-}
-
-/// Splits a message that also says what to write into message and help line.
-fn with_help(message: &str) -> (String, String) {
-    let split = [": write ", ": one of ", ": did you mean ", ": there are "].iter().find_map(|mark| {
-        let (message, _) = message.split_once(mark)?;
-        Some((message, mark))
-    });
-    match split {
-        Some((before, mark)) => {
-            let help = format!("{}{}", &mark[2..], &message[before.len() + mark.len()..]);
-            (before.to_owned(), help)
-        }
-        None => (
-            message.to_owned(),
-            "write another value; `slackwater schema` prints what may stand where".into(),
-        ),
     }
 }
 
@@ -172,7 +156,8 @@ impl std::error::Error for Fault {}
 
 impl de::Error for Fault {
     fn custom<T: fmt::Display>(message: T) -> Fault {
-        Fault(Cause::Custom(message.to_string()))
+        let (message, help) = Refused::read(&format!("{message:#}"));
+        Fault(Cause::Custom(message, help))
     }
     fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Fault {
         Fault(Cause::Type(in_words(expected)))

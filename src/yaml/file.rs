@@ -3,11 +3,8 @@
 //! The sections are read one node at a time, so that a problem in one node hides none in another. Then the nodes go
 //! through the [`TopologyBuilder`], which checks the graph; its problems are given their places in the file.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-
-use serde::de::DeserializeOwned;
 
 use super::decode::decode;
 use super::env::{Mode, Sources, substitute};
@@ -16,35 +13,14 @@ use super::registry::Registry;
 use super::secret::Secrets;
 use super::test_case::TestCase;
 use super::tree::{Key, Kind, Node};
-use super::types::Draft;
-use super::{test_names, tree, types};
-use crate::clients::{Connections, Named, Server};
-use crate::expressions::{Kind as TypeKind, Typing, VrlCompiler, kind_of};
-use crate::model::{Field, Problem, Types, did_you_mean};
+use super::{sections, test_names, tree, types};
+use crate::clients::Server;
+use crate::expressions::VrlCompiler;
+use crate::model::{Field, Problem, did_you_mean};
 use crate::operators::{NodeConfig, TableConfig};
 use crate::sinks::SinkConfig;
 use crate::sources::SourceConfig;
-use crate::topology::{Settings, Topology, TopologyBuilder};
-
-/// Sections of a topology file.
-pub const SECTIONS: &[&str] = &[
-    "name",
-    "kafka",
-    "schema_registry",
-    "postgres",
-    "redis",
-    "smtp",
-    "rate_limits",
-    "renamed",
-    "sources",
-    "operators",
-    "sinks",
-    "errors",
-    "time",
-    "state",
-    "guarantee",
-    "tests",
-];
+use crate::topology::{Topology, TopologyBuilder};
 
 /// A file that was read without a problem.
 #[derive(Clone, Debug)]
@@ -68,29 +44,28 @@ pub struct Places {
 }
 
 impl Places {
+    /// The place of a problem of the graph.
+    fn of_problem(&self, problem: &Problem) -> Range<usize> {
+        let named = |name: &&str| self.nodes().filter(|(key, _)| key.name == *name).nth(problem.nth);
+        match problem.node.as_deref().filter(|_| problem.nth > 0).and_then(|name| named(&name)) {
+            Some((key, node)) => below(node, key.span.clone(), &problem.field),
+            None => self.of(problem.node.as_deref(), &problem.field),
+        }
+    }
+
     /// The place of a node's field (`from`, `spanner.columns.State`), as deep as the path leads.
     #[must_use]
     pub fn of(&self, node: Option<&str>, field: &str) -> Range<usize> {
-        let mut at = &self.root;
-        let mut span = at.span.start..at.span.start;
-        if let Some(name) = node {
-            let mut nodes = self.nodes();
-            if let Some((key, node)) = nodes.find(|(key, _)| key.name == name) {
-                (at, span) = (node, key.span.clone());
-            }
+        let start = self.root.span.start;
+        match node.and_then(|name| self.nodes().find(|(key, _)| key.name == name)) {
+            Some((key, node)) => below(node, key.span.clone(), field),
+            None => below(&self.root, start..start, field),
         }
-        for part in field.split('.').filter(|p| !p.is_empty()) {
-            let Some((_, below)) = at.entries().iter().find(|(key, _)| key.name == part) else { break };
-            at = below;
-            span = below.span.clone();
-        }
-        span
     }
 
     /// Every node with its key, in the file's order of sections.
     fn nodes(&self) -> impl DoubleEndedIterator<Item = &(Key, Node)> {
-        let sections = ["sources", "operators", "sinks"];
-        sections.into_iter().filter_map(|s| self.root.get(s)).flat_map(Node::entries)
+        sections::NODES.into_iter().filter_map(|s| self.root.get(s)).flat_map(Node::entries)
     }
 
     /// A report with one problem at a node's field, for problems that show only when a server is asked.
@@ -127,11 +102,28 @@ impl Places {
     }
 }
 
+/// The place of a field below a node whose own place this is, as deep as the path leads.
+fn below(node: &Node, place: Range<usize>, field: &str) -> Range<usize> {
+    let (mut at, mut span) = (node, place);
+    for part in field.split('.').filter(|p| !p.is_empty()) {
+        let Some(found) = at.get(part) else { break };
+        (at, span) = (found, found.span.clone());
+    }
+    span
+}
+
 impl Loaded {
     /// Where things stand in the file.
     #[must_use]
     pub fn places(&self) -> &Places {
         &self.places
+    }
+
+    /// What is odd about the file, though it runs.
+    #[must_use]
+    pub fn warnings(&self) -> Report {
+        let warnings = self.topology.warnings().into_iter().map(|p| place(&self.places, p)).collect();
+        self.places.reports(warnings).redacted(&self.secrets)
     }
 }
 
@@ -165,6 +157,7 @@ pub fn load_with(
         Ok(root) => root,
         Err(problem) => return Err(Box::new(Report::new(file, text, vec![problem]))),
     };
+    tree::names_once(&mut root, &sections::NODES, &mut problems);
     let read = |path: &str| {
         let mut place = PathBuf::from(path);
         beside(file, &mut place);
@@ -175,196 +168,171 @@ pub fn load_with(
     substitute(&mut root, mode, &from, &mut secrets, &mut problems);
     let places = Places { file: file.into(), text: text.into(), root };
     let root = &places.root;
-    for (key, _) in root.entries() {
-        if !SECTIONS.contains(&key.name.as_str()) {
-            problems.push(
-                Problem::new("unknown-field", format!("unknown section `{}`", key.name))
-                    .at(key.span.clone(), "not known here")
-                    .help(did_you_mean(&key.name, SECTIONS)),
-            );
-        }
+    for server in Server::ALL {
+        root.get(server.section()).into_iter().for_each(|section| learn(section, &mut secrets));
     }
-    let name = name_of(root, &mut problems);
-    let settings = Settings {
-        kafka: section(root, "kafka", &mut problems),
-        schema_registry: section(root, "schema_registry", &mut problems),
-        connections: connections(file, root, &mut secrets, &mut problems),
-        errors: section(root, "errors", &mut problems).unwrap_or_default(),
-        time: section(root, "time", &mut problems).unwrap_or_default(),
-        state: section(root, "state", &mut problems).unwrap_or_default(),
-        guarantee: section(root, "guarantee", &mut problems).unwrap_or_default(),
-        rate_limits: section::<BTreeMap<_, _>>(root, "rate_limits", &mut problems).unwrap_or_default(),
-        renamed: section::<BTreeMap<_, _>>(root, "renamed", &mut problems).unwrap_or_default(),
-    };
-    let compiler = VrlCompiler::with(text, registry.functions());
-    let mut builder = TopologyBuilder::new(name).settings(settings);
-    // What is known about the values of sources and of the nodes that read them.
-    let mut kinds: BTreeMap<String, TypeKind> = BTreeMap::new();
-    let mut drafts: Vec<(String, Vec<String>, Draft)> = Vec::new();
-    // Nodes of which a part could not be read.
-    let mut misread: BTreeSet<&str> = BTreeSet::new();
-    let known: Vec<&str> = SourceConfig::KINDS.iter().copied().chain(registry.sources.names()).collect();
-    for (key, node) in entries(root, "sources", &mut problems) {
-        let Some(config) = one_kind(key, node, &known, &["table", "schema"], &mut problems) else {
-            builder = builder.unread(&key.name, Vec::new());
-            continue;
-        };
-        let before = problems.len();
-        let table = node.get("table").map(|table| decode::<TableConfig>(table, &mut problems));
-        let shape = node.get("schema").and_then(|schema| decode::<Field>(schema, &mut problems));
-        let Some(mut config) = registry.sources.read(&config, &mut problems) else {
-            builder = builder.unread(&key.name, Vec::new());
-            continue;
-        };
-        if problems.len() > before {
-            misread.insert(key.name.as_str());
-            builder = builder.misread(&key.name);
-        }
-        for path in config.files_mut() {
-            beside(file, path);
-        }
-        let read = || config.reader_schema().and_then(crate::formats::shape_of);
-        let kind = shape.as_ref().map(|field| field.shape.clone()).or_else(read);
-        let kind = kind.map_or_else(TypeKind::any, |shape| kind_of(&shape));
-        let mut typing = Typing::new(&compiler, kind, &mut problems);
-        for expr in config.exprs_mut() {
-            typing.compile(expr, &[]);
-        }
-        if let Some((expr, _)) = config.timestamp() {
-            typing.demand(expr, Types::INTEGER.or(Types::FLOAT).or(Types::STRING), "a timestamp");
-        }
-        let kind = typing.value;
-        if let Some(field) = shape {
-            builder = builder.schema(&key.name, field.shape);
-        }
-        kinds.insert(key.name.clone(), kind);
-        builder = match table {
-            Some(Some(table)) => builder.table(&key.name, config, table),
-            Some(None) => builder.unread(&key.name, Vec::new()),
-            None => builder.source(&key.name, config),
-        };
-    }
-    let known: Vec<&str> = NodeConfig::KINDS.iter().copied().chain(registry.operators.names()).collect();
-    for (key, node) in entries(root, "operators", &mut problems) {
-        let from = from_of(node, &mut problems);
-        let Some(config) = one_kind(key, node, &known, &["from"], &mut problems) else {
-            builder = builder.unread(&key.name, from);
-            continue;
-        };
-        let before = problems.len();
-        let Some(config) = registry.operators.read(&config, &mut problems) else {
-            builder = builder.unread(&key.name, from);
-            continue;
-        };
-        if problems.len() > before {
-            misread.insert(key.name.as_str());
-            builder = builder.misread(&key.name);
-        }
-        drafts.push((key.name.clone(), from, Draft::Operator(Box::new(config))));
-    }
-    let known: Vec<&str> = SinkConfig::KINDS.iter().copied().chain(registry.sinks.names()).collect();
-    for (key, node) in entries(root, "sinks", &mut problems) {
-        let from = from_of(node, &mut problems);
-        let Some(config) = one_kind(key, node, &known, &["from"], &mut problems) else {
-            builder = builder.unread(&key.name, from);
-            continue;
-        };
-        let before = problems.len();
-        let Some(mut config) = registry.sinks.read(&config, &mut problems) else {
-            builder = builder.unread(&key.name, from);
-            continue;
-        };
-        if problems.len() > before {
-            misread.insert(key.name.as_str());
-            builder = builder.misread(&key.name);
-        }
-        for path in config.files_mut() {
-            beside(file, path);
-        }
-        drafts.push((key.name.clone(), from, Draft::Sink(Box::new(config))));
-    }
-    // Nodes in a section whose name is misspelt.
-    for (_, section) in root.entries().iter().filter(|(key, _)| !SECTIONS.contains(&key.name.as_str())) {
-        for (key, _) in section.entries() {
-            builder = builder.misread(&key.name);
-        }
-    }
-    types::compile(&mut drafts, kinds, &compiler, &mut problems);
-    for (name, from, draft) in drafts {
-        builder = match draft {
-            Draft::Operator(config) => builder.operator(name, from, *config),
-            Draft::Sink(config) => builder.sink(name, from, *config),
-        };
-    }
+    let mut draft = Reader { file, registry, root, problems: &mut problems }.topology().resolve();
+    types::compile(&mut draft, &VrlCompiler::with(text, registry.functions()), &mut problems);
     let tests = TestCase::all(root, &mut problems);
+    test_names::check(root, &draft, &mut problems);
     let broken = !problems.is_empty();
+    if mode == Mode::Required && root.get("kafka").is_none() {
+        problems.extend(draft.missing_kafka().into_iter().map(|p| place(&places, p)));
+    }
     // A setting with an unset variable: whether its value is right is not known yet.
     let unset = |problem: &Problem| {
-        let written = text.get(places.of(problem.node.as_deref(), &problem.field));
+        let written = text.get(places.of_problem(problem));
         problem.code == "graph::setting" && written.is_some_and(|written| written.contains("${"))
     };
-    let topology = match builder.build() {
-        Ok(topology) => Some(topology),
-        Err(found) => {
-            problems.extend(
-                found
-                    .into_iter()
-                    .filter(|p| !(broken && (follows(p, &places, &misread) || unset(p))))
-                    .map(|p| place(&places, p)),
-            );
-            None
+    match draft.finish() {
+        Ok(topology) if problems.is_empty() => Ok(Loaded { topology, tests, secrets, places }),
+        finished => {
+            let found = finished
+                .err()
+                .into_iter()
+                .flatten()
+                .filter(|p| !(broken && (unset(p) || is_unread(p, &places))));
+            for problem in found.map(|p| place(&places, p)) {
+                let twice = |p: &Problem| p.code == "duplicate-name" && p.span == problem.span;
+                if !(problem.code == "graph::duplicate" && problems.iter().any(twice)) {
+                    problems.push(problem);
+                }
+            }
+            Err(Box::new(places.reports(problems).redacted(&secrets)))
         }
-    };
-    if let (Some(topology), Mode::Required) = (&topology, mode)
-        && root.get("kafka").is_none()
-    {
-        problems.extend(topology.missing_kafka().into_iter().map(|p| place(&places, p)));
-    }
-    if let Some(topology) = &topology {
-        test_names::check(root, topology, &mut problems);
-    }
-    match topology {
-        Some(topology) if problems.is_empty() => Ok(Loaded { topology, tests, secrets, places }),
-        _ => Err(Box::new(places.reports(problems).redacted(&secrets))),
     }
 }
 
-/// Whether a problem of the graph only follows from something that could not be read: the node or setting that it
-/// misses is in the file after all, or in a section with a misspelt name.
-fn follows(problem: &Problem, places: &Places, misread: &BTreeSet<&str>) -> bool {
-    let root = &places.root;
-    let unknown_section = || root.entries().iter().any(|(key, _)| !SECTIONS.contains(&key.name.as_str()));
-    match problem.code {
-        "graph::setting" | "graph::source" => problem.node.as_deref().is_some_and(|n| misread.contains(n)),
-        "graph::no_source" => {
-            !root.get("sources").is_none_or(|s| s.entries().is_empty()) || unknown_section()
+/// Does a node miss a connection that is in the file, and could not be read?
+fn is_unread(problem: &Problem, places: &Places) -> bool {
+    if problem.code != "graph::connection" {
+        return false;
+    }
+    let name = problem.field.ends_with(".connection").then(|| places.text.get(places.of_problem(problem)));
+    let name = name.flatten().map(|name| name.trim_matches(['"', '\'']));
+    let mut sections = Server::ALL.iter().filter_map(|server| places.root.get(server.section()));
+    sections.any(|section| name.is_none_or(|name| section.get(name).is_some()))
+}
+
+/// Reads the sections of a file, one after the other and one node at a time.
+struct Reader<'a> {
+    file: &'a str,
+    registry: &'a Registry,
+    root: &'a Node,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn topology(mut self) -> TopologyBuilder {
+        let (root, known) = (self.root, sections::names());
+        for (key, _) in sections::unknown(root) {
+            self.problems.push(
+                Problem::new("unknown-field", format!("unknown section `{}`", key.name))
+                    .at(key.span.clone(), "not known here")
+                    .help(did_you_mean(&key.name, &known)),
+            );
         }
-        "graph::rate_limit" => {
-            // The limit exists in the file, but could not be read.
-            let limit = places.text.get(places.of(problem.node.as_deref(), &problem.field));
-            let limit = limit.map(|limit| limit.trim_matches(['"', '\'']));
-            root.get("rate_limits").is_some_and(|limits| limit.is_none_or(|l| limits.get(l).is_some()))
+        let name = name_of(root, self.problems);
+        let mut settings = sections::settings(root, self.problems);
+        for path in settings.connections.files_mut() {
+            beside(self.file, path);
         }
-        "graph::connection" => {
-            // The connection is in the file, and could not be read.
-            let name = problem.field.ends_with(".connection");
-            let name = name.then(|| places.text.get(places.of(problem.node.as_deref(), &problem.field)));
-            let name = name.flatten().map(|name| name.trim_matches(['"', '\'']));
-            let sections = Server::ALL.iter().filter_map(|server| root.get(server.section()));
-            sections.into_iter().any(|section| name.is_none_or(|name| section.get(name).is_some()))
+        let mut builder = TopologyBuilder::new(name).settings(settings);
+        if let Some(limits) = root.get("rate_limits") {
+            builder = builder.limits(limits.entries().iter().map(|(key, _)| key.name.clone()));
         }
-        _ => false,
+        // Nodes below a section whose name is wrong.
+        for (_, section) in sections::unknown(root) {
+            builder = builder.has_gaps();
+            for (key, _) in section.entries() {
+                builder = builder.misread(&key.name);
+            }
+        }
+        let own = self.registry;
+        let known: Vec<&str> = SourceConfig::KINDS.iter().copied().chain(own.sources.names()).collect();
+        for (key, node) in entries(root, "sources", self.problems) {
+            builder = self.source(builder, key, node, &known);
+        }
+        let known: Vec<&str> = NodeConfig::KINDS.iter().copied().chain(own.operators.names()).collect();
+        for (key, node) in entries(root, "operators", self.problems) {
+            builder = self.operator(builder, key, node, &known);
+        }
+        let known: Vec<&str> = SinkConfig::KINDS.iter().copied().chain(own.sinks.names()).collect();
+        for (key, node) in entries(root, "sinks", self.problems) {
+            builder = self.sink(builder, key, node, &known);
+        }
+        builder
+    }
+
+    fn source(
+        &mut self,
+        builder: TopologyBuilder,
+        key: &Key,
+        node: &Node,
+        known: &[&str],
+    ) -> TopologyBuilder {
+        let name = key.name.as_str();
+        let Some(config) = one_kind(key, node, known, &["table", "schema"], self.problems) else {
+            return builder.unread(name, Vec::new()).has_gaps();
+        };
+        let before = self.problems.len();
+        let table = node.get("table").map(|table| decode::<TableConfig>(table, self.problems));
+        let shape = node.get("schema").and_then(|schema| decode::<Field>(schema, self.problems));
+        let (Some(mut config), table) = (self.registry.sources.read(&config, self.problems), table) else {
+            return builder.unread(name, Vec::new()).has_gaps();
+        };
+        for path in config.files_mut() {
+            beside(self.file, path);
+        }
+        let builder = match shape {
+            Some(field) => builder.schema(name, field.shape),
+            None => builder,
+        };
+        let builder = match table {
+            Some(Some(table)) => builder.table(name, config, table),
+            Some(None) | None => builder.source(name, config),
+        };
+        self.whole_since(before, builder, name)
+    }
+
+    fn operator(
+        &mut self,
+        builder: TopologyBuilder,
+        key: &Key,
+        node: &Node,
+        known: &[&str],
+    ) -> TopologyBuilder {
+        let (name, from) = (key.name.as_str(), from_of(node, self.problems));
+        let config = one_kind(key, node, known, &["from"], self.problems);
+        let before = self.problems.len();
+        match config.and_then(|config| self.registry.operators.read(&config, self.problems)) {
+            Some(config) => self.whole_since(before, builder.operator(name, from, config), name),
+            None => builder.unread(name, from),
+        }
+    }
+
+    fn sink(&mut self, builder: TopologyBuilder, key: &Key, node: &Node, known: &[&str]) -> TopologyBuilder {
+        let (name, from) = (key.name.as_str(), from_of(node, self.problems));
+        let config = one_kind(key, node, known, &["from"], self.problems);
+        let before = self.problems.len();
+        let Some(mut config) = config.and_then(|config| self.registry.sinks.read(&config, self.problems))
+        else {
+            return builder.unread(name, from);
+        };
+        for path in config.files_mut() {
+            beside(self.file, path);
+        }
+        self.whole_since(before, builder.sink(name, from, config), name)
+    }
+
+    /// Notes a node that was not read whole: its reading found problems.
+    fn whole_since(&self, before: usize, builder: TopologyBuilder, name: &str) -> TopologyBuilder {
+        if self.problems.len() > before { builder.misread(name) } else { builder }
     }
 }
 
 fn place(places: &Places, problem: Problem) -> Problem {
-    let mut span = places.of(problem.node.as_deref(), &problem.field);
-    if problem.code == "graph::duplicate"
-        && let Some((key, _)) = places.nodes().rev().find(|(key, _)| Some(&key.name) == problem.node.as_ref())
-    {
-        // The first node of that name is right; the second is the problem.
-        span = key.span.clone();
-    }
+    let span = places.of_problem(&problem);
     let message = match &problem.node {
         Some(node) => format!("{node}: {}", problem.message),
         None => problem.message,
@@ -394,22 +362,6 @@ fn beside(file: &str, path: &mut PathBuf) {
     }
 }
 
-/// The servers that nodes share.
-fn connections(file: &str, root: &Node, secrets: &mut Secrets, problems: &mut Vec<Problem>) -> Connections {
-    for server in Server::ALL {
-        root.get(server.section()).into_iter().for_each(|section| learn(section, secrets));
-    }
-    let mut connections = Connections {
-        postgres: named(root, Server::Postgres, problems),
-        redis: named(root, Server::Redis, problems),
-        smtp: named(root, Server::Smtp, problems),
-    };
-    for path in connections.files_mut() {
-        beside(file, path);
-    }
-    connections
-}
-
 /// Remembers what is secret in a section, also where it cannot be read: passwords, and users in URLs.
 fn learn(section: &Node, secrets: &mut Secrets) {
     for (key, value) in section.entries() {
@@ -417,22 +369,6 @@ fn learn(section: &Node, secrets: &mut Secrets) {
         value.text().into_iter().for_each(|text| secrets.learn(name, text));
         learn(value, secrets);
     }
-}
-
-/// One connection, or several by name: several where everything under the section is a map.
-fn named<T: DeserializeOwned>(root: &Node, server: Server, problems: &mut Vec<Problem>) -> Named<T> {
-    let Some(node) = root.get(server.section()) else { return Named::default() };
-    let entries = node.entries();
-    let is_setting = |(key, value): &(Key, Node)| key.name == "tls" || !matches!(value.kind, Kind::Map(_));
-    if entries.is_empty() || entries.iter().any(is_setting) {
-        return decode(node, problems).map(Named::one).unwrap_or_default();
-    }
-    let each = entries.iter().filter_map(|(key, node)| Some((key.name.clone(), decode(node, problems)?)));
-    Named::several(each.collect::<Vec<_>>())
-}
-
-fn section<T: DeserializeOwned>(root: &Node, name: &str, problems: &mut Vec<Problem>) -> Option<T> {
-    root.get(name).and_then(|node| decode(node, problems))
 }
 
 fn entries<'a>(root: &'a Node, section: &str, problems: &mut Vec<Problem>) -> &'a [(Key, Node)] {

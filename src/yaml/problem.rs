@@ -10,7 +10,7 @@ use std::ops::Range;
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 
 use super::secret::{Secrets, overwrite, redact};
-use crate::model::{Json, Problem};
+use crate::model::{Json, Problem, Severity};
 
 /// A longer line, in bytes, is not shown in a report.
 const LINE_SHOWN: usize = 4096;
@@ -99,8 +99,12 @@ impl Report {
             out.push('\n');
         }
         let count = self.problems.len();
+        let what = match self.problems.iter().all(|p| p.severity == Severity::Warning) {
+            true => "warning",
+            false => "problem",
+        };
         let plural = if count == 1 { "" } else { "s" };
-        out.push_str(&format!("{}: {count} problem{plural}\n", self.file));
+        out.push_str(&format!("{}: {count} {what}{plural}\n", self.file));
         out
     }
 
@@ -117,12 +121,12 @@ impl Report {
     }
 
     /// For programs: a list of `{code, message, file, line, column, label, help}`; line and column from 1, `null`
-    /// without a place.
+    /// without a place. A warning has `severity: warning` too.
     #[must_use]
     pub fn to_json(&self) -> Json {
         let row = |p: &Problem| {
             let place = p.span.as_ref().map(|s| self.line_column(s.start));
-            serde_json::json!({
+            let mut row = serde_json::json!({
                 "code": p.code,
                 "message": p.message,
                 "file": self.file,
@@ -130,7 +134,11 @@ impl Report {
                 "column": place.map(|(_, column)| column),
                 "label": p.label,
                 "help": p.help,
-            })
+            });
+            if p.severity == Severity::Warning {
+                row["severity"] = "warning".into();
+            }
+            row
         };
         Json::Array(self.problems.iter().map(row).collect())
     }
@@ -177,6 +185,12 @@ impl std::error::Error for Shown<'_> {}
 impl Diagnostic for Shown<'_> {
     fn code<'b>(&'b self) -> Option<Box<dyn fmt::Display + 'b>> {
         Some(Box::new(self.problem.code))
+    }
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.problem.severity {
+            Severity::Error => miette::Severity::Error,
+            Severity::Warning => miette::Severity::Warning,
+        })
     }
     fn help<'b>(&'b self) -> Option<Box<dyn fmt::Display + 'b>> {
         self.problem.help.as_ref().map(|h| Box::new(h) as Box<dyn fmt::Display>)

@@ -4,17 +4,12 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::json;
 
 use super::registry::Registry;
+use super::sections;
 use super::test_case::TestStep;
-use crate::clients::postgres::PostgresConfig;
-use crate::clients::redis::RedisConfig;
-use crate::clients::smtp::SmtpConfig;
-use crate::formats::RegistryConfig;
-use crate::kafka::KafkaConfig;
 use crate::model::{Field, Json};
-use crate::operators::{NodeConfig, RateLimitConfig, TableConfig};
+use crate::operators::{NodeConfig, TableConfig};
 use crate::sinks::SinkConfig;
 use crate::sources::SourceConfig;
-use crate::topology::{Errors, Guarantee, State, Time};
 
 /// The schema of the built-in kinds, draft 2020-12.
 #[must_use]
@@ -26,21 +21,13 @@ pub fn schema() -> Json {
 #[must_use]
 pub fn schema_with(registry: &Registry) -> Json {
     let mut generator = SchemaGenerator::default();
+    let settings: Vec<(&str, Json)> =
+        sections::SETTINGS.iter().map(|section| (section.name, (section.schema)(&mut generator))).collect();
     let mut of = |schema: fn(&mut SchemaGenerator) -> schemars::Schema| schema(&mut generator).to_value();
     fn sub<T: JsonSchema>(generator: &mut SchemaGenerator) -> schemars::Schema {
         generator.subschema_for::<T>()
     }
-    let kafka = of(sub::<KafkaConfig>);
-    let schema_registry = of(sub::<RegistryConfig>);
-    let postgres = connection("PostgreSQL", of(sub::<PostgresConfig>));
-    let redis = connection("Redis", of(sub::<RedisConfig>));
-    let smtp = connection("Mail", of(sub::<SmtpConfig>));
     let shape = of(sub::<Field>);
-    let errors = of(sub::<Errors>);
-    let time = of(sub::<Time>);
-    let state = of(sub::<State>);
-    let guarantee = of(sub::<Guarantee>);
-    let limit = of(sub::<RateLimitConfig>);
     let step = of(sub::<TestStep>);
     let table = of(sub::<TableConfig>);
     let source = of(<SourceConfig as JsonSchema>::json_schema);
@@ -62,36 +49,28 @@ pub fn schema_with(registry: &Registry) -> Json {
             "steps": { "type": "array", "items": { "anyOf": [step, { "enum": ["crash", "checkpoint"] }] } }
         }
     });
-    json!({
+    let mut schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "slackwater topology",
         "type": "object",
         "required": ["name", "sources"],
         "additionalProperties": false,
         "properties": {
-            "name": { "type": "string", "description": "Consumer group and prefix of internal topics." },
-            "kafka": kafka,
-            "schema_registry": schema_registry,
-            "postgres": postgres,
-            "redis": redis,
-            "smtp": smtp,
-            "rate_limits": named(limit),
-            "renamed": {
-                "type": "object",
-                "description": "Nodes that had another name before: `NEW: OLD`. The state of OLD moves to NEW at the next start.",
-                "additionalProperties": { "type": "string" }
-            },
             "sources": named(source),
             "operators": named(operator),
             "sinks": named(sink),
-            "errors": errors,
-            "time": time,
-            "state": state,
-            "guarantee": guarantee,
             "tests": { "type": "array", "items": test }
         },
         "$defs": defs
-    })
+    });
+    let name = json!({ "type": "string", "description": "Consumer group and prefix of internal topics." });
+    if let Some(nodes) = schema.get_mut("properties").and_then(Json::as_object_mut) {
+        let mut properties = serde_json::Map::from_iter([("name".to_owned(), name)]);
+        properties.extend(settings.into_iter().map(|(name, schema)| (name.to_owned(), schema)));
+        properties.append(nodes);
+        *nodes = properties;
+    }
+    schema
 }
 
 /// Kinds of a user's own beside the built-in ones.
@@ -108,17 +87,6 @@ fn with_own(mut schema: Json, what: &str, own: impl Iterator<Item = &'static str
         }));
     }
     schema
-}
-
-/// One connection, or several by name.
-fn connection(what: &str, of: Json) -> Json {
-    json!({
-        "description": format!(
-            "{what} servers: one, or several by name (`main: {{ url: .. }}`). Nodes that use one share its connections, and \
-             say which with `connection: NAME` where there are several."
-        ),
-        "anyOf": [of, { "type": "object", "minProperties": 1, "additionalProperties": of }]
-    })
 }
 
 /// Adds `from`, which nodes that read others have beside their kind.

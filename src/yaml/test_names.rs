@@ -1,15 +1,16 @@
 //! Checks the names in the `tests:` of a file: sources that records are sent to, nodes that something is expected of,
 //! nodes that make calls.
 //!
-//! Called when the topology is valid, so that `test` refuses no name that `check` has accepted.
+//! Called for the graph as the file has it, so that `test` refuses no name that `check` has accepted.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use super::sections;
 use super::test_case::is_status;
-use super::tree::{Kind, Node};
+use super::tree::{Key, Kind, Node};
 use crate::model::{Problem, Reason, did_you_mean};
-use crate::topology::{NodeKind, Topology};
+use crate::topology::{Draft, Node as TopologyNode, NodeKind, Settings, Topology};
 
 /// What may be expected of a node besides a list of records.
 pub const COUNTS: &[&str] = &["calls", "records", "dropped"];
@@ -17,37 +18,60 @@ pub const COUNTS: &[&str] = &["calls", "records", "dropped"];
 /// The names that a test may use in `expect`: nodes, the topics of Kafka sinks, the dead-letter topic.
 #[must_use]
 pub fn expectable(topology: &Topology) -> BTreeSet<&str> {
-    let declared = || topology.nodes.iter().filter(|n| n.made_for.is_none());
+    expectable_of(&topology.nodes, &topology.settings)
+}
+
+fn expectable_of<'a>(nodes: &'a [TopologyNode], settings: &'a Settings) -> BTreeSet<&'a str> {
+    let declared = || nodes.iter().filter(|n| n.is_declared());
     let sinks = declared().filter_map(|n| match &n.kind {
         NodeKind::Sink(s) => s.topic(),
         _ => None,
     });
-    declared()
-        .map(|n| n.name.as_str())
-        .chain(sinks)
-        .chain(topology.settings.errors.dead_letter.iter().map(|d| d.topic.as_str()))
-        .collect()
+    let dead_letter = settings.errors.dead_letter.iter().map(|d| d.topic.as_str());
+    declared().map(|n| n.name.as_str()).chain(sinks).chain(dead_letter).collect()
 }
 
-/// Sources, and the topics that they read.
-fn sendable(topology: &Topology) -> BTreeSet<&str> {
-    let declared = topology.nodes.iter().filter(|n| n.made_for.is_none());
-    let sources = declared.filter_map(|n| match &n.kind {
-        NodeKind::Source(source) => Some((n.name.as_str(), source.topics())),
-        _ => None,
-    });
-    sources.flat_map(|(name, topics)| std::iter::once(name).chain(topics)).collect()
+/// The names that the tests of a file may use. Of nodes that were not read whole it is not known what they write, read
+/// and call: what may be one of that is no wrong name.
+struct Names<'a> {
+    /// Sources, and the topics that they read.
+    sendable: Option<BTreeSet<&'a str>>,
+    /// Nodes that call an API.
+    calling: BTreeSet<&'a str>,
+    /// See [`expectable`].
+    expectable: Option<BTreeSet<&'a str>>,
 }
 
-/// Nodes that call an API.
-fn calling(topology: &Topology) -> BTreeSet<&str> {
-    let calls = |kind: &NodeKind| matches!(kind, NodeKind::Operator(c) if c.calls().is_some());
-    topology.nodes.iter().filter(|n| calls(&n.kind)).map(|n| n.name.as_str()).collect()
+impl<'a> Names<'a> {
+    fn new(root: &'a Node, draft: &'a Draft) -> Names<'a> {
+        let section = |name: &str| root.get(name).map_or(&[][..], Node::entries).iter();
+        let whole = draft.whole();
+        let unknown = |section: &(Key, Node)| !whole.contains(section.0.name.as_str());
+        let sources = draft.nodes().iter().filter_map(|n| match &n.kind {
+            NodeKind::Source(source) => Some((n.name.as_str(), source.topics())),
+            _ => None,
+        });
+        let sendable = sources.flat_map(|(name, topics)| std::iter::once(name).chain(topics)).collect();
+        let calls = |kind: &NodeKind| matches!(kind, NodeKind::Operator(c) if c.calls().is_some());
+        let calling = draft.nodes().iter().filter(|n| calls(&n.kind)).map(|n| n.name.as_str());
+        let unread = section("operators").filter(|entry| unknown(entry)).map(|(key, _)| key.name.as_str());
+        let mut expectable = expectable_of(draft.nodes(), draft.settings());
+        expectable.extend(sections::NODES.into_iter().flat_map(section).map(|(key, _)| key.name.as_str()));
+        let whole = |name: &str| sections::unknown(root).next().is_none() && !section(name).any(unknown);
+        Names {
+            sendable: Some(sendable).filter(|_| whole("sources")),
+            calling: calling.chain(unread).collect(),
+            expectable: Some(expectable).filter(|_| whole("sinks")),
+        }
+    }
 }
 
 /// Reports every unknown name in the tests.
-pub(super) fn check(root: &Node, topology: &Topology, problems: &mut Vec<Problem>) {
-    let (sendable, calling, expectable) = (sendable(topology), calling(topology), expectable(topology));
+pub(super) fn check(root: &Node, draft: &Draft, problems: &mut Vec<Problem>) {
+    if root.get("tests").is_none() {
+        return;
+    }
+    let Names { sendable, calling, expectable } = Names::new(root, draft);
     let unknown = |what: &str, name: &str, at: &Range<usize>, known: &BTreeSet<&str>| {
         let known: Vec<&str> = known.iter().copied().collect();
         let help = if known.is_empty() { "the topology has none".into() } else { did_you_mean(name, &known) };
@@ -71,9 +95,9 @@ pub(super) fn check(root: &Node, topology: &Topology, problems: &mut Vec<Problem
     for step in steps {
         if let Some(to @ Node { kind: Kind::Text(name), .. }) =
             step.get("send").and_then(|send| send.get("to"))
-            && !sendable.contains(name.as_str())
+            && let Some(known) = sendable.as_ref().filter(|known| !known.contains(name.as_str()))
         {
-            problems.push(unknown("source, or topic that one reads,", name, &to.span, &sendable));
+            problems.push(unknown("source, or topic that one reads,", name, &to.span, known));
         }
         if let Some(send) = step.get("send") {
             sent(send, problems);
@@ -85,8 +109,8 @@ pub(super) fn check(root: &Node, topology: &Topology, problems: &mut Vec<Problem
             }
         }
         for (key, what) in step.get("expect").map_or(&[][..], Node::entries) {
-            if !expectable.contains(key.name.as_str()) {
-                problems.push(unknown("node or topic", &key.name, &key.span, &expectable));
+            if let Some(known) = expectable.as_ref().filter(|known| !known.contains(key.name.as_str())) {
+                problems.push(unknown("node or topic", &key.name, &key.span, known));
             }
             expectation(&key.name, what, problems);
         }

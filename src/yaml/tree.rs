@@ -1,12 +1,13 @@
 //! YAML text as a tree in which every value and every key knows its place.
 //!
 //! Called by `yaml/` with the text of a topology file. The one home of `serde-saphyr`. YAML 1.2: `on` and `yes` are
-//! text; duplicate keys are refused; alias expansion is bounded.
+//! text; alias expansion is bounded. Where a key stands twice, both are read ([`names_once`]).
 //!
 //! Places are byte ranges of the file. A plain scalar's range is exactly its text. A quoted scalar's range includes
 //! its quotes. A block scalar's range is its content, without the `|` line. A list or map reaches from its first to
 //! its last element (an empty one covers its brackets). Behind an alias stand the places of the anchored text.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -48,7 +49,7 @@ pub enum Kind {
     Text(String),
     /// A list.
     List(Vec<Node>),
-    /// A map, in the file's order; its keys differ.
+    /// A map, in the file's order.
     Map(Vec<(Key, Node)>),
 }
 
@@ -130,13 +131,15 @@ impl fmt::Display for Node {
 /// Reads one YAML document whose root is a map.
 ///
 /// # Errors
-/// The text is not YAML, has a duplicate key, or its root is no map: one problem, at its place.
+/// The text is not YAML, or its root is no map: one problem, at its place.
 pub fn parse(text: &str) -> Result<Node, Problem> {
     let options = serde_saphyr::options! {
         strict_booleans: true,
         underscored_numbers_as_strings: true,
         leading_zero_numbers_as_strings: true,
         with_snippet: false,
+        // Both entries: what is wrong with the second is to be found too.
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
         budget: serde_saphyr::budget! { max_depth: DEPTH_MAX, max_nodes: NODES_MAX },
     };
     let raw: Raw = serde_saphyr::from_str_with_options(text, options).map_err(|e| yaml_problem(text, &e))?;
@@ -304,18 +307,78 @@ fn byte_range(text: &str, location: serde_saphyr::Location) -> Range<usize> {
     range.start.min(text.len())..range.end.min(text.len())
 }
 
+/// Reports every key of a map that stands there twice, and keeps the first. In the maps under the names `apart` both stay:
+/// their entries are read one by one.
+pub fn names_once(root: &mut Node, apart: &[&str], problems: &mut Vec<Problem>) {
+    let Kind::Map(sections) = &mut root.kind else { return };
+    for (key, section) in &mut *sections {
+        match &mut section.kind {
+            Kind::Map(entries) if apart.contains(&key.name.as_str()) => {
+                twice(entries, problems);
+                entries.iter_mut().for_each(|(_, node)| each_once(node, problems));
+            }
+            _ => each_once(section, problems),
+        }
+    }
+    let second = twice(sections, problems);
+    let mut n = 0;
+    let mut all = Vec::new();
+    sections.retain(|(key, section)| {
+        let stays = !second[n];
+        n += 1;
+        if !stays && let (true, Kind::Map(entries)) = (apart.contains(&key.name.as_str()), &section.kind) {
+            all.push((key.name.clone(), entries.clone()));
+        }
+        stays
+    });
+    for (name, more) in all {
+        if let Some((_, first)) = sections.iter_mut().find(|(key, _)| key.name == name)
+            && let Kind::Map(entries) = &mut first.kind
+        {
+            entries.extend(more);
+        }
+    }
+}
+
+fn each_once(node: &mut Node, problems: &mut Vec<Problem>) {
+    match &mut node.kind {
+        Kind::List(items) => items.iter_mut().for_each(|item| each_once(item, problems)),
+        Kind::Map(entries) => {
+            let second = twice(entries, problems);
+            let mut second = second.into_iter();
+            entries.retain(|_| !second.next().unwrap_or(false));
+            entries.iter_mut().for_each(|(_, below)| each_once(below, problems));
+        }
+        _ => {}
+    }
+}
+
+/// By entry: did its key stand there before? Each that did is reported.
+fn twice(entries: &[(Key, Node)], problems: &mut Vec<Problem>) -> Vec<bool> {
+    let mut seen: HashSet<&str> = HashSet::new();
+    let mut second = Vec::with_capacity(entries.len());
+    for (Key { name, span }, _) in entries {
+        second.push(!seen.insert(name));
+        if second.last() == Some(&true) {
+            let problem = match name.ends_with(')') {
+                true => Problem::new(
+                    "yaml",
+                    format!("`{name}` is read as a name, because of the comma before it"),
+                )
+                .help(BETWEEN_BRACES),
+                false => Problem::new("duplicate-name", format!("`{name}` stands here twice"))
+                    .help("one would hide the other: rename or remove one of them"),
+            };
+            problems.push(problem.at(span.clone(), "here"));
+        }
+    }
+    second
+}
+
 fn yaml_problem(text: &str, error: &serde_saphyr::Error) -> Problem {
     let message = error.render_with_formatter(&serde_saphyr::UserMessageFormatter);
     let message = one_sentence(&message);
-    let problem = match message.strip_prefix("duplicate mapping key ").and_then(|m| m.split('`').nth(1)) {
-        Some(key) if key.ends_with(')') => {
-            Problem::new("yaml", format!("`{key}` is read as a name, because of the comma before it"))
-                .help(BETWEEN_BRACES)
-        }
-        Some(key) => Problem::new("duplicate-name", format!("`{key}` stands here twice"))
-            .help("one would hide the other: rename or remove one of them"),
-        None => Problem::new("yaml", message.clone()).help(yaml_help(&message)),
-    };
+    let problem = Problem::new("yaml", message.clone()).help(yaml_help(&message));
     match error.location() {
         Some(location) if location != serde_saphyr::Location::UNKNOWN => {
             let mut span = byte_range(text, location);
@@ -457,14 +520,56 @@ mod tests {
     fn broken_yaml_is_refused_with_its_place() {
         refused("", "empty", Some(""));
         refused("a: 1\n---\nb: 2\n", "document", Some("b:"));
-        refused("x: { a: top(.x, 3), b: top(.y, 3) }\n", "is read as a name", Some("3)"));
         refused("a: x\0y\n", "unexpected character", Some("\0y"));
         let deep = format!("a: {}1{}\n", "[".repeat(40), "]".repeat(40));
         refused(&deep, "", Some("["));
         refused("- a\n", "a list", Some("- a"));
-        refused("a: 1\nb: 2\na: 3\n", "`a` stands here twice", Some("a"));
         refused("a: 1\n b: 2\n", "", Some(":"));
         refused("a: [1, 2\n", "bracket", Some("[1,"));
+    }
+
+    #[test]
+    fn names_that_stand_twice_are_all_found_and_hide_nothing() {
+        let text = "a: 1\nnodes: { x: { p: 1, p: 2 }, x: 3 }\nb: [{ q: 1, q: 2 }]\na: 3\nnodes: { y: 4 }\n\
+                    c: { d: top(.x, 3), e: top(.y, 3) }\n";
+        let (mut root, mut problems) = (root(text), Vec::new());
+        names_once(&mut root, &["nodes"], &mut problems);
+        let mut found: Vec<_> = problems
+            .iter()
+            .map(|p| {
+                (
+                    p.span.clone().map_or(0, |span| text[..span.start].matches('\n').count() + 1),
+                    p.message.as_str(),
+                )
+            })
+            .collect();
+        found.sort_unstable();
+        let twice = |line, name| (line, format!("`{name}` stands here twice"));
+        let want = [
+            twice(2, "p"),
+            twice(2, "x"),
+            twice(3, "q"),
+            twice(4, "a"),
+            twice(5, "nodes"),
+            (6, "`3)` is read as a name, because of the comma before it".to_owned()),
+        ];
+        assert_eq!(found, want.iter().map(|(line, m)| (*line, m.as_str())).collect::<Vec<_>>());
+        let keys: Vec<&str> = root.entries().iter().map(|(key, _)| key.name.as_str()).collect();
+        assert_eq!(keys, ["a", "nodes", "b", "c"]);
+        let nodes = root.get("nodes").expect("is there").entries();
+        assert_eq!(nodes.iter().map(|(key, _)| key.name.as_str()).collect::<Vec<_>>(), ["x", "x", "y"]);
+        assert_eq!(
+            (root.get("a").map(Node::json), nodes[0].1.json()),
+            (Some(1.into()), serde_json::json!({"p": 1}))
+        );
+    }
+
+    #[test]
+    fn a_merged_map_may_be_overwritten() {
+        let (mut root, mut problems) = (root("base: &b { p: 1, q: 2 }\nx: { <<: *b, p: 3 }\n"), Vec::new());
+        names_once(&mut root, &[], &mut problems);
+        assert_eq!(problems, []);
+        assert_eq!(root.get("x").map(Node::json), Some(serde_json::json!({"p": 3, "q": 2})));
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Env {
                     texts.collect::<Vec<_>>().join("|")
                 }
                 Payload::Delete(_) => "deleted".to_owned(),
-                Payload::Record | Payload::Texts(_) => String::new(),
+                Payload::Record | Payload::Message(_) => String::new(),
             };
             let last = self.ledger.last_event(delivery);
             self.tables.insert((node, row.record.key.clone()), (last, text));

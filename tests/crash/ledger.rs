@@ -155,7 +155,7 @@ impl Ledger {
         }
         let events = self.events_of(self.shape.named(&row.record))?;
         if self.shape.is_ordered()
-            && node != slackwater::runtime::DEAD_LETTER
+            && !self.shape.is_dead_letter(node)
             && let (Some(key), Some(first), Some(last)) = (&row.record.key, events.first(), events.last())
             && let Some(before) = self.sent.insert((life, node, key.clone()), *last)
             && before >= *first

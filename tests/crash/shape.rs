@@ -6,7 +6,7 @@ use slackwater::model::{Expr, Json, Millis, Record, Template, Value};
 use slackwater::operators::debounce::{HEADER_COUNT, KeepConfig, Row as DebounceRow, pending_headers};
 use slackwater::operators::enrich::{EnrichConfig, HttpConfig, pending_record};
 use slackwater::operators::{DebounceConfig, FilterConfig, MapConfig, MergeConfig, NodeConfig};
-use slackwater::runtime::{DEAD_LETTER, TaskId};
+use slackwater::runtime::TaskId;
 use slackwater::sinks::columns::Columns;
 use slackwater::sinks::{KafkaSinkConfig, SinkConfig, SpannerConfig};
 use slackwater::sources::{KafkaSource, SourceConfig};
@@ -71,8 +71,12 @@ impl Shape {
         self.identity == Identity::Replay
     }
 
+    pub fn is_dead_letter(&self, node: usize) -> bool {
+        self.topology.dead_letter() == Some(node)
+    }
+
     pub fn is_table(&self, node: usize) -> bool {
-        node != DEAD_LETTER && self.topology.is_table_sink(node)
+        self.topology.is_table_sink(node)
     }
 
     /// What a record stands for: one event, a count of events of its key up to that one, or a list.
@@ -224,13 +228,13 @@ fn of(name: &'static str, identity: Identity, topology: Topology) -> Shape {
     }
 }
 
-/// As the engine has it: with `exactly_once`, Kafka sinks and the dead letter.
+/// As the engine has it: with `exactly_once`, Kafka sinks, the dead letter among them.
 fn transactional(topology: &Topology) -> Vec<usize> {
     if topology.settings.guarantee != Guarantee::ExactlyOnce {
         return Vec::new();
     }
     let kafka = |n: &usize| matches!(&topology.nodes[*n].kind, NodeKind::Sink(s) if s.topic().is_some());
-    (0..topology.nodes.len()).filter(kafka).chain([DEAD_LETTER]).collect()
+    (0..topology.nodes.len()).filter(kafka).collect()
 }
 
 fn not_each_fourth() -> NodeConfig {

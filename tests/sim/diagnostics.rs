@@ -325,6 +325,18 @@ sinks:
   out: { from: settled, blackhole: {} }
 "#;
 
+    a_section_that_stands_there_twice: r#"
+name: t
+sources:
+  in: { generate: {} }
+operators:
+  a: { from: in, filter: .ok }
+operators:
+  b: { from: a, filter: .ok }
+sinks:
+  out: { from: [a, b], blackhole: {} }
+"#;
+
     duplicate_name_in_two_sections: r#"
 name: t
 sources:
@@ -883,4 +895,79 @@ sinks:
     an_empty_file: "# nothing here\n";
 
     a_list: "- name: t\n";
+}
+
+/// Each node reads the one above it: whatever goes along the graph must not look at all nodes for each of them.
+#[test]
+fn a_chain_of_twenty_thousand_nodes_is_checked_in_seconds() {
+    const NODES: usize = 20_000;
+    let mut text = String::from(
+        "name: t\nkafka: { brokers: b }\nsources: { n0: { kafka: { topic: in } } }\noperators:\n",
+    );
+    for n in 1..NODES {
+        let what = match n % 10 {
+            1 => "key_by: .k",
+            2 => "debounce: { quiet: 1s }",
+            _ => "filter: .ok",
+        };
+        text.push_str(&format!("  n{n}: {{ from: n{}, {what} }}\n", n - 1));
+    }
+    text.push_str(&format!("sinks: {{ out: {{ from: n{}, blackhole: {{}} }} }}\n", NODES - 1));
+    let began = std::time::Instant::now();
+    let loaded = load("topology.yaml", &text, Mode::Required, &variable)
+        .map_err(|r| r.render(false))
+        .expect("is good");
+    let took = began.elapsed();
+    assert_eq!(loaded.topology.subs.len(), NODES / 10 + 1, "one behind each repartition topic");
+    // Some seconds on a machine with nothing else to do.
+    assert!(took < std::time::Duration::from_secs(60), "{took:?}");
+}
+
+#[test]
+fn no_problem_hides_another() {
+    let text = r#"
+name: t
+sources:
+  in: { kafka: { topic: in, clust: b } }
+  lines: { stdin: {} }
+operators:
+  a: { from: b, map: . }
+  b: { from: a, map: . }
+  calm: { from: in, debounce: { quiet: soon } }
+  calm: { from: inn, filter: 1 }
+  odd: { from: lines, filter: 1 }
+  waits: { from: lines, suppress: { until: window_closes } }
+  paced: { from: lines, enrich: { http: { get: "http://x", timeout: 1s, timeout: 2s }, into: .a, rate_limit: api } }
+sinks:
+  out: { from: [calm, nowhere], kafka: { topic: out } }
+tests:
+  - name: one
+    steps:
+      - send: { to: elsewhere, value: 1 }
+      - expect: { ouut: [] }
+      - on_call: { waits: [{ status: 200 }] }
+"#;
+    let report = load("topology.yaml", text, Mode::Required, &variable).expect_err("the file is wrong");
+    let line = |p: &slackwater::model::Problem| {
+        p.span.clone().map_or(0, |s| text[..s.start].matches('\n').count() + 1)
+    };
+    let found: Vec<(usize, &str)> = report.problems().iter().map(|p| (line(p), p.code)).collect();
+    let expected = [
+        (4, "graph::kafka"),
+        (4, "unknown-field"),
+        (7, "graph::cycle"),
+        (9, "bad-value"),
+        (10, "duplicate-name"),
+        (10, "graph::from"),
+        (10, "graph::setting"),
+        (11, "graph::setting"),
+        (12, "graph::window"),
+        (13, "duplicate-name"),
+        (13, "graph::rate_limit"),
+        (15, "graph::from"),
+        (15, "graph::kafka"),
+        (20, "test-name"),
+        (21, "test-name"),
+    ];
+    assert_eq!(found, expected, "{}", report.render(false));
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use slackwater::model::{Origin, Record, Reply, Timestamp, Value};
-use slackwater::runtime::{DEAD_LETTER, Input, Step, Task, TaskId, TaskOptions};
+use slackwater::runtime::{Input, Step, Task, TaskId, TaskOptions};
 use slackwater::state::{Backend, MemoryBackend};
 use slackwater::topology::Topology;
 use slackwater::yaml::{Mode, load};
@@ -28,15 +28,20 @@ fn record() -> Record {
 const ID: TaskId = TaskId { sub: 0, partition: 0 };
 const NOW: Timestamp = Timestamp(1);
 
+fn dead_letter(topology: &Topology) -> usize {
+    topology.dead_letter().expect("has one")
+}
+
 /// Dead letters go into the transaction, up to so many bytes.
-fn in_transaction(bytes_max: usize) -> TaskOptions {
-    TaskOptions { transactional: [(DEAD_LETTER, bytes_max)].into(), ..TaskOptions::default() }
+fn in_transaction(topology: &Topology, bytes_max: usize) -> TaskOptions {
+    TaskOptions { transactional: [(dead_letter(topology), bytes_max)].into(), ..TaskOptions::default() }
 }
 
 /// A task that has read one record, sealed, with the rows in the backend.
 fn sealed(topology: &Topology, backend: &Arc<dyn Backend>) -> (Task, Step) {
     let mut step = Step::default();
-    let mut task = Task::open(topology, ID, backend, &in_transaction(1000), NOW, &mut step).expect("opens");
+    let mut task =
+        Task::open(topology, ID, backend, &in_transaction(topology, 1000), NOW, &mut step).expect("opens");
     task.step(Input::Records { topic: 0, records: vec![record()] }, NOW, &mut step).expect("steps");
     let sealed = task.seal(NOW).expect("seals").expect("an epoch");
     backend.write(&sealed.rows).expect("writes");
@@ -53,11 +58,12 @@ fn what_is_refused_while_a_task_opens_belongs_to_its_first_transaction() {
     let task = Task::open(&after, ID, &backend, &TaskOptions::default(), NOW, &mut step).expect("opens");
     assert_eq!((step.deliveries.len(), task.outstanding()), (1, 1), "to a driver, were nothing said");
     let mut step = Step::default();
-    let mut task = Task::open(&after, ID, &backend, &in_transaction(1000), NOW, &mut step).expect("opens");
+    let mut task =
+        Task::open(&after, ID, &backend, &in_transaction(&after, 1000), NOW, &mut step).expect("opens");
     assert_eq!((step.deliveries.len(), task.outstanding()), (0, 0));
     let sealed = task.seal(NOW).expect("seals").expect("an epoch");
     let nodes: Vec<usize> = sealed.outputs.iter().map(|(node, _)| *node).collect();
-    assert_eq!(nodes, [DEAD_LETTER]);
+    assert_eq!(nodes, [dead_letter(&after)]);
     assert!(task.is_settled());
 }
 
@@ -66,8 +72,9 @@ fn a_dead_letter_that_no_transaction_takes_stops_the_task_that_opens() {
     let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::default());
     sealed(&topology(".n"), &backend);
     let mut step = Step::default();
-    let options = in_transaction(10);
-    let error = Task::open(&topology("string!(.n)"), ID, &backend, &options, NOW, &mut step).err();
+    let after = topology("string!(.n)");
+    let options = in_transaction(&after, 10);
+    let error = Task::open(&after, ID, &backend, &options, NOW, &mut step).err();
     let error = error.expect("is too large");
     assert!(error.to_string().contains("the topic takes messages up to 10 bytes"), "{error}");
 }
@@ -87,7 +94,7 @@ fn a_row_refused_after_its_epoch_was_sealed_has_its_dead_letter_in_that_epoch() 
     assert!(task.is_settled() && step.is_empty(), "{step:?}");
     let late = task.take_late_outputs();
     let nodes: Vec<usize> = late.iter().map(|(node, _)| *node).collect();
-    assert_eq!(nodes, [DEAD_LETTER]);
+    assert_eq!(nodes, [dead_letter(&topology)]);
     assert!(task.take_late_outputs().is_empty());
     task.applied();
     // Of the open epoch as before.

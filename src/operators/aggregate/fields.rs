@@ -9,7 +9,7 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
-use crate::model::Expr;
+use crate::model::{Expr, Refused};
 
 /// Names in the order of the file, each with its aggregation.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -70,28 +70,34 @@ impl FieldConfig {
     ///
     /// # Errors
     /// What is wrong and what to write.
-    pub fn parse(whole: &Expr) -> Result<FieldConfig, String> {
+    pub fn parse(whole: &Expr) -> Result<FieldConfig, Refused> {
         let text = whole.text().trim();
         let forms = "write `count()`, `sum(.amount)`, `collect(.id, 50)` or `top(.amount, 3)`";
         let (name, rest) =
-            text.split_once('(').ok_or_else(|| format!("`{text}` is no aggregation: {forms}"))?;
+            text.split_once('(').ok_or_else(|| Refused::new(format!("`{text}` is no aggregation"), forms))?;
         let name = name.trim();
         let known = FUNCTIONS.iter().find(|(n, _)| *n == name);
-        let inside = rest.strip_suffix(')').ok_or_else(|| match known {
-            // A comma between `{ }` has ended the text.
-            Some((_, FieldFunction::Collect | FieldFunction::Top)) if !rest.contains(')') => {
-                format!("`{text}` has no `)` at its end: write it in quotes between `{{ }}`: `'{name}(.amount, 3)'`")
-            }
-            _ => format!("`{text}` has no `)` at its end: {forms}"),
+        let inside = rest.strip_suffix(')').ok_or_else(|| {
+            let help = match known {
+                // A comma between `{ }` has ended it.
+                Some((_, FieldFunction::Collect | FieldFunction::Top)) if !rest.contains(')') => {
+                    format!("write it in quotes between `{{ }}`: `'{name}(.amount, 3)'`")
+                }
+                _ => forms.to_owned(),
+            };
+            Refused::new(format!("`{text}` has no `)` at its end"), help)
         })?;
         let Some((_, function)) = known else {
             let known: Vec<_> = FUNCTIONS.iter().map(|(n, _)| format!("`{n}`")).collect();
-            return Err(format!("there is no aggregation `{name}`: one of {}", known.join(", ")));
+            let message = format!("there is no aggregation `{name}`");
+            return Err(Refused::new(message, format!("one of {}", known.join(", "))));
         };
         let bounded = matches!(function, FieldFunction::Collect | FieldFunction::Top);
         let (of, limit) = match inside.rsplit_once(',').filter(|_| bounded) {
             Some((of, limit)) if limit.trim().bytes().all(|b| b.is_ascii_digit()) => {
-                let limit = limit.trim().parse().map_err(|_| format!("`{}` is no number", limit.trim()))?;
+                let limit = limit.trim();
+                let wrong = |_| Refused::new(format!("`{limit}` is no number"), "write fewer digits");
+                let limit = limit.parse().map_err(wrong)?;
                 (of.trim(), Some(limit))
             }
             _ => (inside.trim(), None),
@@ -99,9 +105,12 @@ impl FieldConfig {
         let of = match (function, of) {
             (FieldFunction::Count, "") => None,
             (FieldFunction::Count, _) => {
-                return Err("`count()` counts records and takes nothing: write `count()`".into());
+                return Err(Refused::new("`count()` counts records and takes nothing", "write `count()`"));
             }
-            (_, "") => return Err(format!("`{name}()` does not say of what: write `{name}(.amount)`")),
+            (_, "") => {
+                let message = format!("`{name}()` does not say of what");
+                return Err(Refused::new(message, format!("write `{name}(.amount)`")));
+            }
             (FieldFunction::Top, _) if limit.is_none() => {
                 let of = match of.rsplit_once(',') {
                     // `top(.x, n)`: the part after the last comma is a number or a plain word only if that comma is not
@@ -111,9 +120,8 @@ impl FieldConfig {
                     }
                     _ => of,
                 };
-                return Err(format!(
-                    "`{text}` does not say how many, as a whole number: write `top({of}, 3)`"
-                ));
+                let message = format!("`{text}` does not say how many, as a whole number");
+                return Err(Refused::new(message, format!("write `top({of}, 3)`")));
             }
             (_, of) => Some(Expr::new(of, whole.span())),
         };
@@ -189,7 +197,7 @@ mod tests {
         check("top(f(.a, 3), 2)", FieldFunction::Top, Some("f(.a, 3)"), Some(2));
         let refused = |text: &str, part: &str| {
             let message = parse(text).unwrap_err();
-            assert!(message.contains(part), "{message}");
+            assert!(message.to_string().contains(part), "{message}");
         };
         refused("count", "`count()`");
         refused("count(", "no `)`");

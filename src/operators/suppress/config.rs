@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::model::{Millis, Problem, Size};
+use crate::model::{Millis, Problem, Refused, Size};
 use crate::operators::shared::describe::Described;
 use crate::operators::{NodePlan, Operator, OperatorSettings, Timing, WindowsAbove};
 
@@ -47,9 +47,8 @@ impl<'de> Deserialize<'de> for Until {
         }
         let time = text.parse().map(Until::Time);
         time.map_err(|_| {
-            de::Error::custom(format!(
-                "`{text}` is neither of both: write `window_closes`, or a time such as `30s`"
-            ))
+            let help = "write `window_closes`, or a time such as `30s`";
+            de::Error::custom(Refused::new(format!("`{text}` is neither of both"), help))
         })
     }
 }

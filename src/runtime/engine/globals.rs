@@ -17,7 +17,7 @@ pub(super) async fn read_globals(
     admin: &Arc<Admin>,
     plan: &Plan,
 ) -> Result<GlobalReaders, EngineError> {
-    let Start { topology, shared, env, stop, .. } = start;
+    let Start { topology, formats, shared, env, stop, .. } = start;
     let Some(kafka) = &start.kafka else { return Ok(GlobalReaders::default()) };
     let dir = &start.options.state_dir;
     let failed = {
@@ -26,6 +26,7 @@ pub(super) async fn read_globals(
     };
     let reading = Reading {
         topology,
+        formats,
         kafka,
         admin,
         count: &|topic| plan.counts.get(topic).copied().unwrap_or(0),

@@ -42,6 +42,7 @@ pub use self::written::MissingTopics;
 use super::globals::reader::GlobalReaders;
 use super::inbox::{Inbox, Message};
 use super::task::TaskId;
+use crate::formats::Formats;
 use crate::kafka::{Admin, GroupReader};
 use crate::model::Problem;
 use crate::sinks::Connected;
@@ -106,6 +107,7 @@ pub enum EngineError {
 /// A running topology.
 pub struct Engine {
     topology: Arc<Topology>,
+    formats: Arc<Formats>,
     options: EngineOptions,
     shared: Arc<Shared>,
     inboxes: Vec<Inbox>,
@@ -155,8 +157,8 @@ impl Engine {
     }
 
     /// Starts looking up the schemas of ids.
-    fn resolve_schemas(&self, topology: &Topology) {
-        let (formats, shared) = (Arc::clone(&topology.formats), Arc::clone(&self.shared));
+    fn resolve_schemas(&self) {
+        let (formats, shared) = (Arc::clone(&self.formats), Arc::clone(&self.shared));
         let stop = self.lanes_stop.clone();
         self.lanes.spawn(async move {
             let waiting = |what: Option<&str>| match what {

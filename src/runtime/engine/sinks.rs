@@ -12,21 +12,20 @@ use tokio_util::sync::CancellationToken;
 use super::start::Start;
 use super::wait::{blocking, pause, unless_stopped};
 use super::{EngineError, Shared};
-use crate::formats::WriterError;
+use crate::formats::{Formats, WriterError};
 use crate::kafka::{Admin, MESSAGE_BYTES_MAX, Writer};
 use crate::runtime::delivery::{Fatal, SinkDriver};
-use crate::runtime::task::DEAD_LETTER;
-use crate::sinks::{Batch, KafkaLane, KafkaSinkConfig, SinkError, Surroundings};
+use crate::sinks::{KafkaLane, SinkError, Surroundings};
 use crate::topology::{Guarantee, NodeKind, Topology};
 
 /// Finds the registry's ids of the schemas that sinks write with; waits while the registry cannot be reached.
 pub(super) async fn connect_schemas(
-    topology: &Topology,
+    formats: &Formats,
     shared: &Arc<Shared>,
     stop: &CancellationToken,
 ) -> Result<(), EngineError> {
     loop {
-        match topology.formats.connect_writers().await {
+        match formats.connect_writers().await {
             Ok(()) => {
                 shared.go_on();
                 return Ok(());
@@ -42,7 +41,7 @@ pub(super) async fn connect_schemas(
     }
 }
 
-/// Connects every sink, and the dead letter; returns their drivers by node.
+/// Connects every sink, the dead letter's too; returns their drivers by node.
 pub(super) async fn connect(start: &Start<'_>) -> Result<BTreeMap<usize, SinkDriver>, EngineError> {
     let Start { topology, stand_ins, shared, lanes: tracker, lanes_stop, stop, .. } = start;
     let writer = start.writer.as_ref();
@@ -50,8 +49,7 @@ pub(super) async fn connect(start: &Start<'_>) -> Result<BTreeMap<usize, SinkDri
     let fatal: Fatal = {
         let (shared, names) = (Arc::clone(shared), Arc::clone(&names));
         Arc::new(move |node, error| {
-            let name = names.get(node).map_or("dead_letter", String::as_str);
-            shared.fail(EngineError::Failed(format!("sink {name}: {error}")));
+            shared.fail(EngineError::Failed(format!("sink {}: {error}", names[node])));
         })
     };
     let mut out = BTreeMap::new();
@@ -85,21 +83,6 @@ pub(super) async fn connect(start: &Start<'_>) -> Result<BTreeMap<usize, SinkDri
             n,
             SinkDriver::start((n, &node.name), lanes, &config.batch(), &metrics, &fatal, tracker, lanes_stop),
         );
-    }
-    if let (Some(dead_letter), Some(writer)) = (&topology.settings.errors.dead_letter, writer) {
-        let config = KafkaSinkConfig::new(dead_letter.topic.clone());
-        let lane = Box::new(KafkaLane::new(Arc::clone(writer), &config));
-        let metrics = shared.metrics.sink("dead_letter");
-        let driver = SinkDriver::start(
-            (DEAD_LETTER, "dead_letter"),
-            vec![lane],
-            &Batch::default(),
-            &metrics,
-            &fatal,
-            tracker,
-            lanes_stop,
-        );
-        out.insert(DEAD_LETTER, driver);
     }
     shared.go_on();
     Ok(out)
@@ -138,17 +121,15 @@ pub(super) async fn message_limits(
 }
 
 /// The lanes that turn rows into records of the checkpoint's transaction: always those of repartition topics, since
-/// state is exactly once below them too; with `exactly_once` those of every Kafka sink and of the dead letter.
+/// state is exactly once below them too; with `exactly_once` those of every Kafka sink, the dead letter among them.
 pub(super) fn transactional_lanes(topology: &Topology, writer: &Arc<Writer>) -> BTreeMap<usize, KafkaLane> {
     let all = topology.settings.guarantee == Guarantee::ExactlyOnce;
-    let lane = |config: &KafkaSinkConfig| KafkaLane::new(Arc::clone(writer), config);
     let sinks = topology.nodes.iter().enumerate().filter_map(|(n, node)| match &node.kind {
         NodeKind::Sink(sink) => {
-            sink.kafka().filter(|config| all || config.internal).map(|config| (n, lane(config)))
+            let kafka = sink.kafka().filter(|config| all || config.internal);
+            kafka.map(|config| (n, KafkaLane::new(Arc::clone(writer), config)))
         }
         NodeKind::Source(_) | NodeKind::Operator(_) => None,
     });
-    let dead_letter = topology.settings.errors.dead_letter.iter().filter(|_| all);
-    let dead_letter = dead_letter.map(|d| (DEAD_LETTER, lane(&KafkaSinkConfig::new(d.topic.clone()))));
-    sinks.chain(dead_letter).collect()
+    sinks.collect()
 }

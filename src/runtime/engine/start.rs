@@ -15,6 +15,7 @@ use super::sinks::{Transactional, connect, connect_schemas, message_limits, tran
 use super::topics::{make_topics, open_admin, wait_topics};
 use super::workers::{Workers, limiters};
 use super::{Engine, EngineError, EngineHandle, EngineOptions, Override, Shared, commits, grown, written};
+use crate::formats::Formats;
 use crate::kafka::{Admin, KafkaConfig, Writer};
 use crate::runtime::globals::reader::GlobalReaders;
 use crate::state::{DirError, RocksEnv, StateDir};
@@ -23,6 +24,8 @@ use crate::topology::Topology;
 /// What the steps have in common.
 pub(super) struct Start<'a> {
     pub(super) topology: Arc<Topology>,
+    /// What is known of schemas.
+    pub(super) formats: Arc<Formats>,
     pub(super) options: EngineOptions,
     pub(super) stand_ins: Override,
     pub(super) shared: Arc<Shared>,
@@ -70,8 +73,13 @@ impl<'a> Start<'a> {
         let writer = kafka.as_ref().map(Writer::open).transpose();
         let writer = writer.map_err(|e| EngineError::Failed(e.to_string()))?.map(Arc::new);
         let cache = topology.settings.state.cache.bytes();
+        let formats = match stand_ins.plain_commits {
+            true => Formats::unconnected(&topology.named_schemas),
+            false => Formats::live(&topology.named_schemas),
+        };
         Ok(Start {
             topology,
+            formats: Arc::new(formats),
             options,
             stand_ins,
             shared,
@@ -88,12 +96,11 @@ impl<'a> Start<'a> {
 
     /// All steps.
     pub(super) async fn run(self) -> Result<Engine, EngineError> {
-        let Start { topology, shared, stop, .. } = &self;
-        if !self.stand_ins.plain_commits {
-            topology.formats.go_live();
-            connect_schemas(topology, shared, stop).await?;
+        let Start { topology, formats, shared, stop, .. } = &self;
+        if formats.is_live() {
+            connect_schemas(formats, shared, stop).await?;
         }
-        shared.metrics.watch_schemas(&topology.formats);
+        shared.metrics.watch_schemas(formats);
         let sinks = connect(&self).await?;
         let limiters = limiters(topology, shared);
         let found = self.topics().await?;
@@ -117,7 +124,9 @@ impl<'a> Start<'a> {
             self.lanes.spawn(watch.run(Arc::clone(shared), self.lanes_stop.clone()));
         }
         let (admin, plan) = found.map_or_else(|| (None, Plan::local(topology)), |(a, p)| (Some(a), p));
-        let Start { topology, options, shared, kafka, env, lock, lanes, lanes_stop, calls_stop, .. } = self;
+        let Start {
+            topology, formats, options, shared, kafka, env, lock, lanes, lanes_stop, calls_stop, ..
+        } = self;
         let mut engine = Engine {
             inboxes: Vec::new(),
             threads: Vec::new(),
@@ -127,6 +136,7 @@ impl<'a> Start<'a> {
             calls_stop,
             globals,
             _lock: lock,
+            formats,
             topology,
             options,
             shared,

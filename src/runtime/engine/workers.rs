@@ -74,7 +74,7 @@ impl Engine {
             calls: self.calls(&TokioHandle::current(), &given.limiters)?,
         };
         if topology.reads_schemas() {
-            self.resolve_schemas(&topology);
+            self.resolve_schemas();
         }
         let instance = self.options.instance_id.clone().unwrap_or_else(random_id);
         for (n, (inbox, mail)) in mails.into_iter().enumerate() {
@@ -122,6 +122,7 @@ impl Engine {
             admin: given.admin.clone(),
             changelogs: Arc::clone(&given.plan.changelogs),
             options: TaskOptions {
+                formats: Some(Arc::clone(&self.formats)),
                 globals: self.globals.rows.clone(),
                 transactional: transactional.map(|(node, (_, bytes_max))| (*node, *bytes_max)).collect(),
                 ..TaskOptions::default()

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::table::GlobalTable;
+use crate::formats::Formats;
 use crate::kafka::{Admin, Follower, KafkaConfig, TopicPartition};
 use crate::model::{Clock, SystemClock, Timestamp};
 use crate::runtime::checkpoint::restore::OUTDATED_MS;
@@ -32,6 +33,7 @@ const SAY: Duration = Duration::from_secs(2);
 /// What every table's thread needs.
 pub(in crate::runtime) struct Reading<'a> {
     pub topology: &'a Arc<Topology>,
+    pub formats: &'a Arc<Formats>,
     pub kafka: &'a KafkaConfig,
     pub admin: &'a Arc<Admin>,
     /// Partitions by topic.
@@ -116,7 +118,8 @@ fn open(reading: &Reading<'_>, node: usize) -> Result<Opened, String> {
         crate::state::make_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
         let rows: Arc<dyn Backend> =
             Arc::new(RocksBackend::open(&dir, reading.env).map_err(|e| e.to_string())?);
-        let table = GlobalTable::open(reading.topology, node, &rows).map_err(|e| e.to_string())?;
+        let table =
+            GlobalTable::open(reading.topology, reading.formats, node, &rows).map_err(|e| e.to_string())?;
         let mut from = Vec::new();
         for (n, topic) in table.topics().iter().enumerate() {
             for partition in 0..(reading.count)(topic) {

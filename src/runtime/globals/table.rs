@@ -13,10 +13,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::formats::Formats;
 use crate::model::{Reason, Record, Timestamp};
 use crate::operators::table::Table;
 use crate::operators::{Answer, Cx, Effects, Operator, OperatorError, Query, Reject, Stores, Tally};
-use crate::runtime::task::nodes::SourceNode;
+use crate::runtime::task::source::SourceNode;
 use crate::runtime::task::{Place, TaskError};
 use crate::state::{Backend, META_POSITIONS, META_SHAPE, Row, StateError, Store, codec};
 use crate::topology::{NodeKind, OnFailure, Topology};
@@ -65,6 +66,7 @@ impl GlobalTable {
     /// The database cannot be read.
     pub fn open(
         topology: &Topology,
+        formats: &Arc<Formats>,
         node: usize,
         backend: &Arc<dyn Backend>,
     ) -> Result<GlobalTable, StateError> {
@@ -77,7 +79,7 @@ impl GlobalTable {
             Some(bytes) => codec::decode(1, &bytes)?,
             None => Vec::new(),
         };
-        let mut source = SourceNode::new(topology, name, config, table, false);
+        let mut source = SourceNode::new(topology, formats, name, config, table, false);
         let mut stores = vec![Store::new(name, Arc::clone(backend))];
         let (mut effects, mut tally) = (Effects::default(), Tally::default());
         let at = Timestamp::MIN;
@@ -250,6 +252,10 @@ mod tests {
         keys.map(|key| String::from_utf8_lossy(key).into_owned()).collect()
     }
 
+    fn unconnected(topology: &Topology) -> Arc<Formats> {
+        Arc::new(Formats::unconnected(&topology.named_schemas))
+    }
+
     #[test]
     fn rows_and_positions_of_all_partitions_are_one_write() {
         let topology = topology(&["a", "b"], OnFailure::Stop);
@@ -259,7 +265,7 @@ mod tests {
         assert_eq!(topology.external_topics(), ["a", "b"], "but they have to be there");
         let memory = Arc::new(MemoryBackend::default());
         let backend: Arc<dyn Backend> = Arc::clone(&memory) as Arc<dyn Backend>;
-        let mut table = GlobalTable::open(&topology, 0, &backend).expect("opens");
+        let mut table = GlobalTable::open(&topology, &unconnected(&topology), 0, &backend).expect("opens");
         assert!(table.fits().expect("reads"), "nothing there fits everything");
         let batch = [
             record(0, 0, 0, "x", Some("1")),
@@ -280,12 +286,12 @@ mod tests {
             )
             .expect("nothing new");
         assert_eq!(memory.snapshot(), before);
-        let again = GlobalTable::open(&topology, 0, &backend).expect("opens again");
+        let again = GlobalTable::open(&topology, &unconnected(&topology), 0, &backend).expect("opens again");
         let at = |topic, partition| again.position(topic, partition);
         assert_eq!((at("a", 0), at("a", 1), at("a", 2), at("b", 0)), (2, 0, 8, 4));
         assert!(again.fits().expect("reads"));
         let other = super::tests::topology(&["a"], OnFailure::Stop);
-        let other = GlobalTable::open(&other, 0, &backend).expect("opens");
+        let other = GlobalTable::open(&other, &unconnected(&other), 0, &backend).expect("opens");
         assert!(!other.fits().expect("reads"), "it was made of other topics");
     }
 
@@ -303,7 +309,8 @@ mod tests {
             let topology = topology(&["a"], policy);
             let memory = Arc::new(MemoryBackend::default());
             let backend: Arc<dyn Backend> = Arc::clone(&memory) as Arc<dyn Backend>;
-            let mut table = GlobalTable::open(&topology, 0, &backend).expect("opens");
+            let mut table =
+                GlobalTable::open(&topology, &unconnected(&topology), 0, &backend).expect("opens");
             let keyless = Record { key: None, ..record(0, 1, 5, "", Some("1")) };
             let batch = [keyless, record(0, 1, 6, "x", Some("{")), record(0, 1, 7, "y", Some("1"))];
             let result = table.apply(batch, [("a", 1, 8)], Timestamp(9));

@@ -129,7 +129,7 @@ pub fn found(admin: &Admin, config: &KafkaConfig, topology: &Topology) -> Result
 
 fn owner(node: &str, topology: &Topology) -> Option<String> {
     let n = topology.node(node)?;
-    topology.nodes[n].made_for.map(|owner| topology.nodes[owner].name.clone())
+    topology.nodes[n].made_for().map(|owner| topology.nodes[owner].name.clone())
 }
 
 /// The lines of a changelog: what its last checkpoint in each partition says of the nodes with state.

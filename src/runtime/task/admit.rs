@@ -38,8 +38,8 @@ struct Schemas {
 impl Schemas {
     /// The formats of a topic that these sources read (by index in the topology); `None` if its records name no
     /// schemas.
-    fn of(topology: &Topology, sources: &[usize]) -> Option<Schemas> {
-        let mut found = Schemas { formats: Arc::clone(&topology.formats), key: None, value: None };
+    fn of(topology: &Topology, formats: &Arc<Formats>, sources: &[usize]) -> Option<Schemas> {
+        let mut found = Schemas { formats: Arc::clone(formats), key: None, value: None };
         for n in sources {
             let NodeKind::Source(source) = &topology.nodes[*n].kind else { continue };
             let schema = |format: Format| Some(format).filter(|f| f.has_schema());
@@ -67,14 +67,14 @@ impl Schemas {
 
 impl Task {
     /// Finds what decides about the records of each topic, once the task's nodes exist.
-    pub(super) fn set_admission(&mut self, topology: &Topology) {
+    pub(super) fn set_admission(&mut self, topology: &Topology, formats: &Arc<Formats>) {
         let inputs = topology.inputs(self.id.sub);
         let admission = |(input, sources): (usize, &Vec<usize>)| {
             let behind = sources.iter().flat_map(|n| &self.nodes[*n].children).map(|(_, child, _)| *child);
             let mut gates: Vec<usize> = behind.filter(|n| self.nodes[*n].op.gates()).collect();
             gates.sort_unstable();
             gates.dedup();
-            Admission { schemas: Schemas::of(topology, &inputs[input].sources), gates }
+            Admission { schemas: Schemas::of(topology, formats, &inputs[input].sources), gates }
         };
         self.admission = self.sources.iter().enumerate().map(admission).collect();
     }
@@ -155,6 +155,6 @@ impl Task {
     #[cfg(test)]
     pub(crate) fn stand_in(&mut self, topology: &Topology, node: usize, op: Box<dyn Operator>) {
         self.nodes[self.by_global[&node]].op = op;
-        self.set_admission(topology);
+        self.set_admission(topology, &Arc::new(Formats::unconnected(&topology.named_schemas)));
     }
 }

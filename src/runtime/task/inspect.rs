@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow;
 
-use super::nodes::describe_delivery;
+use super::sink::describe_delivery;
 use crate::model::Json;
 use crate::operators::shared::describe::Described;
 use crate::state::{

@@ -12,13 +12,15 @@
 
 mod admit;
 mod ask;
+mod dead_letter;
 mod flow;
 mod graph;
 pub mod inspect;
-pub(super) mod nodes;
 mod open;
 mod options;
 mod seal;
+mod sink;
+pub(super) mod source;
 mod step;
 
 use std::collections::BTreeMap;
@@ -28,12 +30,13 @@ use std::sync::Arc;
 use admit::Admission;
 use ask::Tap;
 pub use ask::Tapped;
+pub use dead_letter::{DeadLetter, ReadFrom};
 use flow::{Arrival, Work};
 pub use options::TaskOptions;
 pub use step::{Delivery, Input, Place, Sealed, Step, TaskError, TaskId};
 
-pub(super) use self::nodes::SKEWED;
-use self::nodes::{EventTime, dead_letter};
+use self::source::EventTime;
+pub(super) use self::source::SKEWED;
 use crate::model::{Millis, Origin, Payload, Reason, Record, SinkRow, Timestamp};
 use crate::operators::{Effects, Gauge, Load, Operator, Reject, Stores, Tally, Timing};
 use crate::state::{Backend, META_POSITIONS, Spent, StateError, Store, codec};
@@ -61,8 +64,10 @@ struct Node {
 }
 
 /// The sink for records that no node can process.
-struct DeadLetter {
+struct DeadLetterSink {
+    /// Its index in the topology: it is no node of the task.
     node: usize,
+    name: Arc<str>,
     /// As [`Node::message_bytes_max`].
     message_bytes_max: Option<usize>,
 }
@@ -107,7 +112,7 @@ pub struct Task {
     outputs: Vec<(usize, SinkRow)>,
     /// Rows added to the sealed epoch after its seal: dead letters of rows that a sink refused.
     late_outputs: Vec<(usize, SinkRow)>,
-    dead_letter: Option<DeadLetter>,
+    dead_letter: Option<DeadLetterSink>,
     stack: Vec<Work>,
     effects: Effects,
     clocks_saved: Vec<(String, i64)>,
@@ -123,9 +128,6 @@ const FORMAT: u32 = 1;
 
 /// Records that nodes are warmed for at a time: as many as the nearest caches hold.
 const WARM_GROUP: usize = 64;
-
-/// The node index that stands for the topology's dead-letter topic.
-pub const DEAD_LETTER: usize = usize::MAX;
 
 /// The rows of global tables, by node. Tasks only read them; the thread that follows the table's topics writes them.
 pub type Globals = BTreeMap<usize, Arc<dyn Backend>>;
@@ -230,11 +232,12 @@ impl Task {
             }
             Input::Refused { epoch, node, record, message } => {
                 let reject = Reject { reason: Reason::SinkRefused, detail: message, record, attempts: 1 };
-                let name = self
-                    .by_global
-                    .get(&node)
-                    .map_or_else(|| "dead_letter".into(), |n| Arc::clone(&self.nodes[*n].shown));
-                let policy = if node == DEAD_LETTER { OnFailure::Stop } else { self.policy };
+                let (name, policy) = match (self.by_global.get(&node), &self.dead_letter) {
+                    (Some(n), _) => (Arc::clone(&self.nodes[*n].shown), self.policy),
+                    // A dead letter of a dead letter would be refused as well.
+                    (None, Some(sink)) => (Arc::clone(&sink.name), OnFailure::Stop),
+                    (None, None) => return Ok(()),
+                };
                 self.reject(reject, &name, node, epoch, policy, step)?;
                 self.acked(epoch, 1);
                 Ok(())
@@ -397,21 +400,21 @@ impl Task {
         policy: OnFailure,
         step: &mut Step,
     ) -> Result<(), TaskError> {
-        let topic = self.topics.get(usize::from(reject.record.origin.topic)).map(|t| &**t);
         match (policy, &self.dead_letter) {
             (OnFailure::Skip, _) => {
                 step.drops.push((node, reject.reason));
                 Ok(())
             }
-            (OnFailure::DeadLetter, Some(DeadLetter { node: sink, message_bytes_max })) => {
-                let sink = *sink;
-                let record = dead_letter(&reject, name, topic);
+            (OnFailure::DeadLetter, Some(DeadLetterSink { node: sink, message_bytes_max, .. })) => {
+                let (sink, message_bytes_max) = (*sink, *message_bytes_max);
+                let (reason, detail, attempts) = (reject.reason, reject.detail.clone(), reject.attempts);
+                let record = DeadLetter::new(reject, name, &self.topics).write();
                 let row = SinkRow { reply_to: None, record, payload: Payload::Record };
-                if let Some(bytes_max) = *message_bytes_max {
+                if let Some(bytes_max) = message_bytes_max {
                     if row.exceeds(bytes_max) {
                         let too_large = format!("the topic takes messages up to {bytes_max} bytes");
-                        let detail = format!("{}; its dead letter is too large: {too_large}", reject.detail);
-                        let reject = Reject { detail, ..reject };
+                        let detail = format!("{detail}; its dead letter is too large: {too_large}");
+                        let reject = Reject { reason, detail, record: row.record, attempts };
                         return self.reject(reject, name, node, epoch, OnFailure::Stop, step);
                     }
                     let outputs =
@@ -429,8 +432,9 @@ impl Task {
             }
             (OnFailure::Stop | OnFailure::DeadLetter, _) => {
                 let Origin { topic: input, partition, offset } = reject.record.origin;
-                let place = topic.filter(|_| offset >= 0).map(|topic| Place {
-                    topic: topic.to_owned(),
+                let topic = self.topics.get(usize::from(input)).filter(|_| offset >= 0);
+                let place = topic.map(|topic| Place {
+                    topic: topic.to_string(),
                     input: usize::from(input),
                     partition,
                     offset,

@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::graph::{reached, set_delays, shape};
-use super::{DEAD_LETTER, DeadLetter, FORMAT, Node, Step, Task, TaskError, TaskId, TaskOptions};
+use super::sink::SinkNode;
+use super::source::{EventTime, SourceNode};
+use super::{DeadLetterSink, FORMAT, Node, Step, Task, TaskError, TaskId, TaskOptions};
+use crate::formats::Formats;
 use crate::model::Timestamp;
 use crate::operators::{Effects, Operator, OperatorError, OperatorSettings, Tally, Timing};
-use crate::runtime::task::nodes::{EventTime, SinkNode, SourceNode};
 use crate::state::{Backend, META_CLOCKS, META_FORMAT, META_SHAPE, StateError, Store, codec};
 use crate::topology::{Changelog, ClockMode, NodeKind, Topology};
 
@@ -29,6 +31,8 @@ impl Task {
         step: &mut Step,
     ) -> Result<Task, TaskError> {
         let sub = &topology.subs[id.sub];
+        let unconnected = || Arc::new(Formats::unconnected(&topology.named_schemas));
+        let formats = options.formats.clone().unwrap_or_else(unconnected);
         let mut nodes = Vec::new();
         let mut stores = Vec::new();
         // Each node that reads global tables gets stores of its own over their rows, after the stores of the nodes.
@@ -43,12 +47,12 @@ impl Task {
                 .collect();
             let op: Box<dyn Operator> = match &node.kind {
                 NodeKind::Source(source) => {
-                    let (table, internal) = (node.table.as_ref(), node.made_for.is_some());
-                    Box::new(SourceNode::new(topology, &node.name, source, table, internal))
+                    let (table, internal) = (node.table.as_ref(), !node.is_declared());
+                    Box::new(SourceNode::new(topology, &formats, &node.name, source, table, internal))
                 }
                 NodeKind::Operator(config) => config.build(&node.plan),
                 NodeKind::Sink(sink) => {
-                    Box::new(SinkNode::new(topology, &node.name, sink, !children.is_empty()))
+                    Box::new(SinkNode::new(&formats, &node.name, sink, !children.is_empty()))
                 }
             };
             // The stores a node sees: the store with its own number first, then those of the tables that it reads.
@@ -79,7 +83,7 @@ impl Task {
                     NodeKind::Source(_) => false,
                     NodeKind::Operator(c) => c.takes_changes(&node.plan),
                     // A repartition topic carries changes on.
-                    NodeKind::Sink(_) => node.made_for.is_some(),
+                    NodeKind::Sink(_) => !node.is_declared(),
                 },
                 timing: match &node.kind {
                     NodeKind::Source(_) => {
@@ -134,9 +138,10 @@ impl Task {
             low_watermark: topology.settings.state.changelog == Changelog::Off,
             outputs: Vec::new(),
             late_outputs: Vec::new(),
-            dead_letter: topology.settings.errors.dead_letter.as_ref().map(|_| DeadLetter {
-                node: DEAD_LETTER,
-                message_bytes_max: options.transactional.get(&DEAD_LETTER).copied(),
+            dead_letter: topology.dead_letter().map(|node| DeadLetterSink {
+                node,
+                name: topology.nodes[node].name.as_str().into(),
+                message_bytes_max: options.transactional.get(&node).copied(),
             }),
             stack: Vec::new(),
             effects: Effects::default(),
@@ -145,7 +150,7 @@ impl Task {
             shape: shape(topology, sub),
             taps: Vec::new(),
         };
-        task.set_admission(topology);
+        task.set_admission(topology, &formats);
         task.check_format(backend)?;
         task.check_shape(backend)?;
         task.read_clocks(backend)?;

@@ -3,13 +3,17 @@
 //! An opening task already makes calls and rows, so everything that decides about rows must be known before.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::Globals;
+use crate::formats::Formats;
 use crate::model::Millis;
 
 /// The default is a task whose rows are never part of a transaction.
 #[derive(Clone)]
 pub struct TaskOptions {
+    /// What is known of schemas. Default: those that the topology names, unconnected.
+    pub formats: Option<Arc<Formats>>,
     /// The rows of the topology's global tables.
     pub globals: Globals,
     /// How far the wall clock stays behind for nodes that refuse late records.
@@ -26,6 +30,7 @@ pub struct TaskOptions {
 impl Default for TaskOptions {
     fn default() -> TaskOptions {
         TaskOptions {
+            formats: None,
             globals: Globals::new(),
             delay: Millis::ZERO,
             transactional: BTreeMap::new(),

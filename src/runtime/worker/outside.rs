@@ -48,7 +48,7 @@ pub type Stopped = dyn Fn(TaskId, &TaskError) + Send;
 
 /// What a worker needs from the rest of the process.
 pub struct Outside {
-    /// Sink drivers by node; the dead letter under [`crate::runtime::DEAD_LETTER`].
+    /// Sink drivers by node.
     pub sinks: BTreeMap<usize, SinkDriver>,
     /// Call drivers by node.
     pub calls: BTreeMap<usize, Calls>,

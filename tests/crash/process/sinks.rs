@@ -1,12 +1,12 @@
 //! The sinks' and the API's side of a process: rows are written, acknowledged and refused, calls are answered.
 
 use slackwater::model::Reply;
-use slackwater::runtime::DEAD_LETTER;
 use slackwater::runtime::Input as TaskInput;
 
 use super::{Flight, Parcel, Process};
 use crate::env::{Env, note};
 use crate::mutation::Mutation;
+use crate::shape::Shape;
 
 impl Process {
     /// A sink takes one of the rows: the first of its key.
@@ -14,7 +14,7 @@ impl Process {
         if self.parcels.is_empty() {
             return Ok(false);
         }
-        let n = first_of_key(&self.parcels, nth % self.parcels.len());
+        let n = first_of_key(env.shape, &self.parcels, nth % self.parcels.len());
         let parcel = &self.parcels[n];
         let owner = env.owners.get(&parcel.handle.id.partition) == Some(&self.machine);
         if env.shape.is_table(parcel.node) && (parcel.lease.is_over() || !owner || self.expelled) {
@@ -44,7 +44,7 @@ impl Process {
         if self.acks.is_empty() {
             return Ok(false);
         }
-        let n = first_of_key(&self.acks, nth % self.acks.len());
+        let n = first_of_key(env.shape, &self.acks, nth % self.acks.len());
         let Parcel { handle, epoch, node, row, .. } = self.acks.remove(n);
         let refused = env.is_refused(node, &row) && !env.is(Mutation::RefusedCountedAsAcked);
         note!(env, "p{} hears of {}'s row in {node}, refused: {refused}", self.number, handle.generation);
@@ -95,9 +95,9 @@ impl Process {
 }
 
 /// The first parcel of the same key and sink as the `n`-th: sinks keep the order of a key.
-fn first_of_key(parcels: &[Parcel], n: usize) -> usize {
+fn first_of_key(shape: &Shape, parcels: &[Parcel], n: usize) -> usize {
     let (node, key) = (parcels[n].node, &parcels[n].row.record.key);
-    if key.is_none() || node == DEAD_LETTER {
+    if key.is_none() || shape.is_dead_letter(node) {
         return n;
     }
     parcels.iter().position(|p| p.node == node && p.row.record.key == *key).unwrap_or(n)

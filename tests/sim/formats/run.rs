@@ -6,9 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value as Json, json};
 use slackwater::clients::http::judge;
 use slackwater::model::{CallRequest, Headers, Origin, Record, Reply, Timestamp, Value};
-use slackwater::runtime::{
-    DEAD_LETTER, Input, Step, Task, TaskError, TaskId, TaskOptions, applied_positions,
-};
+use slackwater::runtime::{Input, Step, Task, TaskError, TaskId, TaskOptions, applied_positions};
 use slackwater::state::{Backend, Row};
 use slackwater::topology::{NodeKind, Topology};
 use slackwater::yaml::{Mode, load};
@@ -146,7 +144,7 @@ impl<'a> Run<'a> {
         }
         for delivery in step.deliveries {
             let (node, row) = (delivery.node, &delivery.row);
-            assert_ne!(node, DEAD_LETTER, "cases skip what is refused");
+            assert_ne!(Some(node), self.topology.dead_letter(), "cases skip what is refused");
             let NodeKind::Sink(sink) = &self.topology.nodes[node].kind else { panic!("a row of no sink") };
             let (key, value) = sink.show(row, self.wall);
             let mut line = json!({ "to": name(node), "key": key, "value": value, "ts": row.record.ts.0 });
