@@ -16,7 +16,7 @@ use crate::formats::{Formats, WriterError};
 use crate::kafka::{Admin, MESSAGE_BYTES_MAX, Writer};
 use crate::runtime::delivery::{Fatal, SinkDriver};
 use crate::sinks::{KafkaLane, SinkError, Surroundings};
-use crate::topology::{Guarantee, NodeKind, Topology};
+use crate::topology::{Guarantee, Made, NodeKind, Topology};
 
 /// Finds the registry's ids of the schemas that sinks write with; waits while the registry cannot be reached.
 pub(super) async fn connect_schemas(
@@ -77,7 +77,9 @@ pub(super) async fn connect(start: &Start<'_>) -> Result<BTreeMap<usize, SinkDri
                 }
             },
         };
-        let lanes = (0..connection.lanes().max(1)).map(|_| connection.lane()).collect();
+        // Dead letters of all keys stand in the order in which the records died.
+        let count = if node.made == Made::DeadLetter { 1 } else { connection.lanes().max(1) };
+        let lanes = (0..count).map(|_| connection.lane()).collect();
         let metrics = shared.metrics.sink(&node.name);
         out.insert(
             n,
