@@ -237,7 +237,7 @@ impl Chain<'_> {
         };
         let mut config = json!({ name: settings });
         if kind == "session" && name == "fold" {
-            config["fold"]["merge"] = Json::from("int!(left) * 5 + int!(right)");
+            config["fold"]["merge"] = Json::from("mod(int!(left) * 5 + int!(right), 1000003)");
         }
         if self.rng.random_range(0..3) == 0 {
             config["by"] = Json::from(GROUP);

@@ -102,13 +102,13 @@ interface Expression {
             s -> s.a().asLong() == s.number("v") ? null : LongNode.valueOf(s.a().asLong() - s.number("v"))),
         Map.entry("int!(.v) - int!(acc)", s -> LongNode.valueOf(s.number("v") - s.a().asLong())),
         Map.entry("int!(acc) + int!(.v)", s -> LongNode.valueOf(s.a().asLong() + s.number("v"))),
-        Map.entry("int!(acc) * 3 + int!(.v)", s -> LongNode.valueOf(s.a().asLong() * 3 + s.number("v"))),
-        Map.entry("if .v == 1 { null } else { int!(acc) * 2 + int!(.v) }",
-            s -> s.number("v") == 1 ? null : LongNode.valueOf(s.a().asLong() * 2 + s.number("v"))),
-        Map.entry("int!(left) * 5 + int!(right)", s -> LongNode.valueOf(s.a().asLong() * 5 + s.b().asLong())),
-        Map.entry("{ \"v\": int!(acc.v) * 2 + int!(.v), \"id\": .id }", s -> {
+        Map.entry("mod(int!(acc) * 3 + int!(.v), 1000003)", s -> LongNode.valueOf((s.a().asLong() * 3 + s.number("v")) % 1000003)),
+        Map.entry("if .v == 1 { null } else { mod(int!(acc) * 2 + int!(.v), 1000003) }",
+            s -> s.number("v") == 1 ? null : LongNode.valueOf((s.a().asLong() * 2 + s.number("v")) % 1000003)),
+        Map.entry("mod(int!(left) * 5 + int!(right), 1000003)", s -> LongNode.valueOf((s.a().asLong() * 5 + s.b().asLong()) % 1000003)),
+        Map.entry("{ \"v\": mod(int!(acc.v) * 2 + int!(.v), 1000003), \"id\": .id }", s -> {
             ObjectNode out = Json.MAPPER.createObjectNode();
-            out.put("v", s.a().get("v").asLong() * 2 + s.number("v"));
+            out.put("v", (s.a().get("v").asLong() * 2 + s.number("v")) % 1000003);
             out.set("id", s.field("id"));
             return out;
         }));
