@@ -34,6 +34,8 @@ pub(super) struct Gates {
     waiting: Mutex<BTreeMap<TaskId, Vec<(usize, Blocked)>>>,
     /// Written by the loop, read by the admin server.
     known: Mutex<BTreeMap<(Arc<str>, TopicPartition), Seen>>,
+    /// Groups that could not be asked the last time, and why; as `known`.
+    failed: Mutex<BTreeMap<Arc<str>, String>>,
     /// Something began to wait.
     began: Notify,
 }
@@ -111,6 +113,38 @@ impl Gates {
         waiting.iter().flat_map(|entry| -> Vec<Waiting> { of(entry) }).collect()
     }
 
+    /// What is known of a group on a partition, for people.
+    fn describe(&self, group: &Arc<str>, partition: &TopicPartition) -> String {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).get(group).cloned();
+        let seen = self.seen(group, partition).map(|seen| seen.known.to_string());
+        match (seen, failed) {
+            (Some(seen), None) => seen,
+            (Some(seen), Some(error)) => format!("{seen}, and cannot be asked now: {error}"),
+            (None, Some(error)) => format!("cannot be asked: {error}"),
+            (None, None) => "was not asked yet".to_owned(),
+        }
+    }
+
+    /// Keeps how a group was asked. The log tells when that changes.
+    fn asked(&self, group: &Arc<str>, error: Option<String>) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match &error {
+            Some(error) => failed.insert(Arc::clone(group), error.clone()),
+            None => failed.remove(group),
+        };
+        match (before, error) {
+            (None, Some(error)) => tracing::warn!(
+                group = &**group,
+                error,
+                "cannot ask what the group has committed: what waits for it goes on waiting; trying again"
+            ),
+            (Some(_), None) => {
+                tracing::info!(group = &**group, "what the group has committed is known again")
+            }
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+    }
+
     /// What is known of a group on a partition; `None` before the first answer.
     #[must_use]
     fn seen(&self, group: &Arc<str>, partition: &TopicPartition) -> Option<Seen> {
@@ -160,12 +194,8 @@ impl EngineHandle {
                 NodeKind::Source(_) | NodeKind::Sink(_) => topic,
             };
             let partition = TopicPartition::new(commits, task.partition);
-            let state = |group: &Arc<str>| {
-                let seen = self.shared.gates.seen(group, &partition);
-                let state =
-                    seen.map_or_else(|| "was not asked yet".to_owned(), |seen| seen.known.to_string());
-                ((**group).to_owned(), state)
-            };
+            let state =
+                |group: &Arc<str>| ((**group).to_owned(), self.shared.gates.describe(group, &partition));
             AtGate {
                 node: topology.nodes[node].name.clone(),
                 topic: topic.to_owned(),
@@ -299,13 +329,9 @@ impl Watch {
             if partitions.is_empty() {
                 continue;
             }
-            match self.look(group, &partitions) {
-                Ok(()) => self.shared.metrics.gate_polled(group, true),
-                Err(error) => {
-                    self.shared.metrics.gate_polled(group, false);
-                    tracing::debug!(group = &**group, %error, "cannot ask what a group has committed; trying again");
-                }
-            }
+            let error = self.look(group, &partitions).err().map(|e| e.to_string());
+            self.shared.metrics.gate_polled(group, error.is_none());
+            self.shared.gates.asked(group, error);
         }
         self.tell(&tasks, &waiting);
         self.show(&tasks, &waiting, since);
@@ -368,5 +394,26 @@ impl Watch {
             self.shared.metrics.gate_gone(gone.0, &gone.1, gone.2);
         }
         self.shown = shown;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_cannot_be_asked_is_told_from_one_that_has_committed_nothing() {
+        let gates = Gates::default();
+        let (group, partition): (Arc<str>, _) = ("b".into(), TopicPartition::new("in", 0));
+        let describe = || gates.describe(&group, &partition);
+        assert_eq!(describe(), "was not asked yet");
+        gates.asked(&group, Some("not authorized".into()));
+        assert_eq!(describe(), "cannot be asked: not authorized");
+        gates.asked(&group, None);
+        let seen = Seen { known: Known::Next(7), end: 9 };
+        gates.known.lock().expect("a lock").insert((Arc::clone(&group), partition.clone()), seen);
+        assert_eq!(describe(), "has committed 7");
+        gates.asked(&group, Some("no answer in time".into()));
+        assert_eq!(describe(), "has committed 7, and cannot be asked now: no answer in time");
     }
 }
