@@ -9,12 +9,12 @@ use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Batch, Connected, KafkaLane, SinkConfig, SinkError, SinkSettings, Surroundings};
+use super::{Batch, Connected, SinkConfig, SinkError, SinkSettings, Surroundings, kafka_lane};
 use crate::formats::{Encoder, Format, WriterSchema, json_key};
 use crate::kafka::topic_problem;
 use crate::model::{
-    CHANGE_HEADER, EvalError, Expr, Headers, Json, Message, Millis, Payload, Problem, Record, Scope, SinkRow,
-    Timestamp, Value, WINDOW_HEADER, key_text,
+    EvalError, Expr, Headers, Json, Message, Payload, Problem, Record, Scope, SinkRow, Timestamp, Value,
+    key_text,
 };
 
 /// Writes records to a Kafka topic. A record that is a window's result has the window in the header `window`, as text:
@@ -49,9 +49,6 @@ pub struct KafkaSinkConfig {
     /// How records are handed to the producer; the producer gathers messages by itself as well.
     #[serde(default)]
     pub batch: Batch,
-    /// A repartition topic, which the topology itself reads: never in a file.
-    #[serde(skip)]
-    pub internal: bool,
 }
 
 impl SinkConfig {
@@ -60,15 +57,9 @@ impl SinkConfig {
     pub fn as_they_are(topic: impl Into<String>) -> SinkConfig {
         SinkConfig::Kafka(KafkaSinkConfig::new(topic))
     }
-
-    /// The sink that writes a repartition topic.
-    #[must_use]
-    pub fn repartition(topic: impl Into<String>) -> SinkConfig {
-        SinkConfig::Kafka(KafkaSinkConfig::internal(topic))
-    }
 }
 
-/// The header with a record's window, for other programs. (On repartition topics it is [`WINDOW_HEADER`], in bytes.)
+/// The header with a record's window, for other programs. (On repartition topics it is in bytes: see `repartition.rs`.)
 pub const WINDOW_TEXT: &str = "window";
 
 /// A record's headers on a topic that other programs read.
@@ -98,17 +89,7 @@ impl KafkaSinkConfig {
             key_writer_schema: None,
             headers: BTreeMap::new(),
             batch: Batch::default(),
-            internal: false,
         }
-    }
-
-    /// The sink that writes a repartition topic. Everything in a record is kept: its window and its change of a table
-    /// are in headers.
-    #[must_use]
-    pub fn internal(topic: impl Into<String>) -> KafkaSinkConfig {
-        // The tasks below wait for the records, so none is held back to fill a batch.
-        let batch = Batch { linger: Millis::ZERO, ..Batch::default() };
-        KafkaSinkConfig { internal: true, batch, ..KafkaSinkConfig::new(topic) }
     }
 
     /// Whether records are written as they are.
@@ -145,32 +126,17 @@ impl KafkaSinkConfig {
         };
         Ok(Payload::Message(Message { key, value, headers }))
     }
+}
 
-    /// The message of a row: the one place where it is made, for the producer, for a transaction and for tests.
-    #[must_use]
-    pub fn message_of(&self, row: &SinkRow) -> Message {
-        match &row.payload {
-            Payload::Message(message) => message.clone(),
-            Payload::Record | Payload::Columns(_) | Payload::Delete(_) => self.as_it_is(&row.record),
+/// The message of a row: the one place where it is made, for the producer, for a transaction and for tests.
+#[must_use]
+pub fn message_of(row: &SinkRow) -> Message {
+    match &row.payload {
+        Payload::Message(message) => message.clone(),
+        Payload::Record | Payload::Columns(_) | Payload::Delete(_) => {
+            let Record { key, value, .. } = &row.record;
+            Message { key: key.clone(), value: value.bytes(), headers: outer_headers(&row.record) }
         }
-    }
-
-    /// The message of a record that is written as it is. On a repartition topic everything of it travels: its window and
-    /// what it changed in a table are in headers.
-    fn as_it_is(&self, record: &Record) -> Message {
-        let (key, value) = (record.key.clone(), record.value.bytes());
-        if !self.internal {
-            return Message { key, value, headers: outer_headers(record) };
-        }
-        let headers = match record.window {
-            Some(window) => record.headers.with(WINDOW_HEADER, window.to_bytes()),
-            None => record.headers.without(WINDOW_HEADER),
-        };
-        let headers = match &record.change {
-            Some(change) => headers.with(CHANGE_HEADER, change.to_bytes()),
-            None => headers.without(CHANGE_HEADER),
-        };
-        Message { key, value, headers }
     }
 }
 
@@ -183,13 +149,7 @@ impl SinkSettings for KafkaSinkConfig {
         &'a self,
         around: Surroundings<'a>,
     ) -> BoxFuture<'a, Result<Arc<dyn Connected>, SinkError>> {
-        Box::pin(async move {
-            let Some(writer) = around.kafka else {
-                let message = "a kafka sink needs the topology's `kafka: { brokers: ... }`".into();
-                return Err(SinkError::Config { message, column: None });
-            };
-            Ok(Arc::new(KafkaLane::new(Arc::clone(writer), self)) as Arc<dyn Connected>)
-        })
+        Box::pin(async move { kafka_lane::connect(around, &self.topic) })
     }
 
     fn check(&self) -> Vec<Problem> {
@@ -250,7 +210,7 @@ impl SinkSettings for KafkaSinkConfig {
     }
 
     fn show(&self, row: &SinkRow, _: Timestamp) -> (Json, Json) {
-        let Message { key, value, .. } = self.message_of(row);
+        let Message { key, value, .. } = message_of(row);
         let key = key.map_or(Json::Null, |k| Json::from(String::from_utf8_lossy(&k)));
         (key, value.map_or(Json::Null, |v| Value::Bytes(v).show()))
     }
@@ -259,26 +219,12 @@ impl SinkSettings for KafkaSinkConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Change, Timestamp, Window};
+    use crate::model::{Timestamp, Window};
     use serde_json::json;
 
     fn written(config: &KafkaSinkConfig, record: &Record) -> Message {
         let payload = config.payload(record).expect("a payload");
-        config.message_of(&SinkRow { reply_to: None, record: record.clone(), payload })
-    }
-
-    #[test]
-    fn a_repartition_topic_carries_the_window() {
-        let plain = Record::new("a", Value::Null, Timestamp(5));
-        let window = Window { start: Timestamp(-1), end: Timestamp(10) };
-        let windowed = Record { window: Some(window), ..plain.clone() };
-        let message = |config: &KafkaSinkConfig, record: &Record| config.as_it_is(record).headers;
-        let internal = KafkaSinkConfig::internal("t");
-        let headers = message(&internal, &windowed);
-        assert_eq!(headers.get(WINDOW_HEADER).and_then(|b| Window::from_bytes(b)), Some(window));
-        assert_eq!(message(&internal, &Record { headers, ..plain }), Headers::default(), "a stale one goes");
-        assert_eq!(message(&KafkaSinkConfig::new("t"), &windowed).get(WINDOW_HEADER), None);
-        assert_eq!([b"".as_slice(), &[0; 15], &[0; 17]].map(Window::from_bytes), [None; 3]);
+        message_of(&SinkRow { reply_to: None, record: record.clone(), payload })
     }
 
     #[test]
@@ -302,20 +248,6 @@ mod tests {
         check(&config, &plain, None);
         config.headers.insert(WINDOW_TEXT.into(), Expr::new("timestamp", None));
         check(&config, &windowed, Some("5"));
-        check(&KafkaSinkConfig::internal("t"), &windowed, None);
-    }
-
-    #[test]
-    fn a_repartition_topic_carries_what_changed() {
-        let plain = Record::new("a", Value::Null, Timestamp(5));
-        let change = Change { old: Value::Bytes("1".into()), latest: true };
-        let changed = Record { change: Some(Box::new(change.clone())), ..plain.clone() };
-        let message = |config: &KafkaSinkConfig, record: &Record| config.as_it_is(record).headers;
-        let internal = KafkaSinkConfig::internal("t");
-        let headers = message(&internal, &changed);
-        assert_eq!(headers.get(CHANGE_HEADER).and_then(Change::from_bytes), Some(change));
-        assert_eq!(message(&internal, &Record { headers, ..plain }), Headers::default(), "a stale one goes");
-        assert_eq!(message(&KafkaSinkConfig::new("t"), &changed), Headers::default());
     }
 
     #[test]

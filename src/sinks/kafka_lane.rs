@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Answers, Connected, KafkaSinkConfig, Lane, Sink, SinkError};
+use super::{Answers, Connected, Lane, Sink, SinkError, Surroundings, message_of};
 use crate::kafka::{OutRecord, Outcome, WriteClass, WriteError, WriteReport, Writer};
 use crate::model::{Message, SinkRow};
 
@@ -10,15 +10,14 @@ use crate::model::{Message, SinkRow};
 #[derive(Clone)]
 pub struct KafkaLane {
     writer: Arc<Writer>,
-    config: Arc<KafkaSinkConfig>,
     topic: Arc<str>,
 }
 
 impl KafkaLane {
     /// A lane that writes with `writer`.
     #[must_use]
-    pub fn new(writer: Arc<Writer>, config: &KafkaSinkConfig) -> KafkaLane {
-        KafkaLane { writer, topic: config.topic.as_str().into(), config: Arc::new(config.clone()) }
+    pub fn new(writer: Arc<Writer>, topic: &str) -> KafkaLane {
+        KafkaLane { writer, topic: topic.into() }
     }
 
     /// The topic's name.
@@ -30,7 +29,7 @@ impl KafkaLane {
     /// The message of a row.
     #[must_use]
     pub fn message(&self, row: &SinkRow) -> OutRecord {
-        let Message { key, value, headers } = self.config.message_of(row);
+        let Message { key, value, headers } = message_of(row);
         OutRecord {
             topic: Arc::clone(&self.topic),
             partition: None,
@@ -40,6 +39,15 @@ impl KafkaLane {
             ts: Some(row.record.ts),
         }
     }
+}
+
+/// Connects a sink that writes a topic: the process's producer does it.
+pub(super) fn connect(around: Surroundings<'_>, topic: &str) -> Result<Arc<dyn Connected>, SinkError> {
+    let Some(writer) = around.kafka else {
+        let message = "a kafka sink needs the topology's `kafka: { brokers: ... }`".into();
+        return Err(SinkError::Config { message, column: None });
+    };
+    Ok(Arc::new(KafkaLane::new(Arc::clone(writer), topic)))
 }
 
 impl Connected for KafkaLane {

@@ -3,8 +3,8 @@
 #[cfg(test)]
 use super::toy::ToySink;
 use super::{
-    BlackholeConfig, Column, FileConfig, KafkaSinkConfig, PostgresSinkConfig, SinkSettings, SpannerConfig,
-    StdoutConfig,
+    BlackholeConfig, Column, FileConfig, KafkaSinkConfig, PostgresSinkConfig, RepartitionSink, SinkSettings,
+    SpannerConfig, StdoutConfig,
 };
 use crate::model::Problem;
 use crate::model::kinds::{field_of, kinds, placed};
@@ -28,7 +28,10 @@ kinds! {
         #[cfg(test)]
         "toy": Toy(ToySink),
     }
-    never in a file {}
+    never in a file {
+        /// Messages of a repartition topic. Put in by the topology.
+        "repartition": Repartition(RepartitionSink),
+    }
 }
 
 impl SinkConfig {

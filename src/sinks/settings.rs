@@ -42,8 +42,8 @@ pub trait SinkSettings: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
-    /// The messages that it writes to a Kafka topic, where it does. They are written in the topic's formats, and with
-    /// `guarantee: exactly_once` in the checkpoint's transaction.
+    /// The messages that it writes to a Kafka topic which other programs read, where it does. They are written in the
+    /// topic's formats, and with `guarantee: exactly_once` in the checkpoint's transaction.
     fn kafka(&self) -> Option<&KafkaSinkConfig> {
         None
     }

@@ -16,7 +16,7 @@ use crate::operators::{Admits, Commits};
 use crate::runtime::{
     Delivery, GlobalTable, Globals, Input, Step, Task, TaskError, TaskId, TaskOptions, inspect, query_global,
 };
-use crate::sinks::{Operation, TableSink};
+use crate::sinks::{Operation, TableSink, message_of};
 use crate::state::{Backend, MemoryBackend};
 use crate::topology::{Changelog, Made, NodeKind, Topology};
 
@@ -596,8 +596,10 @@ impl TopologyTestDriver {
 /// A sink's row as a reader of the topic sees it.
 fn as_message(topology: &Topology, node: usize, row: SinkRow) -> Record {
     let NodeKind::Sink(sink) = &topology.nodes[node].kind else { return row.record };
-    let Some(config) = sink.kafka() else { return row.record };
-    let Message { key, value, headers } = config.message_of(&row);
+    if sink.topic().is_none() {
+        return row.record;
+    }
+    let Message { key, value, headers } = message_of(&row);
     let value = value.map_or(Value::Null, Value::Bytes);
     Record { key, value, headers, ts: row.record.ts, ..Record::default() }
 }

@@ -544,7 +544,7 @@ fn deliver(name: &str, lanes: &[&str]) {
                 SinkRow { reply_to: None, payload: sink.payload(&record).expect("a payload"), record }
             })
             .collect();
-        let mut lane = KafkaLane::new(Arc::clone(&writer), &config_of);
+        let mut lane = KafkaLane::new(Arc::clone(&writer), name);
         async move {
             let mut answers = Answers::new(lane_rows.len());
             lane.deliver(&lane_rows, &mut answers).await.expect("is not in doubt");

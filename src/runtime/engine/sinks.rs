@@ -128,8 +128,8 @@ pub(super) fn transactional_lanes(topology: &Topology, writer: &Arc<Writer>) -> 
     let all = topology.settings.guarantee == Guarantee::ExactlyOnce;
     let sinks = topology.nodes.iter().enumerate().filter_map(|(n, node)| match &node.kind {
         NodeKind::Sink(sink) => {
-            let kafka = sink.kafka().filter(|config| all || config.internal);
-            kafka.map(|config| (n, KafkaLane::new(Arc::clone(writer), config)))
+            let ours = node.made_for().is_some() || all && sink.kafka().is_some();
+            sink.topic().filter(|_| ours).map(|topic| (n, KafkaLane::new(Arc::clone(writer), topic)))
         }
         NodeKind::Source(_) | NodeKind::Operator(_) => None,
     });

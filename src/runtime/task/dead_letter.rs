@@ -116,7 +116,7 @@ fn without_ours(headers: &Headers) -> Headers {
 mod tests {
     use super::*;
     use crate::model::{Message, Origin, Payload, SinkRow, Timestamp, Value};
-    use crate::sinks::KafkaSinkConfig;
+    use crate::sinks::message_of;
     use bytes::Bytes;
     use proptest::prelude::*;
 
@@ -152,7 +152,7 @@ mod tests {
     /// What a reader of the topic gets of a record.
     fn over_the_topic(record: &Record) -> Record {
         let row = SinkRow { reply_to: None, record: record.clone(), payload: Payload::Record };
-        let Message { key, value, headers } = KafkaSinkConfig::new("dlq").message_of(&row);
+        let Message { key, value, headers } = message_of(&row);
         Record {
             key,
             value: value.map_or(Value::Null, Value::Bytes),
