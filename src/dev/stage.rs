@@ -199,12 +199,11 @@ impl Stage {
             .iter()
             .flat_map(|t| (0..feed::PARTITIONS).map(|p| TopicPartition::new(t.as_str(), p)))
             .collect();
-        let dead_letter = self.topology.settings.errors.dead_letter.as_ref();
         Watch::new(
             &self.kafka,
             &self.topology.name,
             inputs,
-            dead_letter.map(|d| TopicPartition::new(d.topic.as_str(), 0)),
+            self.topology.dead_letter_topic().map(|topic| TopicPartition::new(topic, 0)),
             engine.clone(),
             calls(&self.topology).then(|| Arc::clone(&self.accounts)),
         )

@@ -13,9 +13,10 @@ use ::vrl::value::{KeyString, Kind, Secrets, Value as Vrl};
 use serde::Deserialize;
 
 use super::guard::caught;
+use super::kinds::types_of;
 use super::names::fields_named;
 use crate::model::number::{self, Parsed, is_great, too_great};
-use crate::model::{EvalError, Function, Json, NotJson, Scope, Value, Yields, pick};
+use crate::model::{EvalError, Function, Json, NotJson, Scope, Types, Value, pick};
 
 /// A compiled program and what it reads.
 pub(super) struct Compiled {
@@ -26,7 +27,7 @@ pub(super) struct Compiled {
     pub(super) reads_value: bool,
     /// The fields of the value that are read, if only fields are.
     pub(super) fields: Option<Vec<String>>,
-    yields: Yields,
+    yields: Types,
     zone: TimeZone,
 }
 
@@ -46,17 +47,12 @@ impl Compiled {
 }
 
 /// The kinds of JSON that VRL expects as the result. A program that always aborts counts as "anything".
-fn yields(kind: &Kind) -> Yields {
-    let kinds = [
-        (kind.contains_null() || kind.contains_undefined(), Yields::NULL),
-        (kind.contains_boolean(), Yields::BOOLEAN),
-        (kind.contains_integer() || kind.contains_float(), Yields::NUMBER),
-        (kind.contains_bytes() || kind.contains_timestamp() || kind.contains_regex(), Yields::TEXT),
-        (kind.contains_array(), Yields::LIST),
-        (kind.contains_object(), Yields::OBJECT),
-    ];
-    let known = kinds.into_iter().filter(|(has, _)| *has).map(|(_, yields)| yields);
-    known.reduce(Yields::or).unwrap_or(Yields::ANY)
+fn yields(kind: &Kind) -> Types {
+    match types_of(kind) {
+        // It always fails: nothing is known of a result.
+        Types::NEVER => Types::ANY,
+        types => types,
+    }
 }
 
 /// The fields of the value that these paths begin with; `None` if one does not begin with a field.
@@ -106,7 +102,7 @@ impl Function for Compiled {
         }
     }
 
-    fn yields(&self) -> Yields {
+    fn yields(&self) -> Types {
         self.yields
     }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::Compiled;
 use crate::model::path::{Step, look_up, parse_path};
-use crate::model::{EvalError, Function, Json, NotJson, Scope, Value, Yields, pick, pick_texts, text};
+use crate::model::{EvalError, Function, Json, NotJson, Scope, Types, Value, pick, pick_texts, text};
 
 /// Where the value of a field comes from.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,7 +83,7 @@ impl Function for ObjectOf {
         self.texts.as_ref()?.join(value, vars)
     }
 
-    fn yields(&self) -> Yields {
+    fn yields(&self) -> Types {
         self.program.yields()
     }
 

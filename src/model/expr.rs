@@ -123,8 +123,8 @@ pub trait Function: Send + Sync {
     }
 
     /// What the result may be, as far as it is known before any record.
-    fn yields(&self) -> Yields {
-        Yields::ANY
+    fn yields(&self) -> Types {
+        Types::ANY
     }
 
     /// Whether it may read the value (`.`).
@@ -139,63 +139,8 @@ pub trait Function: Send + Sync {
     }
 }
 
-/// A set of JSON kinds: those that an expression may give.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Yields(u8);
-
-impl Yields {
-    /// Nothing.
-    pub const NULL: Yields = Yields(1);
-    /// True or false.
-    pub const BOOLEAN: Yields = Yields(2);
-    /// A number.
-    pub const NUMBER: Yields = Yields(4);
-    /// Text.
-    pub const TEXT: Yields = Yields(8);
-    /// A list.
-    pub const LIST: Yields = Yields(16);
-    /// An object.
-    pub const OBJECT: Yields = Yields(32);
-    /// Any of them.
-    pub const ANY: Yields = Yields(63);
-
-    /// The kind of a value.
-    #[must_use]
-    pub fn of(json: &Json) -> Yields {
-        match json {
-            Json::Null => Yields::NULL,
-            Json::Bool(_) => Yields::BOOLEAN,
-            Json::Number(_) => Yields::NUMBER,
-            Json::String(_) => Yields::TEXT,
-            Json::Array(_) => Yields::LIST,
-            Json::Object(_) => Yields::OBJECT,
-        }
-    }
-
-    /// The kinds in either set.
-    #[must_use]
-    pub fn or(self, other: Yields) -> Yields {
-        Yields(self.0 | other.0)
-    }
-
-    /// Whether the sets have a kind in common.
-    #[must_use]
-    pub fn may_be(self, other: Yields) -> bool {
-        self.0 & other.0 != 0
-    }
-}
-
-impl fmt::Display for Yields {
-    /// For messages: `a number or text`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = ["null", "true or false", "a number", "text", "a list", "an object"];
-        let mine = names.iter().enumerate().filter(|(n, _)| self.0 >> n & 1 == 1).map(|(_, name)| *name);
-        f.write_str(&mine.collect::<Vec<_>>().join(" or "))
-    }
-}
-
 /// A function together with the kinds of its result.
-struct Typed<F>(F, Yields);
+struct Typed<F>(F, Types);
 
 impl<F> Function for Typed<F>
 where
@@ -204,7 +149,7 @@ where
     fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError> {
         self.0(scope)
     }
-    fn yields(&self) -> Yields {
+    fn yields(&self) -> Types {
         self.1
     }
 }
@@ -288,13 +233,13 @@ impl Expr {
     /// Whether it is known in advance that the result is always `null`, or that there is never one (`abort`).
     #[must_use]
     pub fn is_always_null(&self) -> bool {
-        self.yields() == Yields::NULL || self.types == Types::NEVER
+        self.yields() == Types::NULL || self.types == Types::NEVER
     }
 
     /// What the result may be, as far as it is known before any record.
     #[must_use]
-    pub fn yields(&self) -> Yields {
-        self.function.as_ref().map_or(Yields::ANY, |f| f.yields())
+    pub fn yields(&self) -> Types {
+        self.function.as_ref().map_or(Types::ANY, |f| f.yields())
     }
 
     /// See [`Function::reads_value`].
@@ -395,10 +340,10 @@ fn bare(text: &str) -> Option<Arc<dyn Function>> {
     match text {
         "key" => {
             let key = |s: &Scope<'_>| s.key_str().map(Json::from);
-            return Some(Arc::new(Typed(key, Yields::TEXT.or(Yields::NULL))));
+            return Some(Arc::new(Typed(key, Types::STRING.or(Types::NULL))));
         }
         "timestamp" => {
-            return Some(Arc::new(Typed(|s: &Scope<'_>| Ok(Json::from(s.ts.0)), Yields::NUMBER)));
+            return Some(Arc::new(Typed(|s: &Scope<'_>| Ok(Json::from(s.ts.0)), Types::NUMBER)));
         }
         _ => {}
     }
@@ -424,7 +369,7 @@ fn bare(text: &str) -> Option<Arc<dyn Function>> {
         }));
     }
     let literal: Json = read_json(text.as_bytes()).ok()?;
-    let yields = Yields::of(&literal);
+    let yields = Types::of(&literal);
     Some(Arc::new(Typed(move |_: &Scope<'_>| Ok(literal.clone()), yields)))
 }
 

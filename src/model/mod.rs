@@ -29,7 +29,7 @@ mod words;
 pub use backoff::Backoff;
 pub use call::{Call, CallRequest, HttpRequest, Reply};
 pub use canonical::{canonical, compare_numbers, key_text, same};
-pub use expr::{EvalError, Expr, Function, Scope, Yields};
+pub use expr::{EvalError, Expr, Function, Scope};
 pub use kinds::Own;
 pub use number::read_json;
 pub use path::FieldPath;

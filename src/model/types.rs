@@ -28,6 +28,8 @@ impl Types {
     pub const INTEGER: Types = Types(4);
     /// Other numbers.
     pub const FLOAT: Types = Types(8);
+    /// Numbers.
+    pub const NUMBER: Types = Types(4 | 8);
     /// Text.
     pub const STRING: Types = Types(16);
     /// Arrays.
@@ -65,6 +67,21 @@ impl Types {
         self.0 & other.0 != 0
     }
 
+    /// For sentences: `a number or text`.
+    #[must_use]
+    pub fn in_words(self) -> String {
+        let words = [
+            (Types::NULL, "null"),
+            (Types::BOOLEAN, "true or false"),
+            (Types::NUMBER, "a number"),
+            (Types::STRING, "text"),
+            (Types::ARRAY, "a list"),
+            (Types::OBJECT, "an object"),
+        ];
+        let mine = words.iter().filter(|(types, _)| self.may_be(*types)).map(|(_, word)| *word);
+        mine.collect::<Vec<_>>().join(" or ")
+    }
+
     /// The kinds that are not in the other set.
     #[must_use]
     pub const fn without(self, other: Types) -> Types {
@@ -96,5 +113,6 @@ mod tests {
         assert!(Types::ANY.may_be(Types::NULL) && !number.may_be(Types::STRING));
         assert_eq!(number.without(Types::INTEGER), Types::FLOAT);
         assert_eq!(Types::NEVER.to_string(), "");
+        assert_eq!(number.or(Types::STRING).in_words(), "a number or text");
     }
 }

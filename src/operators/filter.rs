@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::settings::Exprs;
 use super::{Cx, NodePlan, Operator, OperatorError, OperatorSettings};
 use crate::expressions::{Kind, Typing};
-use crate::model::{Expr, Problem, Record, Scope, Types, Yields};
+use crate::model::{Expr, Problem, Record, Scope, Types};
 
 /// The condition: an expression that gives true or false.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -36,10 +36,10 @@ impl OperatorSettings for FilterConfig {
 #[must_use]
 pub(super) fn check_condition(field: &str, condition: &Expr) -> Vec<Problem> {
     let yields = condition.yields();
-    if yields.may_be(Yields::BOOLEAN) {
+    if yields.may_be(Types::BOOLEAN) {
         return Vec::new();
     }
-    let message = format!("a condition is true or false, and this is always {yields}");
+    let message = format!("a condition is true or false, and this is always {}", yields.in_words());
     vec![Problem::setting(field, message, "compare it with something, for example `.amount > 10`")]
 }
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::settings::Exprs;
 use super::{Cx, NodePlan, Operator, OperatorError, OperatorSettings};
 use crate::expressions::{Kind, Typing, element};
-use crate::model::{EvalError, Expr, Json, Problem, Record, Scope, Types, Value, Yields};
+use crate::model::{EvalError, Expr, Json, Problem, Record, Scope, Types, Value};
 
 /// The expression of the new value.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -52,10 +52,10 @@ impl OperatorSettings for FlatMapConfig {
     }
     fn check(&self) -> Vec<Problem> {
         let yields = self.0.yields();
-        if yields.may_be(Yields::LIST) {
+        if yields.may_be(Types::ARRAY) {
             return Vec::new();
         }
-        let message = format!("a flat map makes records of a list, and this is always {yields}");
+        let message = format!("a flat map makes records of a list, and this is always {}", yields.in_words());
         vec![Problem::setting("", message, "write a list, for example `.lines` or `[.a, .b]`, or use `map`")]
     }
 }

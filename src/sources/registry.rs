@@ -2,7 +2,7 @@
 
 use super::{FileSource, GenerateSource, KafkaSource, OpenError, Reader, SourceSettings, StdinSource};
 use crate::model::kinds::{field_of, kinds, placed};
-use crate::model::{Expr, Problem, Timestamp, Yields};
+use crate::model::{Expr, Problem, Timestamp, Types};
 
 kinds! {
     /// A source's settings; its kind is the key that holds them in YAML.
@@ -36,10 +36,12 @@ impl SourceConfig {
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = (**self).check();
         if let Some((timestamp, _)) = self.timestamp()
-            && !timestamp.yields().may_be(Yields::NUMBER.or(Yields::TEXT))
+            && !timestamp.yields().may_be(Types::NUMBER.or(Types::STRING))
         {
-            let message =
-                format!("a timestamp is a number or text, and this is always {}", timestamp.yields());
+            let message = format!(
+                "a timestamp is a number or text, and this is always {}",
+                timestamp.yields().in_words()
+            );
             let help = "write where it stands, for example `.created_at`: milliseconds, or RFC 3339 text";
             problems.push(Problem::setting("timestamp", message, help));
         }

@@ -41,6 +41,15 @@ impl Topology {
     pub fn dead_letter(&self) -> Option<usize> {
         self.nodes.iter().position(|node| node.made == Made::DeadLetter)
     }
+
+    /// The topic that it writes. The topology makes it.
+    #[must_use]
+    pub fn dead_letter_topic(&self) -> Option<&str> {
+        match &self.nodes[self.dead_letter()?].kind {
+            NodeKind::Sink(sink) => sink.topic(),
+            NodeKind::Source(_) | NodeKind::Operator(_) => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -66,7 +75,7 @@ mod tests {
         let topology = build("out", true).expect("is sound");
         let n = topology.dead_letter().expect("is there");
         assert_eq!((n, topology.nodes[n].name.as_str()), (2, "dead_letter"));
-        assert!(matches!(&topology.nodes[n].kind, NodeKind::Sink(sink) if sink.topic() == Some("in.dlq")));
+        assert_eq!(topology.dead_letter_topic(), Some("in.dlq"));
         assert_eq!(topology.subs.iter().map(|sub| sub.nodes.clone()).collect::<Vec<_>>(), [[0, 1]]);
         assert_eq!(topology.written_topics(), [], "the topology makes it itself");
         assert!(!topology.mermaid().contains("dlq") && !topology.dot().contains("dlq"));

@@ -88,9 +88,9 @@ impl Topology {
                 }
             })
             .collect();
-        let errors = match (self.settings.errors.policy(), &self.settings.errors.dead_letter) {
-            (OnFailure::DeadLetter, Some(dead_letter)) => {
-                format!("a record that cannot be processed goes to `{}`, with its reason", dead_letter.topic)
+        let errors = match (self.settings.errors.policy(), self.dead_letter_topic()) {
+            (OnFailure::DeadLetter, Some(topic)) => {
+                format!("a record that cannot be processed goes to `{topic}`, with its reason")
             }
             (OnFailure::Skip, _) => "a record that cannot be processed is dropped and counted".to_owned(),
             _ => "a record that cannot be processed stops its task".to_owned(),

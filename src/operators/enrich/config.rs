@@ -107,8 +107,13 @@ pub struct Calls<'a> {
 
 /// Settings that contradict each other, explained.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0}")]
-pub struct ConfigError(pub String);
+#[error("{message}: {help}")]
+pub struct ConfigError {
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub help: &'static str,
+}
 
 impl EnrichConfig {
     /// The settings with every default.
@@ -160,7 +165,7 @@ impl EnrichConfig {
     /// For graphs: `GET /accounts/{{ key }}`.
     #[must_use]
     pub fn label(&self) -> String {
-        self.http.checked().map_or_else(|e| e.0, |(method, url)| format!("{method} {}", url.text()))
+        self.http.checked().map_or_else(|e| e.to_string(), |(method, url)| format!("{method} {}", url.text()))
     }
 }
 
@@ -212,7 +217,7 @@ impl HttpConfig {
     /// # Errors
     /// No method is set or several are, a header's name is invalid, or `timeout` is zero.
     pub fn checked(&self) -> Result<(&'static str, &Template), ConfigError> {
-        let fail = |text: &str| Err(ConfigError(text.to_owned()));
+        let fail = |message: &str, help| Err(ConfigError { message: message.to_owned(), help });
         let all = [
             ("GET", &self.get),
             ("POST", &self.post),
@@ -222,16 +227,16 @@ impl HttpConfig {
         ];
         let mut set = all.iter().filter_map(|(method, url)| url.as_ref().map(|u| (*method, u)));
         let Some(line) = set.next() else {
-            return fail("no URL: write one of `get`, `post`, `put`, `patch` or `delete`");
+            return fail("no URL", "write one of `get`, `post`, `put`, `patch` or `delete`");
         };
         if set.next().is_some() {
-            return fail("more than one method: keep one of `get`, `post`, `put`, `patch` and `delete`");
+            return fail("more than one method", "keep one of `get`, `post`, `put`, `patch` and `delete`");
         }
         if let Some(name) = self.headers.keys().find(|name| !is_token(name)) {
-            return Err(ConfigError(format!("`{name}` is no header name: use letters, digits and `-`")));
+            return fail(&format!("`{name}` is no header name"), "use letters, digits and `-`");
         }
         if self.timeout <= Millis::ZERO {
-            return fail("`timeout` is zero: write how long an attempt may take, like `5s`");
+            return fail("`timeout` is zero", "write how long an attempt may take, like `5s`");
         }
         Ok(line)
     }
@@ -242,7 +247,7 @@ impl HttpConfig {
     /// An expression fails, a part of the URL is empty or a dot segment (it would call another path), or a header's
     /// value has a control character.
     pub fn request(&self, scope: &Scope<'_>) -> Result<HttpRequest, EvalError> {
-        let (method, url) = self.checked().map_err(|e| EvalError::Failed(e.0))?;
+        let (method, url) = self.checked().map_err(|e| EvalError::Failed(e.to_string()))?;
         let empty = Cell::new(false);
         let url = url.render(scope, |part, out| {
             if part.is_empty() && !out.contains('?') {
@@ -340,11 +345,7 @@ impl OperatorSettings for EnrichConfig {
                 ));
             }
             Ok(_) => {}
-            Err(ConfigError(text)) => {
-                let (message, help) =
-                    text.split_once(": ").unwrap_or((&text, "see the reference of `enrich`"));
-                problems.push(Problem::setting("http", message, help));
-            }
+            Err(ConfigError { message, help }) => problems.push(Problem::setting("http", message, help)),
         }
         if self.http.connections.get() > CONNECTIONS_MAX {
             let message = format!("more than {CONNECTIONS_MAX} clients");
@@ -444,7 +445,7 @@ mod tests {
     fn settings_that_contradict_each_other_are_named() {
         let check = |config: serde_json::Value, says: &str| {
             let error = match serde_json::from_value::<HttpConfig>(spelled(config.clone())) {
-                Ok(http) => http.checked().map(|_| ()).expect_err("is refused").0,
+                Ok(http) => http.checked().map(|_| ()).expect_err("is refused").to_string(),
                 Err(e) => e.to_string(),
             };
             assert!(error.contains(says), "{config}: {error}");

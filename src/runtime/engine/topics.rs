@@ -96,9 +96,9 @@ fn specs(topology: &Topology, plan: &Plan, plain: bool) -> Vec<(TopicSpec, Strin
     if !plain && !kept.is_empty() {
         specs.push((record::spec(topology), String::new()));
     }
-    if let (Some(dead_letter), false) = (&topology.settings.errors.dead_letter, plain) {
+    if let (Some(dead_letter), false) = (topology.dead_letter_topic(), plain) {
         // It must accept every record that we could read, and the headers with the reason.
-        let spec = TopicSpec::new(dead_letter.topic.clone(), 1);
+        let spec = TopicSpec::new(dead_letter, 1);
         specs.push((spec.with("max.message.bytes", MESSAGE_BYTES_MAX.to_string()), String::new()));
     }
     for (spec, _) in &mut specs {

@@ -47,7 +47,7 @@ pub(super) async fn find(
     stop: &CancellationToken,
 ) -> Result<Option<Watch>, EngineError> {
     let written = topology.written_topics();
-    let dead_letter = topology.settings.errors.dead_letter.as_ref().map(|d| d.topic.clone());
+    let dead_letter = topology.dead_letter_topic().map(str::to_owned);
     if config.makes_topics() || written.is_empty() && dead_letter.is_none() {
         return Ok(None);
     }
