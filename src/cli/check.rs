@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::connect::state_dir_of;
+use super::together::circle_reports;
 use super::{BAD_FILE, Exit, Format, UNAVAILABLE, read_text};
 use crate::clients::{Class, Clients, Connections, Failure, Uses};
 use crate::formats::{Formats, WriterError};
@@ -40,6 +42,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 pub(super) fn check(registry: &Registry, args: &CheckArgs) -> Result<(), Exit> {
     let mut all = Vec::new();
     let mut code = None;
+    let mut files = Vec::new();
     for path in &args.topologies {
         let variable = |name: &str| std::env::var(name).ok();
         let loaded = read_text(path)?.and_then(|text| {
@@ -50,9 +53,15 @@ pub(super) fn check(registry: &Registry, args: &CheckArgs) -> Result<(), Exit> {
             Err(report) => (Some(*report), BAD_FILE),
             Ok(loaded) if args.connect => {
                 loaded.secrets.protect();
-                connect(&loaded, args.state_dir.as_deref())?
+                let dir = state_dir_of(args.state_dir.as_deref(), &loaded.topology, args.topologies.len());
+                let found = connect(&loaded, &dir)?;
+                files.push(loaded);
+                found
             }
-            Ok(_) => (None, BAD_FILE),
+            Ok(loaded) => {
+                files.push(loaded);
+                (None, BAD_FILE)
+            }
         };
         for report in warnings.iter().chain(&report) {
             if args.format == Format::Text {
@@ -66,6 +75,13 @@ pub(super) fn check(registry: &Registry, args: &CheckArgs) -> Result<(), Exit> {
             None => {}
         }
     }
+    for report in circle_reports(&files) {
+        if args.format == Format::Text {
+            eprintln!("{}", report.render(super::colours()).trim_end());
+        }
+        all.extend(report.to_json().as_array().cloned().unwrap_or_default());
+        code = code.max(Some(BAD_FILE));
+    }
     if args.format == Format::Json {
         super::print(&format!("{}\n", serde_json::Value::Array(all)));
     }
@@ -73,7 +89,7 @@ pub(super) fn check(registry: &Registry, args: &CheckArgs) -> Result<(), Exit> {
 }
 
 /// Tries each server once.
-fn connect(loaded: &Loaded, state_dir: Option<&Path>) -> Result<(Option<Report>, u8), Exit> {
+fn connect(loaded: &Loaded, dir: &Path) -> Result<(Option<Report>, u8), Exit> {
     let topology = &loaded.topology;
     let places = loaded.places();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -83,9 +99,8 @@ fn connect(loaded: &Loaded, state_dir: Option<&Path>) -> Result<(Option<Report>,
         .map_err(|e| Exit::failed(e.to_string()))?;
     let mut problems: Vec<(Report, u8)> = Vec::new();
     // An instance that runs on it has looked into it itself.
-    let dir = super::connect::state_dir(state_dir, topology);
-    let lock = StateDir::lock_existing(&dir).ok().flatten();
-    let dir = lock.as_ref().map(|_| dir.as_path());
+    let lock = StateDir::lock_existing(dir).ok().flatten();
+    let dir = lock.as_ref().map(|_| dir);
     let mut compare = |places: &Places<'_>| match examine(places) {
         Ok(Ok(_)) => {}
         Ok(Err(found)) => problems.push((unfit_report(loaded, found), BAD_FILE)),

@@ -12,7 +12,16 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where a topology's state is on this machine.
 pub(super) fn state_dir(given: Option<&Path>, topology: &Topology) -> PathBuf {
-    given.map_or_else(|| PathBuf::from("state").join(&topology.name), Path::to_owned)
+    state_dir_of(given, topology, 1)
+}
+
+/// The same for one of `files` topologies in one command: a given directory has a folder for each of several.
+pub(super) fn state_dir_of(given: Option<&Path>, topology: &Topology, files: usize) -> PathBuf {
+    match given {
+        Some(dir) if files == 1 => dir.to_owned(),
+        Some(dir) => dir.join(&topology.name),
+        None => PathBuf::from("state").join(&topology.name),
+    }
 }
 
 /// Connects to the topology's cluster.

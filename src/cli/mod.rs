@@ -17,6 +17,7 @@ mod simulate;
 mod state;
 mod table;
 mod test;
+mod together;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -60,7 +61,7 @@ enum Format {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a topology against its real servers.
+    /// Run topologies against their real servers.
     Run(run::RunArgs),
     /// Run a topology with nothing installed: broker, API and tables are inside the process. Ends with a proof.
     Dev(dev::DevArgs),

@@ -1,31 +1,41 @@
-//! `run`: a topology against its real servers, until a signal.
+//! `run`: topologies against their real servers, until a signal.
+//!
+//! Each has its engine, its consumer group and its state; they share the process, its runtime and the admin server. What
+//! ends one with an error ends all, in order.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clap::Args;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
-use super::{BAD_FILE, Exit, load_file};
+use super::connect::state_dir_of;
+use super::together::{check_files, load_files};
+use super::{BAD_FILE, Exit};
 use crate::gateway::AdminServer;
 use crate::model::{Millis, secret};
 use crate::runtime::{Engine, EngineError, EngineHandle, EngineOptions, Override};
 use crate::sinks::make_files_with;
-use crate::yaml::{Loaded, Mode, Registry};
+use crate::topology::Topology;
+use crate::yaml::{Loaded, Registry};
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// Topology file.
-    topology: PathBuf,
-    /// Where state lives. Default: ./state/NAME.
+    /// Topology files. Several run in one process, each with its own consumer group and state.
+    #[arg(required = true)]
+    topologies: Vec<PathBuf>,
+    /// Where state lives, of several topologies in a folder NAME each. Default: ./state/NAME.
     #[arg(long, env = "SLACKWATER_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// Address of /metrics, /live, /ready and the web page; port 0 takes a free one and says which.
     #[arg(long, env = "SLACKWATER_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
     admin: String,
-    /// Worker threads. Default: one per core.
+    /// Worker threads, divided among several topologies, at least one each. Default: one per core.
     #[arg(long, env = "SLACKWATER_WORKERS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
     /// Name of this instance in the consumer group (static membership): a restart keeps its partitions.
@@ -36,29 +46,37 @@ pub(super) struct RunArgs {
     stop_deadline: Millis,
 }
 
+impl RunArgs {
+    /// What the `n`-th topology runs with.
+    fn options(&self, n: usize, topology: &Topology) -> EngineOptions {
+        let files = self.topologies.len();
+        let workers = self.workers.map_or_else(cores, usize::from);
+        // The first ones take what does not divide evenly.
+        let share = workers / files + usize::from(n < workers % files);
+        EngineOptions {
+            state_dir: state_dir_of(self.state_dir.as_deref(), topology, files),
+            workers: share.max(1),
+            instance_id: self.instance_id.clone(),
+            stop_deadline: self.stop_deadline.duration(),
+        }
+    }
+}
+
 pub(super) fn run(registry: &Registry, args: &RunArgs) -> Result<(), Exit> {
-    let loaded = load_file(registry, &args.topology, Mode::Required)?;
-    for warning in loaded.warnings().problems() {
+    let files = load_files(registry, &args.topologies)?;
+    check_files(&files)?;
+    for warning in files.iter().map(Loaded::warnings).flat_map(|report| report.problems().to_vec()) {
         tracing::warn!("{}", warning.message);
     }
     // State is for this user alone: RocksDB makes its files as the process does. What sinks write is as it was.
     let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     make_files_with(0o666 & !before.as_raw_mode());
-    let options = EngineOptions {
-        state_dir: args
-            .state_dir
-            .clone()
-            .unwrap_or_else(|| PathBuf::from("state").join(&loaded.topology.name)),
-        workers: args.workers.map_or_else(cores, usize::from),
-        instance_id: args.instance_id.clone(),
-        stop_deadline: args.stop_deadline.duration(),
-    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("tokio")
         .build()
         .map_err(|e| Exit::failed(e.to_string()))?;
-    let result = runtime.block_on(serve(&loaded, options, &args.admin));
+    let result = runtime.block_on(serve(&files, args));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
@@ -67,34 +85,90 @@ pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-async fn serve(loaded: &Loaded, options: EngineOptions, admin: &str) -> Result<(), Exit> {
+async fn serve(files: &[Loaded], args: &RunArgs) -> Result<(), Exit> {
     let stop = CancellationToken::new();
     on_signals(&stop).map_err(|e| Exit::failed(e.to_string()))?;
-    let topology = Arc::new(loaded.topology.clone());
-    let exit = |e: EngineError| exit(loaded, e);
-    let handle = EngineHandle::new(&topology).map_err(exit)?;
+    let several = files.len() > 1;
+    let mut handles = Vec::new();
+    for loaded in files {
+        let handle = EngineHandle::new(&Arc::new(loaded.topology.clone()));
+        handles.push(handle.map_err(|e| exit(loaded, e))?);
+    }
     // A token of its own: the admin server answers until everything else has stopped, so that the last checkpoint can
     // be seen.
     let served = CancellationToken::new();
-    let server =
-        AdminServer::start(admin, handle.clone(), served).await.map_err(|e| Exit::failed(e.to_string()))?;
+    let server = AdminServer::start(&args.admin, handles.clone(), served)
+        .await
+        .map_err(|e| Exit::failed(e.to_string()))?;
     tokio::spawn(read_secrets_again(stop.clone()));
-    tracing::info!(topology = topology.name, admin = %server.address, state = %options.state_dir.display(), "starting");
-    let result = match Engine::start(&handle, options, Override::default(), &stop).await {
-        Ok(engine) => {
-            engine.run(&stop).await;
-            engine.stop().await
+    let (mut running, busy) = (JoinSet::new(), Arc::new(AtomicUsize::new(files.len())));
+    for (n, handle) in handles.into_iter().enumerate() {
+        let topology = Arc::clone(handle.topology());
+        let options = args.options(n, &topology);
+        tracing::info!(topology = topology.name, admin = %server.address, state = %options.state_dir.display(), "starting");
+        let one = One { handle, options, busy: Arc::clone(&busy), stop: stop.clone() };
+        // Log lines of one among several say whose they are.
+        let span = match several {
+            true => tracing::info_span!("run", topology = topology.name),
+            false => tracing::Span::none(),
+        };
+        running.spawn(async move { (n, one.run().await) }.instrument(span));
+    }
+    let mut failure = None;
+    while let Some(ended) = running.join_next().await {
+        // A panic has been reported by the hook, which ends the process.
+        let Ok((n, result)) = ended else { continue };
+        let error = match result {
+            Ok(()) | Err(EngineError::Stopped) => continue,
+            Err(EngineError::Failed(message)) if several => {
+                EngineError::Failed(format!("{}: {message}", files[n].topology.name))
+            }
+            Err(error) => error,
+        };
+        stop.cancel();
+        match failure {
+            None => failure = Some((n, error)),
+            Some(_) => tracing::error!(topology = files[n].topology.name, %error, "failed too"),
         }
-        Err(e) => Err(e),
-    };
+    }
     server.stop().await;
-    match result {
-        Ok(()) => {
+    match failure {
+        None => {
             tracing::info!("stopped");
             Ok(())
         }
-        Err(EngineError::Stopped) => Ok(()),
-        Err(e) => Err(exit(e)),
+        Some((n, error)) => Err(exit(&files[n], error)),
+    }
+}
+
+/// One topology of the process.
+struct One {
+    handle: EngineHandle,
+    options: EngineOptions,
+    /// How many topologies have not ended by themselves.
+    busy: Arc<AtomicUsize>,
+    /// Stops all.
+    stop: CancellationToken,
+}
+
+impl One {
+    /// Runs it from start to stop.
+    async fn run(self) -> Result<(), EngineError> {
+        let One { handle, options, busy, stop } = self;
+        let engine = Engine::start(&handle, options, Override::default(), &stop).await?;
+        engine.run(&stop).await;
+        if !handle.has_failed() && !stop.is_cancelled() {
+            // Its sources have ended. It can be asked until those of the last topology have.
+            if busy.fetch_sub(1, Ordering::Relaxed) == 1 {
+                stop.cancel();
+            }
+            stop.cancelled().await;
+        }
+        let stopped = engine.stop().await;
+        if stopped.is_err() {
+            stop.cancel();
+        }
+        stopped
     }
 }
 

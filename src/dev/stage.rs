@@ -125,7 +125,7 @@ impl Stage {
     ) -> Result<(), DevError> {
         let exit = |e: EngineError| DevError::Engine(Box::new((self.loaded.clone(), e)));
         let handle = EngineHandle::new(&self.topology).map_err(exit)?;
-        let admin = AdminServer::start(&args.admin, handle.clone(), self.servers.clone());
+        let admin = AdminServer::start(&args.admin, vec![handle.clone()], self.servers.clone());
         let admin = admin.await.map_err(failed)?;
         let feed = self.feed(args)?;
         for (what, text) in &self.said {

@@ -1,8 +1,12 @@
 //! The admin server, for Prometheus, orchestrators and browsers. It has no access control, and `/state` and `/tap` show
 //! keys and values of records.
+//!
+//! One serves every topology of the process. Where there are several, answers are by name, and `?topology=NAME` says
+//! which one is asked.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -21,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::model::Millis;
 use crate::model::secret::masked;
 use crate::operators::shared::describe;
+use crate::runtime::metrics::Metrics;
 use crate::runtime::{AskError, AtGate, EngineHandle};
 
 /// The admin port could not be opened.
@@ -47,13 +52,13 @@ pub struct AdminServer {
 const ENDING: Duration = Duration::from_secs(1);
 
 impl AdminServer {
-    /// Listens on `address` until `stop`.
+    /// Listens on `address` until `stop`, for the topologies of these engines.
     ///
     /// # Errors
     /// The address cannot be used.
     pub async fn start(
         address: &str,
-        engine: EngineHandle,
+        engines: Vec<EngineHandle>,
         stop: CancellationToken,
     ) -> Result<AdminServer, AdminError> {
         let failed = |source| AdminError { address: address.into(), source };
@@ -68,7 +73,7 @@ impl AdminServer {
             .route("/state/{node}/{*key}", get(state))
             .route("/tap/{node}", get(tap))
             .layer(map_response(mask))
-            .with_state(engine);
+            .with_state(Engines(engines.into()));
         let until = stop.clone();
         let ended = tokio::spawn(async move {
             let server = axum::serve(listener, app).with_graceful_shutdown(until.cancelled_owned());
@@ -110,29 +115,115 @@ async fn mask(response: Response) -> Response {
     Response::from_parts(parts, Body::from_stream(body))
 }
 
-async fn metrics(State(engine): State<EngineHandle>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], engine.metrics().text()).into_response()
+/// The engines of the process, one for each topology.
+#[derive(Clone)]
+struct Engines(Arc<[EngineHandle]>);
+
+/// Which topology is asked.
+#[derive(Default, Deserialize)]
+struct Which {
+    topology: Option<String>,
 }
 
-async fn ready(State(engine): State<EngineHandle>) -> Response {
-    let status = engine.status();
-    let tasks: serde_json::Map<String, serde_json::Value> =
-        status.tasks.iter().map(|(id, state)| (id.name(engine.topology()), state.name().into())).collect();
-    let ready = status.is_ready();
-    let mut body = serde_json::json!({ "ready": ready, "waiting_for": status.reasons(), "joined": status.joined, "tasks": tasks });
-    if engine.topology().has_gates() {
-        body["gates"] = engine.at_gates().iter().map(AtGate::json).collect();
+impl Engines {
+    /// The engine of the topology that is named; without a name the only one that fits.
+    fn find(
+        &self,
+        which: &Which,
+        fits: impl Fn(&EngineHandle) -> bool,
+    ) -> Result<&EngineHandle, Box<Response>> {
+        let refuse = |code: StatusCode, text: String| Err(Box::new((code, text).into_response()));
+        let names = |engines: &[&EngineHandle]| {
+            let names: Vec<&str> = engines.iter().map(|engine| engine.topology().name.as_str()).collect();
+            names.join(", ")
+        };
+        let all: Vec<&EngineHandle> = self.0.iter().collect();
+        if let Some(name) = &which.topology {
+            return match self.0.iter().find(|engine| engine.topology().name == *name) {
+                Some(engine) => Ok(engine),
+                None => refuse(
+                    StatusCode::NOT_FOUND,
+                    format!("there is no topology `{name}`; there are {}\n", names(&all)),
+                ),
+            };
+        }
+        let mut fitting = all.clone();
+        fitting.retain(|engine| fits(engine));
+        match (fitting.as_slice(), all.as_slice()) {
+            // The engine itself says best what it lacks.
+            ([one], _) | ([], [one]) => Ok(one),
+            ([], _) => refuse(StatusCode::NOT_FOUND, format!("it is in none of {}\n", names(&all))),
+            (several, _) => {
+                refuse(StatusCode::BAD_REQUEST, format!("say which with ?topology=: {}\n", names(several)))
+            }
+        }
     }
+
+    /// The engine whose topology has that node.
+    fn with_node(&self, which: &Which, node: &str) -> Result<&EngineHandle, Box<Response>> {
+        self.find(which, |engine| engine.topology().node(node).is_some())
+    }
+}
+
+async fn metrics(State(engines): State<Engines>) -> Response {
+    let text = Metrics::text_of(engines.0.iter().map(EngineHandle::metrics));
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+/// Ready is who has all topologies ready. Several are shown by name.
+async fn ready(State(engines): State<Engines>) -> Response {
+    let ready = engines.0.iter().all(|engine| engine.status().is_ready());
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let body = match &*engines.0 {
+        [engine] => readiness(engine),
+        several => {
+            let by_name = |engine: &EngineHandle| (engine.topology().name.clone(), readiness(engine));
+            let all: serde_json::Map<String, serde_json::Value> = several.iter().map(by_name).collect();
+            serde_json::json!({ "ready": ready, "topologies": all })
+        }
+    };
     (code, Json(body)).into_response()
 }
 
-async fn describe(State(engine): State<EngineHandle>) -> String {
-    engine.topology().mermaid()
+fn readiness(engine: &EngineHandle) -> serde_json::Value {
+    let status = engine.status();
+    let tasks: serde_json::Map<String, serde_json::Value> =
+        status.tasks.iter().map(|(id, state)| (id.name(engine.topology()), state.name().into())).collect();
+    let mut body = serde_json::json!({
+        "ready": status.is_ready(),
+        "waiting_for": status.reasons(),
+        "joined": status.joined,
+        "tasks": tasks,
+    });
+    if engine.topology().has_gates() {
+        body["gates"] = engine.at_gates().iter().map(AtGate::json).collect();
+    }
+    body
+}
+
+/// The picture of a topology; of several, one after the other below a comment with the name.
+async fn describe(State(engines): State<Engines>, Query(which): Query<Which>) -> Response {
+    if which.topology.is_some() || engines.0.len() == 1 {
+        return match engines.find(&which, |_| true) {
+            Ok(engine) => engine.topology().mermaid().into_response(),
+            Err(response) => *response,
+        };
+    }
+    let picture =
+        |engine: &EngineHandle| format!("%% {}\n{}", engine.topology().name, engine.topology().mermaid());
+    engines.0.iter().map(picture).collect::<Vec<_>>().join("\n").into_response()
 }
 
 /// The rows that this instance has under a key, one JSON object per line: as `slackwater state get` shows them.
-async fn state(State(engine): State<EngineHandle>, Path((node, key)): Path<(String, String)>) -> Response {
+async fn state(
+    State(engines): State<Engines>,
+    Path((node, key)): Path<(String, String)>,
+    Query(which): Query<Which>,
+) -> Response {
+    let engine = match engines.with_node(&which, &node) {
+        Ok(engine) => engine,
+        Err(response) => return *response,
+    };
     let (found, owner) =
         match (engine.query(&node, key.as_bytes()).await, engine.owner_of(&node, key.as_bytes())) {
             (Ok(found), Ok(owner)) => (found, owner),
@@ -174,10 +265,15 @@ const LOOK_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The next records that a node sends on, one JSON object per line: as many as are asked for, or as come in the time.
 async fn tap(
-    State(engine): State<EngineHandle>,
+    State(engines): State<Engines>,
     Path(node): Path<String>,
     Query(look): Query<Look>,
+    Query(which): Query<Which>,
 ) -> Response {
+    let engine = match engines.with_node(&which, &node) {
+        Ok(engine) => engine,
+        Err(response) => return *response,
+    };
     let records = look.n.unwrap_or(10).clamp(1, LOOK_MAX);
     let wait = look.wait.unwrap_or(Millis::secs(5)).duration().min(LOOK_WAIT_MAX);
     let mut taps = match engine.tap(&node, records) {
@@ -211,9 +307,19 @@ fn refused(error: &AskError) -> Response {
     (code, format!("{error}\n")).into_response()
 }
 
-async fn page(State(engine): State<EngineHandle>) -> Html<String> {
+async fn page(State(engines): State<Engines>) -> Html<String> {
+    let names: Vec<&str> = engines.0.iter().map(|engine| engine.topology().name.as_str()).collect();
+    let sections: String = engines.0.iter().map(section).collect();
+    Html(format!(
+        "<!doctype html><title>{title}</title>{sections}\
+         <p><a href=/metrics>metrics</a> <a href=/ready>ready</a> <a href=/live>live</a></p>",
+        title = escape(&names.join(", ")),
+    ))
+}
+
+/// A topology on the page.
+fn section(engine: &EngineHandle) -> String {
     let status = engine.status();
-    let escape = |s: &str| s.replace('&', "&amp;").replace('<', "&lt;");
     let rows: String = status
         .tasks
         .iter()
@@ -222,9 +328,8 @@ async fn page(State(engine): State<EngineHandle>) -> Html<String> {
             format!("<tr><td>{name}</td><td>{}</td></tr>", state.name())
         })
         .collect();
-    Html(format!(
-        "<!doctype html><title>{name}</title><h1>{name}</h1><p>{state}</p><table>{rows}</table><pre>{graph}</pre>\
-         <p><a href=/metrics>metrics</a> <a href=/ready>ready</a> <a href=/live>live</a></p>",
+    format!(
+        "<h1>{name}</h1><p>{state}</p><table>{rows}</table><pre>{graph}</pre>",
         name = escape(&engine.topology().name),
         state = if status.is_ready() {
             "ready".into()
@@ -232,5 +337,9 @@ async fn page(State(engine): State<EngineHandle>) -> Html<String> {
             escape(&format!("not ready: {:?}", status.reasons()))
         },
         graph = escape(&engine.topology().mermaid()),
-    ))
+    )
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
 }

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use super::inbox::{Handle, Inbox, Message};
 use super::metrics::SinkMetrics;
@@ -74,7 +75,7 @@ impl SinkDriver {
                     fatal: Arc::clone(fatal),
                     stop: stop.clone(),
                 };
-                tracker.spawn(lane.run(receive));
+                tracker.spawn(lane.run(receive).in_current_span());
                 send
             })
             .collect();

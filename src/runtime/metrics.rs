@@ -4,6 +4,7 @@
 //! Labels: `topology` on everything, `node`, and `partition` for what an assigned partition holds; never a record's key.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -115,7 +116,7 @@ fn own_metrics(topology: &Topology) -> impl Iterator<Item = OwnMetrics> + '_ {
     })
 }
 
-/// All metrics of a process.
+/// All metrics of a topology in a process.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
@@ -306,9 +307,24 @@ impl Metrics {
     /// The text for Prometheus.
     #[must_use]
     pub fn text(&self) -> String {
-        self.scrape();
+        Metrics::text_of([self])
+    }
+
+    /// The text for Prometheus of several topologies: each metric once, with the values of all.
+    #[must_use]
+    pub fn text_of<'a>(all: impl IntoIterator<Item = &'a Metrics>) -> String {
+        let mut families: BTreeMap<String, MetricFamily> = BTreeMap::new();
+        for metrics in all {
+            metrics.scrape();
+            for mut family in metrics.registry.gather() {
+                match families.entry(family.name().to_owned()) {
+                    Entry::Vacant(place) => drop(place.insert(family)),
+                    Entry::Occupied(mut place) => place.get_mut().mut_metric().extend(family.take_metric()),
+                }
+            }
+        }
         let mut out = Vec::new();
-        match TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+        match TextEncoder::new().encode(&families.into_values().collect::<Vec<_>>(), &mut out) {
             Ok(()) => String::from_utf8(out).unwrap_or_default(),
             Err(e) => format!("# {e}\n"),
         }

@@ -26,6 +26,7 @@ mod written;
 pub use builder::TopologyBuilder;
 pub(crate) use draft::Draft;
 pub use explain::{Explanation, NodeExplanation, RepartitionExplanation, SubExplanation};
+pub use gates::circles;
 pub use layout::{ChangelogMove, Home, Kept, LAYOUT_FORMAT, Layout, Moves};
 pub use repartition::{Repartition, Uneven};
 pub use settings::{Changelog, ClockMode, DeadLetter, Errors, Guarantee, OnFailure, State, Time};

@@ -22,6 +22,7 @@ mod own_kinds;
 mod postgres;
 mod repartition;
 mod secrets;
+mod several;
 mod spanner;
 mod stuck;
 mod tables;

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 const ACCOUNT_SYNC: &str = "topology/account-sync.yaml";
 
 /// A command in the repository's root without our variables.
-fn slackwater(args: &[&str]) -> Command {
+pub(super) fn slackwater(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_slackwater"));
     for name in ["KAFKA_BROKERS", "ACCOUNTS_API", "SPANNER_DATABASE", "SLACKWATER_LOG_FORMAT"] {
         command.env_remove(name);
@@ -26,13 +26,13 @@ fn slackwater(args: &[&str]) -> Command {
     command
 }
 
-struct Ended {
-    code: i32,
-    out: String,
-    err: String,
+pub(super) struct Ended {
+    pub(super) code: i32,
+    pub(super) out: String,
+    pub(super) err: String,
 }
 
-fn end(command: &mut Command) -> Ended {
+pub(super) fn end(command: &mut Command) -> Ended {
     let output = command.output().expect("it runs");
     Ended {
         code: output.status.code().expect("no signal"),
@@ -43,20 +43,20 @@ fn end(command: &mut Command) -> Ended {
 
 /// Exit code, and a part of what it says on standard error.
 #[track_caller]
-fn check(args: &[&str], code: i32, part: &str) -> Ended {
+pub(super) fn check(args: &[&str], code: i32, part: &str) -> Ended {
     let ended = end(&mut slackwater(args));
     assert_eq!(ended.code, code, "{args:?}\n{}{}", ended.out, ended.err);
     assert!(ended.err.contains(part), "{part:?} is not in {:?}", ended.err);
     ended
 }
 
-fn file(dir: &TempDir, name: &str, text: &str) -> String {
+pub(super) fn file(dir: &TempDir, name: &str, text: &str) -> String {
     let path = dir.path().join(name);
     std::fs::write(&path, text).expect("is written");
     path.display().to_string()
 }
 
-fn folder() -> TempDir {
+pub(super) fn folder() -> TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
@@ -376,7 +376,7 @@ fn the_schema_in_docs_is_the_schema() {
 }
 
 /// A running topology; killed when dropped.
-struct Running {
+pub(super) struct Running {
     child: Child,
     log: BufReader<ChildStderr>,
     admin: String,
@@ -385,8 +385,15 @@ struct Running {
 impl Running {
     /// `run` on a free admin port, once it has said which.
     fn start(path: &str, state: &Path, envs: &[(&str, &str)]) -> Running {
+        Running::start_all(&[path], state, envs)
+    }
+
+    /// The same of several files.
+    pub(super) fn start_all(paths: &[&str], state: &Path, envs: &[(&str, &str)]) -> Running {
         let mut child = Process::new(env!("CARGO_BIN_EXE_slackwater"))
-            .args(["run", path, "--admin", "127.0.0.1:0", "--log-format", "json", "--workers", "2"])
+            .arg("run")
+            .args(paths)
+            .args(["--admin", "127.0.0.1:0", "--log-format", "json", "--workers", "2"])
             .arg("--state-dir")
             .arg(state)
             .envs(envs.iter().copied())
@@ -405,7 +412,7 @@ impl Running {
     }
 
     /// Status and body.
-    fn get(&self, path: &str) -> (u16, String) {
+    pub(super) fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.admin).expect("the admin port answers");
         write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             .expect("is sent");
@@ -416,7 +423,7 @@ impl Running {
     }
 
     /// Asks until it is as wanted.
-    fn until(&self, path: &str, wanted: impl Fn(u16, &str) -> bool) -> String {
+    pub(super) fn until(&self, path: &str, wanted: impl Fn(u16, &str) -> bool) -> String {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let (status, body) = self.get(path);
@@ -434,13 +441,13 @@ impl Running {
     }
 
     /// SIGTERM, then exit code and the rest of the log.
-    fn stop(self) -> (Option<i32>, String) {
+    pub(super) fn stop(self) -> (Option<i32>, String) {
         self.signal("-TERM");
         self.end()
     }
 
     /// Exit code and the rest of the log.
-    fn end(mut self) -> (Option<i32>, String) {
+    pub(super) fn end(mut self) -> (Option<i32>, String) {
         let mut rest = String::new();
         self.log.read_to_string(&mut rest).expect("is text");
         (self.child.wait().expect("it ends").code(), rest)

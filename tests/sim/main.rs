@@ -11,6 +11,7 @@ mod layout;
 mod lines;
 mod own_kinds;
 mod reference;
+mod several;
 mod simulate_joins;
 mod simulate_repartition;
 mod simulate_schema;

@@ -109,7 +109,8 @@ impl GroupReader {
             .spawn({
                 let stop = Arc::clone(&stop);
                 let brokers = config.brokers.clone();
-                move || Poller::new(consumer, brokers).run(&stop)
+                let span = tracing::Span::current();
+                move || span.in_scope(|| Poller::new(consumer, brokers).run(&stop))
             })
             .map_err(|e| ReadError::Client(e.to_string()))?;
         Ok(GroupReader { handle, stop, thread: Some(thread) })

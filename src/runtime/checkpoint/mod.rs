@@ -119,7 +119,9 @@ impl Committer {
         // A task has one checkpoint in progress, so the queue is full only with thousands of tasks.
         let (send, receive) = sync_channel(1024);
         let mut run = Run { mode, writer: None, group, inbox, metrics };
-        let thread = std::thread::Builder::new().name(name.into()).spawn(move || run.all(&receive))?;
+        let span = tracing::Span::current();
+        let all = move || span.in_scope(|| run.all(&receive));
+        let thread = std::thread::Builder::new().name(name.into()).spawn(all)?;
         Ok(Committer { jobs: Some(send), thread: Some(thread) })
     }
 

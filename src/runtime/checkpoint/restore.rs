@@ -117,6 +117,7 @@ impl Restorer {
             let parts = Arc::clone(&this);
             let tokio = parts.given.tokio.clone();
             let runner = tokio.clone();
+            let span = tracing::Span::current();
             tokio.spawn(async move {
                 let (handle, inbox, name) = (order.handle, order.inbox.clone(), order.name.clone());
                 let (mut order, mut begun) = (order, Begun::new());
@@ -124,8 +125,9 @@ impl Restorer {
                     // The semaphore is never closed.
                     let room = Arc::clone(&parts.room).acquire_owned().await;
                     let parts = Arc::clone(&parts);
+                    let span = span.clone();
                     let one_try = runner.spawn_blocking(move || {
-                        let result = parts.restore(&order, &mut begun);
+                        let result = span.in_scope(|| parts.restore(&order, &mut begun));
                         (result, order, begun)
                     });
                     let tried = one_try.await;

@@ -100,9 +100,11 @@ impl Engine {
             if n == 0 {
                 self.add_local_sources(&mut worker)?;
             }
+            // Its log lines say, as this one's do, which topology of the process it is.
+            let span = tracing::Span::current();
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{n}"))
-                .spawn(move || worker.run())
+                .spawn(move || span.in_scope(|| worker.run()))
                 .map_err(|e| EngineError::Failed(e.to_string()))?;
             self.threads.push(thread);
         }

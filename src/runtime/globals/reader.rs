@@ -37,7 +37,7 @@ pub(in crate::runtime) struct Reading<'a> {
     pub kafka: &'a KafkaConfig,
     pub admin: &'a Arc<Admin>,
     /// Partitions by topic.
-    pub count: &'a dyn Fn(&str) -> i32,
+    pub count: &'a (dyn Fn(&str) -> i32 + Sync),
     pub dir: &'a Path,
     pub env: &'a RocksEnv,
     pub metrics: &'a Metrics,
