@@ -12,7 +12,6 @@
 //! Not supported: transaction poolers that keep no prepared statements (pgbouncer before 1.21).
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -33,24 +32,25 @@ pub use tokio_postgres::types;
 use super::connections::ConnectionSettings;
 use super::failure::{Class, Failure, causes};
 use super::tls::Tls;
+use crate::model::secret::Secret;
 use crate::model::{Millis, Problem};
 
 /// How much longer than the server's own limit an answer is waited for: the server says it itself if it can.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A PostgreSQL server.
-#[derive(Clone, Deserialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct PostgresConfig {
     /// `postgres://user:password@host:port/database`; several hosts separated by commas are tried in turn. Parameters as
     /// libpq's may follow, for example `?target_session_attrs=read-write`.
-    pub url: String,
+    pub url: Secret,
     /// User, in place of the URL's. Default: the URL's.
     #[serde(default)]
     pub user: Option<String>,
     /// Password, in place of the URL's; write it as `${POSTGRES_PASSWORD}`. Default: the URL's.
     #[serde(default)]
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// TLS. Default: none, unless the URL says `sslmode=require`.
     #[serde(default)]
     pub tls: Option<Tls>,
@@ -68,7 +68,7 @@ pub struct PostgresConfig {
 impl PostgresConfig {
     /// A server with the defaults.
     #[must_use]
-    pub fn new(url: impl Into<String>) -> PostgresConfig {
+    pub fn new(url: impl Into<Secret>) -> PostgresConfig {
         PostgresConfig {
             url: url.into(),
             user: None,
@@ -106,7 +106,7 @@ impl PostgresConfig {
             config.user(user);
         }
         if let Some(password) = &self.password {
-            config.password(password);
+            config.password(&**password);
         }
         if self.tls.is_some() {
             config.ssl_mode(SslMode::Require);
@@ -154,21 +154,6 @@ impl ConnectionSettings for PostgresConfig {
 
     fn files_mut(&mut self) -> Vec<&mut PathBuf> {
         self.tls.iter_mut().flat_map(Tls::files_mut).collect()
-    }
-}
-
-/// Leaves out the URL, which may hold a password, and the password.
-impl fmt::Debug for PostgresConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresConfig")
-            .field("url", &"***")
-            .field("user", &self.user)
-            .field("password", &self.password.as_ref().map(|_| "***"))
-            .field("tls", &self.tls)
-            .field("pool", &self.pool)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("timeout", &self.timeout)
-            .finish()
     }
 }
 

@@ -4,7 +4,6 @@
 //! connection is made again; commands in flight then fail, and the caller decides about them. In a cluster every
 //! command goes to the node that has its slot.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
@@ -22,15 +21,16 @@ pub use redis::{Cmd, FromRedisValue, Pipeline, Script, cmd, pipe};
 use super::connections::ConnectionSettings;
 use super::failure::{Class, Failure};
 use super::tls::Tls;
+use crate::model::secret::Secret;
 use crate::model::{Millis, Problem};
 
 /// A Redis server, or a cluster.
-#[derive(Clone, Deserialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct RedisConfig {
     /// `redis://user:password@host:port/database`, `rediss://` with TLS. Of a cluster one or more nodes, separated by
     /// commas.
-    pub url: String,
+    pub url: Secret,
     /// Is it a cluster? Default false.
     #[serde(default)]
     pub cluster: bool,
@@ -39,7 +39,7 @@ pub struct RedisConfig {
     pub user: Option<String>,
     /// Password, in place of the URL's; write it as `${REDIS_PASSWORD}`. Default: the URL's.
     #[serde(default)]
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// TLS. Default: none, unless the URL begins with `rediss://`.
     #[serde(default)]
     pub tls: Option<Tls>,
@@ -54,7 +54,7 @@ pub struct RedisConfig {
 impl RedisConfig {
     /// A server with the defaults.
     #[must_use]
-    pub fn new(url: impl Into<String>) -> RedisConfig {
+    pub fn new(url: impl Into<Secret>) -> RedisConfig {
         RedisConfig {
             url: url.into(),
             cluster: false,
@@ -136,21 +136,6 @@ impl ConnectionSettings for RedisConfig {
 
     fn files_mut(&mut self) -> Vec<&mut PathBuf> {
         self.tls.iter_mut().flat_map(Tls::files_mut).collect()
-    }
-}
-
-/// Leaves out the URL, which may hold a password, and the password.
-impl fmt::Debug for RedisConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisConfig")
-            .field("url", &"***")
-            .field("cluster", &self.cluster)
-            .field("user", &self.user)
-            .field("password", &self.password.as_ref().map(|_| "***"))
-            .field("tls", &self.tls)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("timeout", &self.timeout)
-            .finish()
     }
 }
 

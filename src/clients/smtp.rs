@@ -1,6 +1,5 @@
 //! Mail servers: connections that are kept, and what their answers mean. The one home of `lettre`.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use lettre::transport::smtp::Error;
@@ -19,21 +18,22 @@ pub use lettre::{Message, address, message};
 use super::connections::ConnectionSettings;
 use super::failure::{Class, Failure, causes};
 use super::tls::Tls;
+use crate::model::secret::Secret;
 use crate::model::{Millis, Problem};
 
 /// A mail server.
-#[derive(Clone, Deserialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct SmtpConfig {
     /// `smtp://host:port` in plain text, with `?tls=required` STARTTLS; `smtps://user:password@host:port` TLS from the
     /// start. Without a port 587, with `smtps` 465.
-    pub url: String,
+    pub url: Secret,
     /// User, in place of the URL's. Default: the URL's; none: no login.
     #[serde(default)]
     pub user: Option<String>,
     /// Password, in place of the URL's; write it as `${SMTP_PASSWORD}`. Default: the URL's.
     #[serde(default)]
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// TLS. With `smtp://` STARTTLS is required then. Default: as the URL says.
     #[serde(default)]
     pub tls: Option<Tls>,
@@ -48,7 +48,7 @@ pub struct SmtpConfig {
 impl SmtpConfig {
     /// A server with the defaults.
     #[must_use]
-    pub fn new(url: impl Into<String>) -> SmtpConfig {
+    pub fn new(url: impl Into<Secret>) -> SmtpConfig {
         SmtpConfig {
             url: url.into(),
             user: None,
@@ -116,20 +116,6 @@ impl ConnectionSettings for SmtpConfig {
     }
 }
 
-/// Leaves out the URL, which may hold a password, and the password.
-impl fmt::Debug for SmtpConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SmtpConfig")
-            .field("url", &"***")
-            .field("user", &self.user)
-            .field("password", &self.password.as_ref().map(|_| "***"))
-            .field("tls", &self.tls)
-            .field("pool", &self.pool)
-            .field("timeout", &self.timeout)
-            .finish()
-    }
-}
-
 /// Connections to a mail server. Cheap to clone; every clone shares them.
 #[derive(Clone)]
 pub struct Smtp {
@@ -167,8 +153,10 @@ impl Smtp {
             });
         }
         if let Some(user) = &config.user {
-            builder = builder
-                .credentials(Credentials::new(user.clone(), config.password.clone().unwrap_or_default()));
+            builder = builder.credentials(Credentials::new(
+                user.clone(),
+                config.password.as_deref().unwrap_or_default().to_owned(),
+            ));
         }
         let transport = builder
             .timeout(Some(config.timeout.duration()))

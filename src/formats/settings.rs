@@ -1,12 +1,12 @@
 //! Settings of formats, as they stand in a topology file.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::clients::http::server;
+use crate::model::secret::Secret;
 use crate::model::{Millis, Problem};
 
 /// What the bytes of a key or a value are.
@@ -63,21 +63,21 @@ impl Format {
 }
 
 /// A schema registry with Confluent's API (Confluent, Apicurio, Karapace, Redpanda).
-#[derive(Clone, Deserialize, JsonSchema, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct RegistryConfig {
     /// Its address, with the path before `/subjects` if there is one: `http://localhost:8081`,
     /// `http://apicurio:8080/apis/ccompat/v7`.
-    pub url: String,
+    pub url: Secret,
     /// User of basic authentication. Default: none.
     #[serde(default)]
     pub username: Option<String>,
     /// Its password; write it as `${REGISTRY_PASSWORD}`. Default: none.
     #[serde(default)]
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// Bearer token, instead of a user; write it as `${REGISTRY_TOKEN}`. Default: none.
     #[serde(default)]
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// How long one question may take. Default 5s.
     #[serde(default = "timeout")]
     pub timeout: Millis,
@@ -90,7 +90,7 @@ fn timeout() -> Millis {
 impl RegistryConfig {
     /// A registry without authentication.
     #[must_use]
-    pub fn new(url: impl Into<String>) -> RegistryConfig {
+    pub fn new(url: impl Into<Secret>) -> RegistryConfig {
         RegistryConfig { url: url.into(), username: None, password: None, token: None, timeout: timeout() }
     }
 
@@ -101,7 +101,7 @@ impl RegistryConfig {
         if !self.url.contains("${") && server(&self.url).is_none() {
             problems.push(Problem::setting(
                 "url",
-                format!("`{}` is no address of a schema registry", self.url),
+                format!("`{}` is no address of a schema registry", &*self.url),
                 "write `url: \"http://host:8081\"`",
             ));
         }
@@ -123,12 +123,6 @@ impl RegistryConfig {
             ));
         }
         problems
-    }
-}
-
-impl fmt::Debug for RegistryConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegistryConfig").field("url", &self.url).finish_non_exhaustive()
     }
 }
 

@@ -5,11 +5,15 @@
 //! depends on how a secret came into a text: through a URL, an expression, the answer of an API.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::fmt::Write as _;
 use std::io::Write;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 /// What stands in place of a secret.
 pub const MASK: &str = "***";
@@ -23,6 +27,32 @@ const PLAIN: [&str; 4] = ["true", "false", "null", "none"];
 static KNOWN: RwLock<Vec<String>> = RwLock::new(Vec::new());
 /// Files that secrets came from; read where a request is sent, written as `KNOWN` is.
 static FILES: RwLock<Vec<FileSecret>> = RwLock::new(Vec::new());
+
+/// A text of a topology's settings that is a secret, or may hold one, as a URL may. `Debug` shows it as `***`.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(transparent)]
+#[schemars(inline)]
+pub struct Secret(String);
+
+impl<T: Into<String>> From<T> for Secret {
+    fn from(text: T) -> Secret {
+        Secret(text.into())
+    }
+}
+
+impl Deref for Secret {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MASK)
+    }
+}
 
 /// A secret that was read from a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
