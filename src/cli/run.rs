@@ -41,6 +41,10 @@ pub(super) struct RunArgs {
     /// Name of this instance in the consumer group (static membership): a restart keeps its partitions.
     #[arg(long, env = "SLACKWATER_INSTANCE_ID", value_name = "NAME")]
     instance_id: Option<String>,
+    /// Where other instances of the same topology find this one's admin server, `host:port`, to ask it for the keys that it
+    /// owns. Of any address (`0.0.0.0`) the host is the one that brokers see. Default: none, it is not asked.
+    #[arg(long, env = "SLACKWATER_ADVERTISE", value_name = "HOST:PORT")]
+    advertise: Option<String>,
     /// How long a stop may take before what is left is abandoned to the next start.
     #[arg(long, env = "SLACKWATER_STOP_DEADLINE", value_name = "TIME", default_value = "30s")]
     stop_deadline: Millis,
@@ -57,6 +61,7 @@ impl RunArgs {
             state_dir: state_dir_of(self.state_dir.as_deref(), topology, files),
             workers: share.max(1),
             instance_id: self.instance_id.clone(),
+            advertise: self.advertise.clone(),
             stop_deadline: self.stop_deadline.duration(),
         }
     }

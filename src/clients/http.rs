@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, ClientBuilder, Method};
@@ -78,6 +78,55 @@ pub fn causes(error: reqwest::Error) -> String {
         cause = e.source();
     }
     text
+}
+
+/// Asks other instances of this program. One attempt per question; connections are kept.
+#[derive(Clone)]
+pub struct Peers(Client);
+
+/// The largest answer of another instance.
+const PEER_BODY_MAX: Size = Size(64 << 20);
+
+impl Peers {
+    /// A client that gives up connecting after half a second: another instance is near, or gone.
+    ///
+    /// # Errors
+    /// The machine's TLS or DNS settings cannot be used.
+    pub fn new() -> Result<Peers, ClientError> {
+        let client = client()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(Duration::from_millis(500))
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build()?;
+        Ok(Peers(client))
+    }
+
+    /// Sends JSON to a path of the instance at `address` (`host:port`), and gives status and body of its answer.
+    ///
+    /// # Errors
+    /// Why there is no answer, in words.
+    pub async fn post(
+        &self,
+        (address, path): (&str, &str),
+        token: Option<&str>,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<(u16, BytesMut), String> {
+        let mut request = self.0.post(format!("http://{address}{path}")).timeout(timeout);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let request = request.header("content-type", "application/json").body(body);
+        let mut response = request.send().await.map_err(causes)?;
+        let (status, mut answer) = (response.status().as_u16(), BytesMut::new());
+        while let Some(chunk) = response.chunk().await.map_err(causes)? {
+            if answer.len() + chunk.len() > PEER_BODY_MAX.bytes() {
+                return Err(format!("its answer is larger than {PEER_BODY_MAX}"));
+            }
+            answer.extend_from_slice(&chunk);
+        }
+        Ok((status, answer))
+    }
 }
 
 /// Clients for one node's calls.

@@ -140,6 +140,7 @@ impl Stage {
             state_dir: state_dir.to_owned(),
             workers: std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX),
             instance_id: None,
+            advertise: None,
             stop_deadline: Duration::from_secs(30),
         };
         let stand_ins = Override {

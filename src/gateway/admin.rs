@@ -12,16 +12,18 @@ use std::time::Duration;
 use axum::Json;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody, to_bytes};
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::reads::peer::{self, Question};
 use crate::model::Millis;
 use crate::model::secret::masked;
 use crate::operators::shared::describe;
@@ -72,6 +74,7 @@ impl AdminServer {
             .route("/topology", get(describe))
             .route("/state/{node}/{*key}", get(state))
             .route("/tap/{node}", get(tap))
+            .route(peer::PATH, post(read))
             .layer(map_response(mask))
             .with_state(Engines(engines.into()));
         let until = stop.clone();
@@ -162,6 +165,21 @@ impl Engines {
     /// The engine whose topology has that node.
     fn with_node(&self, which: &Which, node: &str) -> Result<&EngineHandle, Box<Response>> {
         self.find(which, |engine| engine.topology().node(node).is_some())
+    }
+}
+
+/// What another instance asks; only this instance's own tasks answer.
+async fn read(State(engines): State<Engines>, question: Result<Json<Question>, JsonRejection>) -> Response {
+    let question = match question {
+        Ok(Json(question)) => question,
+        Err(e) => return (e.status(), e.body_text() + "\n").into_response(),
+    };
+    match engines.0.iter().find(|engine| engine.topology().name == question.topology) {
+        Some(engine) => peer::answer(engine, &question).await,
+        None => {
+            let text = format!("`{}` does not run here\n", question.topology);
+            (StatusCode::MISDIRECTED_REQUEST, text).into_response()
+        }
     }
 }
 
@@ -301,6 +319,7 @@ fn json_lines(lines: String) -> Response {
 fn refused(error: &AskError) -> Response {
     let code = match error {
         AskError::NoNode { .. } | AskError::NoState(_) => StatusCode::NOT_FOUND,
+        AskError::NoPosition { .. } => StatusCode::BAD_REQUEST,
         AskError::NotRunning | AskError::Silent => StatusCode::SERVICE_UNAVAILABLE,
         AskError::State(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };

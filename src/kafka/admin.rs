@@ -20,6 +20,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::config::{KafkaConfig, MESSAGE_BYTES_MAX};
+use super::member::Member;
 use super::reader::offset_list;
 use super::remind::Series;
 use super::{ErrorKind, Quiet, TopicPartition, ffi, kind_of};
@@ -328,6 +329,24 @@ impl Admin {
             .collect();
         members.sort();
         Ok(members)
+    }
+
+    /// The members of a group and what is assigned to each, of the classic group protocol and of KIP-848's; empty for a
+    /// group that does not exist. While a classic group is being rebalanced no member has partitions.
+    ///
+    /// # Errors
+    /// The group's coordinator does not answer, or refuses.
+    pub fn assignments(&self, group: &str) -> Result<Vec<Member>, AdminError> {
+        let clients = self.clients();
+        let found = ffi::describe_group(clients.reader().client(), group, self.timeout);
+        let found = self.heard(
+            &clients,
+            found.map_err(|e| AdminError {
+                kind: kind_of(e.code),
+                message: format!("cannot look up the members of group `{group}`: {}", e.message),
+            }),
+        )?;
+        Ok(found.into_iter().map(Member::from).collect())
     }
 
     /// Creates topics in one call. A topic that exists already stays as it is: compare its partitions with

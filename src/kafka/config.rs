@@ -11,6 +11,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::member::client_id;
 use crate::model::Millis;
 
 /// Largest record that a client sends, in bytes, so that a key of 1 MB with its value fits. The topic's own limit
@@ -52,6 +53,10 @@ pub struct KafkaConfig {
     /// Static membership: the name of this instance in the group. Set at run time (`--instance-id`), not in YAML.
     #[serde(skip)]
     pub group_instance_id: Option<String>,
+    /// Where the other members of the group find this instance: `host:port` of its admin server, which rides in the
+    /// member's `client.id`. Set at run time (`--advertise`), not in YAML.
+    #[serde(skip)]
+    pub advertised: Option<String>,
 }
 
 /// The longest `session.timeout.ms` that librdkafka accepts.
@@ -134,6 +139,7 @@ impl KafkaConfig {
             ssl_ca: None,
             properties: BTreeMap::new(),
             group_instance_id: None,
+            advertised: None,
         }
     }
 
@@ -277,7 +283,13 @@ impl KafkaConfig {
         if let Some(id) = &self.group_instance_id {
             config.set("group.instance.id", id);
         }
-        self.with_properties(config)
+        let mut config = self.with_properties(config);
+        if let Some(address) = &self.advertised {
+            // The user's own name stays in front.
+            let id = client_id(config.get("client.id").unwrap_or_default(), address);
+            config.set("client.id", id);
+        }
+        config
     }
 
     /// Without `with_properties`, so that callers can add to it first.
@@ -384,6 +396,7 @@ impl fmt::Debug for KafkaConfig {
             .field("ssl_ca", &self.ssl_ca)
             .field("properties", &properties)
             .field("group_instance_id", &self.group_instance_id)
+            .field("advertised", &self.advertised)
             .finish()
     }
 }
@@ -400,6 +413,21 @@ mod tests {
         assert_eq!(client.get("fetch.wait.max.ms"), Some("10"));
         assert_eq!(client.get("auto.offset.reset"), Some("latest"));
         assert_eq!(client.get("partition.assignment.strategy"), Some("range"));
+    }
+
+    #[test]
+    fn an_advertised_address_rides_behind_the_name_of_the_client() {
+        let mut config = KafkaConfig::new("b:1");
+        let id = |config: &KafkaConfig| {
+            let client = config.consumer("g", Assignment::default(), OffsetReset::default());
+            client.get("client.id").map(str::to_owned)
+        };
+        assert_eq!(id(&config).as_deref(), Some("slackwater"));
+        config.advertised = Some("host:9464".into());
+        assert_eq!(id(&config).as_deref(), Some("slackwater@host:9464"));
+        config.properties.insert("client.id".into(), "mine".into());
+        assert_eq!(id(&config).as_deref(), Some("mine@host:9464"));
+        assert_eq!(config.producer().get("client.id"), Some("mine"));
     }
 
     #[test]

@@ -8,7 +8,7 @@
     reason = "librdkafka calls without a safe wrapper; one file, each with its SAFETY comment"
 )]
 
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr;
 use std::time::Duration;
 
@@ -146,15 +146,65 @@ unsafe fn elements(list: *const rd::rd_kafka_topic_partition_list_t) -> Vec<Elem
 /// The longest request timeout that librdkafka accepts.
 const GIVE_UP: Duration = Duration::from_secs(3600);
 
-/// Owned native objects of one ListConsumerGroupOffsets call.
-struct Listing {
+/// Owned native objects of one admin call: its options, and the queue of its own that its answer comes to.
+struct Asking {
     options: *mut rd::rd_kafka_AdminOptions_t,
-    request: *mut rd::rd_kafka_ListConsumerGroupOffsets_t,
     queue: *mut rd::rd_kafka_queue_t,
     event: *mut rd::rd_kafka_event_t,
 }
 
-impl Drop for Listing {
+impl Asking {
+    /// The options of a call that is never given up.
+    ///
+    /// Deliberately without the caller's time limit: when librdkafka 2.12.1 has given up such a request and its
+    /// coordinator comes back later, it aborts the process (`eonce->refcnt > 0`; rd_kafka_admin_coord_request answers a
+    /// request that is gone). So the request itself never times out in practice; an answer that comes after our own time
+    /// limit is dropped with its queue.
+    fn new<C: ClientContext>(client: &Client<C>, what: rd::rd_kafka_admin_op_t) -> Result<Asking, Failure> {
+        let rk = client.native_ptr();
+        // SAFETY: the client is alive during the call, and `drop` destroys what is created here.
+        let asking = unsafe {
+            Asking {
+                options: rd::rd_kafka_AdminOptions_new(rk, what),
+                queue: rd::rd_kafka_queue_new(rk),
+                event: ptr::null_mut(),
+            }
+        };
+        let mut text = [0; 256];
+        // SAFETY: the options are alive, and librdkafka ends what it writes into `text` with NUL.
+        unsafe {
+            let set = rd::rd_kafka_AdminOptions_set_request_timeout(
+                asking.options,
+                millis(GIVE_UP),
+                text.as_mut_ptr(),
+                text.len(),
+            );
+            if set != NO_ERROR {
+                return Err(Failure::new(set, CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned()));
+            }
+        }
+        Ok(asking)
+    }
+
+    /// Waits for the answer.
+    fn wait(&mut self, timeout: Duration) -> Result<(), Failure> {
+        // SAFETY: the queue is alive; the event is destroyed by `drop`, and its text is copied.
+        unsafe {
+            self.event = rd::rd_kafka_queue_poll(self.queue, millis(timeout));
+            if self.event.is_null() {
+                let code = rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__TIMED_OUT;
+                return Err(Failure::new(code, "no answer in time".to_owned()));
+            }
+            let code = rd::rd_kafka_event_error(self.event);
+            if code != NO_ERROR {
+                return Err(Failure::new(code, owned(rd::rd_kafka_event_error_string(self.event))));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Asking {
     fn drop(&mut self) {
         // SAFETY: each pointer is null or was created by the matching constructor and is destroyed once; the event,
         // which the results live in, goes first.
@@ -168,10 +218,31 @@ impl Drop for Listing {
             if !self.options.is_null() {
                 rd::rd_kafka_AdminOptions_destroy(self.options);
             }
-            if !self.request.is_null() {
-                rd::rd_kafka_ListConsumerGroupOffsets_destroy(self.request);
+        }
+    }
+}
+
+/// The request of one ListConsumerGroupOffsets call.
+struct OffsetsOf(*mut rd::rd_kafka_ListConsumerGroupOffsets_t);
+
+impl Drop for OffsetsOf {
+    fn drop(&mut self) {
+        // SAFETY: made by the matching constructor, destroyed once.
+        unsafe {
+            if !self.0.is_null() {
+                rd::rd_kafka_ListConsumerGroupOffsets_destroy(self.0);
             }
         }
+    }
+}
+
+/// SAFETY: `text` is null or ends with NUL, and does not change during the call.
+unsafe fn owned(text: *const c_char) -> String {
+    // SAFETY: by the caller.
+    if text.is_null() {
+        String::new()
+    } else {
+        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
     }
 }
 
@@ -185,6 +256,11 @@ impl Failure {
     fn new(code: rd::rd_kafka_resp_err_t, message: String) -> Failure {
         Failure { code: code.into(), message }
     }
+
+    fn nul() -> Failure {
+        let code = rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__INVALID_ARG;
+        Failure::new(code, "a name with a NUL byte".to_owned())
+    }
 }
 
 /// The committed offsets of any group, without joining it. With `require_stable`: an offset inside an open transaction
@@ -196,64 +272,33 @@ pub(super) fn list_group_offsets<C: ClientContext>(
     partitions: Option<&[(&str, i32)]>,
     timeout: Duration,
 ) -> Result<Vec<Element>, Failure> {
-    let invalid = || {
-        Failure::new(
-            rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__INVALID_ARG,
-            "a name with a NUL byte".to_owned(),
-        )
-    };
-    let group = CString::new(group).map_err(|_| invalid())?;
+    let group = CString::new(group).map_err(|_| Failure::nul())?;
     let list = match partitions {
-        Some(partitions) => Some(List::new(partitions).ok_or_else(invalid)?),
+        Some(partitions) => Some(List::new(partitions).ok_or_else(Failure::nul)?),
         None => None,
     };
-    let rk = client.native_ptr();
-    // SAFETY: the client is alive during the call, and `Listing` destroys what is created here, also on early return.
-    // The request copies group and list. The results live in the event and are copied before it is destroyed.
+    let mut call = Asking::new(client, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS)?;
+    // SAFETY: the client is alive during the call, and what is created here is destroyed on return. The request copies
+    // group and list. The results live in the event and are copied before it is destroyed.
     unsafe {
-        let mut call = Listing {
-            options: rd::rd_kafka_AdminOptions_new(
-                rk,
-                rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS,
-            ),
-            request: rd::rd_kafka_ListConsumerGroupOffsets_new(
-                group.as_ptr(),
-                list.as_ref().map_or(ptr::null(), |l| l.0.cast_const()),
-            ),
-            queue: rd::rd_kafka_queue_new(rk),
-            event: ptr::null_mut(),
-        };
-        let mut text = [0; 256];
-        // Deliberately not `timeout`: when librdkafka 2.12.1 has given up such a request and its coordinator comes back
-        // later, it aborts the process (`eonce->refcnt > 0`; rd_kafka_admin_coord_request answers a request that is
-        // gone). So the request itself never times out in practice; an answer that comes after our own timeout is
-        // dropped with its queue.
-        let set = rd::rd_kafka_AdminOptions_set_request_timeout(
-            call.options,
-            millis(GIVE_UP),
-            text.as_mut_ptr(),
-            text.len(),
-        );
-        if set != NO_ERROR {
-            return Err(Failure::new(set, CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned()));
-        }
+        let mut request = OffsetsOf(rd::rd_kafka_ListConsumerGroupOffsets_new(
+            group.as_ptr(),
+            list.as_ref().map_or(ptr::null(), |l| l.0.cast_const()),
+        ));
         let stable = rd::rd_kafka_AdminOptions_set_require_stable_offsets(call.options, 1);
         if !stable.is_null() {
             let failure = error(stable);
             rd::rd_kafka_error_destroy(stable);
             return Err(failure);
         }
-        rd::rd_kafka_ListConsumerGroupOffsets(rk, &mut call.request, 1, call.options, call.queue);
-        call.event = rd::rd_kafka_queue_poll(call.queue, millis(timeout));
-        if call.event.is_null() {
-            let code = rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__TIMED_OUT;
-            return Err(Failure::new(code, "no answer in time".to_owned()));
-        }
-        let code = rd::rd_kafka_event_error(call.event);
-        if code != NO_ERROR {
-            let message = CStr::from_ptr(rd::rd_kafka_event_error_string(call.event));
-            return Err(Failure::new(code, message.to_string_lossy().into_owned()));
-        }
+        rd::rd_kafka_ListConsumerGroupOffsets(
+            client.native_ptr(),
+            &mut request.0,
+            1,
+            call.options,
+            call.queue,
+        );
+        call.wait(timeout)?;
         let result = rd::rd_kafka_event_ListConsumerGroupOffsets_result(call.event);
         let mut count = 0;
         let groups = rd::rd_kafka_ListConsumerGroupOffsets_result_groups(result, &mut count);
@@ -266,6 +311,66 @@ pub(super) fn list_group_offsets<C: ClientContext>(
             return Err(error(failed));
         }
         Ok(elements(rd::rd_kafka_group_result_partitions(group)))
+    }
+}
+
+/// A member of a group, copied out.
+pub(super) struct Described {
+    pub(super) client_id: String,
+    pub(super) host: String,
+    pub(super) partitions: Vec<Element>,
+}
+
+/// The members of a group with what is assigned to each, of the classic protocol and of KIP-848's. During a rebalance of
+/// the classic protocol the broker names the members without their partitions. Empty for a group that does not exist.
+pub(super) fn describe_group<C: ClientContext>(
+    client: &Client<C>,
+    group: &str,
+    timeout: Duration,
+) -> Result<Vec<Described>, Failure> {
+    let group = CString::new(group).map_err(|_| Failure::nul())?;
+    let mut call = Asking::new(client, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS)?;
+    // SAFETY: the client is alive during the call, the group's name is copied, and the results, which live in the event,
+    // are copied before it is destroyed. The members that are counted are there.
+    unsafe {
+        let mut groups = [group.as_ptr()];
+        rd::rd_kafka_DescribeConsumerGroups(
+            client.native_ptr(),
+            groups.as_mut_ptr(),
+            groups.len(),
+            call.options,
+            call.queue,
+        );
+        call.wait(timeout)?;
+        let result = rd::rd_kafka_event_DescribeConsumerGroups_result(call.event);
+        let mut count = 0;
+        let groups = rd::rd_kafka_DescribeConsumerGroups_result_groups(result, &mut count);
+        if groups.is_null() || count == 0 {
+            return Ok(Vec::new());
+        }
+        let group = *groups;
+        let failed = rd::rd_kafka_ConsumerGroupDescription_error(group);
+        if !failed.is_null() {
+            return match rd::rd_kafka_error_code(failed) {
+                rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_GROUP_ID_NOT_FOUND => Ok(Vec::new()),
+                _ => Err(error(failed)),
+            };
+        }
+        let members = rd::rd_kafka_ConsumerGroupDescription_member_count(group);
+        let member = |at: usize| {
+            let member = rd::rd_kafka_ConsumerGroupDescription_member(group, at);
+            let assignment = rd::rd_kafka_MemberDescription_assignment(member);
+            let list = match assignment.is_null() {
+                true => ptr::null(),
+                false => rd::rd_kafka_MemberAssignment_partitions(assignment),
+            };
+            Described {
+                client_id: owned(rd::rd_kafka_MemberDescription_client_id(member)),
+                host: owned(rd::rd_kafka_MemberDescription_host(member)),
+                partitions: elements(list),
+            }
+        };
+        Ok((0..members).map(member).collect())
     }
 }
 

@@ -15,6 +15,7 @@ mod admin;
 mod config;
 mod ffi;
 mod follow;
+mod member;
 mod mock;
 mod partition;
 mod reader;
@@ -32,6 +33,7 @@ use rdkafka::types::RDKafkaErrorCode;
 pub use admin::{Admin, AdminError, GroupOffset, TopicSpec};
 pub use config::{Assignment, KafkaConfig, MESSAGE_BYTES_MAX, OffsetReset, SecurityProtocol};
 pub use follow::{FollowError, Follower};
+pub use member::Member;
 pub use mock::MockBroker;
 pub use partition::partition_of;
 pub use reader::{

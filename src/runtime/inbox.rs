@@ -80,6 +80,19 @@ pub enum Message {
         /// Answered once.
         answer: oneshot::Sender<Vec<TaskAnswer>>,
     },
+    /// Asks one task for the rows of a key, as an application does.
+    Read {
+        /// The task.
+        id: TaskId,
+        /// Node.
+        node: usize,
+        /// Key.
+        key: Bytes,
+        /// A record that has to be in the rows: index of its topic, and its offset.
+        at: Option<(usize, i64)>,
+        /// Answered once.
+        answer: oneshot::Sender<TaskSays>,
+    },
     /// Begins a look at the next records of a node.
     Tap(Tap),
     /// Deliveries are durable.
@@ -136,6 +149,18 @@ impl From<String> for Unrestored {
 
 /// What one of a worker's tasks has; `None`: it is being restored.
 pub type TaskAnswer = (TaskId, Option<Result<Answer, StateError>>);
+
+/// What a worker says of the rows that one task has under a key.
+pub enum TaskSays {
+    /// Those of the task, which is restored: the truth as long as the task is this instance's.
+    Rows(Result<Answer, StateError>),
+    /// The record that has to be in the rows is not yet; the offset that is processed next.
+    Behind(i64),
+    /// The task is being restored.
+    Restoring,
+    /// The task is not here.
+    NotHere,
+}
 
 /// A look at a node: in every task of its sub-topology, including later ones, until its receiver is dropped.
 pub struct Tap {

@@ -28,7 +28,7 @@ mod worker;
 
 pub use engine::{
     AskError, AtGate, Engine, EngineError, EngineHandle, EngineOptions, Found, MissingTopics, Override,
-    Owner, Status, Taps,
+    Owner, Position, Said, Status, StoreOf, Taps, WHOLE,
 };
 pub use globals::{GlobalTable, query_global};
 pub use inbox::Handle;

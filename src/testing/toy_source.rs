@@ -25,6 +25,7 @@ fn run(topology: Topology) -> Result<(), EngineError> {
         state_dir: dir.path().join("state"),
         workers: 1,
         instance_id: None,
+        advertise: None,
         stop_deadline: Duration::from_secs(10),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();

@@ -414,6 +414,49 @@ fn a_member_too_many_is_idle() {
     b.leave();
 }
 
+/// Of the classic protocol and of KIP-848's.
+#[test]
+fn members_name_their_addresses_and_the_group_says_who_has_what() {
+    let name = topic("members", 4);
+    for protocol in ["classic", "consumer"] {
+        let options = GroupOptions::new(unique("g"), &[&name]);
+        let at = |address: &str| {
+            let mut config = KafkaConfig { advertised: Some(address.to_owned()), ..config() };
+            config.properties.insert("group.protocol".into(), protocol.into());
+            config
+        };
+        let seen = || {
+            let mut members = admin().assignments(&options.group).unwrap();
+            members.sort_by_key(slackwater::kafka::Member::address);
+            members
+        };
+        assert_eq!(seen(), [], "{protocol}: no group yet");
+        let mut a = Member::join(&at("10.1.1.1:9464"), &options);
+        let mut b = Member::join(&at("0.0.0.0:9465"), &options);
+        until("half each", &mut [&mut a, &mut b], |m| m.iter().all(|m| m.partitions.len() == 2));
+        // Stable means that both have heard of it; the broker may not have heard back from both.
+        until("the broker knows it", &mut [&mut a, &mut b], |_| {
+            seen().iter().all(|member| member.partitions.len() == 2)
+        });
+        let members = seen();
+        let addresses: Vec<Option<String>> = members.iter().map(|member| member.address()).collect();
+        let host = members[1].host.clone();
+        assert_eq!(addresses, [Some("10.1.1.1:9464".into()), Some(format!("{host}:9465"))], "{members:?}");
+        for (member, seen) in [&a, &b].into_iter().zip(&members) {
+            let mut theirs = seen.partitions.clone();
+            theirs.sort();
+            assert_eq!(theirs, member.partitions.keys().cloned().collect::<Vec<_>>(), "{protocol}");
+        }
+        a.leave();
+        until("b has all", &mut [&mut b], |m| m[0].partitions.len() == 4);
+        until("the broker knows it", &mut [&mut b], |_| {
+            let members = seen();
+            members.len() == 1 && members[0].partitions.len() == 4
+        });
+        b.leave();
+    }
+}
+
 #[test]
 fn a_static_member_comes_back_without_disturbing_the_others() {
     let name = topic("static", 4);

@@ -25,7 +25,7 @@ use crate::state::StateError;
 use crate::topology::Topology;
 
 /// How long a worker may take to answer. It does so between two turns, which take milliseconds.
-const ANSWER: Duration = Duration::from_secs(5);
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// Most records of one look that are waiting for their receiver.
 const TAPPED_MAX: usize = 256;
 
@@ -43,6 +43,16 @@ pub enum AskError {
     /// The node keeps no rows.
     #[error("`{0}` keeps no state")]
     NoState(String),
+    /// A position in this topic says nothing of the node's rows.
+    #[error("`{node}` cannot be read at a record of `{topic}`: {}", known(.positions))]
+    NoPosition {
+        /// The node.
+        node: String,
+        /// As asked for.
+        topic: String,
+        /// The topics of which records can be named.
+        positions: Vec<String>,
+    },
     /// The engine has not started yet, or has stopped.
     #[error("nothing runs yet, or it has stopped")]
     NotRunning,
@@ -52,6 +62,16 @@ pub enum AskError {
     /// The state cannot be read.
     #[error("{0}")]
     State(String),
+}
+
+/// Which positions a node can be read at.
+fn known(positions: &[String]) -> String {
+    match positions {
+        [] => {
+            "it reads a topic of the topology's own, or comes after a node that holds records back".to_owned()
+        }
+        topics => format!("it takes in at once those of {}", topics.join(", ")),
+    }
 }
 
 /// The rows that tasks of this instance have under a key.
@@ -138,7 +158,7 @@ impl EngineHandle {
     /// See [`AskError`].
     pub async fn query(&self, node: &str, key: &[u8]) -> Result<Found, AskError> {
         let n = self.node(node)?;
-        if !inspect::keeps_rows(&self.topology, n) {
+        if !self.topology.keeps_rows(n) {
             return Err(AskError::NoState(node.to_owned()));
         }
         let mut found = Found { rows: Vec::new(), cut: false, restoring: Vec::new() };
@@ -218,7 +238,7 @@ impl EngineHandle {
         Ok(Some(Owner { id, task: id.name(&self.topology), here }))
     }
 
-    fn node(&self, node: &str) -> Result<usize, AskError> {
+    pub(super) fn node(&self, node: &str) -> Result<usize, AskError> {
         self.topology.node(node).ok_or_else(|| {
             let known: Vec<&str> = self.topology.nodes.iter().map(|n| n.name.as_str()).collect();
             AskError::NoNode { node: node.to_owned(), known: known.join(", ") }
@@ -230,7 +250,7 @@ impl EngineHandle {
         self.topology.subs.iter().position(|sub| sub.nodes.contains(&node))
     }
 
-    fn asked<T>(&self, what: impl FnOnce(&Asked) -> T) -> Result<T, AskError> {
+    pub(super) fn asked<T>(&self, what: impl FnOnce(&Asked) -> T) -> Result<T, AskError> {
         self.shared.asked().as_ref().map(what).ok_or(AskError::NotRunning)
     }
 }

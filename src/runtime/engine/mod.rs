@@ -13,6 +13,7 @@ mod handle;
 mod layout;
 mod plan;
 mod purge;
+mod reads;
 mod router;
 mod sinks;
 mod start;
@@ -35,6 +36,7 @@ pub use self::commits::AtGate;
 pub use self::handle::{AskError, EngineHandle, Found, Owner, Taps};
 use self::plan::Plan;
 use self::purge::{Purge, purge_every};
+pub use self::reads::{Position, Said, StoreOf, WHOLE};
 use self::start::Start;
 use self::status::Shared;
 pub use self::status::Status;
@@ -61,6 +63,9 @@ pub struct EngineOptions {
     pub workers: usize,
     /// Static membership.
     pub instance_id: Option<String>,
+    /// Where the other instances of the group find this one's admin server: `host:port`. `None`: they need not, nothing
+    /// is read from it.
+    pub advertise: Option<String>,
     /// How long a stop may take.
     pub stop_deadline: Duration,
 }

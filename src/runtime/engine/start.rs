@@ -68,6 +68,7 @@ impl<'a> Start<'a> {
         })?;
         let kafka = topology.settings.kafka.clone().map(|mut k| {
             k.group_instance_id.clone_from(&options.instance_id);
+            k.advertised.clone_from(&options.advertise);
             k
         });
         let writer = kafka.as_ref().map(Writer::open).transpose();

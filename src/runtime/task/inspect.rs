@@ -75,16 +75,6 @@ pub fn describe(topology: &Topology, node: usize, key: &[u8], value: &[u8]) -> D
     row.unwrap_or_else(|| Described::raw(key, value))
 }
 
-/// Has a node rows to show?
-#[must_use]
-pub fn keeps_rows(topology: &Topology, node: usize) -> bool {
-    match &topology.nodes[node].kind {
-        NodeKind::Operator(config) => config.is_stateful(&topology.nodes[node].plan),
-        NodeKind::Sink(_) => topology.readers(node).next().is_some(),
-        NodeKind::Source(_) => topology.nodes[node].table.is_some(),
-    }
-}
-
 fn note(key: &[u8], value: &[u8]) -> Found {
     let pairs = |value: &[u8]| -> Option<Json> {
         let pairs: Vec<(String, i64)> = codec::decode(1, value).ok()?;

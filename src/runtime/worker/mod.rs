@@ -24,7 +24,7 @@ use super::calls::Job;
 use super::calls::permit::CallGate;
 use super::checkpoint::{Committer, Part, failpoint};
 use super::delivery::{CHUNK, Parcel};
-use super::inbox::{Handle, Inbox, Mail, Message, Restored, Tap, Unrestored};
+use super::inbox::{Handle, Inbox, Mail, Message, Restored, Tap, TaskSays, Unrestored};
 use super::input::TaskReader;
 use super::input::lookahead::Ahead;
 use super::metrics::WorkerMetrics;
@@ -379,6 +379,10 @@ impl Worker {
                 let ask = |slot: &Slot| slot.assigned.task().map(|task| task.query(node, &key));
                 // If it is not received, the caller has stopped waiting.
                 drop(answer.send(slots.map(|(id, slot)| (*id, ask(slot))).collect()));
+            }
+            Message::Read { id, node, key, at, answer } => {
+                let says = self.slots.get(&id).map(|slot| slot.rows_of(node, &key, at));
+                drop(answer.send(says.unwrap_or(TaskSays::NotHere)));
             }
             Message::Tap(tap) => {
                 for slot in self.slots.values_mut() {

@@ -9,7 +9,7 @@ use crate::kafka::Lease;
 use crate::model::{Record, Timestamp};
 use crate::operators::{Admits, Blocked};
 use crate::runtime::calls::permit::CallGate;
-use crate::runtime::inbox::Tap;
+use crate::runtime::inbox::{Tap, TaskSays};
 use crate::runtime::input::TaskReader;
 use crate::runtime::input::lookahead::Ahead;
 use crate::runtime::task::{Input, Step, Task, TaskError};
@@ -143,6 +143,16 @@ impl Slot {
             tracing::warn!(task = task.name(), topic, "records wait until more of this topic can be read");
         }
         Ok(taken > 0)
+    }
+
+    /// The rows of a key, or why they cannot be told. A task that is leaving is this instance's until it is released: it
+    /// takes no more input, and its next owner begins later.
+    pub(super) fn rows_of(&self, node: usize, key: &[u8], at: Option<(usize, i64)>) -> TaskSays {
+        let Some(task) = self.assigned.task() else { return TaskSays::Restoring };
+        match at.map(|(topic, offset)| (task.position(topic), offset)) {
+            Some((next, offset)) if next <= offset => TaskSays::Behind(next),
+            Some(_) | None => TaskSays::Rows(task.query(node, key)),
+        }
     }
 
     /// Shows a node's records, if it is one of this task's.
