@@ -9,8 +9,10 @@ use std::path::PathBuf;
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::Slot;
 use redis::{
-    Client, ClientTlsConfig, ErrorKind, RedisError, RedisFuture, ServerErrorKind, TlsCertificates, Value,
+    Client, ClientTlsConfig, ErrorKind, RedisError, RedisFuture, RedisResult, ServerErrorKind,
+    TlsCertificates, Value,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -23,6 +25,14 @@ use super::failure::{Class, Failure};
 use super::tls::Tls;
 use crate::model::secret::Secret;
 use crate::model::{Millis, Problem};
+
+/// The value of a key whose row was deleted a short while ago, where a sink leaves such a marker. A reader takes it for
+/// "there is none", and fills nothing in.
+pub const GONE: &str = "null";
+
+/// Times that the client of a cluster looks for a command's node before it gives it back, and milliseconds between them.
+/// More of that is left to the caller, which can be stopped.
+const CLUSTER_RETRIES: (u32, u64, u64) = (3, 20, 200);
 
 /// A Redis server, or a cluster.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
@@ -174,8 +184,13 @@ impl Redis {
         };
         let (connect, answer) = (config.connect_timeout.duration(), config.timeout.duration());
         let link = if config.cluster {
-            let mut builder: ClusterClientBuilder =
-                ClusterClient::builder(urls).connection_timeout(connect).response_timeout(answer);
+            let (retries, wait_min, wait_max) = CLUSTER_RETRIES;
+            let mut builder: ClusterClientBuilder = ClusterClient::builder(urls)
+                .connection_timeout(connect)
+                .response_timeout(answer)
+                .retries(retries)
+                .min_retry_wait(wait_min)
+                .max_retry_wait(wait_max);
             if let Some(certificates) = certificates {
                 builder = builder.certs(certificates);
             }
@@ -220,6 +235,43 @@ impl Redis {
         pipeline.query_async(&mut self.link).await.map_err(|e| at(&self.address, judge(&e)))
     }
 
+    /// Several commands in one go, as [`Redis::pipeline`], with the answer to each. In a cluster whose slot is on its way
+    /// to another node they are sent one by one: there each key is asked for where it is.
+    ///
+    /// # Errors
+    /// See [`judge`]; of a connection that failed, or of a transaction that was not begun.
+    pub async fn each(&mut self, mut pipeline: Pipeline) -> Result<Vec<Result<(), Failure>>, Failure> {
+        let commands = pipeline.len();
+        pipeline.ignore_errors();
+        let sent: RedisResult<Vec<RedisResult<Value>>> = pipeline.query_async(&mut self.link).await;
+        let answers = match sent {
+            Ok(answers) => answers,
+            Err(e) if self.is_cluster() && is_moving(&e) => {
+                let mut answers = Vec::with_capacity(commands);
+                for command in pipeline.cmd_iter() {
+                    answers.push(command.query_async(&mut self.link).await);
+                }
+                answers
+            }
+            Err(e) => return Err(at(&self.address, judge(&e))),
+        };
+        if answers.len() != commands {
+            let message = format!("{} answers to {commands} commands", answers.len());
+            return Err(at(&self.address, Failure::new(Class::Unknown, message)));
+        }
+        let one = |answer: RedisResult<Value>| match answer.and_then(Value::extract_error) {
+            Ok(_) => Ok(()),
+            Err(e) => Err(at(&self.address, judge(&e))),
+        };
+        Ok(answers.into_iter().map(one).collect())
+    }
+
+    /// Whether it is a cluster, where commands of one pipeline have to be of one slot.
+    #[must_use]
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.link, Link::Cluster(_))
+    }
+
     /// Asks the server something that costs nothing.
     ///
     /// # Errors
@@ -227,6 +279,12 @@ impl Redis {
     pub async fn ping(&mut self) -> Result<(), Failure> {
         self.command::<String>(&cmd("PING")).await.map(drop)
     }
+}
+
+/// The slot of a cluster that a key is in.
+#[must_use]
+pub fn slot(key: &str) -> Slot {
+    Slot::for_key(key)
 }
 
 fn at(address: &str, failure: Failure) -> Failure {
@@ -271,6 +329,8 @@ pub fn judge(error: &RedisError) -> Failure {
         | ErrorKind::EmptySentinelList
         | ErrorKind::MasterNameNotFoundBySentinel
         | ErrorKind::RESP3NotSupported => Class::Config,
+        // A transaction was not begun, for what was said of one of its commands.
+        ErrorKind::Server(ServerErrorKind::ExecAbort) => inside(error),
         ErrorKind::Server(kind) => class_of(kind, error.detail().unwrap_or_default()),
         ErrorKind::Extension => class_of_code(code.as_deref().unwrap_or_default()),
         // It was sent, and what became of it is not known. A refused connection was not sent.
@@ -281,12 +341,30 @@ pub fn judge(error: &RedisError) -> Failure {
     Failure { class, message: error.to_string(), code, column: None }
 }
 
+/// Whether a slot is on its way to another node, or has just arrived there.
+fn is_moving(error: &RedisError) -> bool {
+    let moving =
+        |kind| matches!(kind, ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain);
+    let inside = error.clone().into_server_errors();
+    matches!(error.kind(), ErrorKind::Server(kind) if moving(kind))
+        || inside.iter().flat_map(|all| all.iter()).any(|(_, e)| e.kind().is_some_and(moving))
+}
+
+/// What the first error inside another one means.
+fn inside(error: &RedisError) -> Class {
+    let errors = error.clone().into_server_errors();
+    let first = errors.iter().flat_map(|all| all.iter()).find(|(_, e)| e.code() != "EXECABORT");
+    first.map_or(Class::Transient, |(_, e)| judge(&RedisError::from(e.clone())).class)
+}
+
 /// Errors that the protocol has a name for.
 fn class_of(kind: ServerErrorKind, detail: &str) -> Class {
     match kind {
         ServerErrorKind::NoPerm | ServerErrorKind::CrossSlot => Class::Config,
         // `ERR unknown command` is ours; any other `ERR` is about what was sent.
         ServerErrorKind::ResponseError if detail.starts_with("unknown command") => Class::Config,
+        // Said to a new connection.
+        ServerErrorKind::ResponseError if detail.starts_with("max number of clients") => Class::Overload,
         ServerErrorKind::ResponseError => Class::Row,
         _ => Class::Transient,
     }
@@ -330,6 +408,7 @@ mod tests {
         check("MISCONF Redis is configured to save RDB snapshots", Class::Transient);
         check("WRONGTYPE Operation against a key holding the wrong kind of value", Class::Row);
         check("ERR value is not an integer or out of range", Class::Row);
+        check("ERR max number of clients reached", Class::Overload);
         check("ERR unknown command 'NOPE', with args beginning with: ", Class::Config);
         check("NOAUTH Authentication required.", Class::Config);
         check("WRONGPASS invalid username-password pair or user is disabled.", Class::Config);

@@ -51,14 +51,14 @@ pub fn calls_elsewhere(topology: &mut Topology, base: &str) -> Vec<String> {
     real
 }
 
-/// A table in memory for every sink that writes to a database, by node.
+/// A table in memory for every sink that writes to a server other than Kafka, by node.
 #[must_use]
 pub fn stand_in_tables(topology: &Topology) -> BTreeMap<usize, TableSink> {
     let mut tables = BTreeMap::new();
     for (n, node) in topology.nodes.iter().enumerate() {
         let NodeKind::Sink(sink) = &node.kind else { continue };
-        if let Some(table) = sink.table() {
-            tables.insert(n, TableSink::standing_for(table, Arc::new(SystemClock)));
+        if let Some(table) = sink.stand_in(Arc::new(SystemClock)) {
+            tables.insert(n, table);
         }
     }
     tables

@@ -22,6 +22,8 @@ pub struct TableSink {
     operation: Operation,
     /// The position of the column in which a row must be greater than the one that it replaces.
     newer: Option<usize>,
+    /// The position of a column with an object whose fields are added to those that are there; a null one is removed.
+    merged: Option<usize>,
     clock: Arc<dyn Clock>,
     /// Shared by the lanes, which write, and by the readers of the table (the live view, `expect`).
     content: Arc<Mutex<Content>>,
@@ -40,7 +42,15 @@ impl TableSink {
     #[must_use]
     pub fn new(columns: &[String], key: &[String], operation: Operation, clock: Arc<dyn Clock>) -> TableSink {
         let key = key.iter().filter_map(|name| columns.iter().position(|c| c == name)).collect();
-        TableSink { columns: columns.into(), key, operation, newer: None, clock, content: Arc::default() }
+        TableSink {
+            columns: columns.into(),
+            key,
+            operation,
+            newer: None,
+            merged: None,
+            clock,
+            content: Arc::default(),
+        }
     }
 
     /// Stands for the table of a sink. If neither the file nor a database names its key, that is the columns that are `key`,
@@ -50,6 +60,22 @@ impl TableSink {
         let columns: Vec<String> = table.names().cloned().collect();
         let newer = table.newer_wins.and_then(|name| columns.iter().position(|c| c == name));
         TableSink { newer, ..TableSink::new(&columns, &table.likely_key(), table.operation, clock) }
+    }
+
+    /// Stands for what is no table: cells by name, of which some are the key, one may have to be greater than what is
+    /// there (`newer`), and one may be an object whose fields are written one by one (`merged`).
+    #[must_use]
+    pub(super) fn of_cells(
+        names: &[String],
+        key: &[&str],
+        newer: Option<&str>,
+        merged: Option<&str>,
+        clock: Arc<dyn Clock>,
+    ) -> TableSink {
+        let key: Vec<String> = key.iter().map(|name| (*name).to_owned()).collect();
+        let place = |name: &str| names.iter().position(|n| n == name);
+        let (newer, merged) = (newer.and_then(place), merged.and_then(place));
+        TableSink { newer, merged, ..TableSink::new(names, &key, Operation::Upsert, clock) }
     }
 
     /// All rows, by key.
@@ -166,10 +192,27 @@ impl TableSink {
                     return Ok(Some(old.clone()));
                 }
                 let mut row = old.clone();
+                let before = self.merged.and_then(|at| old.get(&self.columns[at])).cloned();
                 row.extend(new);
+                if let Some((at, before)) = self.merged.zip(before) {
+                    let now = row.entry(&self.columns[at]).or_insert(Json::Null);
+                    *now = merged(before, now.take());
+                }
                 Ok(Some(row))
             }
         }
+    }
+}
+
+/// The fields of both objects, the later ones in place of the earlier; those that are null now are gone.
+fn merged(before: Json, now: Json) -> Json {
+    match (before, now) {
+        (Json::Object(mut all), Json::Object(now)) => {
+            all.extend(now);
+            all.retain(|_, value| !value.is_null());
+            Json::Object(all)
+        }
+        (_, now) => now,
     }
 }
 

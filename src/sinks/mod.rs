@@ -16,6 +16,7 @@ mod kafka;
 mod kafka_lane;
 mod memory;
 pub mod postgres;
+pub mod redis;
 mod registry;
 mod repartition;
 mod settings;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+pub use self::redis::RedisSinkConfig;
 pub use answers::{Answer, Answers};
 pub use blackhole::BlackholeConfig;
 pub use columns::Column;

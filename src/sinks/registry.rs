@@ -3,8 +3,8 @@
 #[cfg(test)]
 use super::toy::ToySink;
 use super::{
-    BlackholeConfig, Column, FileConfig, KafkaSinkConfig, PostgresSinkConfig, RepartitionSink, SinkSettings,
-    SpannerConfig, StdoutConfig,
+    BlackholeConfig, Column, FileConfig, KafkaSinkConfig, PostgresSinkConfig, RedisSinkConfig,
+    RepartitionSink, SinkSettings, SpannerConfig, StdoutConfig,
 };
 use crate::model::Problem;
 use crate::model::kinds::{field_of, kinds, placed};
@@ -16,6 +16,8 @@ kinds! {
         "spanner": Spanner(SpannerConfig),
         /// Rows of a PostgreSQL table.
         "postgres": Postgres(PostgresSinkConfig),
+        /// Keys of Redis.
+        "redis": Redis(RedisSinkConfig),
         /// Messages of a Kafka topic.
         "kafka": Kafka(KafkaSinkConfig),
         /// Lines on standard output.

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::{Answers, Batch, KafkaSinkConfig, Sink, SinkError, Table};
+use super::{Answers, Batch, KafkaSinkConfig, Sink, SinkError, Table, TableSink};
 use crate::clients::{Clients, Uses};
 use crate::kafka::Writer;
-use crate::model::{EvalError, Expr, FieldPath, Json, Payload, Problem, Record, Scope, SinkRow, Timestamp};
+use crate::model::{
+    Clock, EvalError, Expr, FieldPath, Json, Payload, Problem, Record, Scope, SinkRow, Timestamp,
+};
 
 /// What a sink may use to connect.
 #[derive(Clone, Copy)]
@@ -61,6 +63,16 @@ pub trait SinkSettings: fmt::Debug + Send + Sync {
     /// The table that it writes, if it writes rows and columns. A table in memory can then stand for it.
     fn table(&self) -> Option<Table<'_>> {
         None
+    }
+
+    /// What stands for its server in `dev`: a table in memory. None where there is nothing to stand for.
+    fn stand_in(&self, clock: Arc<dyn Clock>) -> Option<TableSink> {
+        self.table().map(|table| TableSink::standing_for(table, clock))
+    }
+
+    /// Whether what it writes shows in tests as it is, as the row of a table does: not as a record, with key and time.
+    fn shows_rows(&self) -> bool {
+        self.table().is_some()
     }
 
     /// Where in the record it puts the row as it is afterwards, for nodes that read from it.

@@ -39,7 +39,11 @@ pub enum Deletes<'a> {
 }
 
 impl Deletes<'_> {
-    fn is(self, record: &Record) -> Result<bool, EvalError> {
+    /// Does this record?
+    ///
+    /// # Errors
+    /// The expression fails, or gives neither true nor false.
+    pub(super) fn is(self, record: &Record) -> Result<bool, EvalError> {
         match self {
             Deletes::Never => Ok(false),
             Deletes::Tombstones => Ok(record.value.is_null()),

@@ -227,10 +227,10 @@ impl Topology {
         sources.into_iter().any(|s| s.format().has_schema() || s.key_format().has_schema())
     }
 
-    /// Does node `n` write rows of a table?
+    /// Does node `n` write rows, which show without key and time?
     #[must_use]
     pub fn is_table_sink(&self, n: usize) -> bool {
-        matches!(self.nodes.get(n).map(|n| &n.kind), Some(NodeKind::Sink(s)) if s.table().is_some())
+        matches!(self.nodes.get(n).map(|n| &n.kind), Some(NodeKind::Sink(s)) if s.shows_rows())
     }
 
     /// The changelog of a sub-topology, if it keeps state: whether there is one is [`State::changelog`]'s.

@@ -78,6 +78,18 @@ impl OwnServer {
         OwnServer::start("postgres.sh")
     }
 
+    pub fn redis() -> OwnServer {
+        OwnServer::start("redis.sh")
+    }
+
+    /// One of the variables that its script prints.
+    pub fn variable(&self, name: &str) -> String {
+        let out = Command::new(&self.script).arg("env").arg(self.dir.path()).output().unwrap();
+        let text = String::from_utf8(out.stdout).unwrap();
+        let mut all = text.lines().filter_map(|line| line.split_once('='));
+        all.find_map(|(known, value)| (known == name).then(|| value.to_owned())).unwrap()
+    }
+
     pub fn registry() -> OwnServer {
         OwnServer::start("registry.sh")
     }

@@ -20,6 +20,7 @@ mod operators_live;
 mod ordering;
 mod own_kinds;
 mod postgres;
+mod redis;
 mod repartition;
 mod secrets;
 mod several;
