@@ -114,3 +114,46 @@ tests:
 "#,
     );
 }
+
+#[test]
+fn keys_of_redis_show_with_value_and_time_to_live_and_what_it_would_not_take_is_dead() {
+    check(
+        r#"
+name: cache
+kafka: { brokers: b }
+redis: { url: "${REDIS_URL}" }
+sources: { posts: { kafka: { topic: posts } } }
+operators:
+  told: { from: cache, map: '{ "slug": .slug }' }
+sinks:
+  cache:
+    from: posts
+    redis: { key: "post:{{ key }}", value: .post, ttl: .ttl, delete_when: .gone == true }
+  tags: { from: posts, redis: { command: sadd, key: "tags:{{ .post.author }}", value: .slug } }
+  out: { from: told, kafka: { topic: out } }
+errors: { dead_letter: { topic: dlq } }
+tests:
+  - name: a row is a key with its value, and goes on
+    steps:
+      - send: { to: posts, key: a, value: { slug: s, ttl: 1m, post: { author: ada } } }
+      - expect:
+          cache: [ { key: "post:a", value: { author: ada }, ttl_ms: 60000 } ]
+          tags: [ { key: "tags:ada", value: s } ]
+          out: [ { slug: s } ]
+  - name: it is deleted by a tombstone or by what it says
+    steps:
+      - send: { to: posts, key: a, value: { gone: true, slug: s, post: { author: ada } } }
+      - expect: { cache: [ { delete: { key: "post:a" } } ], dlq: [] }
+  - name: what cannot be written is dead
+    steps:
+      - send: { to: posts, key: a, value: { slug: s, ttl: soon, post: { author: ada } } }
+      - send: { to: posts, key: b, value: { slug: s, post: null } }
+      - expect:
+          cache: []
+          dlq:
+            - { key: a, headers: { slackwater-reason: expression, slackwater-node: cache } }
+            - { key: b, headers: { slackwater-node: cache } }
+            - { key: b, headers: { slackwater-node: tags } }
+"#,
+    );
+}
