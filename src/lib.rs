@@ -40,6 +40,7 @@
 //! | 1 | [`kafka`] | the only place that knows `rdkafka`: group reader, writers, admin, restore, embedded broker |
 //! | 2 | [`operators`] | the contract [`operators::Operator`], the list of kinds [`operators::NodeConfig`], a file per operator |
 //! | 2 | [`sinks`] | the contract [`sinks::Sink`] (the only async one), the list of kinds [`sinks::SinkConfig`], a file per sink |
+//! | 2 | [`endpoints`] | HTTP routes: settings of `http` and `endpoints`, the table of routes, what an expression may read of a request |
 //! | 2 | [`sources`] | the questions to a kind of source [`sources::SourceSettings`], the list of kinds, a file per source |
 //! | 3 | [`topology`] | [`topology::TopologyBuilder`], every check of the graph, sub-topologies, the topology as a picture and as text |
 //! | 4 | [`yaml`] | YAML with places, variables, secrets, reports, JSON schema, `tests:` |
@@ -104,6 +105,7 @@
 pub mod cli;
 pub mod clients;
 pub mod dev;
+pub mod endpoints;
 pub mod expressions;
 pub mod formats;
 pub mod gateway;

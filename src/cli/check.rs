@@ -137,7 +137,7 @@ fn connect(loaded: &Loaded, dir: &Path) -> Result<(Option<Report>, u8), Exit> {
                             |n| matches!(&n.kind, NodeKind::Source(s) if s.topics().contains(&topic.as_str())),
                         );
                         let node = node.map(|n| n.name.as_str());
-                        problems.push((missing_topic(loaded, node, &topic), BAD_FILE));
+                        problems.push((missing_topic(loaded, node, "kafka.topic", &topic), BAD_FILE));
                     }
                 }
             }
@@ -246,7 +246,7 @@ pub(super) fn uneven_report(loaded: &Loaded, uneven: &Uneven) -> Report {
     )
 }
 
-/// Topics of sinks that do not exist, unless the first write would make them.
+/// Topics of sinks and endpoints that do not exist, unless the first write would make them.
 fn unwritable(admin: &Admin, written: Vec<WrittenTopic>) -> Result<Vec<WrittenTopic>, AdminError> {
     let names: Vec<&str> = written.iter().map(|t| t.topic.as_str()).collect();
     let found = admin.topics(&names)?;
@@ -254,16 +254,16 @@ fn unwritable(admin: &Admin, written: Vec<WrittenTopic>) -> Result<Vec<WrittenTo
     Ok(missing.map(|(topic, _)| topic).collect())
 }
 
-/// Reports topics of sinks that do not exist, each at its sink.
+/// Reports topics of sinks and endpoints that do not exist, each where it is named.
 pub(super) fn missing_report(loaded: &Loaded, missing: &[WrittenTopic]) -> Report {
-    let reports = missing.iter().map(|t| missing_topic(loaded, Some(&t.node), &t.topic));
+    let reports = missing.iter().map(|t| missing_topic(loaded, t.node.as_deref(), &t.field, &t.topic));
     loaded.places().reports(reports.flat_map(|report| report.problems().to_vec()).collect())
 }
 
-fn missing_topic(loaded: &Loaded, node: Option<&str>, topic: &str) -> Report {
+fn missing_topic(loaded: &Loaded, node: Option<&str>, field: &str, topic: &str) -> Report {
     let message = format!("the topic `{topic}` does not exist");
     let help = "create it, or correct its name";
-    loaded.places().report("connect::topic", node, WrittenTopic::FIELD, &message, Some(help))
+    loaded.places().report("connect::topic", node, field, &message, Some(help))
 }
 
 /// Opens a TCP connection and sends nothing: a request might change something.

@@ -40,6 +40,14 @@ fn text(explanation: &Explanation) -> String {
         lines.push(String::new());
         lines.extend(sub_lines(sub));
     }
+    if !explanation.endpoints.is_empty() {
+        lines.extend([String::new(), "endpoints".to_owned(), String::new()]);
+        let mut table = Table::new(["ENDPOINT", "ROUTE", "WHAT"]);
+        for endpoint in &explanation.endpoints {
+            table.row([endpoint.name.clone(), endpoint.route.clone(), endpoint.what.clone()]);
+        }
+        lines.extend(table.to_string().lines().map(|line| format!("  {line}")));
+    }
     lines.join("\n") + "\n"
 }
 

@@ -20,7 +20,7 @@ pub fn kind_of(shape: &Shape) -> Kind {
         Shape::Integer => Kind::integer(),
         Shape::Number => Kind::integer().or_float(),
         // A timestamp is text in JSON.
-        Shape::String | Shape::Timestamp => Kind::bytes(),
+        Shape::String | Shape::Text | Shape::Timestamp => Kind::bytes(),
         Shape::Array(item) => Kind::array(Collection::from_unknown(field_kind(item).upgrade_undefined())),
         Shape::Object { fields, rest } => {
             let known =
@@ -91,19 +91,28 @@ pub(super) struct Missing {
 }
 
 impl Missing {
+    /// Is it a parameter of an endpoint's route?
+    fn is_param(&self) -> bool {
+        self.path == format!("path.{}", self.name)
+    }
+
     pub(super) fn message(&self) -> String {
         match self.other {
             Some(types) => format!("`{}` is {types}: it has no field `{}`", self.above, self.name),
-            None => format!("there is no `{}` by the source's `schema`", self.path),
+            None if self.is_param() => format!("the route has no `{{{}}}`", self.name),
+            None => format!("there is no `{}` by the `schema`", self.path),
         }
     }
 
     pub(super) fn help(&self) -> String {
         if self.other.is_some() {
-            return "correct the path, or the type in the source's `schema`".into();
+            return "correct the path, or the type in the `schema`".into();
         }
         let known: Vec<&str> = self.known.iter().map(String::as_str).collect();
         let hint = did_you_mean(&self.name, &known);
+        if self.is_param() {
+            return hint;
+        }
         format!(
             "{hint}; a field that it should have belongs into the `schema`, and `\"*\": any` allows all others"
         )

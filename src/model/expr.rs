@@ -36,7 +36,7 @@ pub struct Scope<'a> {
     /// `headers`: the record's headers, as text.
     pub headers: &'a Headers,
     /// Names that the node adds: `left`, `right`, `acc`, `value` ...
-    pub vars: &'a [(&'static str, &'a Json)],
+    pub vars: &'a [(&'a str, &'a Json)],
 }
 
 impl<'a> Scope<'a> {
@@ -55,7 +55,7 @@ impl<'a> Scope<'a> {
 
     /// The same scope with names of the node's own.
     #[must_use]
-    pub fn with(self, vars: &'a [(&'static str, &'a Json)]) -> Scope<'a> {
+    pub fn with(self, vars: &'a [(&'a str, &'a Json)]) -> Scope<'a> {
         Scope { vars, ..self }
     }
 

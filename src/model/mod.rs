@@ -6,6 +6,7 @@
 mod backoff;
 mod call;
 pub(crate) mod canonical;
+pub(crate) mod document;
 pub(crate) mod expr;
 pub(crate) mod kinds;
 pub(crate) mod number;
@@ -29,6 +30,7 @@ mod words;
 pub use backoff::Backoff;
 pub use call::{Call, CallRequest, HttpRequest, Reply};
 pub use canonical::{canonical, compare_numbers, key_text, same};
+pub use document::Document;
 pub use expr::{EvalError, Expr, Function, Scope};
 pub use kinds::Own;
 pub use number::read_json;

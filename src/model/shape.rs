@@ -29,6 +29,8 @@ pub enum Shape {
     Number,
     /// Text.
     String,
+    /// Text that is not empty.
+    Text,
     /// Text that is an RFC 3339 time.
     Timestamp,
     /// An array; one shape for all elements.
@@ -52,8 +54,8 @@ pub struct Field {
 }
 
 /// The names of the simple shapes.
-pub const SHAPES: [&str; 8] =
-    ["any", "boolean", "integer", "number", "string", "timestamp", "object", "array"];
+pub const SHAPES: [&str; 9] =
+    ["any", "boolean", "integer", "number", "string", "text", "timestamp", "object", "array"];
 
 impl Shape {
     /// The first thing in the value that does not fit: where and what.
@@ -61,11 +63,18 @@ impl Shape {
     /// # Errors
     /// For people: ``the field `lines[0].n` is "x", no integer``.
     pub fn check(&self, json: &Json) -> Result<(), String> {
-        let mut path = String::new();
-        self.find(json, &mut path).map_or(Ok(()), |what| {
+        self.misfit(json).map_or(Ok(()), |(path, what)| {
             let place = if path.is_empty() { "the value".into() } else { format!("the field `{path}`") };
             Err(format!("{place} {what}"))
         })
+    }
+
+    /// The first thing in the value that does not fit: the path of the field (empty for the value itself), and what is
+    /// wrong with it (`is missing`).
+    #[must_use]
+    pub fn misfit(&self, json: &Json) -> Option<(String, String)> {
+        let mut path = String::new();
+        self.find(json, &mut path).map(|what| (path, what))
     }
 
     /// Describes what is wrong; `path` then says where.
@@ -75,6 +84,7 @@ impl Shape {
             | (Shape::Boolean, Json::Bool(_))
             | (Shape::Number, Json::Number(_))
             | (Shape::String, Json::String(_)) => true,
+            (Shape::Text, Json::String(text)) => !text.is_empty(),
             (Shape::Integer, Json::Number(n)) => n.is_i64() || n.is_u64(),
             (Shape::Timestamp, Json::String(text)) => {
                 time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).is_ok()
@@ -125,6 +135,7 @@ impl Shape {
             Shape::Integer => "integer",
             Shape::Number => "number",
             Shape::String => "string",
+            Shape::Text => "string with anything in it",
             Shape::Timestamp => "RFC 3339 timestamp",
             Shape::Array(_) => "array",
             Shape::Object { .. } => "object",
@@ -139,6 +150,7 @@ impl Shape {
             "integer" => Shape::Integer,
             "number" => Shape::Number,
             "string" => Shape::String,
+            "text" => Shape::Text,
             "timestamp" => Shape::Timestamp,
             "array" => Shape::Array(any()),
             "object" => Shape::Object { fields: Vec::new(), rest: Some(any()) },
@@ -168,6 +180,7 @@ impl fmt::Display for Shape {
         match self {
             Shape::Any => f.write_str("any"),
             Shape::Timestamp => f.write_str("timestamp"),
+            Shape::Text => f.write_str("text"),
             Shape::Boolean | Shape::Integer | Shape::Number | Shape::String => f.write_str(self.noun()),
             Shape::Array(item) => write!(f, "[{item}]"),
             Shape::Object { fields, rest } => {
@@ -301,6 +314,20 @@ mod tests {
         refused(with("more", json!({"x": 1})), "the field `more.x` is 1, no boolean");
         refused(json!([]), "the value is [], no object");
         assert_eq!(order().check(&with("note", Json::Null)), Ok(()));
+    }
+
+    #[test]
+    fn text_is_not_empty() {
+        let shape = shape(json!({"title": "text", "note": "text?"}));
+        assert_eq!(shape.misfit(&json!({"title": "a"})), None);
+        let wrong = |json: Json, field: &str, what: &str| {
+            assert_eq!(shape.misfit(&json), Some((field.to_owned(), what.to_owned())));
+        };
+        wrong(json!({"title": ""}), "title", "is \"\", no string with anything in it");
+        wrong(json!({"title": 1}), "title", "is 1, no string with anything in it");
+        wrong(json!({"title": "a", "note": ""}), "note", "is \"\", no string with anything in it");
+        wrong(json!({}), "title", "is missing");
+        assert_eq!(shape.to_string(), "{ title: text, note: text? }");
     }
 
     #[test]

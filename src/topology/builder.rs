@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::checks::{check_limit, check_name, check_promises, check_renamed, check_topics, check_topology};
 use super::draft::Draft;
+use super::endpoints;
 use super::names::{Names, Read};
 use super::{Made, Node, NodeKind, Settings, Topology, formats};
 use crate::model::{Problem, Shape};
@@ -198,13 +199,18 @@ impl TopologyBuilder {
             of_nth(&mut problems[before..], *nth);
         }
         check_topology(&self.settings, &mut problems);
+        endpoints::check(&self.settings, &mut problems);
         check_topics(&self.settings, &self.nodes, &self.misread, &mut problems);
         check_promises(&self.settings, &self.nodes, &mut problems);
         if self.unread.is_empty() {
             check_renamed(&self.settings, &self.nodes, &mut problems);
         }
         let named_schemas = formats::load(&self.settings, &self.nodes, &self.schemas, &mut problems);
-        if !self.has_gaps && !self.nodes.iter().any(|(_, kind, _)| matches!(kind, NodeKind::Source(_))) {
+        let serves = !self.settings.endpoints.is_empty();
+        if !self.has_gaps
+            && !serves
+            && !self.nodes.iter().any(|(_, kind, _)| matches!(kind, NodeKind::Source(_)))
+        {
             let help = "add one under `sources`, for example `orders: { kafka: { topic: orders } }`";
             problems.push(
                 Problem::new("graph::no_source", "the topology has no source").field("sources").help(help),

@@ -14,6 +14,7 @@ use super::{
     Changelog, Made, Node, Settings, Topology, dead_letter, foreign, formats, gates, joins, limits,
     repartition, sub, windowed,
 };
+use crate::endpoints::EndpointConfig;
 use crate::formats::NamedSchemas;
 use crate::model::{Problem, Shape};
 
@@ -44,6 +45,11 @@ impl Draft {
     /// Everything that is no node.
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// The endpoints, whose expressions are to be compiled.
+    pub(crate) fn endpoints_mut(&mut self) -> impl Iterator<Item = &mut EndpointConfig> {
+        self.settings.endpoints.values_mut()
     }
 
     /// The names of the nodes whose settings were read whole.

@@ -16,6 +16,20 @@ pub struct Explanation {
     pub sub_topologies: Vec<SubExplanation>,
     /// What becomes of records that cannot be processed.
     pub errors: String,
+    /// Its HTTP routes, by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<EndpointExplanation>,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EndpointExplanation {
+    /// Its name.
+    pub name: String,
+    /// Method and path.
+    pub route: String,
+    /// What is done with a request, in short.
+    pub what: String,
 }
 
 /// One sub-topology.
@@ -95,7 +109,18 @@ impl Topology {
             (OnFailure::Skip, _) => "a record that cannot be processed is dropped and counted".to_owned(),
             _ => "a record that cannot be processed stops its task".to_owned(),
         };
-        Explanation { name: self.name.clone(), guarantees: self.guarantees(), sub_topologies, errors }
+        let endpoints = self.settings.endpoints.iter().map(|(name, endpoint)| EndpointExplanation {
+            name: name.clone(),
+            route: endpoint.route.to_string(),
+            what: endpoint.label(),
+        });
+        Explanation {
+            name: self.name.clone(),
+            guarantees: self.guarantees(),
+            sub_topologies,
+            errors,
+            endpoints: endpoints.collect(),
+        }
     }
 
     fn guarantees(&self) -> Vec<String> {

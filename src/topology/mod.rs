@@ -9,6 +9,7 @@ mod checks;
 mod dead_letter;
 mod describe;
 mod draft;
+mod endpoints;
 mod explain;
 mod foreign;
 mod formats;
@@ -26,7 +27,9 @@ mod written;
 
 pub use builder::TopologyBuilder;
 pub(crate) use draft::Draft;
-pub use explain::{Explanation, NodeExplanation, RepartitionExplanation, SubExplanation};
+pub use explain::{
+    EndpointExplanation, Explanation, NodeExplanation, RepartitionExplanation, SubExplanation,
+};
 pub use gates::circles;
 pub use layout::{ChangelogMove, Home, Kept, LAYOUT_FORMAT, Layout, Moves};
 pub use reads::Readable;
@@ -38,6 +41,7 @@ pub use written::WrittenTopic;
 use std::collections::BTreeMap;
 
 use crate::clients::Connections;
+use crate::endpoints::{EndpointConfig, ServeConfig};
 use crate::formats::{NamedSchemas, RegistryConfig};
 use crate::model::{Problem, Shape};
 use crate::operators::{NodeConfig, NodePlan, RateLimitConfig, TableConfig};
@@ -61,6 +65,10 @@ pub struct Settings {
     pub state: State,
     /// What Kafka sinks promise.
     pub guarantee: Guarantee,
+    /// Where endpoints are served; `None` in a topology without any.
+    pub http: Option<ServeConfig>,
+    /// Endpoints, by name.
+    pub endpoints: BTreeMap<String, EndpointConfig>,
     /// Named rate limits.
     pub rate_limits: BTreeMap<String, RateLimitConfig>,
     /// Nodes that had another name before: the new name, and the old one, whose state moves to it.
@@ -209,7 +217,7 @@ impl Topology {
     #[must_use]
     pub fn warnings(&self) -> Vec<Problem> {
         let writes = |node: &Node| node.is_declared() && matches!(node.kind, NodeKind::Sink(_));
-        if self.nodes.iter().any(writes) {
+        if self.nodes.iter().any(writes) || !self.settings.endpoints.is_empty() {
             return Vec::new();
         }
         let message = "the topology has no sink: what it makes of its records goes nowhere";
@@ -300,5 +308,10 @@ fn missing_kafka(settings: &Settings, nodes: &[Node]) -> Vec<Problem> {
         _ => None,
     });
     let dead_letter = settings.errors.dead_letter.iter();
-    nodes.chain(dead_letter.map(|_| problem(None, "errors.dead_letter", "the dead letter"))).collect()
+    let dead_letter = dead_letter.map(|_| problem(None, "errors.dead_letter", "the dead letter"));
+    let writes = |(name, endpoint): (&String, &EndpointConfig)| {
+        let field = endpoint.written_topics().first()?.1;
+        Some(problem(None, &format!("endpoints.{name}.{field}"), "a message"))
+    };
+    nodes.chain(dead_letter).chain(settings.endpoints.iter().filter_map(writes).take(1)).collect()
 }

@@ -18,6 +18,7 @@ use serde::forward_to_deserialize_any;
 use super::access::{Entries, Items, Place, Variant};
 use super::fault::{Cause, Fault, id, in_words};
 use super::tree::{Key, Kind, Node};
+use crate::model::document::DOCUMENT_TOKEN;
 use crate::model::expr::EXPR_TOKEN;
 use crate::model::{Problem, did_you_mean, near};
 
@@ -235,7 +236,14 @@ impl<'de> Deserializer<'de> for Walk<'_> {
         self.deserialize_unit(v)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, v: V) -> Result<V::Value, Fault> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        v: V,
+    ) -> Result<V::Value, Fault> {
+        if name == DOCUMENT_TOKEN && matches!(self.node.kind, Kind::Map(_)) {
+            return self.deserialize_map(v);
+        }
         let result = v.visit_newtype_struct(self);
         self.put(result)
     }

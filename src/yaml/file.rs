@@ -171,6 +171,11 @@ pub fn load_with(
     for server in Server::ALL {
         root.get(server.section()).into_iter().for_each(|section| learn(section, &mut secrets));
     }
+    // Tokens and passwords of those who may ask.
+    let endpoints = root.get(sections::ENDPOINTS).map(Node::entries).unwrap_or_default();
+    for auth in endpoints.iter().filter_map(|(_, endpoint)| endpoint.get("auth")) {
+        auth.entries().iter().for_each(|(_, by_name)| learn_all(by_name, &mut secrets));
+    }
     let mut draft = Reader { file, registry, root, problems: &mut problems }.topology().resolve();
     types::compile(&mut draft, &VrlCompiler::with(text, registry.functions()), &mut problems);
     let tests = TestCase::all(root, &mut problems);
@@ -203,8 +208,11 @@ pub fn load_with(
     }
 }
 
-/// Does a node miss a connection that is in the file, and could not be read?
+/// Is something missed that is in the file, and could not be read: a connection, or one of the sections of endpoints?
 fn is_unread(problem: &Problem, places: &Places) -> bool {
+    if problem.code == "graph::endpoints" {
+        return places.root.get("http").is_some() && places.root.get(sections::ENDPOINTS).is_some();
+    }
     if problem.code != "graph::connection" {
         return false;
     }
@@ -237,7 +245,11 @@ impl Reader<'_> {
         for path in settings.connections.files_mut() {
             beside(self.file, path);
         }
+        let endpoints = settings.endpoints.len();
         let mut builder = TopologyBuilder::new(name).settings(settings);
+        if root.get(sections::ENDPOINTS).is_some_and(|section| section.entries().len() > endpoints) {
+            builder = builder.has_gaps();
+        }
         if let Some(limits) = root.get("rate_limits") {
             builder = builder.limits(limits.entries().iter().map(|(key, _)| key.name.clone()));
         }
@@ -360,6 +372,12 @@ fn beside(file: &str, path: &mut PathBuf) {
     if let Some(folder) = Path::new(file).parent() {
         *path = folder.join(&*path);
     }
+}
+
+/// Remembers every text below a node as a secret.
+fn learn_all(node: &Node, secrets: &mut Secrets) {
+    node.text().into_iter().for_each(|text| secrets.learn("PASSWORD", text));
+    node.entries().iter().for_each(|(_, value)| learn_all(value, secrets));
 }
 
 /// Remembers what is secret in a section, also where it cannot be read: passwords, and users in URLs.

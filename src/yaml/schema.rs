@@ -53,7 +53,8 @@ pub fn schema_with(registry: &Registry) -> Json {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "slackwater topology",
         "type": "object",
-        "required": ["name", "sources"],
+        "required": ["name"],
+        "anyOf": [{ "required": ["sources"] }, { "required": ["endpoints"] }],
         "additionalProperties": false,
         "properties": {
             "sources": named(source),

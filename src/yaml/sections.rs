@@ -13,6 +13,7 @@ use crate::clients::postgres::PostgresConfig;
 use crate::clients::redis::RedisConfig;
 use crate::clients::smtp::SmtpConfig;
 use crate::clients::{Named, Server};
+use crate::endpoints::{EndpointConfig, ServeConfig};
 use crate::formats::RegistryConfig;
 use crate::kafka::KafkaConfig;
 use crate::model::{Json, Problem};
@@ -63,6 +64,15 @@ pub(super) const SETTINGS: &[Section] = &[
     servers!(Server::Postgres, "postgres": PostgresConfig => postgres),
     servers!(Server::Redis, "redis": RedisConfig => redis),
     servers!(Server::Smtp, "smtp": SmtpConfig => smtp),
+    part!("http": ServeConfig => |settings, http| settings.http = Some(http)),
+    Section {
+        name: ENDPOINTS,
+        read: |node, settings, problems| settings.endpoints = each(node, problems),
+        schema: |generator| {
+            let of = generator.subschema_for::<EndpointConfig>();
+            json!({ "description": "HTTP routes, by name.", "type": "object", "additionalProperties": of })
+        },
+    },
     part!("rate_limits": BTreeMap<String, RateLimitConfig> => |settings, limits| settings.rate_limits = limits),
     Section {
         schema: |_| {
@@ -80,6 +90,19 @@ pub(super) const SETTINGS: &[Section] = &[
     part!("state": State => |settings, state| settings.state = state),
     part!("guarantee": Guarantee => |settings, guarantee| settings.guarantee = guarantee),
 ];
+
+/// The section of the endpoints.
+pub(super) const ENDPOINTS: &str = "endpoints";
+
+/// Things by name, one at a time, so that a problem in one hides none in another.
+fn each<T: DeserializeOwned>(node: &Node, problems: &mut Vec<Problem>) -> BTreeMap<String, T> {
+    if !matches!(node.kind, Kind::Map(_)) {
+        return decode(node, problems).unwrap_or_default();
+    }
+    let read =
+        node.entries().iter().filter_map(|(key, node)| Some((key.name.clone(), decode(node, problems)?)));
+    read.collect()
+}
 
 /// One connection, or several by name: several where everything under the section is a map.
 fn named<T: DeserializeOwned>(node: &Node, problems: &mut Vec<Problem>) -> Named<T> {

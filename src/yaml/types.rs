@@ -9,8 +9,9 @@ use crate::expressions::{Kind, Typing, VrlCompiler, kind_of, with_field};
 use crate::model::{Problem, Shape, Types};
 use crate::topology::{Draft, Node, NodeKind};
 
-/// Compiles the expressions of all nodes, each after those that it reads.
+/// Compiles the expressions of the endpoints, and of all nodes, each after those that it reads.
 pub fn compile(draft: &mut Draft, compiler: &VrlCompiler, problems: &mut Vec<Problem>) {
+    draft.endpoints_mut().for_each(|endpoint| endpoint.compile(compiler, problems));
     let shapes: BTreeMap<String, Shape> =
         draft.nodes().iter().filter_map(|node| Some((node.name.clone(), shape(draft, node)?))).collect();
     draft.follow(|node, from, with| {

@@ -50,6 +50,28 @@ operators:
 sinks:
   out: { from: wrong, blackhole: {} }
 "#;
+    endpoints_that_cannot_be: r#"
+name: t
+http: { listen: nowhere, max_bodies: 1MiB, produce_timeout: 9s }
+endpoints:
+  create: { route: POST /things, request: { topic: things, key: .id, headers: { slackwater-x: .a } } }
+  again: { route: POST /things, request: { topic: more } }
+  silent: { route: GET /silent }
+  read: { route: 'GET /things/{id}', request: { topic: things } }
+  verb: { route: FETCH /things, request: { topic: things } }
+  typed:
+    route: POST /typed/{slug}
+    schema: { title: text }
+    checks: [ { field: title, that: length(.titel) > 3, message: is short } ]
+    request: { topic: typed, key: path.slgu, value: '{ "a": nobody }' }
+    respond: { status: 99, headers: { Date: "{{ now() }}" }, body: { a: .title + 1 } }
+    auth: {}
+"#;
+    endpoints_without_a_place: r#"
+name: t
+endpoints:
+  create: { route: POST /things, request: { topic: things } }
+"#;
     commas_between_braces: r#"
 name: t
 sources:

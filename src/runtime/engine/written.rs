@@ -1,4 +1,4 @@
-//! Watches the topics that sinks write: at the start, and while everything runs.
+//! Watches the topics that sinks and endpoints write: at the start, and while everything runs.
 //!
 //! A sink whose topic is missing would retry for ever, so the start is refused if the broker reports several times that
 //! it is missing. If a topic goes missing later, `/ready` is false until it is back, and its records wait. If the file
@@ -24,7 +24,7 @@ const LOOKS: usize = 3;
 const EVERY: Duration = Duration::from_secs(5);
 
 /// Who says what is missing.
-const LOOK: &str = "the topics that sinks write";
+const LOOK: &str = "the topics that are written";
 
 /// Topics of sinks that do not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,7 +105,7 @@ fn missing(admin: &Admin, names: &[String]) -> Result<Vec<String>, AdminError> {
 
 fn does_not_exist(missing: &[String]) -> String {
     format!(
-        "the topic `{}` does not exist: create it, or correct its name under `sinks`",
+        "the topic `{}` does not exist: create it, or correct its name in the topology",
         missing.join("`, `")
     )
 }

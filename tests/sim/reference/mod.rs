@@ -129,6 +129,26 @@ impl Schema {
         self.fields(def, out, seen);
     }
 
+    /// The sections of a file with such names.
+    fn sections(&self, which: impl Fn(&str) -> bool, page: &mut String) {
+        let mut seen = BTreeSet::new();
+        let all = self.root["properties"].as_object().expect("an object");
+        for (name, of) in all.iter().filter(|(name, _)| which(name)) {
+            writeln!(page, "## {name}\n\n{}\n", one_line(&of["description"])).expect("a String takes it");
+            let of = if of["additionalProperties"].is_object() { &of["additionalProperties"] } else { of };
+            let Some((_, def)) = self.def(of) else { continue };
+            if of["description"].is_null() {
+                writeln!(page, "{}\n", one_line(&def["description"])).expect("a String takes it");
+            }
+            self.fields(def, page, &mut seen);
+            for choice in def["oneOf"].as_array().into_iter().flatten() {
+                let word = self.choices(&serde_json::json!({ "oneOf": [choice] }));
+                writeln!(page, "- {word}: {}", one_line(&choice["description"])).expect("a String takes it");
+            }
+            page.push('\n');
+        }
+    }
+
     /// One kind of node: what it does and its settings.
     fn kind(&self, name: &str, schema: &Json, out: &mut String) {
         let settings = &schema["properties"][name];
@@ -178,11 +198,11 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
-fn example(kind: &str) -> String {
+fn example(kind: &str, tested: bool) -> String {
     let path = root().join("tests/sim/reference/examples").join(format!("{kind}.yaml"));
     let text = std::fs::read_to_string(&path)
         .unwrap_or_else(|e| panic!("every operator has an example with tests: {}: {e}", path.display()));
-    assert!(text.contains("\ntests:"), "{} has no tests", path.display());
+    assert!(!tested || text.contains("\ntests:"), "{} has no tests", path.display());
     text
 }
 
@@ -209,7 +229,7 @@ fn tests_page(schema: &Schema) -> String {
     writeln!(
         page,
         "`- crash` and `- checkpoint` are written without settings.\n\n## Example\n\n```yaml\n{}```",
-        example("tests")
+        example("tests", true)
     )
     .expect("a String takes it");
     page
@@ -223,7 +243,7 @@ fn pages() -> Vec<(String, String)> {
     for (kind, of) in schema.kinds("operators") {
         let mut page = format!("{NOTE}# {kind}\n\n");
         schema.kind(kind, of, &mut page);
-        writeln!(page, "## Example\n\n```yaml\n{}```", example(kind)).expect("a String takes it");
+        writeln!(page, "## Example\n\n```yaml\n{}```", example(kind, true)).expect("a String takes it");
         writeln!(index, "- [{kind}]({kind}.md): {}", one_line(&of["description"]))
             .expect("a String takes it");
         pages.push((format!("{kind}.md"), page));
@@ -240,27 +260,16 @@ fn pages() -> Vec<(String, String)> {
         pages.push((format!("{of}.md"), page));
     }
     let mut page = format!("{NOTE}# settings\n\nWhat stands in a topology file beside its nodes.\n\n");
-    let mut seen = BTreeSet::new();
-    for (name, of) in schema.root["properties"].as_object().expect("an object") {
-        if ["sources", "operators", "sinks", "tests"].contains(&name.as_str()) {
-            continue;
-        }
-        writeln!(page, "## {name}\n\n{}\n", one_line(&of["description"])).expect("a String takes it");
-        let of = if of["additionalProperties"].is_object() { &of["additionalProperties"] } else { of };
-        if let Some((_, def)) = schema.def(of) {
-            if of["description"].is_null() {
-                writeln!(page, "{}\n", one_line(&def["description"])).expect("a String takes it");
-            }
-            schema.fields(def, &mut page, &mut seen);
-            for choice in def["oneOf"].as_array().into_iter().flatten() {
-                let word = schema.choices(&serde_json::json!({ "oneOf": [choice] }));
-                writeln!(page, "- {word}: {}", one_line(&choice["description"])).expect("a String takes it");
-            }
-            page.push('\n');
-        }
-    }
+    let others = ["sources", "operators", "sinks", "http", "endpoints", "tests"];
+    schema.sections(|name| !others.contains(&name), &mut page);
     index.push_str("- [settings](settings.md): Kafka, errors, time, state, rate limits\n");
     pages.push(("settings.md".into(), page));
+    let mut page = format!("{NOTE}{}\n", include_str!("endpoints.md"));
+    schema.sections(|name| ["http", "endpoints"].contains(&name), &mut page);
+    let example = example("endpoints", false);
+    writeln!(page, "## Example\n\n```yaml\n{example}```").expect("a String takes it");
+    index.push_str("- [endpoints](endpoints.md): HTTP routes of a topology, and where they are served\n");
+    pages.push(("endpoints.md".into(), page));
     index.push_str("- [tests](tests.md): the tests in a topology file\n");
     pages.push(("tests.md".into(), tests_page(&schema)));
     pages.push(("README.md".into(), index));
