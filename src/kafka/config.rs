@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::member::client_id;
-use crate::model::Millis;
+use crate::model::{Millis, Problem};
 
 /// Largest record that a client sends, in bytes, so that a key of 1 MB with its value fits. The topic's own limit
 /// (`max.message.bytes`, 1 MiB by default) still applies.
@@ -143,26 +143,30 @@ impl KafkaConfig {
         }
     }
 
-    /// What is wrong: field, message, help. A `${VAR}` is accepted: its value is filled in only where something is
-    /// connected.
+    /// What is wrong, with fields counted from the cluster. A `${VAR}` is accepted: its value is filled in only where
+    /// something is connected. What librdkafka refuses is found by [`KafkaConfig::refused`].
     #[must_use]
-    pub fn check(&self) -> Vec<(&'static str, String, &'static str)> {
+    pub fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let unknown = self.brokers.contains("${");
         if let Some(part) = self.brokers.split(',').map(str::trim).find(|part| !unknown && !is_broker(part)) {
             let help = "write `brokers: \"host:9092\"`, several separated by commas";
-            problems.push(("brokers", format!("`{part}` is no address of a broker"), help));
+            problems.push(Problem::setting("brokers", format!("`{part}` is no address of a broker"), help));
         }
         if !(Millis(1)..=SESSION_MAX).contains(&self.session_timeout) {
             let help = "write a time from 1ms to 1h; most brokers take 6s to 30m";
-            problems.push(("session_timeout", format!("librdkafka takes no {}", self.session_timeout), help));
+            problems.push(Problem::setting(
+                "session_timeout",
+                format!("librdkafka takes no {}", self.session_timeout),
+                help,
+            ));
         }
         if !(Millis::secs(1)..=Millis(i64::from(i32::MAX))).contains(&self.transaction_timeout) {
             let help = "write a time from 1s on; most brokers take up to 15m";
             let message = format!("librdkafka takes no {}", self.transaction_timeout);
-            problems.push(("transaction_timeout", message, help));
+            problems.push(Problem::setting("transaction_timeout", message, help));
         }
-        // What the user sets in `properties` is not checked here.
+        // What the user sets in `properties` is for librdkafka to check.
         let own = |prefix: &str| self.properties.keys().any(|name| name.starts_with(prefix));
         let protocol = self.security_protocol;
         let sasl = matches!(protocol, Some(SecurityProtocol::SaslPlaintext | SecurityProtocol::SaslSsl));
@@ -177,22 +181,26 @@ impl KafkaConfig {
             && !own("security.")
         {
             let help = "add `security_protocol: sasl_ssl` (or `sasl_plaintext`), or remove it";
-            problems.push((field, "nothing asks for SASL".into(), help));
+            problems.push(Problem::setting(*field, "nothing asks for SASL", help));
         }
         if sasl && self.sasl_mechanism.is_none() && !own("sasl.") {
             let help = "add `sasl_mechanism: SCRAM-SHA-512`, or `SCRAM-SHA-256` or `PLAIN`";
-            problems.push(("security_protocol", "SASL needs a mechanism".into(), help));
+            problems.push(Problem::setting("security_protocol", "SASL needs a mechanism", help));
         }
         if let Some(other) = self.sasl_mechanism.as_deref()
             && !["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"].contains(&other)
             && !other.contains("${")
         {
             let help = "write `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`";
-            problems.push(("sasl_mechanism", format!("`{other}` is no mechanism that there is here"), help));
+            problems.push(Problem::setting(
+                "sasl_mechanism",
+                format!("`{other}` is no mechanism that there is here"),
+                help,
+            ));
         }
         if self.ssl_ca.is_some() && !tls && !own("security.") {
             let help = "add `security_protocol: ssl` (or `sasl_ssl`), or remove it";
-            problems.push(("ssl_ca", "nothing asks for TLS".into(), help));
+            problems.push(Problem::setting("ssl_ca", "nothing asks for TLS", help));
         }
         problems
     }

@@ -22,6 +22,7 @@ mod reader;
 mod remind;
 mod restore;
 mod topic_name;
+mod trial;
 mod writer;
 
 use std::fmt;

@@ -127,8 +127,8 @@ pub(super) fn check_topology(settings: &Settings, problems: &mut Vec<Problem>) {
         let help = "write how far apart checkpoints are, for example `checkpoint: 1s`";
         wrong("state.checkpoint", "no time at all between two checkpoints".into(), help);
     }
-    for (field, message, help) in settings.kafka.iter().flat_map(KafkaConfig::check) {
-        wrong(&format!("kafka.{field}"), message, help);
+    for Problem { field, message, help, .. } in settings.kafka.iter().flat_map(KafkaConfig::check) {
+        wrong(&format!("kafka.{field}"), message, &help.unwrap_or_default());
     }
     for Problem { field, message, help, .. } in settings.connections.check() {
         wrong(&field, message, &help.unwrap_or_default());

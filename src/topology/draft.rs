@@ -16,6 +16,7 @@ use super::{
 };
 use crate::endpoints::EndpointConfig;
 use crate::formats::NamedSchemas;
+use crate::kafka::KafkaConfig;
 use crate::model::{Problem, Shape};
 
 /// A graph whose names are resolved.
@@ -66,6 +67,16 @@ impl Draft {
     /// See [`Topology::missing_kafka`].
     pub(crate) fn missing_kafka(&self) -> Vec<Problem> {
         super::missing_kafka(&self.settings, &self.nodes)
+    }
+
+    /// What librdkafka refuses of the cluster's settings.
+    pub(crate) fn refused_kafka(&self) -> Vec<Problem> {
+        let refused = self.settings.kafka.iter().flat_map(KafkaConfig::refused);
+        let place = |problem: Problem| {
+            let field = format!("kafka.{}", problem.field);
+            problem.field(field.trim_end_matches('.'))
+        };
+        refused.map(place).collect()
     }
 
     /// Visits every node behind those that it reads, with what was found at them: one for each name in its `from` and one

@@ -184,6 +184,9 @@ pub fn load_with(
     if mode == Mode::Required && root.get("kafka").is_none() {
         problems.extend(draft.missing_kafka().into_iter().map(|p| place(&places, p)));
     }
+    if mode == Mode::Required && problems.is_empty() {
+        problems.extend(draft.refused_kafka().into_iter().map(|p| place(&places, p)));
+    }
     // A setting with an unset variable: whether its value is right is not known yet.
     let unset = |problem: &Problem| {
         let written = text.get(places.of_problem(problem));

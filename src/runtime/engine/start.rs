@@ -16,7 +16,7 @@ use super::topics::{make_topics, open_admin, wait_topics};
 use super::workers::{Workers, limiters};
 use super::{Engine, EngineError, EngineHandle, EngineOptions, Override, Shared, commits, grown, written};
 use crate::formats::Formats;
-use crate::kafka::{Admin, KafkaConfig, Writer};
+use crate::kafka::{Admin, KafkaConfig, WriteError, Writer};
 use crate::runtime::globals::reader::GlobalReaders;
 use crate::state::{DirError, RocksEnv, StateDir};
 use crate::topology::Topology;
@@ -72,7 +72,9 @@ impl<'a> Start<'a> {
             k
         });
         let writer = kafka.as_ref().map(Writer::open).transpose();
-        let writer = writer.map_err(|e| EngineError::Failed(e.to_string()))?.map(Arc::new);
+        let wrong =
+            |e: WriteError| EngineError::Config { node: None, field: "kafka".into(), message: e.message };
+        let writer = writer.map_err(wrong)?.map(Arc::new);
         let cache = topology.settings.state.cache.bytes();
         let formats = match stand_ins.plain_commits {
             true => Formats::unconnected(&topology.named_schemas),
