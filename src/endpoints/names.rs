@@ -9,8 +9,8 @@
 //! | `id` | the request's id: a UUID, or made of its `Idempotency-Key` |
 //! | `timestamp` | when the request came, milliseconds |
 //!
-//! A parameter of the route can be named by itself too (`{{ slug }}` for `{{ path.slug }}`). `key` and `window`, which
-//! expressions of nodes have, are null.
+//! A parameter of the route can be named by itself too (`{{ slug }}` for `{{ path.slug }}`). `key`, `window` and
+//! `origin`, which expressions of nodes have, are null.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,8 @@ use crate::expressions::{Kind, Typing, kind_of, object};
 use crate::model::{Expr, Shape};
 
 /// The names of every endpoint; no parameter of a route has such a name.
-pub const RESERVED: [&str; 8] = ["body", "headers", "id", "key", "path", "query", "timestamp", "window"];
+pub const RESERVED: [&str; 9] =
+    ["body", "headers", "id", "key", "origin", "path", "query", "timestamp", "window"];
 
 /// The names that the expressions of one endpoint may read.
 pub struct Names {

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::guard::caught;
 use super::kinds::types_of;
-use super::names::fields_named;
+use super::names::{ORIGIN, fields_named, paths_named};
 use crate::model::number::{self, Parsed, is_great, too_great};
 use crate::model::{EvalError, Function, Json, NotJson, Scope, Types, Value, pick};
 
@@ -25,6 +25,7 @@ pub(super) struct Compiled {
     /// Variables, each with the fields of it that are read; `None`: maybe all.
     names: Vec<(String, Option<Vec<String>>)>,
     pub(super) reads_value: bool,
+    reads_origin: bool,
     /// The fields of the value that are read, if only fields are.
     pub(super) fields: Option<Vec<String>>,
     yields: Types,
@@ -42,7 +43,9 @@ impl Compiled {
         let names = used.iter().map(|&n| (n.to_owned(), fields_named(text, n))).collect();
         let fields =
             info.target_assignments.is_empty().then(|| fields_queried(&info.target_queries)).flatten();
-        Compiled { text: text.to_owned(), names, reads_value, fields, yields, zone, program }
+        // A program may have a variable of its own with that name.
+        let reads_origin = used.contains(&ORIGIN) && !paths_named(text, ORIGIN).is_empty();
+        Compiled { text: text.to_owned(), names, reads_value, reads_origin, fields, yields, zone, program }
     }
 }
 
@@ -110,6 +113,10 @@ impl Function for Compiled {
         self.reads_value
     }
 
+    fn reads_origin(&self) -> bool {
+        self.reads_origin
+    }
+
     fn fields_of(&self, name: &str) -> Option<&[String]> {
         self.names.iter().find(|(n, _)| n == name).map_or(Some(&[]), |(_, fields)| fields.as_deref())
     }
@@ -131,6 +138,14 @@ fn named(scope: &Scope<'_>, name: &str) -> Result<Vrl, EvalError> {
         "window" => scope.window.map_or(Vrl::Null, |window| {
             let ends = [("start", window.start.0), ("end", window.end.0)];
             Vrl::Object(ends.into_iter().map(|(n, at)| (KeyString::from(n), Vrl::Integer(at))).collect())
+        }),
+        ORIGIN => scope.place().map_or(Vrl::Null, |(topic, partition, offset)| {
+            let place = [
+                ("topic", Vrl::from(topic)),
+                ("partition", Vrl::Integer(partition.into())),
+                ("offset", Vrl::Integer(offset)),
+            ];
+            Vrl::Object(place.into_iter().map(|(n, v)| (KeyString::from(n), v)).collect())
         }),
         _ => match scope.vars.iter().find(|(var, _)| *var == name) {
             Some((_, json)) => from_json(json)?,

@@ -1,7 +1,7 @@
 //! Floor 1: expressions in a language: compiled with VRL when the file is loaded, run for each record.
 //!
 //! `yaml/` calls this for every expression that is not bare. The only place that uses the crate `vrl`. In an
-//! expression, `.` is the record's value, of any type; `key`, `timestamp`, `headers`, `window` and the names that the
+//! expression, `.` is the record's value, of any type; `key`, `timestamp`, `headers`, `window`, `origin` and the names that the
 //! node adds are variables; the result is the value of the last line. Syntax errors, unknown functions and types that
 //! can never fit are problems of the file; anything that fails at run time is an [`EvalError`](crate::model::EvalError)
 //! of its record (see `rewrite`). Dates without a zone are UTC.

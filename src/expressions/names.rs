@@ -14,7 +14,10 @@ use ::vrl::value::kind::Collection;
 use crate::model::path::Step;
 
 /// The names that every expression has.
-pub(super) const NAMES: [&str; 4] = ["key", "timestamp", "headers", "window"];
+pub(super) const NAMES: [&str; 5] = ["key", "timestamp", "headers", "window", ORIGIN];
+
+/// Where the record was read: `{topic, partition, offset}`; null where that is not known.
+pub(super) const ORIGIN: &str = "origin";
 
 /// What VRL knows before the program starts: the types of the value and of the variables.
 pub(super) fn state(used: &[&str], vars: &[(&str, Kind)], value: &Kind) -> TypeState {
@@ -30,6 +33,14 @@ pub(super) fn state(used: &[&str], vars: &[(&str, Kind)], value: &Kind) -> TypeS
                 "timestamp" => Kind::integer(),
                 "headers" => Kind::object(Collection::any()),
                 "window" => object(&[("start", Kind::integer()), ("end", Kind::integer())]).or_null(),
+                ORIGIN => {
+                    let place = [
+                        ("topic", Kind::bytes()),
+                        ("partition", Kind::integer()),
+                        ("offset", Kind::integer()),
+                    ];
+                    object(&place).or_null()
+                }
                 _ => {
                     vars.iter().find(|(var, _)| *var == name).map_or_else(Kind::any, |(_, kind)| kind.clone())
                 }

@@ -316,7 +316,7 @@ mod tests {
 
     use super::super::VrlCompiler;
     use super::*;
-    use crate::model::{Headers, Timestamp};
+    use crate::model::{Headers, Origin, Timestamp};
 
     #[test]
     fn it_gives_what_the_interpreter_gives() {
@@ -351,6 +351,8 @@ mod tests {
                     ts: Timestamp(0),
                     window: None,
                     headers: &Headers::default(),
+                    origin: Origin::default(),
+                    topics: &[],
                     vars: &vars,
                 };
                 let want = slow.eval(&scope).unwrap().to_string();
@@ -378,6 +380,8 @@ mod tests {
                 ts: Timestamp(0),
                 window: None,
                 headers: &headers,
+                origin: Origin::default(),
+                topics: &[],
                 vars: &vars,
             };
             let bad = Value::Bytes("{".into());

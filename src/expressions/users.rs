@@ -153,7 +153,7 @@ mod tests {
 
     use super::super::{VrlCompiler, types_of};
     use super::*;
-    use crate::model::{Headers, Scope, Timestamp, Value};
+    use crate::model::{Record, Scope, Value};
 
     /// `initials("Ada Lovelace", 1)` is `"A"`.
     fn initials() -> OwnFunction {
@@ -172,9 +172,8 @@ mod tests {
 
     fn eval(text: &str, value: Json) -> Result<Json, String> {
         let function = VrlCompiler::with("", &[initials()]).compile(text, None, &[]).expect("compiles");
-        let (value, headers) = (Value::from(value), Headers::default());
-        let scope =
-            Scope { key: None, value: &value, ts: Timestamp(0), headers: &headers, window: None, vars: &[] };
+        let record = Record { value: Value::from(value), ..Record::default() };
+        let scope = Scope::of(&record);
         function.eval(&scope).map_err(|e| e.to_string())
     }
 
@@ -204,9 +203,8 @@ mod tests {
     fn a_result_of_another_type_is_an_error_of_the_record() {
         let liar = OwnFunction::new("liar", &[], Types::INTEGER, |_| Ok(json!("text")));
         let function = VrlCompiler::with("", &[liar]).compile("liar()", None, &[]).expect("compiles");
-        let (value, headers) = (Value::Null, Headers::default());
-        let scope =
-            Scope { key: None, value: &value, ts: Timestamp(0), headers: &headers, window: None, vars: &[] };
+        let record = Record::default();
+        let scope = Scope::of(&record);
         let error = function.eval(&scope).expect_err("a lie").to_string();
         assert_eq!(error, "liar: it gave string, and says that it gives integer");
     }

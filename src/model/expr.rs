@@ -17,7 +17,7 @@ use super::number::read_json;
 use super::path::{Step, look_up, parse_path};
 use super::pick::pick;
 use super::reason::Reason;
-use super::record::{Headers, Record, Window};
+use super::record::{Headers, Origin, Record, Window};
 use super::time::Timestamp;
 use super::types::Types;
 use super::value::{Json, NotJson, Value};
@@ -35,6 +35,10 @@ pub struct Scope<'a> {
     pub window: Option<Window>,
     /// `headers`: the record's headers, as text.
     pub headers: &'a Headers,
+    /// `origin`: where the record was read.
+    pub origin: Origin,
+    /// The topics that `origin` counts; empty where they are not known. [`Expr::set_topics`] puts them in.
+    pub topics: &'a [Arc<str>],
     /// Names that the node adds: `left`, `right`, `acc`, `value` ...
     pub vars: &'a [(&'a str, &'a Json)],
 }
@@ -49,8 +53,18 @@ impl<'a> Scope<'a> {
             ts: record.ts,
             window: record.window,
             headers: &record.headers,
+            origin: record.origin,
+            topics: &[],
             vars: &[],
         }
+    }
+
+    /// Topic, partition and offset of the record that was read; `None` where that is not known.
+    #[must_use]
+    pub fn place(&self) -> Option<(&'a str, i32, i64)> {
+        let Origin { topic, partition, offset } = self.origin;
+        let topic = self.topics.get(usize::from(topic)).filter(|_| offset >= 0)?;
+        Some((topic, partition, offset))
     }
 
     /// The same scope with names of the node's own.
@@ -132,6 +146,11 @@ pub trait Function: Send + Sync {
         true
     }
 
+    /// Whether it reads `origin`, the place where its record was read.
+    fn reads_origin(&self) -> bool {
+        false
+    }
+
     /// The fields that it reads of the variable `name`; `None`: it may read all of it.
     fn fields_of(&self, name: &str) -> Option<&[String]> {
         let _ = name;
@@ -151,6 +170,33 @@ where
     }
     fn yields(&self) -> Types {
         self.1
+    }
+}
+
+/// A function together with the topics that the origins of its records count.
+struct Placed {
+    function: Arc<dyn Function>,
+    topics: Arc<[Arc<str>]>,
+}
+
+impl Function for Placed {
+    fn eval(&self, scope: &Scope<'_>) -> Result<Json, EvalError> {
+        self.function.eval(&Scope { topics: &self.topics, ..*scope })
+    }
+    fn text(&self, value: &Value, vars: &[(&str, &Value)]) -> Option<Result<Bytes, EvalError>> {
+        self.function.text(value, vars)
+    }
+    fn yields(&self) -> Types {
+        self.function.yields()
+    }
+    fn reads_value(&self) -> bool {
+        self.function.reads_value()
+    }
+    fn reads_origin(&self) -> bool {
+        self.function.reads_origin()
+    }
+    fn fields_of(&self, name: &str) -> Option<&[String]> {
+        self.function.fields_of(name)
     }
 }
 
@@ -246,6 +292,18 @@ impl Expr {
     #[must_use]
     pub fn reads_value(&self) -> bool {
         self.function.as_ref().is_none_or(|f| f.reads_value())
+    }
+
+    /// See [`Function::reads_origin`].
+    #[must_use]
+    pub fn reads_origin(&self) -> bool {
+        self.function.as_ref().is_some_and(|f| f.reads_origin())
+    }
+
+    /// Says which topics the origins of its records count: those of the task that runs it, in its order.
+    pub fn set_topics(&mut self, topics: Arc<[Arc<str>]>) {
+        let placed = self.function.take().map(|function| Placed { function, topics });
+        self.function = placed.map(|placed| -> Arc<dyn Function> { Arc::new(placed) });
     }
 
     /// See [`Function::fields_of`].

@@ -86,6 +86,9 @@ impl OperatorSettings for BranchConfig {
     fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(Branch::new(self))
     }
+    fn keeps_origin(&self) -> bool {
+        true
+    }
     fn ports(&self) -> Vec<String> {
         self.0.iter().map(|(name, _)| name.clone()).collect()
     }

@@ -43,6 +43,9 @@ impl OperatorSettings for DedupeConfig {
     fn build(&self, plan: &NodePlan) -> Box<dyn Operator> {
         Box::new(Dedupe::new(self, carries_key(plan)))
     }
+    fn keeps_origin(&self) -> bool {
+        true
+    }
     fn state_kind(&self, kind: &'static str, _: &NodePlan) -> Option<&'static str> {
         Some(kind)
     }

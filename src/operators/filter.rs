@@ -17,6 +17,9 @@ impl OperatorSettings for FilterConfig {
     fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(Filter::new(self))
     }
+    fn keeps_origin(&self) -> bool {
+        true
+    }
     fn exprs_mut(&mut self) -> Exprs<'_> {
         vec![(&mut self.0, &[])]
     }

@@ -71,6 +71,9 @@ impl OperatorSettings for GateConfig {
     fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(Gate::new(self))
     }
+    fn keeps_origin(&self) -> bool {
+        true
+    }
     fn keeps_values(&self) -> bool {
         true
     }

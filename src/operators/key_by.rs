@@ -56,6 +56,9 @@ impl OperatorSettings for KeyByConfig {
     fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(KeyBy::new(self))
     }
+    fn keeps_origin(&self) -> bool {
+        true
+    }
     fn key_expr(&self) -> Option<String> {
         Some(self.0.text().to_owned())
     }

@@ -22,6 +22,9 @@ impl OperatorSettings for MapConfig {
     fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(Map::new(self))
     }
+    fn keeps_origin(&self) -> bool {
+        true
+    }
     fn exprs_mut(&mut self) -> Exprs<'_> {
         vec![(&mut self.0, &[])]
     }
@@ -41,6 +44,9 @@ impl OperatorSettings for MapConfig {
 impl OperatorSettings for FlatMapConfig {
     fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(FlatMap::new(self))
+    }
+    fn keeps_origin(&self) -> bool {
+        true
     }
     fn exprs_mut(&mut self) -> Exprs<'_> {
         vec![(&mut self.0, &[])]

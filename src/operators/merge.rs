@@ -25,6 +25,9 @@ impl OperatorSettings for MergeConfig {
     fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(Merge)
     }
+    fn keeps_origin(&self) -> bool {
+        true
+    }
     fn keeps_values(&self) -> bool {
         true
     }

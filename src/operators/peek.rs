@@ -132,6 +132,9 @@ impl OperatorSettings for PeekConfig {
     fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(Peek::new(self))
     }
+    fn keeps_origin(&self) -> bool {
+        true
+    }
     fn keeps_values(&self) -> bool {
         true
     }

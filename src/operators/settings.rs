@@ -143,6 +143,12 @@ pub trait OperatorSettings: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether each record that it sends comes from one record that it reads, whose origin it keeps, and its expressions
+    /// see that record: then `origin` is known in them and below.
+    fn keeps_origin(&self) -> bool {
+        false
+    }
+
     /// Compiles its expressions for the values that reach it; returns the kind of the values that leave it. Default:
     /// the same as those that come, if it keeps them, else any.
     fn compile(&mut self, typing: &mut Typing<'_>) -> Kind {

@@ -11,7 +11,7 @@ use super::builder::{of_nth, problem};
 use super::checks::{check_settings, check_table};
 use super::names::Read;
 use super::{
-    Changelog, Made, Node, Settings, Topology, dead_letter, foreign, formats, gates, joins, limits,
+    Changelog, Made, Node, Settings, Topology, dead_letter, foreign, formats, gates, joins, limits, origins,
     repartition, sub, windowed,
 };
 use crate::endpoints::EndpointConfig;
@@ -205,6 +205,7 @@ impl Draft {
             sub::check_lines(&nodes, &known_subs),
             limits::check(&settings, &nodes, &known_subs),
             formats::check_keys(&nodes, &known_subs),
+            if gaps || circle.is_some() { Ok(()) } else { origins::settle(&mut nodes, &subs) },
         ];
         problems.extend(found.into_iter().filter_map(Result::err).flatten());
         if gaps || !problems.is_empty() {

@@ -18,6 +18,7 @@ mod joins;
 mod layout;
 mod limits;
 mod names;
+mod origins;
 mod reads;
 mod repartition;
 mod settings;

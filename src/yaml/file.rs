@@ -347,12 +347,16 @@ impl Reader<'_> {
 }
 
 fn place(places: &Places, problem: Problem) -> Problem {
-    let span = places.of_problem(&problem);
+    // An expression knows its own.
+    let (span, label) = match &problem.span {
+        Some(span) => (span.clone(), problem.label.clone()),
+        None => (places.of_problem(&problem), "here".into()),
+    };
     let message = match &problem.node {
         Some(node) => format!("{node}: {}", problem.message),
         None => problem.message,
     };
-    Problem { message, span: Some(span), label: "here".into(), ..problem }
+    Problem { message, span: Some(span), label, ..problem }
 }
 
 fn name_of(root: &Node, problems: &mut Vec<Problem>) -> String {

@@ -297,6 +297,9 @@ impl OperatorSettings for EnrichConfig {
     fn build(&self, _: &NodePlan) -> Box<dyn Operator> {
         Box::new(super::Enrich::new(self.clone()).expect("the builder has checked the settings"))
     }
+    fn keeps_origin(&self) -> bool {
+        true
+    }
     fn state_kind(&self, kind: &'static str, _: &NodePlan) -> Option<&'static str> {
         Some(kind)
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::config::JoinConfig;
-use crate::model::{EvalError, Expr, Headers, Json, NotJson, Record, Scope, Timestamp, Value, Window, pick};
+use crate::model::{
+    EvalError, Expr, Headers, Json, NotJson, Origin, Record, Scope, Timestamp, Value, Window, pick,
+};
 use crate::operators::{Cx, OperatorError};
 
 /// The record that a result stands for: what the expression may read besides the two values.
@@ -71,6 +73,9 @@ impl Maker {
             ts: around.ts,
             window: around.window,
             headers: around.headers,
+            // Two records come together here.
+            origin: Origin::default(),
+            topics: &[],
             vars: &vars,
         };
         value.eval(&scope).map(Value::from)
