@@ -175,7 +175,13 @@ fn connect(loaded: &Loaded, dir: &Path) -> Result<(Option<Report>, u8), Exit> {
                 }
                 let env = |name: &str| std::env::var(name).ok();
                 let attempt = async {
-                    let around = Surroundings { env: &env, kafka: None, clients: &clients };
+                    let around = Surroundings {
+                        topology: &topology.name,
+                        node: &node.name,
+                        env: &env,
+                        kafka: None,
+                        clients: &clients,
+                    };
                     tokio::time::timeout(CONNECT_TIMEOUT, sink.connect(around)).await
                 };
                 let (message, field, code) = match runtime.block_on(attempt) {

@@ -1,7 +1,9 @@
 //! Mail servers: connections that are kept, and what their answers mean. The one home of `lettre`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use lettre::transport::smtp::AsyncSmtpTransportBuilder;
 use lettre::transport::smtp::Error;
 use lettre::transport::smtp::PoolConfig;
 use lettre::transport::smtp::authentication::Credentials;
@@ -37,10 +39,7 @@ pub struct SmtpConfig {
     /// TLS. With `smtp://` STARTTLS is required then. Default: as the URL says.
     #[serde(default)]
     pub tls: Option<Tls>,
-    /// Connections that are kept open, at most. Default 4.
-    #[serde(default = "SmtpConfig::default_pool")]
-    pub pool: u32,
-    /// How long the server may take to answer a command. Default 30s.
+    /// How long one mail may take, from connecting to the server's last answer. Default 60s.
     #[serde(default = "SmtpConfig::default_timeout")]
     pub timeout: Millis,
 }
@@ -54,16 +53,12 @@ impl SmtpConfig {
             user: None,
             password: None,
             tls: None,
-            pool: Self::default_pool(),
             timeout: Self::default_timeout(),
         }
     }
 
-    fn default_pool() -> u32 {
-        4
-    }
     fn default_timeout() -> Millis {
-        Millis::secs(30)
+        Millis::secs(60)
     }
 
     /// Host, port, and whether TLS is there from the start.
@@ -101,11 +96,8 @@ impl ConnectionSettings for SmtpConfig {
         if self.password.is_some() && self.user.is_none() {
             add("password", "nothing says whose it is", "add `user: NAME` beside it");
         }
-        if self.pool == 0 {
-            add("pool", "no connection at all", "the default is 4");
-        }
         if self.timeout <= Millis::ZERO {
-            add("timeout", "no time at all for an answer", "the default is 30s");
+            add("timeout", "no time at all for a mail", "the default is 60s");
         }
         problems.extend(self.tls.iter().filter_map(Tls::check));
         problems
@@ -116,15 +108,28 @@ impl ConnectionSettings for SmtpConfig {
     }
 }
 
-/// Connections to a mail server. Cheap to clone; every clone shares them.
-#[derive(Clone)]
+/// A mail server, and a connection to it that is kept between mails. A clone has a connection of its own.
 pub struct Smtp {
-    transport: AsyncSmtpTransport<Tokio1Executor>,
+    builder: AsyncSmtpTransportBuilder,
+    /// Made with the first mail: lettre's must be made, and dropped, where tasks can be spawned.
+    transport: Option<AsyncSmtpTransport<Tokio1Executor>>,
     address: String,
+    timeout: Duration,
+}
+
+impl Clone for Smtp {
+    fn clone(&self) -> Smtp {
+        Smtp {
+            builder: self.builder.clone(),
+            transport: None,
+            address: self.address.clone(),
+            timeout: self.timeout,
+        }
+    }
 }
 
 impl Smtp {
-    /// Connections to the server, none of them made yet.
+    /// The server. Nothing is connected yet.
     ///
     /// # Errors
     /// `Config`: the URL is none, or a certificate cannot be read.
@@ -158,11 +163,9 @@ impl Smtp {
                 config.password.as_deref().unwrap_or_default().to_owned(),
             ));
         }
-        let transport = builder
-            .timeout(Some(config.timeout.duration()))
-            .pool_config(PoolConfig::new().max_size(config.pool))
-            .build();
-        Ok(Smtp { transport, address })
+        let timeout = config.timeout.duration();
+        let builder = builder.timeout(Some(timeout)).pool_config(PoolConfig::new().max_size(1));
+        Ok(Smtp { builder, transport: None, address, timeout })
     }
 
     /// `host:port` of the server, for people.
@@ -174,9 +177,19 @@ impl Smtp {
     /// Sends one mail. It is the server's when this returns.
     ///
     /// # Errors
-    /// See [`judge`].
-    pub async fn send(&self, mail: Message) -> Result<(), Failure> {
-        Box::pin(self.transport.send(mail)).await.map(drop).map_err(|e| self.at(judge(&e)))
+    /// See [`judge`]; `Unknown` too when it takes too long.
+    pub async fn send(&mut self, mail: Message) -> Result<(), Failure> {
+        // lettre bounds only the time to connect.
+        let transport = self.transport.get_or_insert_with(|| self.builder.clone().build());
+        match tokio::time::timeout(self.timeout, Box::pin(transport.send(mail))).await {
+            Ok(sent) => sent.map(drop).map_err(|e| self.at(judge(&e))),
+            Err(_) => {
+                // A connection whose answer is still to come goes back to its pool as if it were well, and would give
+                // that answer to the next mail: it is never used again.
+                self.transport = None;
+                Err(self.at(Failure::new(Class::Unknown, format!("no answer in {:?}", self.timeout))))
+            }
+        }
     }
 
     /// Greets the server, logs in, and says goodbye.
@@ -184,7 +197,13 @@ impl Smtp {
     /// # Errors
     /// Its address, and why it does not answer.
     pub async fn ping(&self) -> Result<(), Failure> {
-        match Box::pin(self.transport.test_connection()).await {
+        let transport = self.builder.clone().build::<Tokio1Executor>();
+        let Ok(answer) = tokio::time::timeout(self.timeout, Box::pin(transport.test_connection())).await
+        else {
+            let message = format!("no answer in {:?}", self.timeout);
+            return Err(self.at(Failure::new(Class::Transient, message)));
+        };
+        match answer {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.at(Failure::new(Class::Transient, "it answers, but not well"))),
             // Nothing was sent that could be done twice; what it refuses for good is the login.
@@ -258,6 +277,12 @@ mod tests {
         let config = SmtpConfig { password: Some("geheim".into()), ..SmtpConfig::new("smtp://mail") };
         assert_eq!(config.check().iter().map(|p| p.field.as_str()).collect::<Vec<_>>(), ["password"]);
         assert!(!format!("{config:?}").contains("geheim"));
+    }
+
+    #[test]
+    fn a_server_that_gets_no_mail_needs_no_runtime() {
+        let smtp = Smtp::new(&SmtpConfig::new("smtp://mail")).expect("is a server");
+        drop((smtp.clone(), smtp));
     }
 
     #[tokio::test]

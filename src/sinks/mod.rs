@@ -20,6 +20,7 @@ pub mod redis;
 mod registry;
 mod repartition;
 mod settings;
+mod smtp;
 pub mod spanner;
 mod table;
 #[cfg(test)]
@@ -44,6 +45,7 @@ pub use postgres::PostgresSinkConfig;
 pub use registry::{OwnSink, SinkConfig};
 pub use repartition::RepartitionSink;
 pub use settings::{Connected, Lane, SinkSettings, Surroundings};
+pub use smtp::SmtpSinkConfig;
 pub use spanner::SpannerConfig;
 pub use table::{Deletes, Operation, Table};
 

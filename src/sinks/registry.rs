@@ -4,7 +4,7 @@
 use super::toy::ToySink;
 use super::{
     BlackholeConfig, Column, FileConfig, KafkaSinkConfig, PostgresSinkConfig, RedisSinkConfig,
-    RepartitionSink, SinkSettings, SpannerConfig, StdoutConfig,
+    RepartitionSink, SinkSettings, SmtpSinkConfig, SpannerConfig, StdoutConfig,
 };
 use crate::model::Problem;
 use crate::model::kinds::{field_of, kinds, placed};
@@ -20,6 +20,8 @@ kinds! {
         "redis": Redis(RedisSinkConfig),
         /// Messages of a Kafka topic.
         "kafka": Kafka(KafkaSinkConfig),
+        /// Mails.
+        "smtp": Smtp(SmtpSinkConfig),
         /// Lines on standard output.
         "stdout": Stdout(StdoutConfig),
         /// Lines in a file.

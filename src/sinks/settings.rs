@@ -16,6 +16,10 @@ use crate::model::{
 /// What a sink may use to connect.
 #[derive(Clone, Copy)]
 pub struct Surroundings<'a> {
+    /// The topology's name: with the node's, what a sink tells a server of where something comes from.
+    pub topology: &'a str,
+    /// The node's name.
+    pub node: &'a str,
     /// Reads an environment variable.
     pub env: &'a (dyn Fn(&str) -> Option<String> + Sync),
     /// The process's Kafka producer, if the topology has one.

@@ -28,8 +28,8 @@ async fn a_kind_is_one_file_and_one_line() {
     };
     let rows = [row(Value::from(json!(1))), row(Value::Null)];
     let clients = Clients::new(&topology.settings.connections);
-    let connected =
-        sink.connect(Surroundings { env: &|_| None, kafka: None, clients: &clients }).await.unwrap();
+    let around = Surroundings { topology: "t", node: "out", env: &|_| None, kafka: None, clients: &clients };
+    let connected = sink.connect(around).await.unwrap();
     let mut out = Answers::new(2);
     connected.lane().deliver_batch(&rows, &mut out).await.unwrap();
     assert_eq!(out.into_vec(), [None, Some(Answer::Refused("nothing to keep".into()))]);

@@ -94,6 +94,15 @@ impl OwnServer {
         OwnServer::start("registry.sh")
     }
 
+    pub fn smtp() -> OwnServer {
+        OwnServer::start("smtp.sh")
+    }
+
+    /// Its folder, as its script says what is in it.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
     fn pid(&self) -> String {
         std::fs::read_to_string(self.dir.path().join(self.script.with_extension("pid").file_name().unwrap()))
             .unwrap()

@@ -73,7 +73,7 @@ async fn a_mail_goes_out_in_clear_by_starttls_and_by_tls() {
     let with = |url: &str| SmtpConfig { tls: tls("SMTP_CA"), ..SmtpConfig::new(variable(url)) };
     let clear = SmtpConfig::new(variable("SMTP_URL"));
     for (n, config) in [clear.clone(), with("SMTP_STARTTLS_URL"), with("SMTPS_URL")].into_iter().enumerate() {
-        let smtp = Smtp::new(&config).expect("is a server");
+        let mut smtp = Smtp::new(&config).expect("is a server");
         smtp.ping().await.unwrap_or_else(|e| panic!("{n}: {e}"));
         let to = format!("{}@example.org", unique("mail"));
         smtp.send(mail(&to)).await.unwrap_or_else(|e| panic!("{n}: {e}"));
@@ -83,7 +83,7 @@ async fn a_mail_goes_out_in_clear_by_starttls_and_by_tls() {
         assert_eq!(texts.filter(|text| text.contains(&format!("X-Envelope-To: {to}"))).count(), 1, "{n}");
     }
     // What the server says of a recipient, and of a login.
-    let smtp = Smtp::new(&clear).expect("is a server");
+    let mut smtp = Smtp::new(&clear).expect("is a server");
     for (answer, class) in [
         ("550 5.1.1 no such user", Class::Row),
         ("451 4.3.0 later", Class::Transient),

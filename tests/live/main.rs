@@ -24,6 +24,7 @@ mod redis;
 mod repartition;
 mod secrets;
 mod several;
+mod smtp;
 mod spanner;
 mod stuck;
 mod tables;

@@ -9,6 +9,7 @@ mod formats;
 mod gate;
 mod layout;
 mod lines;
+mod mails;
 mod origins;
 mod own_kinds;
 mod reference;

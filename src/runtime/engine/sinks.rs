@@ -61,7 +61,13 @@ pub(super) async fn connect(start: &Start<'_>) -> Result<BTreeMap<usize, SinkDri
                 let env = |name: &str| std::env::var(name).ok();
                 match unless_stopped(
                     stop,
-                    config.connect(Surroundings { env: &env, kafka: writer, clients: &shared.clients }),
+                    config.connect(Surroundings {
+                        topology: &topology.name,
+                        node: &node.name,
+                        env: &env,
+                        kafka: writer,
+                        clients: &shared.clients,
+                    }),
                 )
                 .await?
                 {
