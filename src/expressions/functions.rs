@@ -14,6 +14,7 @@ use ::vrl::value::{Kind, Value};
 
 use super::memo::Remembering;
 use super::own::Own;
+use super::text::texts;
 use super::users::OwnFunction;
 use super::{bounds, equal, operators, replace};
 
@@ -66,6 +67,7 @@ pub(super) fn functions(own: &[OwnFunction]) -> Vec<Box<dyn Function>> {
     }
     list.extend(operators::functions());
     list.extend(bounds::functions());
+    list.extend(texts());
     list.extend(checks().chain(same()));
     list.extend(own.iter().map(OwnFunction::in_vrl));
     list.into_iter().map(|function| Box::new(Remembering(function)) as Box<dyn Function>).collect()
@@ -173,7 +175,8 @@ mod tests {
             assert!(known.contains(name) || more.contains(name), "{name}: pure?");
         }
         // An upgrade that adds a function stops here: look at it, then allow or deny it.
-        let own = operators::functions().count() + bounds::functions().len() + CHECKS.len() + 2;
+        let own =
+            operators::functions().count() + bounds::functions().len() + CHECKS.len() + 2 + texts().count();
         assert_eq!(names.len() - own, 170, "{names:?}");
     }
 }

@@ -22,6 +22,7 @@ mod own;
 mod refused;
 mod replace;
 mod rewrite;
+mod text;
 mod typing;
 mod users;
 
