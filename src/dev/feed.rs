@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::accounts::Accounts;
 use super::bursts::Bursts;
+use super::made_up::made_up;
 use crate::kafka::{OutRecord, WriteClass, Writer};
-use crate::model::{Clock, Headers, SystemClock};
+use crate::model::{Clock, Headers, Shape, SystemClock};
 
 /// Partitions of each source topic.
 pub const PARTITIONS: i32 = 4;
@@ -34,6 +35,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub struct FeedOptions {
     /// Topics; each event goes to one of them, in turn by account.
     pub topics: Vec<Arc<str>>,
+    /// Of each topic, what its values are, where the topology says so: then events are made up as that.
+    pub shapes: Vec<Option<Shape>>,
     /// Number of accounts.
     pub accounts: usize,
     /// Events a second, on average.
@@ -132,11 +135,14 @@ impl Feed {
             let now = SystemClock.now();
             let change = accounts.change(&id, now);
             let field = ["email", "plan", "seats"][number % 3];
-            let value = serde_json::json!({
-                "accountId": id, "change": change, "field": field,
-                "changed_at": now.rfc3339(),
-            })
-            .to_string();
+            let value = match self.options.shapes.get(topic) {
+                Some(Some(shape)) => made_up(shape, "value", &id, change, now),
+                Some(None) | None => serde_json::json!({
+                    "accountId": id, "change": change, "field": field,
+                    "changed_at": now.rfc3339(),
+                }),
+            };
+            let value = value.to_string();
             let size = id.len() + value.len();
             self.bytes[topic][partition] += RECORD_BYTES + u64::try_from(size).unwrap_or(u64::MAX / 2);
             records.push(OutRecord {

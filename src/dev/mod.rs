@@ -6,13 +6,14 @@
 //! knows what the result must be; that module and [`bursts`] are pure, the rest talks to a socket or a terminal.
 //! Everything is bounded and ends with the run. The API and the proof know one path, `/accounts/{id}`, as account-sync
 //! calls it: other topologies get an API that answers `{}` to everything, and a proof that says that it compared
-//! nothing.
+//! nothing. Events of a topic with a `schema` are made up as that says.
 
 pub mod accounts;
 mod adapt;
 pub mod api;
 pub mod bursts;
 pub mod feed;
+mod made_up;
 mod proof;
 mod run;
 mod settle;

@@ -1,7 +1,7 @@
 //! Everything around the engine of `dev`: the embedded broker and its topics, the API, tables in memory, the topology
 //! with its times divided. Plays one run on it from start to end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::dev::{
 };
 use crate::gateway::AdminServer;
 use crate::kafka::{KafkaConfig, MockBroker, TopicPartition, Writer};
-use crate::model::Millis;
+use crate::model::{Millis, Shape};
 use crate::runtime::{Engine, EngineError, EngineHandle, EngineOptions, Override};
 use crate::sinks::{Connected, TableSink};
 use crate::topology::{Made, Node, NodeKind, Topology};
@@ -179,12 +179,20 @@ impl Stage {
     }
 
     fn feed(&self, args: &DevOptions) -> Result<Option<(Feed, FeedOptions)>, DevError> {
+        // What the topology writes itself comes from there.
+        let own = self.topology.nodes.iter().filter_map(|node| match &node.kind {
+            NodeKind::Sink(sink) => sink.topic(),
+            NodeKind::Source(_) | NodeKind::Operator(_) => None,
+        });
+        let own: BTreeSet<&str> = own.collect();
         let topics = self.topology.external_topics();
+        let topics: Vec<_> = topics.into_iter().filter(|topic| !own.contains(topic.as_str())).collect();
         if topics.is_empty() {
             return Ok(None);
         }
         let options = FeedOptions {
             topics: topics.iter().map(|t| t.as_str().into()).collect(),
+            shapes: topics.iter().map(|topic| self.shape_of(topic)).collect(),
             accounts: usize::try_from(args.accounts).unwrap_or(usize::MAX),
             per_second: f64::from(args.events_per_second),
             speed: args.speed,
@@ -192,6 +200,14 @@ impl Stage {
         };
         let writer = Writer::open(&self.kafka).map_err(failed)?;
         Ok(Some((Feed::new(options.clone(), writer, Arc::clone(&self.accounts)), options)))
+    }
+
+    /// What the values of a topic are, where the source that reads it says so.
+    fn shape_of(&self, topic: &str) -> Option<Shape> {
+        let reads =
+            |node: &&Node| matches!(&node.kind, NodeKind::Source(source) if source.topics().contains(&topic));
+        let source = self.topology.nodes.iter().find(reads)?;
+        self.topology.schemas.get(&source.name).cloned()
     }
 
     fn watch(&self, engine: &EngineHandle) -> Result<Watch, DevError> {

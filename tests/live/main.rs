@@ -6,6 +6,7 @@
 mod common;
 
 mod account_sync;
+mod blog;
 mod chaos;
 mod clocks;
 mod connections;

@@ -101,3 +101,14 @@ fn a_state_directory_of_an_earlier_run_is_refused() {
     let (_, code) = dev("topology/account-sync.yaml", &["--state-dir", dir.path().to_str().unwrap()]);
     assert_eq!(code, 2);
 }
+
+#[test]
+fn the_blog_runs_without_servers() {
+    let (out, code) = dev("topology/blog.yaml", &["--duration", "3s", "--events-per-second", "40"]);
+    assert_eq!(code, 0, "{out}");
+    let events = number(&out, "events");
+    assert!(events >= 40, "{events} events\n{out}");
+    assert_eq!(number(&out, "posts:"), events, "what the schema says is made up, and stored\n{out}");
+    assert_eq!(number(&out, "cache:"), events, "what is announced is cached, and nothing else\n{out}");
+    assert_eq!(number(&out, "dead letters"), 0, "{out}");
+}
