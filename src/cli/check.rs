@@ -181,11 +181,13 @@ fn connect(loaded: &Loaded, dir: &Path) -> Result<(Option<Report>, u8), Exit> {
                         env: &env,
                         kafka: None,
                         clients: &clients,
+                        limit: &|_| None,
                     };
-                    tokio::time::timeout(CONNECT_TIMEOUT, sink.connect(around)).await
+                    let asked = async { sink.connect(around).await?.reach().await };
+                    tokio::time::timeout(CONNECT_TIMEOUT, asked).await
                 };
                 let (message, field, code) = match runtime.block_on(attempt) {
-                    Ok(Ok(_)) => continue,
+                    Ok(Ok(())) => continue,
                     Ok(Err(SinkError::Config { message, column })) => {
                         (message, sink.field_of(column.as_deref()), BAD_FILE)
                     }

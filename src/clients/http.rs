@@ -2,8 +2,9 @@
 //! part of a URL and to tell why a request failed.
 //!
 //! An attempt is one request: no redirects, no retries, no proxy, so that limiter and counters see all of them.
-//! [`judge`] decides what a status means, since that is a fact of HTTP and not of any one API: [`Reply::Again`] for
-//! what may succeed later, [`Reply::Refused`] for what cannot be sent or has an answer larger than allowed.
+//! [`judge`] decides what a status means for a call, since that is a fact of HTTP and not of any one API: [`Reply::Again`]
+//! for what may succeed later, [`Reply::Refused`] for what cannot be sent or has an answer larger than allowed;
+//! [`HttpAnswer::class`] for something that is sent to be stored.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -15,10 +16,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::{Bytes, BytesMut};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use reqwest::header::RETRY_AFTER;
-use reqwest::{Client, ClientBuilder, Method};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Method};
 use url::{SyntaxViolation, Url};
 
-use super::Called;
+use super::{Called, Class, Failure, Tls};
 use crate::model::secret::fresh;
 use crate::model::{Clock, HttpRequest, Json, Millis, NotJson, Reply, Size, Timestamp, read_json};
 
@@ -28,10 +29,19 @@ const QUOTE_CHARS_MAX: usize = 200;
 /// The outcomes of a call, for counting: `failed` is no answer, `refused` could not be sent or was too large.
 pub const OUTCOMES: [&str; 9] = ["1xx", "2xx", "3xx", "4xx", "429", "5xx", "other", "failed", "refused"];
 
-/// The clients could not be made: TLS or DNS settings of this machine.
+/// The longest `Retry-After` of an answer that is obeyed where nothing else is said.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+
+/// The clients could not be made: TLS or DNS settings of this machine, or files that the topology names.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot make an HTTP client: {0}")]
-pub struct ClientError(#[from] reqwest::Error);
+pub struct ClientError(String);
+
+impl From<reqwest::Error> for ClientError {
+    fn from(error: reqwest::Error) -> ClientError {
+        ClientError(causes(error))
+    }
+}
 
 /// What every client of ours has in common: no proxy and no retry, so that a request is one attempt at the server that
 /// the topology names.
@@ -129,6 +139,45 @@ impl Peers {
     }
 }
 
+/// An answer as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpAnswer {
+    /// The status.
+    pub status: u16,
+    /// How long the server wants no further request, if it said so.
+    pub retry_after: Option<Millis>,
+    /// The body, at most as long as allowed.
+    pub body: Bytes,
+    /// Whether the body was longer than that.
+    pub cut: bool,
+}
+
+impl HttpAnswer {
+    /// Status and the start of the body, for messages.
+    #[must_use]
+    pub fn said(&self) -> String {
+        format!("status {}: {}", self.status, quote(&self.body))
+    }
+
+    /// What its status means for something that was sent to be stored; `None` where that was done.
+    #[must_use]
+    pub fn class(&self) -> Option<Class> {
+        match self.status {
+            200..=299 => None,
+            429 | 503 => Some(Class::Overload),
+            408 | 425 | 500..=599 => Some(Class::Transient),
+            401 | 403 => Some(Class::Config),
+            _ => Some(Class::Row),
+        }
+    }
+
+    /// How long to wait before the same is sent again, if the server said so; bounded.
+    #[must_use]
+    pub fn after(&self) -> Option<Duration> {
+        self.retry_after.map(|after| after.duration().min(RETRY_AFTER_MAX))
+    }
+}
+
 /// Clients for one node's calls.
 pub struct HttpCaller {
     clients: Vec<Client>,
@@ -149,71 +198,106 @@ impl HttpCaller {
         in_flight_max: usize,
         clock: Arc<dyn Clock>,
     ) -> Result<HttpCaller, ClientError> {
+        HttpCaller::with_tls(connections, max_body, in_flight_max, clock, None)
+    }
+
+    /// The same, with certificates of the topology's own.
+    ///
+    /// # Errors
+    /// As [`HttpCaller::new`], and for a file that cannot be read or holds no certificate.
+    pub fn with_tls(
+        connections: NonZeroUsize,
+        max_body: Size,
+        in_flight_max: usize,
+        clock: Arc<dyn Clock>,
+        tls: Option<&Tls>,
+    ) -> Result<HttpCaller, ClientError> {
         let client = || {
-            client()
+            let mut builder = client()
                 .redirect(reqwest::redirect::Policy::none())
                 .tcp_keepalive(Duration::from_secs(30))
                 .pool_idle_timeout(Duration::from_secs(60))
                 .pool_max_idle_per_host(in_flight_max)
                 .http2_keep_alive_interval(Duration::from_secs(20))
-                .http2_keep_alive_while_idle(true)
-                .build()
+                .http2_keep_alive_while_idle(true);
+            if let Some(tls) = tls {
+                let pem = tls.pem().map_err(ClientError)?;
+                if let Some(ca) = pem.ca {
+                    builder = builder.tls_certs_only(Certificate::from_pem_bundle(&ca)?);
+                }
+                if let Some((certificate, mut key)) = pem.own {
+                    key.extend(certificate);
+                    builder = builder.identity(Identity::from_pem(&key)?);
+                }
+            }
+            Ok(builder.build()?)
         };
-        let clients = (0..connections.get()).map(|_| client()).collect::<Result<_, _>>()?;
+        let clients = (0..connections.get()).map(|_| client()).collect::<Result<_, ClientError>>()?;
         Ok(HttpCaller { clients, next: AtomicUsize::new(0), max_body, clock })
     }
 
     /// One attempt, which takes at most the request's timeout. It never fails: errors are outcomes.
     pub async fn call(&self, request: &HttpRequest) -> Called {
-        match self.attempt(request).await {
-            Ok(called) => called,
-            Err(e) if e.is_builder() => refused(format!("cannot be sent: {}", causes(e))),
-            Err(e) if e.is_timeout() && !e.is_connect() => {
-                failed(format!("no answer within {}", request.timeout))
+        match self.ask(request).await {
+            Ok(HttpAnswer { status, cut: true, .. }) if (200..300).contains(&status) => {
+                refused(format!("status {status}: the body is larger than {}", self.max_body))
             }
-            Err(e) => failed(causes(e)),
+            Ok(answer) => answered(answer.status, answer.retry_after, &answer.body),
+            Err(Failure { class: Class::Row, message, .. }) => refused(message),
+            Err(Failure { message, .. }) => failed(message),
         }
     }
 
-    async fn attempt(&self, request: &HttpRequest) -> Result<Called, reqwest::Error> {
+    /// One attempt, which takes at most the request's timeout; any status is an answer.
+    ///
+    /// # Errors
+    /// `Row`: it cannot be sent as it is. `Transient`: the server was not reached, so that nothing was done. `Unknown`: it was
+    /// sent, and not answered.
+    pub async fn ask(&self, request: &HttpRequest) -> Result<HttpAnswer, Failure> {
+        self.attempt(request).await.map_err(|e| match e {
+            e if e.is_builder() => Failure::new(Class::Row, format!("cannot be sent: {}", causes(e))),
+            e if e.is_connect() => Failure::new(Class::Transient, causes(e)),
+            e if e.is_timeout() => {
+                Failure::new(Class::Unknown, format!("no answer within {}", request.timeout))
+            }
+            e => Failure::new(Class::Unknown, causes(e)),
+        })
+    }
+
+    async fn attempt(&self, request: &HttpRequest) -> Result<HttpAnswer, reqwest::Error> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.clients.len();
-        let method = match request.method {
-            "POST" => Method::POST,
-            "PUT" => Method::PUT,
-            "PATCH" => Method::PATCH,
-            "DELETE" => Method::DELETE,
-            _ => Method::GET,
-        };
+        // Settings have been checked to be one.
+        let method = Method::from_bytes(request.method.as_bytes()).unwrap_or(Method::GET);
         let mut builder =
             self.clients[turn].request(method, &*fresh(&request.url)).timeout(request.timeout.duration());
         for (name, value) in &request.headers {
             builder = builder.header(name, &*fresh(value));
         }
+        if let Some((user, password)) = request.login.as_deref() {
+            builder = builder.basic_auth(fresh(user), Some(fresh(password)));
+        }
         if let Some(body) = &request.body {
             builder = builder.body(body.clone());
         }
         let mut response = builder.send().await?;
-        let status = response.status();
+        let status = response.status().as_u16();
         let retry_after = response
             .headers()
             .get(RETRY_AFTER)
             .and_then(|v| v.to_str().ok())
             .and_then(|v| read_retry_after(v, self.clock.now()));
-        let mut body = BytesMut::new();
+        let (mut body, mut cut) = (BytesMut::new(), false);
         while let Some(chunk) = response.chunk().await? {
             let room = self.max_body.bytes() - body.len();
             if chunk.len() > room {
-                if status.is_success() {
-                    let (status, max) = (status.as_u16(), self.max_body);
-                    return Ok(refused(format!("status {status}: the body is larger than {max}")));
-                }
                 // The start of an error's body is enough for its message.
                 body.extend_from_slice(&chunk[..room]);
+                cut = true;
                 break;
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(answered(status.as_u16(), retry_after, &body))
+        Ok(HttpAnswer { status, retry_after, body: body.freeze(), cut })
     }
 }
 
@@ -268,7 +352,8 @@ pub fn judge(status: u16, retry_after: Option<Millis>, body: &[u8]) -> Reply {
 }
 
 /// The start of a body, for messages.
-fn quote(body: &[u8]) -> String {
+#[must_use]
+pub fn quote(body: &[u8]) -> String {
     let start = &body[..body.len().min(QUOTE_CHARS_MAX * 4)];
     String::from_utf8_lossy(start).chars().take(QUOTE_CHARS_MAX).collect()
 }

@@ -9,11 +9,15 @@ mod failure;
 pub mod http;
 pub mod postgres;
 pub mod redis;
+pub mod request;
 pub mod smtp;
 mod tls;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
 
 pub use self::connections::{Connection, ConnectionSettings, Connections, Named, Server, Uses};
 pub use self::failure::{Class, Failure, causes};
@@ -24,6 +28,15 @@ use self::postgres::Postgres;
 use self::redis::Redis;
 use self::smtp::Smtp;
 use crate::model::{CallRequest, Millis, Reply};
+
+/// A rate limit of the topology, as what asks an API sees it: shared by everything in this process that asks it.
+pub trait Pace: Send + Sync {
+    /// Waits until one request may be sent; it is to be sent at once. Cancel safe.
+    fn turn(&self) -> BoxFuture<'_, ()>;
+
+    /// No request for this long, of anything: the server asked for it.
+    fn pause_for(&self, time: Duration);
+}
 
 /// Makes the calls of one node.
 pub enum Caller {

@@ -1,5 +1,7 @@
 //! A question that an operator asks a server, and the answer.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use super::units::Millis;
@@ -29,11 +31,13 @@ pub enum CallRequest {
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpRequest {
     /// `GET`, `POST`, ...
-    pub method: &'static str,
+    pub method: Cow<'static, str>,
     /// Full URL, escaped.
     pub url: String,
     /// Headers in order.
     pub headers: Vec<(String, String)>,
+    /// User and password to log in with (basic authentication), if any.
+    pub login: Option<Box<(String, String)>>,
     /// Body, if any.
     pub body: Option<Bytes>,
     /// Time one attempt may take.

@@ -78,6 +78,13 @@ impl TableSink {
         TableSink { newer, merged, ..TableSink::new(names, &key, Operation::Upsert, clock) }
     }
 
+    /// A row is replaced only by one with a greater value in this column.
+    #[must_use]
+    pub fn newer_wins(self, column: &str) -> TableSink {
+        let newer = self.columns.iter().position(|c| c == column);
+        TableSink { newer, ..self }
+    }
+
     /// All rows, by key.
     #[must_use]
     pub fn rows(&self) -> Vec<Json> {

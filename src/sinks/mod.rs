@@ -11,6 +11,7 @@
 mod answers;
 mod blackhole;
 pub mod columns;
+pub mod elasticsearch;
 mod file;
 mod kafka;
 mod kafka_lane;
@@ -36,6 +37,7 @@ pub use self::redis::RedisSinkConfig;
 pub use answers::{Answer, Answers};
 pub use blackhole::BlackholeConfig;
 pub use columns::Column;
+pub use elasticsearch::ElasticsearchConfig;
 pub use file::{FileConfig, StdoutConfig, make_files_with};
 pub use futures_util::future::BoxFuture;
 pub use kafka::{KafkaSinkConfig, message_of};

@@ -3,8 +3,8 @@
 #[cfg(test)]
 use super::toy::ToySink;
 use super::{
-    BlackholeConfig, Column, FileConfig, KafkaSinkConfig, PostgresSinkConfig, RedisSinkConfig,
-    RepartitionSink, SinkSettings, SmtpSinkConfig, SpannerConfig, StdoutConfig,
+    BlackholeConfig, Column, ElasticsearchConfig, FileConfig, KafkaSinkConfig, PostgresSinkConfig,
+    RedisSinkConfig, RepartitionSink, SinkSettings, SmtpSinkConfig, SpannerConfig, StdoutConfig,
 };
 use crate::model::Problem;
 use crate::model::kinds::{field_of, kinds, placed};
@@ -18,6 +18,8 @@ kinds! {
         "postgres": Postgres(PostgresSinkConfig),
         /// Keys of Redis.
         "redis": Redis(RedisSinkConfig),
+        /// Documents of Elasticsearch or OpenSearch.
+        "elasticsearch": Elasticsearch(ElasticsearchConfig),
         /// Messages of a Kafka topic.
         "kafka": Kafka(KafkaSinkConfig),
         /// Mails.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::{Answers, Batch, KafkaSinkConfig, Sink, SinkError, Table, TableSink};
-use crate::clients::{Clients, Uses};
+use crate::clients::{Clients, Pace, Uses};
 use crate::kafka::Writer;
 use crate::model::{
     Clock, EvalError, Expr, FieldPath, Json, Payload, Problem, Record, Scope, SinkRow, Timestamp,
@@ -26,6 +26,8 @@ pub struct Surroundings<'a> {
     pub kafka: Option<&'a Arc<Writer>>,
     /// The process's clients of the servers that the topology names.
     pub clients: &'a Clients,
+    /// The rate limit of that name, where something runs that keeps it.
+    pub limit: &'a (dyn Fn(&str) -> Option<Arc<dyn Pace>> + Sync),
 }
 
 /// The questions to a sink's settings. Most kinds answer only label and connection; the defaults are right for the
@@ -61,6 +63,11 @@ pub trait SinkSettings: fmt::Debug + Send + Sync {
 
     /// The connection of the topology that it uses. Whether there is one is checked with the graph.
     fn connection(&self) -> Option<Uses<'_>> {
+        None
+    }
+
+    /// The rate limit of the topology in which every request counts. Whether there is one is checked with the graph.
+    fn rate_limit(&self) -> Option<&str> {
         None
     }
 
@@ -130,6 +137,12 @@ pub trait Connected: Send + Sync {
     /// Most batches in flight.
     fn lanes(&self) -> usize {
         1
+    }
+
+    /// Asks its server something that costs nothing. For `check --connect`: a sink whose server may be away when the topology
+    /// starts does not ask it while it connects.
+    fn reach(&self) -> BoxFuture<'_, Result<(), SinkError>> {
+        Box::pin(async { Ok(()) })
     }
 }
 

@@ -28,7 +28,14 @@ async fn a_kind_is_one_file_and_one_line() {
     };
     let rows = [row(Value::from(json!(1))), row(Value::Null)];
     let clients = Clients::new(&topology.settings.connections);
-    let around = Surroundings { topology: "t", node: "out", env: &|_| None, kafka: None, clients: &clients };
+    let around = Surroundings {
+        topology: "t",
+        node: "out",
+        env: &|_| None,
+        kafka: None,
+        clients: &clients,
+        limit: &|_| None,
+    };
     let connected = sink.connect(around).await.unwrap();
     let mut out = Answers::new(2);
     connected.lane().deliver_batch(&rows, &mut out).await.unwrap();

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::builder::{Given, problem};
-use super::{Changelog, Guarantee, NodeKind, OnFailure, Settings};
+use super::{Changelog, Guarantee, NodeKind, OnFailure, Settings, limits};
 use crate::kafka::{KafkaConfig, topic_problem};
 use crate::model::kinds::placed;
 use crate::model::{Millis, Problem, did_you_mean};
@@ -53,8 +53,7 @@ pub(super) fn check_limit(
     named: &BTreeSet<String>,
     problems: &mut Vec<Problem>,
 ) {
-    if let NodeKind::Operator(config) = kind
-        && let Some(limit) = config.calls().and_then(|calls| calls.rate_limit)
+    if let Some((limit, kind)) = limits::of(kind)
         && !settings.rate_limits.contains_key(limit)
         && !named.contains(limit)
     {
@@ -63,7 +62,7 @@ pub(super) fn check_limit(
         problems.push(problem(
             "graph::rate_limit",
             name,
-            &format!("{}.rate_limit", config.kind_name()),
+            &format!("{kind}.rate_limit"),
             &format!("there is no rate limit `{limit}`"),
             Some(if known.is_empty() {
                 format!("add `rate_limits: {{ {limit}: {{ limit: 100/s }} }}`")

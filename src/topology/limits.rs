@@ -16,11 +16,17 @@ impl Topology {
 
 /// The first node of a sub-topology that uses a limit.
 fn user<'a>(nodes: &'a [Node], sub: &SubTopology, limit: &str) -> Option<&'a Node> {
-    let uses = |node: &&Node| match &node.kind {
-        NodeKind::Operator(config) => config.calls().is_some_and(|calls| calls.rate_limit == Some(limit)),
-        NodeKind::Source(_) | NodeKind::Sink(_) => false,
-    };
+    let uses = |node: &&Node| of(&node.kind).is_some_and(|(name, _)| name == limit);
     sub.nodes.iter().map(|n| &nodes[*n]).find(uses)
+}
+
+/// The limit that a node names, and its kind.
+pub(super) fn of(kind: &NodeKind) -> Option<(&str, &str)> {
+    match kind {
+        NodeKind::Operator(config) => Some((config.calls()?.rate_limit?, config.kind_name())),
+        NodeKind::Sink(config) => Some((config.rate_limit()?, config.kind_name())),
+        NodeKind::Source(_) => None,
+    }
 }
 
 /// Refuses a limit with `scope: cluster` that is used below both topics and sources without partitions. Shares go by
@@ -32,17 +38,17 @@ pub(super) fn check(settings: &Settings, nodes: &[Node], subs: &[SubTopology]) -
     let cluster = settings.rate_limits.iter().filter(|(_, config)| config.scope == RateScope::Cluster);
     let mut problems = Vec::new();
     for (limit, _) in cluster {
-        let of = |lines: bool| {
+        let below = |lines: bool| {
             subs.iter()
                 .filter(move |sub| sub.topics.is_empty() == lines)
                 .find_map(|sub| user(nodes, sub, limit))
         };
-        let (Some(node), Some(other)) = (of(true), of(false)) else { continue };
-        let NodeKind::Operator(config) = &node.kind else { continue };
+        let (Some(node), Some(other)) = (below(true), below(false)) else { continue };
+        let Some((_, kind)) = of(&node.kind) else { continue };
         problems.push(problem(
             "graph::rate_limit",
             &node.name,
-            &format!("{}.rate_limit", config.kind_name()),
+            &format!("{kind}.rate_limit"),
             &format!(
                 "`{limit}` has `scope: cluster`: each instance uses the part that its partitions are of all, as `{}` \
                  does, and the sources above `{}` have no partitions",

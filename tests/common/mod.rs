@@ -7,6 +7,7 @@
 mod api;
 pub mod fleet;
 pub mod instance;
+pub mod lane;
 mod server;
 mod stage;
 mod world;
@@ -23,6 +24,7 @@ use slackwater::state::Row;
 
 pub use self::api::Api;
 pub use self::instance::Instance;
+pub use self::lane::TestLane;
 pub use self::server::OwnServer;
 pub use self::stage::{Stage, text};
 pub use self::world::{Setup, World};

@@ -55,12 +55,20 @@ impl OwnServer {
     }
 
     fn start(script: &str) -> OwnServer {
+        OwnServer::start_with(script, &[])
+    }
+
+    /// With these settings, `NAME=VALUE`, in the file of that name.
+    fn start_with(script: &str, settings: &[&str]) -> OwnServer {
         let turn = Turn::of_this_test();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(script);
         let dir = match std::env::var("SLACKWATER_TEST_DIR") {
             Ok(base) => tempfile::Builder::new().prefix("own").tempdir_in(base).unwrap(),
             Err(_) => tempfile::tempdir().unwrap(),
         };
+        if !settings.is_empty() {
+            std::fs::write(dir.path().join("settings"), settings.join("\n")).unwrap();
+        }
         let out =
             Command::new(&script).arg("start").arg(dir.path()).stderr(Stdio::inherit()).output().unwrap();
         assert!(out.status.success(), "{} start failed", script.display());
@@ -88,6 +96,10 @@ impl OwnServer {
         let text = String::from_utf8(out.stdout).unwrap();
         let mut all = text.lines().filter_map(|line| line.split_once('='));
         all.find_map(|(known, value)| (known == name).then(|| value.to_owned())).unwrap()
+    }
+
+    pub fn opensearch(settings: &[&str]) -> OwnServer {
+        OwnServer::start_with("opensearch.sh", settings)
     }
 
     pub fn registry() -> OwnServer {

@@ -16,6 +16,7 @@ mod gate;
 mod guarantees;
 mod kafka;
 mod layout;
+mod opensearch;
 mod operating;
 mod operators_live;
 mod ordering;

@@ -1,4 +1,5 @@
-//! Table sinks without a database: `tests:` of a file see rows that stay, are replaced, deleted and given back.
+//! Sinks of tables and documents without a server: `tests:` of a file see rows that stay, are replaced, deleted and given
+//! back.
 
 use std::sync::Arc;
 
@@ -154,6 +155,39 @@ tests:
             - { key: a, headers: { slackwater-reason: expression, slackwater-node: cache } }
             - { key: b, headers: { slackwater-node: cache } }
             - { key: b, headers: { slackwater-node: tags } }
+"#,
+    );
+}
+
+#[test]
+fn documents_show_with_their_index_and_id() {
+    check(
+        r#"
+name: indexer
+kafka: { brokers: b }
+sources: { users: { kafka: { topic: user-created } } }
+sinks:
+  index:
+    from: users
+    elasticsearch:
+      url: "${OPENSEARCH_URL}"
+      index: "users-{{ .region }}"
+      id: "{{ .id }}"
+      document: '{ "email": key, "name": .name }'
+      version: timestamp
+      delete_when: .gone
+errors: { dead_letter: { topic: dlq } }
+tests:
+  - name: a user is a document until it goes
+    steps:
+      - send: { to: user-created, key: a@b.c, value: { id: "1", name: A, region: eu }, ts: 5 }
+      - expect: { index: [ { index: users-eu, id: "1", version: 5, document: { email: a@b.c, name: A } } ] }
+      - send: { to: user-created, key: a@b.c, value: { id: "1", region: eu, gone: true }, ts: 6 }
+      - expect: { index: [ { delete: { index: users-eu, id: "1", version: 6 } } ] }
+  - name: what names no index is refused before it is sent
+    steps:
+      - send: { to: user-created, key: a@b.c, value: { id: "1", name: A, region: "E U" } }
+      - expect: { index: { records: 0 }, dlq: [ { headers: { slackwater-reason: expression } } ] }
 "#,
     );
 }

@@ -1,6 +1,5 @@
 //! Settings of `enrich`, and how a record becomes a request.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
@@ -8,7 +7,7 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::clients::http::{escape, server};
+use crate::clients::request;
 use crate::expressions::{Kind, Typing, with_field};
 use crate::model::{EvalError, Expr, FieldPath, HttpRequest, Millis, Problem, Scope, Size, Template};
 use crate::operators::settings::Exprs;
@@ -141,26 +140,6 @@ impl EnrichConfig {
 /// Most HTTP clients of one node: each has its own pool of connections.
 const CONNECTIONS_MAX: usize = 1000;
 
-/// The servers that a URL may name, as `host:port`: with a letter and with a digit in place of what is only known later,
-/// its expressions and each `${VARIABLE}` without a value. The two are the same where the server is known already.
-fn servers(url: &Template) -> [Option<String>; 2] {
-    ["x", "1"].map(|fill| {
-        let mut text = url.filled(fill);
-        while let Some((before, (_, after))) =
-            text.split_once("${").and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
-        {
-            text = format!("{before}{fill}{after}");
-        }
-        server(&text)
-    })
-}
-
-/// Whether a URL can name a server. One that begins with the record's own data or with a variable without a value may
-/// turn out as anything.
-fn may_be_url(url: &Template) -> bool {
-    url.text().starts_with("{{") || url.text().starts_with("${") || servers(url).iter().any(Option::is_some)
-}
-
 impl EnrichConfig {
     /// For graphs: `GET /accounts/{{ key }}`.
     #[must_use]
@@ -173,8 +152,7 @@ impl HttpConfig {
     /// `host:port` of the URL, if it does not depend on the record. `check --connect` tries to reach it.
     #[must_use]
     pub fn host(&self) -> Option<String> {
-        let [one, other] = servers(self.checked().ok()?.1);
-        one.filter(|one| other.as_ref() == Some(one))
+        request::host(self.checked().ok()?.1)
     }
 
     /// Sends the calls to `base` (`http://127.0.0.1:8080`): it replaces scheme and host of the URL, or the
@@ -232,7 +210,7 @@ impl HttpConfig {
         if set.next().is_some() {
             return fail("more than one method", "keep one of `get`, `post`, `put`, `patch` and `delete`");
         }
-        if let Some(name) = self.headers.keys().find(|name| !is_token(name)) {
+        if let Some(name) = self.headers.keys().find(|name| !request::is_token(name)) {
             return fail(&format!("`{name}` is no header name"), "use letters, digits and `-`");
         }
         if self.timeout <= Millis::ZERO {
@@ -248,49 +226,18 @@ impl HttpConfig {
     /// value has a control character.
     pub fn request(&self, scope: &Scope<'_>) -> Result<HttpRequest, EvalError> {
         let (method, url) = self.checked().map_err(|e| EvalError::Failed(e.to_string()))?;
-        let empty = Cell::new(false);
-        let url = url.render(scope, |part, out| {
-            if part.is_empty() && !out.contains('?') {
-                empty.set(true);
-            }
-            out.extend(escape(part));
-        })?;
-        let path = url.split(['?', '#']).next().unwrap_or_default();
-        if empty.get() || path.split('/').any(|s| s == "." || s == "..") {
-            return Err(EvalError::Failed(format!(
-                "`{url}` would call another path: a part of it is empty, `.` or `..`"
-            )));
-        }
-        let mut headers = Vec::with_capacity(self.headers.len() + 2);
-        for (name, value) in &self.headers {
-            let value = value.render(scope, |part, out| out.push_str(part))?;
-            if value.chars().any(|c| c.is_control() && c != '\t') {
-                return Err(EvalError::Failed(format!(
-                    "header `{name}` has a line break or another control character"
-                )));
-            }
-            headers.push((name.clone(), value));
-        }
+        let url = request::url(url, scope)?;
+        let mut headers = request::headers(&self.headers, scope)?;
         let body = match &self.body {
             Some(body) => Some(Bytes::from(body.eval(scope)?.to_string())),
             None => None,
         };
-        let mut default = |name: &str| {
-            if !self.headers.keys().any(|n| n.eq_ignore_ascii_case(name)) {
-                headers.push((name.to_owned(), "application/json".to_owned()));
-            }
-        };
-        default("accept");
+        request::default_header(&mut headers, "accept", "application/json");
         if body.is_some() {
-            default("content-type");
+            request::default_header(&mut headers, "content-type", "application/json");
         }
-        Ok(HttpRequest { method, url, headers, body, timeout: self.timeout })
+        Ok(HttpRequest { method: method.into(), url, headers, login: None, body, timeout: self.timeout })
     }
-}
-
-/// A header's name (RFC 9110, 5.6.2).
-fn is_token(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
 impl OperatorSettings for EnrichConfig {
@@ -338,7 +285,7 @@ impl OperatorSettings for EnrichConfig {
     fn check(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         match self.http.checked() {
-            Ok((method, url)) if !may_be_url(url) => {
+            Ok((method, url)) if !request::may_be_url(url) => {
                 let field = format!("http.{}", method.to_lowercase());
                 let message = format!("`{}` is no address of a server", url.text());
                 problems.push(Problem::setting(
@@ -386,46 +333,6 @@ mod tests {
     use super::*;
     use crate::model::{Record, Timestamp, Value};
     use serde_json::json;
-
-    fn check(url: &str, key: &str, expected: Option<&str>) {
-        let record = Record::new(key.to_owned(), Value::from(json!({"q": "a&b=c d"})), Timestamp(0));
-        let http = HttpConfig::get(Template::new(url, None).expect("is a template"));
-        let got = http.request(&Scope::of(&record)).ok().map(|r| r.url);
-        assert_eq!(got.as_deref(), expected, "{url} with {key}");
-    }
-
-    #[test]
-    fn what_is_substituted_cannot_change_the_url_around_it() {
-        check("http://h/a/{{ key }}", "x1-._~", Some("http://h/a/x1-._~"));
-        check("http://h/a/{{ key }}", "../b?c#d", Some("http://h/a/..%2Fb%3Fc%23d"));
-        check("http://h/a/{{ key }}", "50% ü", Some("http://h/a/50%25%20%C3%BC"));
-        check("http://h/a?q={{ .q }}&k={{ key }}", "", Some("http://h/a?q=a%26b%3Dc%20d&k="));
-        check("http://h/a/{{ key }}", "..", None);
-        check("http://h/a/{{ key }}/b", ".", None);
-        check("http://h/a/{{ key }}", "", None);
-        check("http://h/a/{{ .none }}", "x", None);
-    }
-
-    #[test]
-    fn a_server_is_known_where_the_record_does_not_say_it() {
-        let check = |url: &str, may_be: bool, host: Option<&str>| {
-            let url = Template::new(url, None).expect("is a template");
-            assert_eq!(may_be_url(&url), may_be, "{}", url.text());
-            assert_eq!(HttpConfig::get(url.clone()).host().as_deref(), host, "{}", url.text());
-        };
-        check("http://h/a/{{ key }}?b={{ .c }}", true, Some("h:80"));
-        check("https://u:p@h:8443?b={{ .c }}", true, Some("h:8443"));
-        check("http://{{ .host }}/a", true, None);
-        check("http://h:{{ .port }}/a", true, None);
-        check("http://api.{{ .zone }}/a", true, None);
-        check("{{ .url }}/a", true, None);
-        check("${API}/a", true, None);
-        check("http://${HOST}:${PORT}/a", true, None);
-        check("http://h/${PATH}/a", true, Some("h:80"));
-        for url in ["localhost:8080/a", "http://", "http:///a", "http://h:port/a", "ftp://h/a"] {
-            check(url, false, None);
-        }
-    }
 
     #[test]
     fn headers_and_body_are_made_from_the_record() {

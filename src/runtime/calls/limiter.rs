@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::pacer::{Pacer, Turn};
+use crate::clients::Pace;
 use crate::operators::shared::rate_limit::{RateLimitConfig, RateScope};
 
 /// What a limiter has done so far, for metrics.
@@ -117,6 +119,16 @@ impl Limiter {
             waiting: self.waiting.load(Ordering::Relaxed),
             used_share: self.pacer().used_share(self.start.elapsed()),
         }
+    }
+}
+
+impl Pace for Limiter {
+    fn turn(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.acquire())
+    }
+
+    fn pause_for(&self, time: Duration) {
+        Limiter::pause_for(self, time);
     }
 }
 

@@ -75,9 +75,10 @@ async fn bench(routes: Router, setup: Setup) -> Bench {
 impl Bench {
     fn job(&mut self, ticket: &'static str, path: &str) -> Job<&'static str> {
         let request = HttpRequest {
-            method: "GET",
+            method: "GET".into(),
             url: format!("{}{path}", self.base),
             headers: vec![("accept".into(), "application/json".into())],
+            login: None,
             body: None,
             timeout: Millis(2000),
         };
@@ -237,7 +238,7 @@ async fn method_headers_and_body_arrive() {
     let mut b = bench(Router::new().route("/echo", post(echo)), SETUP).await;
     let mut job = b.job("t", "/echo");
     let CallRequest::Http(request) = &mut job.call.request;
-    request.method = "POST";
+    request.method = "POST".into();
     request.headers.push(("x-key".into(), "ü k".into()));
     request.headers.push(("x-key".into(), "k2".into()));
     request.headers.swap(1, 2);

@@ -12,8 +12,10 @@ use tokio_util::sync::CancellationToken;
 use super::start::Start;
 use super::wait::{blocking, pause, unless_stopped};
 use super::{EngineError, Shared};
+use crate::clients::Pace;
 use crate::formats::{Formats, WriterError};
 use crate::kafka::{Admin, MESSAGE_BYTES_MAX, Writer};
+use crate::runtime::calls::limiter::Limiter;
 use crate::runtime::delivery::{Fatal, SinkDriver};
 use crate::sinks::{KafkaLane, SinkError, Surroundings};
 use crate::topology::{Guarantee, Made, NodeKind, Topology};
@@ -42,7 +44,10 @@ pub(super) async fn connect_schemas(
 }
 
 /// Connects every sink, the dead letter's too; returns their drivers by node.
-pub(super) async fn connect(start: &Start<'_>) -> Result<BTreeMap<usize, SinkDriver>, EngineError> {
+pub(super) async fn connect(
+    start: &Start<'_>,
+    limiters: &BTreeMap<String, Arc<Limiter>>,
+) -> Result<BTreeMap<usize, SinkDriver>, EngineError> {
     let Start { topology, stand_ins, shared, lanes: tracker, lanes_stop, stop, .. } = start;
     let writer = start.writer.as_ref();
     let names: Arc<Vec<String>> = Arc::new(topology.nodes.iter().map(|n| n.name.clone()).collect());
@@ -52,6 +57,7 @@ pub(super) async fn connect(start: &Start<'_>) -> Result<BTreeMap<usize, SinkDri
             shared.fail(EngineError::Failed(format!("sink {}: {error}", names[node])));
         })
     };
+    let limit = |name: &str| limiters.get(name).map(|limiter| Arc::clone(limiter) as Arc<dyn Pace>);
     let mut out = BTreeMap::new();
     for (n, node) in topology.nodes.iter().enumerate() {
         let NodeKind::Sink(config) = &node.kind else { continue };
@@ -67,6 +73,7 @@ pub(super) async fn connect(start: &Start<'_>) -> Result<BTreeMap<usize, SinkDri
                         env: &env,
                         kafka: writer,
                         clients: &shared.clients,
+                        limit: &limit,
                     }),
                 )
                 .await?

@@ -104,8 +104,8 @@ impl<'a> Start<'a> {
             connect_schemas(formats, shared, stop).await?;
         }
         shared.metrics.watch_schemas(formats);
-        let sinks = connect(&self).await?;
         let limiters = limiters(topology, shared);
+        let sinks = connect(&self, &limiters).await?;
         let found = self.topics().await?;
         let transactional = self.transactional(&found).await?;
         let admin = found.as_ref().map(|(admin, _)| admin);
