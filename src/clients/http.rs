@@ -162,13 +162,7 @@ impl HttpAnswer {
     /// What its status means for something that was sent to be stored; `None` where that was done.
     #[must_use]
     pub fn class(&self) -> Option<Class> {
-        match self.status {
-            200..=299 => None,
-            429 | 503 => Some(Class::Overload),
-            408 | 425 | 500..=599 => Some(Class::Transient),
-            401 | 403 => Some(Class::Config),
-            _ => Some(Class::Row),
-        }
+        class_of(self.status)
     }
 
     /// How long to wait before the same is sent again, if the server said so; bounded.
@@ -348,6 +342,18 @@ pub fn judge(status: u16, retry_after: Option<Millis>, body: &[u8]) -> Reply {
             message: format!("status {status}: redirects are not followed: {}", quote(body)),
         },
         _ => Reply::Refused { message: format!("status {status}: {}", quote(body)) },
+    }
+}
+
+/// What a status means for something that was sent to be stored; `None` where that was done.
+#[must_use]
+pub fn class_of(status: u16) -> Option<Class> {
+    match status {
+        200..=299 => None,
+        429 | 503 => Some(Class::Overload),
+        408 | 425 | 500..=599 => Some(Class::Transient),
+        401 | 403 => Some(Class::Config),
+        _ => Some(Class::Row),
     }
 }
 

@@ -110,6 +110,12 @@ impl FieldPath {
         &self.steps
     }
 
+    /// What is there; `None` if nothing is.
+    #[must_use]
+    pub fn get<'a>(&self, json: &'a Json) -> Option<&'a Json> {
+        look_up(json, &self.steps)
+    }
+
     /// Can something be set there? The value must be an object, and so must everything on the way that is there.
     #[must_use]
     pub fn fits(&self, json: &Json) -> bool {

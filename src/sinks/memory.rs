@@ -38,7 +38,8 @@ struct Content {
 }
 
 impl TableSink {
-    /// An empty table; `clock` gives the commit timestamps. Names in `key` that are no columns are left out.
+    /// An empty table; `clock` gives the commit timestamps. Names in `key` that are no columns are left out; without a key
+    /// every row is added.
     #[must_use]
     pub fn new(columns: &[String], key: &[String], operation: Operation, clock: Arc<dyn Clock>) -> TableSink {
         let key = key.iter().filter_map(|name| columns.iter().position(|c| c == name)).collect();
@@ -76,13 +77,6 @@ impl TableSink {
         let place = |name: &str| names.iter().position(|n| n == name);
         let (newer, merged) = (newer.and_then(place), merged.and_then(place));
         TableSink { newer, merged, ..TableSink::new(names, &key, Operation::Upsert, clock) }
-    }
-
-    /// A row is replaced only by one with a greater value in this column.
-    #[must_use]
-    pub fn newer_wins(self, column: &str) -> TableSink {
-        let newer = self.columns.iter().position(|c| c == column);
-        TableSink { newer, ..self }
     }
 
     /// All rows, by key.
@@ -127,8 +121,11 @@ impl TableSink {
     pub fn write(&self, batch: &[SinkRow]) -> Result<(), SinkError> {
         let mut content = self.content();
         let mut changed: BTreeMap<Vec<String>, Option<Row>> = BTreeMap::new();
-        for row in batch {
-            let (key, cells) = self.read(row).map_err(refused)?;
+        for (n, row) in (content.written..).zip(batch) {
+            let (mut key, cells) = self.read(row).map_err(refused)?;
+            if self.key.is_empty() {
+                key.push(format!("{n:012}"));
+            }
             let old = changed.get(&key).map_or_else(|| content.rows.get(&key), Option::as_ref);
             let new = self.apply(&key, old, cells).map_err(refused)?;
             changed.insert(key, new);

@@ -3,8 +3,9 @@
 #[cfg(test)]
 use super::toy::ToySink;
 use super::{
-    BlackholeConfig, Column, ElasticsearchConfig, FileConfig, KafkaSinkConfig, PostgresSinkConfig,
-    RedisSinkConfig, RepartitionSink, SinkSettings, SmtpSinkConfig, SpannerConfig, StdoutConfig,
+    BlackholeConfig, Column, ElasticsearchConfig, FileConfig, HttpSinkConfig, KafkaSinkConfig,
+    PostgresSinkConfig, RedisSinkConfig, RepartitionSink, SinkSettings, SmtpSinkConfig, SpannerConfig,
+    StdoutConfig,
 };
 use crate::model::Problem;
 use crate::model::kinds::{field_of, kinds, placed};
@@ -20,6 +21,8 @@ kinds! {
         "redis": Redis(RedisSinkConfig),
         /// Documents of Elasticsearch or OpenSearch.
         "elasticsearch": Elasticsearch(ElasticsearchConfig),
+        /// Requests to an HTTP API.
+        "http": Http(HttpSinkConfig),
         /// Messages of a Kafka topic.
         "kafka": Kafka(KafkaSinkConfig),
         /// Mails.

@@ -14,6 +14,7 @@ mod failpoints;
 mod formats_registry;
 mod gate;
 mod guarantees;
+mod http_sink;
 mod kafka;
 mod layout;
 mod opensearch;

@@ -191,3 +191,47 @@ tests:
 "#,
     );
 }
+
+#[test]
+fn requests_show_with_method_and_url() {
+    check(
+        r#"
+name: caller
+kafka: { brokers: b }
+rate_limits: { partners: { limit: 100/s, scope: cluster } }
+sources: { orders: { kafka: { topic: orders } } }
+sinks:
+  partner:
+    from: orders
+    http:
+      url: "${PARTNER}/orders/{{ .id }}"
+      method: '{{ if .gone == true { "DELETE" } else { "PUT" } }}'
+      headers: { x-region: "{{ .region }}" }
+      body: 'if .gone == true { null } else { { "n": .n } }'
+      rate_limit: partners
+errors: { dead_letter: { topic: dlq } }
+tests:
+  - name: an order is put, and deleted
+    steps:
+      - send: { to: orders, key: a, value: { id: "a/1", n: 7, region: eu } }
+      - expect: { partner: [ { method: PUT, url: "${PARTNER}/orders/a%2F1", headers: { x-region: eu }, body: { n: 7 } } ] }
+      - send: { to: orders, key: a, value: { id: "a/1", gone: true, region: eu } }
+      - expect: { partner: [ { method: DELETE, url: "${PARTNER}/orders/a%2F1" } ] }
+      - send: { to: orders, key: a, value: { id: "..", region: eu } }
+      - expect: { partner: { records: 0 }, dlq: { records: 1 } }
+"#,
+    );
+}
+
+#[test]
+fn a_rate_limit_that_is_not_there_is_named_at_the_sink() {
+    let text = r#"
+name: caller
+kafka: { brokers: b }
+sources: { orders: { kafka: { topic: orders } } }
+sinks:
+  partner: { from: orders, http: { url: "http://h/x", rate_limit: partners } }
+"#;
+    let problems = load("t.yaml", text, Mode::Lenient, &|_| None).expect_err("is refused").render(false);
+    assert!(problems.contains("there is no rate limit `partners`"), "{problems}");
+}

@@ -54,7 +54,7 @@ impl SearchIndex {
 
     fn request(&self, method: &'static str, path: &str, body: Option<Bytes>) -> HttpRequest {
         let Shared { config, base, .. } = &*self.0;
-        let headers = config.headers.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let headers = config.headers.iter().map(|(name, value)| (name.clone(), value.to_string()));
         let mut headers: Vec<(String, String)> = headers.collect();
         if body.is_some() {
             headers.push(("content-type".to_owned(), "application/x-ndjson".to_owned()));
@@ -63,7 +63,8 @@ impl SearchIndex {
             }
         }
         let login = config.user.clone();
-        let login = login.map(|user| Box::new((user, config.password.clone().unwrap_or_default())));
+        let login =
+            login.map(|user| Box::new((user, config.password.as_deref().unwrap_or_default().to_owned())));
         let url = format!("{base}{path}");
         HttpRequest { method: method.into(), url, headers, login, body, timeout: config.timeout }
     }

@@ -25,6 +25,7 @@ use super::{Batch, Connected, Deletes, Operation, SinkError, SinkSettings, Surro
 use crate::clients::Tls;
 use crate::clients::http::server;
 use crate::clients::request::is_token;
+use crate::model::secret::Secret;
 use crate::model::{
     Cell, Clock, EvalError, Expr, Json, Millis, Payload, Problem, Record, Scope, SinkRow, Size, Template,
     Timestamp,
@@ -44,16 +45,16 @@ const CELLS: [&str; 4] = ["index", "id", "version", "document"];
 #[serde(deny_unknown_fields)]
 pub struct ElasticsearchConfig {
     /// Where the cluster is: `http://host:9200`, also `https://host/path`. Required.
-    pub url: String,
+    pub url: Secret,
     /// User, for basic authentication. Default: the URL's; none: no login.
     #[serde(default)]
     pub user: Option<String>,
     /// Password; write it as `${SEARCH_PASSWORD}`. Default: the URL's.
     #[serde(default)]
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// Headers of every request, by name: `authorization: "ApiKey ${KEY}"`. Default none.
     #[serde(default)]
-    pub headers: BTreeMap<String, String>,
+    pub headers: BTreeMap<String, Secret>,
     /// Certificates, where the machine's own do not do. Default: the authorities that this machine trusts.
     #[serde(default)]
     pub tls: Option<Box<Tls>>,
@@ -111,7 +112,7 @@ fn yes() -> bool {
 impl ElasticsearchConfig {
     /// A sink with the defaults.
     #[must_use]
-    pub fn new(url: impl Into<String>, index: Template) -> ElasticsearchConfig {
+    pub fn new(url: impl Into<Secret>, index: Template) -> ElasticsearchConfig {
         ElasticsearchConfig {
             url: url.into(),
             user: None,
@@ -237,7 +238,7 @@ impl SinkSettings for ElasticsearchConfig {
         };
         let known = !self.url.contains("${");
         if known && (server(&self.url).is_none() || self.url.contains(['?', '#'])) {
-            let message = format!("`{}` is no address of a server", self.url);
+            let message = format!("`{}` is no address of a server", &*self.url);
             add("url", message, "write it like `http://host:9200`");
         }
         if self.password.is_some() && self.user.is_none() {
@@ -285,6 +286,10 @@ impl SinkSettings for ElasticsearchConfig {
         Ok(if deletes { Payload::Delete(cells) } else { Payload::Columns(cells) })
     }
 
+    fn shows_rows(&self) -> bool {
+        true
+    }
+
     fn batch(&self) -> Batch {
         self.batch.clone()
     }
@@ -306,12 +311,11 @@ impl SinkSettings for ElasticsearchConfig {
 
     fn stand_in(&self, clock: Arc<dyn Clock>) -> Option<TableSink> {
         let columns = CELLS.map(str::to_owned);
-        let operation = match self.action {
-            Action::Index => Operation::Upsert,
-            Action::Create => Operation::Keep,
-        };
-        let table = TableSink::new(&columns, &columns[..2], operation, clock);
-        Some(if self.version.is_some() { table.newer_wins(&columns[2]) } else { table })
+        let newer = self.version.is_some().then_some(CELLS[2]);
+        Some(match self.action {
+            Action::Index => TableSink::of_cells(&columns, &CELLS[..2], newer, None, clock),
+            Action::Create => TableSink::new(&columns, &columns[..2], Operation::Keep, clock),
+        })
     }
 }
 
