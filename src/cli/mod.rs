@@ -1,12 +1,13 @@
 //! The command line: clap types here, one file per command.
 //!
 //! Exit codes: 0 done or stopped by a signal, 1 failed while running, 2 bad arguments, 69 a needed server never
-//! answered (`check --connect`, `offsets`, `reset`), 78 bad topology file, 141 the reader of the output has gone (`|
+//! answered (`check --connect`, `offsets`, `dlq`, `reset`), 78 bad topology file, 141 the reader of the output has gone (`|
 //! head`).
 
 mod check;
 mod connect;
 mod dev;
+mod dlq;
 mod explain;
 mod graph;
 mod new;
@@ -77,6 +78,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Print what the topology's consumer group has committed and what it has still to read.
     Offsets(offsets::OffsetsArgs),
+    /// Look at the dead letters, and send their records again.
+    Dlq(dlq::DlqArgs),
     /// Look into the state of a stopped instance.
     State(state::StateArgs),
     /// Go back to the beginning: delete offsets, the topology's own topics and local state. A dry run by default.
@@ -116,6 +119,7 @@ pub fn main_with(registry: &Registry) -> ExitCode {
         Command::Explain(args) => explain::explain(registry, &args),
         Command::New(args) => new::new(&args),
         Command::Offsets(args) => offsets::offsets(registry, &args),
+        Command::Dlq(args) => dlq::dlq(registry, &args),
         Command::State(args) => state::state(registry, &args),
         Command::Reset(args) => reset::reset(registry, &args),
         Command::Schema => graph::schema(registry),

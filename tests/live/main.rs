@@ -10,6 +10,7 @@ mod blog;
 mod chaos;
 mod clocks;
 mod connections;
+mod dlq;
 mod failpoints;
 mod formats_registry;
 mod gate;
