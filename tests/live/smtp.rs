@@ -44,6 +44,7 @@ impl Sender {
             env: &|_| None,
             kafka: None,
             clients: &clients,
+            limit: &|_| None,
         };
         let lane = config.connect(around).await.expect("connects").lane();
         let own = format!("{own}-{}", SystemClock.now());
