@@ -57,6 +57,7 @@ impl Blog {
     fn start(&self, id: &str) -> Instance {
         let mut command = self.stage.command();
         command.env("POSTGRES_URL", &self.postgres).env("REDIS_URL", &self.redis);
+        command.env("HTTP_LISTEN", "127.0.0.1:0");
         Instance::spawn(command, &self.stage.yaml, id, &[])
     }
 

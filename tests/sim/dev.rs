@@ -14,6 +14,10 @@ fn dev(topology: &str, args: &[&str]) -> (String, i32) {
         ("KAFKA_BROKERS", "192.0.2.1:9092"),
         ("ACCOUNTS_API", "http://192.0.2.1"),
         ("SPANNER_DATABASE", "projects/real/instances/real/databases/real"),
+        ("POSTGRES_URL", "postgres://192.0.2.1/real"),
+        ("REDIS_URL", "redis://192.0.2.1"),
+        // A port of its own.
+        ("HTTP_LISTEN", "127.0.0.1:0"),
     ] {
         command.env(name, value);
     }
