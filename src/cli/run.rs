@@ -16,7 +16,7 @@ use tracing::Instrument;
 use super::connect::state_dir_of;
 use super::together::{check_files, load_files};
 use super::{BAD_FILE, Exit};
-use crate::gateway::AdminServer;
+use crate::gateway::{AdminServer, Gateway};
 use crate::model::{Millis, secret};
 use crate::runtime::{Engine, EngineError, EngineHandle, EngineOptions, Override};
 use crate::sinks::make_files_with;
@@ -160,16 +160,25 @@ impl One {
     /// Runs it from start to stop.
     async fn run(self) -> Result<(), EngineError> {
         let One { handle, options, busy, stop } = self;
-        let engine = Engine::start(&handle, options, Override::default(), &stop).await?;
-        engine.run(&stop).await;
-        if !handle.has_failed() && !stop.is_cancelled() {
-            // Its sources have ended. It can be asked until those of the last topology have.
-            if busy.fetch_sub(1, Ordering::Relaxed) == 1 {
-                stop.cancel();
+        // Before the engine: what needs no engine is answered while it waits for its servers.
+        let gateway = Gateway::start(&handle).await.map_err(|e| EngineError::Failed(e.to_string()))?;
+        let serves = gateway.is_some();
+        let started = Engine::start(&handle, options, Override::default(), &stop).await;
+        if let Ok(engine) = &started {
+            engine.run(&stop).await;
+            if !handle.has_failed() && !stop.is_cancelled() {
+                // Its sources have ended. It can be asked until those of the last topology have; one with endpoints does
+                // not end by itself.
+                if !serves && busy.fetch_sub(1, Ordering::Relaxed) == 1 {
+                    stop.cancel();
+                }
+                stop.cancelled().await;
             }
-            stop.cancelled().await;
         }
-        let stopped = engine.stop().await;
+        if let Some(gateway) = gateway {
+            gateway.drain().await;
+        }
+        let stopped = started?.stop().await;
         if stopped.is_err() {
             stop.cancel();
         }

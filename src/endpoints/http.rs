@@ -1,5 +1,7 @@
 //! The section `http`: where the endpoints are served, and what a client may take of this process.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -14,10 +16,12 @@ pub struct ServeConfig {
     /// Largest body of a request; above it the answer is 413. Default 1MiB.
     #[serde(default = "ServeConfig::default_max_body")]
     pub max_body: Size,
-    /// How long a client may take to send the head of a request, and how long a connection may be idle: longer than a load
-    /// balancer keeps one. Default 10s.
+    /// How long a client may take to send the head of a request. Default 10s.
     #[serde(default = "ServeConfig::default_header_timeout")]
     pub header_timeout: Millis,
+    /// How long a connection may be idle; it should be longer than a load balancer keeps one. Default 75s.
+    #[serde(default = "ServeConfig::default_idle_timeout")]
+    pub idle_timeout: Millis,
     /// How long a client may take to send the body of a request; then the answer is 408. Default 10s.
     #[serde(default = "ServeConfig::default_body_timeout")]
     pub body_timeout: Millis,
@@ -34,9 +38,22 @@ pub struct ServeConfig {
     /// Whether every request is a line of the log. Default true.
     #[serde(default = "ServeConfig::default_access_log")]
     pub access_log: bool,
+    /// Certificate and key; then HTTPS alone is spoken. Default: none.
+    #[serde(default)]
+    pub tls: Option<ServerTls>,
     /// Pages of other origins that may ask. Default: none.
     #[serde(default)]
     pub cors: Option<Cors>,
+}
+
+/// The server's certificate. Both files are read again when they change, without a restart.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct ServerTls {
+    /// File with the certificate and those that it was signed with, PEM.
+    pub certificate: PathBuf,
+    /// File with its private key, PEM.
+    pub key: PathBuf,
 }
 
 /// Which pages of other origins may read the answers, in a browser.
@@ -85,13 +102,20 @@ impl ServeConfig {
             listen: listen.into(),
             max_body: Self::default_max_body(),
             header_timeout: Self::default_header_timeout(),
+            idle_timeout: Self::default_idle_timeout(),
             body_timeout: Self::default_body_timeout(),
             produce_timeout: Self::default_produce_timeout(),
             max_connections: Self::default_max_connections(),
             drain: Self::default_drain(),
             access_log: Self::default_access_log(),
+            tls: None,
             cors: None,
         }
+    }
+
+    /// The files that it names.
+    pub fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        self.tls.iter_mut().flat_map(|tls| [&mut tls.certificate, &mut tls.key])
     }
 
     fn default_max_body() -> Size {
@@ -99,6 +123,9 @@ impl ServeConfig {
     }
     fn default_header_timeout() -> Millis {
         Millis::secs(10)
+    }
+    fn default_idle_timeout() -> Millis {
+        Millis::secs(75)
     }
     fn default_body_timeout() -> Millis {
         Millis::secs(10)
@@ -134,6 +161,7 @@ impl ServeConfig {
         }
         let times = [
             ("header_timeout", self.header_timeout),
+            ("idle_timeout", self.idle_timeout),
             ("body_timeout", self.body_timeout),
             ("drain", self.drain),
         ];

@@ -21,7 +21,7 @@ mod route;
 
 pub use auth::Auth;
 pub use endpoint::{Check, EndpointConfig, Refusal};
-pub use http::{Cors, ServeConfig};
+pub use http::{Cors, ServeConfig, ServerTls};
 pub use request::RequestConfig;
 pub use respond::RespondConfig;
-pub use route::{METHODS, Method, NoRoute, Route, Routes};
+pub use route::{METHODS, Method, NoRoute, Params, Route, Routes, decode_percent};

@@ -173,6 +173,7 @@ impl JsonSchema for Route {
 #[derive(Clone)]
 pub struct Routes<T> {
     paths: matchit::Router<BTreeMap<Method, T>>,
+    all: Vec<T>,
 }
 
 /// Why a request has no route.
@@ -189,16 +190,27 @@ pub enum NoRoute {
     Param(String),
 }
 
+/// Text with its `%XX` decoded, once; `None` if it is no UTF-8 then.
+#[must_use]
+pub fn decode_percent(text: &str) -> Option<String> {
+    percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned)
+}
+
 /// The parameters of a request's path, decoded, in the path's order.
 pub type Params = Vec<(String, String)>;
 
 impl<T> Default for Routes<T> {
     fn default() -> Self {
-        Routes { paths: matchit::Router::new() }
+        Routes { paths: matchit::Router::new(), all: Vec::new() }
     }
 }
 
-impl<T> Routes<T> {
+impl<T: Clone> Routes<T> {
+    /// What was added, in that order.
+    pub fn all(&self) -> impl Iterator<Item = &T> {
+        self.all.iter()
+    }
+
     /// Adds a route.
     ///
     /// # Errors
@@ -211,11 +223,16 @@ impl<T> Routes<T> {
             if found.value.contains_key(&route.method) {
                 return Err(route.to_string());
             }
+            self.all.push(to.clone());
             found.value.insert(route.method, to);
             return Ok(());
         }
-        let methods = BTreeMap::from([(route.method, to)]);
-        self.paths.insert(route.path.clone(), methods).map_err(|e| match e {
+        let methods = BTreeMap::from([(route.method, to.clone())]);
+        let inserted = self.paths.insert(route.path.clone(), methods);
+        if inserted.is_ok() {
+            self.all.push(to);
+        }
+        inserted.map_err(|e| match e {
             matchit::InsertError::Conflict { with } => with,
             other => other.to_string(),
         })
@@ -250,12 +267,12 @@ impl<T> Routes<T> {
         };
         let mut params = Vec::new();
         for (name, value) in found.params.iter() {
-            match percent_decode_str(value).decode_utf8() {
+            match decode_percent(value).ok_or(()) {
                 Ok(text) if text.is_empty() => {
                     return Err(NoRoute::Param(format!("`{name}` in the path is empty")));
                 }
-                Ok(text) => params.push((name.to_owned(), text.into_owned())),
-                Err(_) => return Err(NoRoute::Param(format!("`{name}` in the path is no UTF-8 text"))),
+                Ok(text) => params.push((name.to_owned(), text)),
+                Err(()) => return Err(NoRoute::Param(format!("`{name}` in the path is no UTF-8 text"))),
             }
         }
         Ok((to, params))

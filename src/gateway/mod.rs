@@ -1,8 +1,37 @@
-//! Floor 5: HTTP. The admin server: `/metrics`, `/live`, `/ready`, `/topology`, `/state`, `/tap`, and `/read`, where
-//! instances ask each other for keys. [`reads`] looks things up for endpoints, [`owners`] says which instance has a key.
+//! Floor 5: HTTP. The admin server ([`AdminServer`]) asks a running [`crate::runtime::EngineHandle`]; the endpoints of a
+//! topology are served by a [`Gateway`]. [`reads`] looks things up for endpoints, [`owners`] says which instance has a key,
+//! and instances ask each other for keys at the admin server's `/read`.
+//!
+//! A request's way: `server` accepts its connection and bounds what a client may take; `serve` finds its route, checks the
+//! caller, reads the body (`body`), gives it an id (`identity`) and asks the endpoint's schema; a [`Handler`] answers it. A
+//! handler gets a [`Request`], which has the names that the endpoint's expressions read, and gives a response; what it says
+//! when something is wrong is in `answer`.
+//!
+//! A handler's future is dropped when its client goes away. What has to be finished all the same runs in a task of its own
+//! that the handler spawns; a message that was handed to the producer is sent anyway.
+//!
+//! | file | what |
+//! |---|---|
+//! | `produce` | `request` and `respond`: a message, and the answer when the broker has it |
 
 mod admin;
+pub mod answer;
+mod auth;
+mod body;
+mod identity;
+mod openapi;
 pub mod owners;
+mod pace;
+pub mod produce;
 pub mod reads;
+mod request;
+mod serve;
+#[cfg(test)]
+mod serve_tests;
+mod server;
+mod tls;
 
 pub use admin::{AdminError, AdminServer};
+pub use request::Request;
+pub use serve::{Given, Handler, Waiting};
+pub use server::{Gateway, GatewayError};

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
@@ -322,6 +323,18 @@ impl KafkaConfig {
         let mut config = self.base_producer();
         config.set("message.timeout.ms", "120000");
         self.with_properties(config)
+    }
+
+    /// A producer for callers that wait: messages go at once, and one that was not sent within `timeout` never is. A produce
+    /// request is small, so that a message that is too large is refused alone.
+    pub(super) fn messenger(&self, timeout: Duration) -> ClientConfig {
+        let mut config = self.with_properties(self.base_producer());
+        config
+            .set("message.timeout.ms", timeout.as_millis().max(1).to_string())
+            .set("linger.ms", "0")
+            .set("batch.size", "131072")
+            .set("queue.buffering.max.messages", "20000");
+        config
     }
 
     /// A transactional producer.

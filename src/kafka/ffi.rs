@@ -15,6 +15,7 @@ use std::time::Duration;
 use rdkafka::ClientContext;
 use rdkafka::bindings as rd;
 use rdkafka::client::Client;
+use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaErrorCode;
 
 const NO_ERROR: rd::rd_kafka_resp_err_t = rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
@@ -30,6 +31,24 @@ fn millis(timeout: Duration) -> c_int {
 pub(super) fn flush<C: ClientContext>(client: &Client<C>, timeout: Duration) -> bool {
     // SAFETY: the pointer is the live client's own, and the call keeps nothing.
     unsafe { rd::rd_kafka_flush(client.native_ptr(), millis(timeout)) == NO_ERROR }
+}
+
+/// What librdkafka knows of a message that was not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Persisted {
+    /// It was not sent to a broker, or was refused: it is in no topic, and will not be.
+    No,
+    /// It was sent, and no answer came.
+    Maybe,
+}
+
+/// What is known of a message in its delivery report.
+pub(super) fn persisted(message: &BorrowedMessage<'_>) -> Persisted {
+    // SAFETY: the message is alive, and the call keeps nothing.
+    match unsafe { rd::rd_kafka_message_status(message.ptr()) } {
+        rd::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED => Persisted::No,
+        _ => Persisted::Maybe,
+    }
 }
 
 /// Detaches a partition's queue from the consumer's main queue, so that its records wait until the queue is split off.

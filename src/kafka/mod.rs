@@ -44,7 +44,8 @@ pub use reader::{
 pub use restore::{Progress, RestoreError, restore};
 pub use topic_name::topic_problem;
 pub use writer::{
-    Committed, OutRecord, Outcome, TxnError, TxnWriter, WriteClass, WriteError, WriteReport, Writer,
+    Committed, Delivery, Messenger, NotSent, OutRecord, Outcome, TxnError, TxnWriter, WriteClass, WriteError,
+    WriteReport, Writer,
 };
 
 /// A partition of a topic.

@@ -3,6 +3,8 @@
 //!
 //! Labels: `topology` on everything, `node`, and `partition` for what an assigned partition holds; never a record's key.
 
+mod endpoints;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::atomic::Ordering;
@@ -16,6 +18,7 @@ use prometheus::{
     IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+pub use self::endpoints::EndpointMetrics;
 use super::calls::CallCounters;
 use super::calls::limiter::Limiter;
 use super::task::{SKEWED, Task, TaskId};
@@ -155,6 +158,7 @@ pub struct Metrics {
     gate_polls: IntCounterVec,
     schema_lookups: IntCounterVec,
     schemas_waiting: IntGaugeVec,
+    endpoints: EndpointMetrics,
     /// Those of single kinds of nodes, by name.
     counts: Arc<BTreeMap<&'static str, IntCounterVec>>,
     gauges: Arc<BTreeMap<&'static str, IntGaugeVec>>,
@@ -289,6 +293,7 @@ impl Metrics {
                 "Schema ids that are being looked up: the records that need them wait.",
                 &[],
             )?,
+            endpoints: EndpointMetrics::new(m)?,
             counts: Arc::new(m.own_counts(topology)?),
             gauges: Arc::new(m.own_gauges(topology, part)?),
             names: Arc::new(std::mem::take(&mut m.names)),
@@ -471,6 +476,12 @@ impl Metrics {
     #[must_use]
     pub fn total(&self, gauge: &Gauge) -> u64 {
         self.gauges.get(gauge.name).map_or(0, sum)
+    }
+
+    /// Those of endpoints.
+    #[must_use]
+    pub fn endpoints(&self) -> &EndpointMetrics {
+        &self.endpoints
     }
 
     /// Records that came into a node.

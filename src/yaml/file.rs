@@ -15,6 +15,7 @@ use super::test_case::TestCase;
 use super::tree::{Key, Kind, Node};
 use super::{sections, test_names, tree, types};
 use crate::clients::Server;
+use crate::endpoints::ServeConfig;
 use crate::expressions::VrlCompiler;
 use crate::model::{Field, Problem, did_you_mean};
 use crate::operators::{NodeConfig, TableConfig};
@@ -245,7 +246,8 @@ impl Reader<'_> {
         }
         let name = name_of(root, self.problems);
         let mut settings = sections::settings(root, self.problems);
-        for path in settings.connections.files_mut() {
+        let served = settings.http.iter_mut().flat_map(ServeConfig::files_mut);
+        for path in settings.connections.files_mut().into_iter().chain(served) {
             beside(self.file, path);
         }
         let endpoints = settings.endpoints.len();

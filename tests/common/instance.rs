@@ -68,6 +68,18 @@ impl Instance {
         instance
     }
 
+    /// Where its endpoints are served.
+    pub fn http(&self) -> String {
+        let mut http = String::new();
+        wait("the endpoints' address is in the log", Duration::from_secs(20), || {
+            let text = self.text();
+            let address = text.split_once(" http=").map(|(_, rest)| rest.split_whitespace().next());
+            http = address.flatten().unwrap_or_default().to_owned();
+            !http.is_empty()
+        });
+        http
+    }
+
     pub fn text(&self) -> String {
         strip_colours(&std::fs::read_to_string(&self.log).unwrap_or_default())
     }

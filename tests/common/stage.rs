@@ -22,6 +22,7 @@ pub struct Stage {
     pub yaml: PathBuf,
     pub admin: Admin,
     pub runtime: tokio::runtime::Runtime,
+    brokers: String,
     writer: Writer,
 }
 
@@ -29,8 +30,13 @@ impl Stage {
     /// Makes the topics `NAME.TOPIC`, with so many partitions each, and writes the file `WHAT.yaml`. `NAME` in the text is
     /// the topology's name.
     pub fn new(what: &str, topics: &[(&str, i32)], text: &str) -> Stage {
+        Stage::on(&brokers(), what, topics, text)
+    }
+
+    /// The same on another broker, one that the test may stop.
+    pub fn on(brokers: &str, what: &str, topics: &[(&str, i32)], text: &str) -> Stage {
         let name = unique(what);
-        let config = KafkaConfig::new(brokers());
+        let config = KafkaConfig::new(brokers);
         let admin = Admin::open(&config, LONG).expect("an admin client");
         let specs: Vec<TopicSpec> =
             topics.iter().map(|(topic, n)| TopicSpec::new(format!("{name}.{topic}"), *n)).collect();
@@ -40,7 +46,7 @@ impl Stage {
         std::fs::write(&yaml, text.replace("NAME", &name)).expect("the file is written");
         let writer = Writer::open(&config).expect("a writer");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        Stage { name, dir, yaml, admin, runtime, writer }
+        Stage { name, dir, yaml, admin, runtime, brokers: brokers.into(), writer }
     }
 
     pub fn topic(&self, topic: &str) -> String {
@@ -54,7 +60,7 @@ impl Stage {
     /// Another program in the same surroundings.
     pub fn command_of(&self, mut command: Command) -> Command {
         command
-            .env("KAFKA_BROKERS", brokers())
+            .env("KAFKA_BROKERS", &self.brokers)
             .env_remove("SLACKWATER_LOG")
             .env_remove("SLACKWATER_STATE_DIR");
         command
@@ -110,7 +116,7 @@ impl Stage {
     /// # Errors
     /// A topic that was just made may not be shown whole yet.
     pub fn read(&self, topic: &str) -> Result<Vec<Row>, String> {
-        read(&brokers(), &self.admin, &self.topic(topic), 1)
+        read(&self.brokers, &self.admin, &self.topic(topic), 1)
     }
 
     /// The same as text and JSON; a tombstone is null.

@@ -11,6 +11,7 @@ mod chaos;
 mod clocks;
 mod connections;
 mod dlq;
+mod endpoints;
 mod failpoints;
 mod formats_registry;
 mod gate;

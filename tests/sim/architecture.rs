@@ -44,12 +44,13 @@ const HOMES: &[(&str, &[&str])] = &[
     ("httpdate", &["clients/http.rs"]),
     ("indicatif", &["dev/view.rs"]),
     ("lettre", &["clients/smtp.rs"]),
+    ("hyper_util", &["gateway/server.rs"]),
     ("matchit", &["endpoints/route.rs"]),
     ("miette", &["yaml/problem.rs"]),
     // route.rs: a path of a request, decoded once
     ("percent_encoding", &["clients/http.rs", "endpoints/route.rs"]),
     ("pollster", &["kafka/admin.rs"]),
-    ("prometheus", &["runtime/metrics.rs"]),
+    ("prometheus", &["runtime/metrics.rs", "runtime/metrics/"]),
     ("prost_types", &["sinks/spanner/"]),
     ("prost_reflect", &["formats/protobuf.rs"]),
     ("protox_parse", &["formats/protobuf.rs"]),
@@ -60,16 +61,21 @@ const HOMES: &[(&str, &[&str])] = &[
     ("reqwest", &["clients/http.rs", "formats/registry.rs"]),
     ("rocksdb", &["state/rocks.rs"]),
     // cli/mod.rs: the provider that all share
-    ("rustls", &["clients/tls.rs", "cli/mod.rs"]),
+    ("rustls", &["clients/tls.rs", "cli/mod.rs", "gateway/tls.rs"]),
     ("rustls_native_certs", &["clients/tls.rs"]),
     ("serde_saphyr", &["yaml/tree.rs"]),
     // lane.rs, smtp.rs: names of what is sent, the same when it is sent again; etag.rs: a tag of an answer
-    ("sha2", &["expressions/text.rs", "gateway/", "sinks/http/", "sinks/smtp.rs"]),
+    ("sha2", &["cli/dlq/", "expressions/text.rs", "gateway/", "sinks/http/", "sinks/smtp.rs"]),
     ("slug", &["expressions/text.rs"]),
     ("strsim", &["model/words.rs"]),
+    ("subtle", &["gateway/auth.rs"]),
     ("tokio_postgres", &["clients/postgres.rs"]),
+    ("tokio_rustls", &["gateway/tls.rs", "gateway/server.rs"]),
     ("tokio_postgres_rustls", &["clients/postgres.rs"]),
-    ("url", &["clients/http.rs", "clients/redis.rs", "clients/smtp.rs"]),
+    // body.rs: forms
+    ("tower_http", &["gateway/server.rs"]),
+    ("url", &["clients/http.rs", "clients/redis.rs", "clients/smtp.rs", "gateway/body.rs"]),
+    ("uuid", &["gateway/identity.rs"]),
     ("vrl", &["expressions/"]),
 ];
 

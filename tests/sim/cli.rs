@@ -518,6 +518,10 @@ const METRICS: &[&str] = &[
     "slackwater_debounce_fired_total counter node reason",
     "slackwater_debounce_pending_keys gauge node partition",
     "slackwater_end_to_end_latency_seconds histogram node",
+    "slackwater_endpoint_connections gauge",
+    "slackwater_endpoint_request_seconds histogram endpoint",
+    "slackwater_endpoint_requests_in_flight gauge endpoint",
+    "slackwater_endpoint_requests_total counter endpoint status",
     "slackwater_gate_blocked gauge group node",
     "slackwater_gate_blocked_seconds_total counter group node",
     "slackwater_gate_lag_records gauge group node partition",
@@ -541,8 +545,12 @@ const METRICS: &[&str] = &[
 ];
 
 /// Those that show only with Kafka: a wrong producer's clock, a changelog, other groups' commits; with a schema registry, its
-/// questions.
-const WITH_KAFKA: [&str; 8] = [
+/// questions; with endpoints, their requests.
+const WITH_KAFKA: [&str; 12] = [
+    "slackwater_endpoint_connections",
+    "slackwater_endpoint_request_seconds",
+    "slackwater_endpoint_requests_in_flight",
+    "slackwater_endpoint_requests_total",
     "slackwater_gate_blocked",
     "slackwater_gate_blocked_seconds_total",
     "slackwater_gate_lag_records",

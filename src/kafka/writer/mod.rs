@@ -1,9 +1,11 @@
-//! Writing: plain and idempotent ([`Writer`]), or in transactions ([`TxnWriter`]).
+//! Writing: plain and idempotent ([`Writer`]), in transactions ([`TxnWriter`]), or one message for a caller that waits
+//! ([`Messenger`]).
 //!
 //! Both keep the order of a key's records: the producers are idempotent, and a batch that failed must be sent again
 //! from its first failed record on. Keys are partitioned as Java's default partitioner does (murmur2).
 
 mod plain;
+mod single;
 mod transaction;
 
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use rdkafka::types::RDKafkaErrorCode;
 
 pub use self::plain::{Outcome, WriteClass, WriteError, WriteReport, Writer};
+pub use self::single::{Delivery, Messenger, NotSent};
 pub use self::transaction::{Committed, TxnError, TxnWriter};
 use super::config::KafkaConfig;
 use super::remind::{Lost, Reminder};

@@ -151,6 +151,17 @@ impl EngineHandle {
         self.shared.failed.is_cancelled()
     }
 
+    /// Something outside the engine is not as it has to be: `/ready` is false and names it; `None`: it is again. `look` is who
+    /// says so.
+    pub fn lacks(&self, look: &'static str, what: Option<String>) {
+        self.shared.miss(look, what);
+    }
+
+    /// Ends the process with an error, in order.
+    pub fn fail(&self, message: String) {
+        self.shared.fail(EngineError::Failed(message));
+    }
+
     /// The rows that a node has under a key, in all tasks of this instance that may have it; of a global table, its
     /// own.
     ///
