@@ -111,7 +111,7 @@ impl HttpSink {
 fn idempotency_key(origin: &str, rows: &[Asked<'_>], body: &[u8]) -> String {
     let mut hash = Sha256::new();
     let first = &rows[0];
-    for part in [first.method.as_bytes(), first.url.as_bytes(), body] {
+    for part in [origin.as_bytes(), first.method.as_bytes(), first.url.as_bytes(), body] {
         // With its length, so that no two lists of parts run together alike.
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
