@@ -15,7 +15,7 @@ use crate::dev::{
     Accounts, Api, Feed, FeedOptions, View, Watch, api, calls_elsewhere, count, divide_times, feed,
     stand_in_tables, tables,
 };
-use crate::gateway::AdminServer;
+use crate::gateway::{AdminServer, Gateway};
 use crate::kafka::{KafkaConfig, MockBroker, TopicPartition, Writer};
 use crate::model::{Millis, Shape};
 use crate::runtime::{Engine, EngineError, EngineHandle, EngineOptions, Override};
@@ -127,6 +127,7 @@ impl Stage {
         let handle = EngineHandle::new(&self.topology).map_err(exit)?;
         let admin = AdminServer::start(&args.admin, vec![handle.clone()], self.servers.clone());
         let admin = admin.await.map_err(failed)?;
+        let gateway = Gateway::start(&handle).await.map_err(failed)?;
         let feed = self.feed(args)?;
         for (what, text) in &self.said {
             view.say(&format!("  {what:<8}{text}"));
@@ -135,6 +136,9 @@ impl Stage {
             view.say(&format!("  {:<8}{}", "feed", said_of(options, args.duration)));
         }
         view.say(&format!("  {:<8}http://{}/ (metrics, ready, graph)", "admin", admin.address));
+        if let Some(gateway) = &gateway {
+            view.say(&format!("  {:<8}http://{}: the endpoints", "HTTP", gateway.address));
+        }
         view.say("Ctrl-C ends the feed; then everything settles and is proved. A second one ends at once.\n");
         let options = EngineOptions {
             state_dir: state_dir.to_owned(),
@@ -166,6 +170,9 @@ impl Stage {
         let written = feed.as_ref().map(|(feed, _)| feed.written());
         // If something has failed, all of these end at once, and `Engine::stop` reports it.
         Box::pin(run.feed(&engine, feed.map(|(feed, _)| feed), stop)).await;
+        if let Some(gateway) = gateway {
+            gateway.drain().await;
+        }
         let left = match self.goes_on() {
             true => None,
             false => Box::pin(run.settle(&watch, stop)).await,

@@ -102,6 +102,19 @@ impl Blog {
         })
     }
 
+    /// Status, `Location` and body of the answer to `POST /post`.
+    fn post(&self, instance: &Instance, kind: &str, body: impl Into<String>) -> (u16, String, Json) {
+        let url = format!("http://{}/post", instance.http());
+        self.runtime.block_on(async {
+            let request = reqwest::Client::new().post(url).header("content-type", kind).body(body.into());
+            let answer = request.send().await.expect("an answer");
+            let location = answer.headers().get("location").map_or("", |at| at.to_str().expect("is text"));
+            let (status, location) = (answer.status().as_u16(), location.to_owned());
+            let body = answer.bytes().await.expect("a body");
+            (status, location, serde_json::from_slice(&body).expect("is JSON"))
+        })
+    }
+
     /// The uids that were announced, each time.
     fn announced(&self) -> Vec<String> {
         let rows = self.stage.read("publishedPosts").unwrap_or_default();
@@ -231,6 +244,58 @@ fn titles_of_any_script_have_slugs_and_what_is_no_post_is_dead_with_its_reason()
     assert_eq!(instance.stop(LONG), 0);
 }
 
+const JSON: &str = "application/json";
+const FORM: &str = "application/x-www-form-urlencoded";
+
+#[test]
+fn a_post_by_http_is_accepted_with_its_slug_and_one_that_lacks_something_leaves_nothing() {
+    let blog = Blog::new("http", &variable("POSTGRES_URL"), &variable("REDIS_URL"));
+    let mut instance = blog.start("a");
+    instance.wait_ready(LONG);
+    let mut expected = Vec::new();
+    for (kind, body, title, begins) in [
+        (JSON, json!({"title": "Für Elise", "content": "a"}).to_string(), "Für Elise", "fur-elise-"),
+        (FORM, "title=F%C3%BCr+Elise&content=a".to_owned(), "Für Elise", "fur-elise-"),
+        (JSON, json!({"title": "北京", "content": "a", "more": 1}).to_string(), "北京", "bei-jing-"),
+    ] {
+        let (status, location, body) = blog.post(&instance, kind, body);
+        assert_eq!(status, 202, "{body}");
+        let (uid, slug) = (body["uid"].as_str().expect("a uid"), body["slug"].as_str().expect("a slug"));
+        assert_eq!(location, format!("/post/{slug}"));
+        assert!(slug.starts_with(begins), "{slug}");
+        let message = json!({ "uid": uid, "title": title, "content": "a" });
+        assert_eq!(
+            blog.stage.rows("newPosts").last(),
+            Some(&(uid.to_owned(), message)),
+            "when it is answered"
+        );
+        expected.push((uid.to_owned(), slug.to_owned()));
+    }
+    for (body, field) in [
+        (json!({"content": "a"}), "title"),
+        (json!({"title": "a"}), "content"),
+        (json!({"title": "", "content": "a"}), "title"),
+        (json!({"title": "a", "content": ""}), "content"),
+        (json!({"title": 1, "content": "a"}), "title"),
+        (json!({"title": "a", "content": ["a"]}), "content"),
+        (json!({"title": "a", "content": "a\u{0}b"}), "content"),
+        (json!({"title": "a\u{0}b", "content": "a"}), "title"),
+    ] {
+        let (status, _, said) = blog.post(&instance, JSON, body.to_string());
+        assert_eq!((status, &said["field"]), (422, &json!(field)), "{body}: {said}");
+    }
+    let (status, _, said) = blog.post(&instance, FORM, "title=a");
+    assert_eq!((status, &said["field"]), (422, &json!("content")), "{said}");
+    assert_eq!(blog.stage.rows("newPosts").len(), expected.len(), "nothing else was produced");
+    wait("they are announced", LONG, || blog.announced().len() == expected.len());
+    let rows = blog.rows();
+    for (uid, slug) in &expected {
+        assert_eq!(rows[uid]["slug"], json!(slug), "the slug that was answered");
+    }
+    wait("they are cached", LONG, || blog.cache(&rows) == rows);
+    assert_eq!(instance.stop(LONG), 0);
+}
+
 #[test]
 fn nothing_is_lost_while_postgres_or_redis_is_down_and_instances_are_killed() {
     let (postgres, redis) = (OwnServer::postgres(), OwnServer::redis());
@@ -249,7 +314,13 @@ fn nothing_is_lost_while_postgres_or_redis_is_down_and_instances_are_killed() {
     send(200);
     wait("200 are announced", LONG, || announced().len() == 200);
     postgres.act("kill");
-    let total = send(300);
+    let by_http = |title: &str| {
+        let body = json!({ "title": title, "content": "by HTTP" });
+        let (status, _, said) = blog.post(&instance, JSON, body.to_string());
+        assert_eq!(status, 202, "{said}");
+    };
+    by_http("while PostgreSQL is down");
+    let total = send(299) + 1;
     std::thread::park_timeout(Duration::from_secs(2));
     assert_eq!(announced().len(), 200, "only once it is stored");
     postgres.act("resume");
@@ -259,7 +330,8 @@ fn nothing_is_lost_while_postgres_or_redis_is_down_and_instances_are_killed() {
     let rows = blog.rows();
     wait("500 are cached", LONG, || blog.cache(&rows) == rows);
     redis.act("kill");
-    let total = send(300);
+    by_http("while Redis is down");
+    let total = send(299) + 2;
     wait("800 are announced", LONG, || announced().len() == total);
     redis.act("resume");
     let rows = blog.rows();
@@ -267,7 +339,7 @@ fn nothing_is_lost_while_postgres_or_redis_is_down_and_instances_are_killed() {
     wait("800 are cached", LONG, || blog.cache(&rows) == rows);
 
     // The instance is killed in the middle; another one goes on.
-    let total = send(3000);
+    let total = send(3000) + 2;
     wait("it is at it", LONG, || announced().len() > 1000);
     instance.kill9();
     let mut second = blog.start("a");

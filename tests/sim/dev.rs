@@ -113,6 +113,7 @@ fn the_blog_runs_without_servers() {
     let events = number(&out, "events");
     assert!(events >= 40, "{events} events\n{out}");
     assert_eq!(number(&out, "posts:"), events, "what the schema says is made up, and stored\n{out}");
+    assert!(out.contains("http://127.0.0.1:") && out.contains(": the endpoints"), "{out}");
     assert_eq!(number(&out, "cache:"), events, "what is announced is cached, and nothing else\n{out}");
     assert_eq!(number(&out, "dead letters"), 0, "{out}");
 }
