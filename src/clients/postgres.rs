@@ -426,6 +426,14 @@ fn is_stale(error: &Error) -> bool {
     })
 }
 
+/// A statement that gives each row of another one as the text of a JSON object, columns as its fields in their order: the
+/// only way in which rows become JSON here, so that the same row is the same text from everywhere.
+#[must_use]
+pub fn rows_as_json(select: &str) -> String {
+    // The other one may end with a comment.
+    format!("SELECT row_to_json(r)::text FROM ({select}\n) AS r")
+}
+
 /// What an error of a statement means.
 #[must_use]
 pub fn judge(error: &Error) -> Failure {

@@ -4,7 +4,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::names::Names;
-use super::{Auth, RequestConfig, RespondConfig, Route};
+use super::{Auth, Method, ReadConfig, RequestConfig, RespondConfig, Route};
+use crate::clients::Uses;
 use crate::expressions::{Typing, VrlCompiler};
 use crate::model::kinds::placed;
 use crate::model::{Expr, Field, Json, Problem, Scope};
@@ -27,6 +28,9 @@ pub struct EndpointConfig {
     /// The message that is produced for a request.
     #[serde(default)]
     pub request: Option<RequestConfig>,
+    /// Where a `GET` looks up what it answers: one place after another, until one has it.
+    #[serde(default)]
+    pub read: Vec<ReadConfig>,
     /// The answer, when the broker has the message. Default: 202 with the request's id.
     #[serde(default)]
     pub respond: Option<RespondConfig>,
@@ -58,15 +62,23 @@ impl EndpointConfig {
     /// An endpoint that does nothing yet.
     #[must_use]
     pub fn new(route: Route) -> EndpointConfig {
-        EndpointConfig { route, auth: None, schema: None, checks: Vec::new(), request: None, respond: None }
+        EndpointConfig {
+            route,
+            auth: None,
+            schema: None,
+            checks: Vec::new(),
+            request: None,
+            read: Vec::new(),
+            respond: None,
+        }
     }
 
     /// What is wrong with its own settings, with fields counted from the endpoint.
     #[must_use]
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = self.route.check();
-        if self.request.is_none() {
-            let help = "write what it does, for example `request: { topic: TOPIC, key: .id }`";
+        if self.request.is_none() && self.read.is_empty() {
+            let help = "write what it does, for example `request: { topic: TOPIC, key: .id }` or `read: [ { store: NODE, key: path.id } ]`";
             problems.push(Problem::setting("", "the endpoint does nothing", help));
         }
         if self.reads_body() && !self.route.method.has_body() {
@@ -80,6 +92,29 @@ impl EndpointConfig {
                 let help = "write the name of the field that is wrong then";
                 problems.push(Problem::setting(format!("checks.{n}.field"), "no field", help));
             }
+        }
+        if !self.read.is_empty() {
+            let mut wrong = |field: &str, message: &str, help: &str| {
+                problems.push(Problem::setting(field, message, help));
+            };
+            if self.route.method != Method::Get {
+                wrong("route", "only a GET looks things up", "write `route: GET /...`");
+            }
+            if self.request.is_some() {
+                wrong("read", "a read produces no message", "make two endpoints of it");
+            }
+            if self.respond.is_some() {
+                wrong(
+                    "respond",
+                    "a read answers with what it finds",
+                    "write `body` beside the place that is asked",
+                );
+            }
+        }
+        let mut cached = false;
+        for (n, read) in self.read.iter().enumerate() {
+            problems.extend(placed(&format!("read.{n}"), read.check(cached)));
+            cached |= read.redis.is_some();
         }
         problems.extend(placed("auth", self.auth.iter().flat_map(Auth::check).collect()));
         problems.extend(placed("request", self.request.iter().flat_map(RequestConfig::check).collect()));
@@ -95,7 +130,11 @@ impl EndpointConfig {
             names.compile(&mut check.condition, &mut typing);
         }
         self.request.iter_mut().for_each(|request| request.compile(&names, &mut typing));
-        self.respond.get_or_insert_default().compile(&names, &mut typing);
+        self.read.iter_mut().for_each(|read| read.compile(&names, &mut typing));
+        if self.request.is_some() {
+            self.respond.get_or_insert_default();
+        }
+        self.respond.iter_mut().for_each(|respond| respond.compile(&names, &mut typing));
     }
 
     /// What it does with a request, in short.
@@ -104,13 +143,28 @@ impl EndpointConfig {
         let key = |request: &RequestConfig| request.key.as_ref().map(|key| format!(" by {}", key.text()));
         let request = self.request.as_ref();
         let request = request.map(|r| format!("writes {}{}", r.topic, key(r).unwrap_or_default()));
-        request.unwrap_or_default()
+        request.unwrap_or_else(|| {
+            let places: Vec<String> = self.read.iter().map(ReadConfig::label).collect();
+            format!("reads {}", places.join(", then "))
+        })
     }
 
     /// The topics that it writes, each with the field that names it.
     #[must_use]
     pub fn written_topics(&self) -> Vec<(&str, &'static str)> {
         self.request.iter().map(|request| (request.topic.as_str(), "request.topic")).collect()
+    }
+
+    /// The servers that it asks, each with the field that names the connection.
+    pub fn connections(&self) -> impl Iterator<Item = (Uses<'_>, String)> {
+        let places = self.read.iter().enumerate();
+        places.filter_map(|(n, read)| read.uses().map(|(uses, field)| (uses, format!("read.{n}.{field}"))))
+    }
+
+    /// The nodes whose rows it reads, each with the field that names it.
+    pub fn stores(&self) -> impl Iterator<Item = (&str, String)> {
+        let places = self.read.iter().enumerate();
+        places.filter_map(|(n, read)| read.store.as_deref().map(|store| (store, format!("read.{n}.store"))))
     }
 
     /// Whether the body of its requests is read.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::kafka::{Admin, AdminError, KafkaConfig, Member};
 
@@ -91,6 +91,8 @@ impl Map {
 #[derive(Clone)]
 pub struct Owners {
     shared: Arc<Shared>,
+    /// Ends the task that asks, with the last clone.
+    _end: Arc<DropGuard>,
 }
 
 struct Shared {
@@ -109,11 +111,11 @@ struct Told {
 }
 
 impl Owners {
-    /// Asks a group for its members, until `stop`.
+    /// Asks a group for its members, as long as it is asked for them.
     ///
     /// # Errors
     /// librdkafka refuses the settings.
-    pub fn watch(kafka: &KafkaConfig, group: &str, stop: CancellationToken) -> Result<Owners, AdminError> {
+    pub fn watch(kafka: &KafkaConfig, group: &str) -> Result<Owners, AdminError> {
         // A client of its own: a broker that does not answer it holds up nothing else.
         let admin = Arc::new(Admin::open(kafka, ANSWER)?);
         let shared = Arc::new(Shared {
@@ -121,8 +123,9 @@ impl Owners {
             wanted: Notify::new(),
             told: Mutex::default(),
         });
-        tokio::spawn(Arc::clone(&shared).run(admin, group.to_owned(), stop));
-        Ok(Owners { shared })
+        let stop = CancellationToken::new();
+        tokio::spawn(Arc::clone(&shared).run(admin, group.to_owned(), stop.clone()));
+        Ok(Owners { shared, _end: Arc::new(stop.drop_guard()) })
     }
 
     /// The map as it is.

@@ -26,6 +26,7 @@ pub mod metrics;
 mod task;
 mod worker;
 
+pub(crate) use calls::breaker;
 pub use engine::{
     AskError, AtGate, Engine, EngineError, EngineHandle, EngineOptions, Found, MissingTopics, Override,
     Owner, Position, Said, Status, StoreOf, Taps, WHOLE,

@@ -11,8 +11,8 @@ use super::builder::{of_nth, problem};
 use super::checks::{check_settings, check_table};
 use super::names::Read;
 use super::{
-    Changelog, Made, Node, Settings, Topology, dead_letter, foreign, formats, gates, joins, limits, origins,
-    repartition, sub, windowed,
+    Changelog, Made, Node, Settings, Topology, dead_letter, endpoints, foreign, formats, gates, joins,
+    limits, origins, repartition, sub, windowed,
 };
 use crate::endpoints::EndpointConfig;
 use crate::formats::NamedSchemas;
@@ -213,7 +213,11 @@ impl Draft {
         }
         let replayed = settings.state.changelog == Changelog::Off;
         nodes.iter_mut().for_each(|node| node.plan.replayed = replayed);
-        Ok(Topology { name, settings, nodes, subs, schemas, named_schemas })
+        let topology = Topology { name, settings, nodes, subs, schemas, named_schemas };
+        match endpoints::check_stores(&topology) {
+            problems if problems.is_empty() => Ok(topology),
+            problems => Err(problems),
+        }
     }
 }
 

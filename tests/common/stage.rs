@@ -107,7 +107,8 @@ impl Stage {
         self.send_records(rows.iter().map(row).collect());
     }
 
-    fn send_records(&self, records: Vec<OutRecord>) {
+    /// Writes records as they are.
+    pub fn send_records(&self, records: Vec<OutRecord>) {
         self.runtime.block_on(self.writer.send_all(&records)).expect("records are sent");
     }
 

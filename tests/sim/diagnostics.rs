@@ -67,6 +67,40 @@ endpoints:
     respond: { status: 99, headers: { Date: "{{ now() }}" }, body: { a: .title + 1 } }
     auth: {}
 "#;
+    reads_that_cannot_be: r#"
+name: t
+http: { listen: "127.0.0.1:0" }
+redis: { url: "redis://localhost" }
+sources: { in: { generate: { rate: 10/s } } }
+operators: { counts: { from: in, aggregate: { count: {} } }, slim: { from: in, map: . } }
+sinks: { out: { from: [counts, slim], blackhole: {} } }
+endpoints:
+  nowhere: { route: 'GET /a/{id}', read: [ {} ] }
+  twice: { route: 'GET /b/{id}', read: [ { redis: { get: "x:{{ id }}" }, store: counts, key: id } ] }
+  keyless: { route: 'GET /c/{id}', read: [ { store: counts } ] }
+  unknown: { route: 'GET /d/{id}', read: [ { store: conts, key: id } ] }
+  fills:
+    route: GET /f/{id}
+    read:
+      - { postgres: { query: "select a from b where c = $1 and d = $2", params: [id] }, fill: true, miss_ttl: 60s }
+  both: { route: 'POST /g/{id}', request: { topic: t }, read: [ { store: counts, key: id, ttl: 5s } ] }
+  typed: { route: 'GET /h/{id}', read: [ { store: counts, key: path.ib, body: { n: .n + nobody } } ] }
+"#;
+    reads_of_what_is_no_store: r#"
+name: t
+kafka: { brokers: "localhost:9092" }
+http: { listen: "127.0.0.1:0" }
+sources: { in: { kafka: { topic: in } } }
+operators:
+  slim: { from: in, map: . }
+  by-to: { from: slim, key_by: .to }
+  received: { from: by-to, aggregate: { count: {} } }
+sinks: { out: { from: received, blackhole: {} } }
+endpoints:
+  slim: { route: 'GET /a/{id}', read: [ { store: slim, key: id } ] }
+  typo: { route: 'GET /b/{id}', read: [ { store: recieved, key: id } ] }
+  late: { route: 'GET /c/{id}', read: [ { store: received, key: id, at: query.at } ] }
+"#;
     endpoints_without_a_place: r#"
 name: t
 endpoints:

@@ -54,8 +54,6 @@ pub struct Stores {
     /// `None` without a group: all tasks are here.
     owners: Option<Owners>,
     peers: Peers,
-    /// The address that this instance names, so that it does not ask itself.
-    me: Option<Arc<str>>,
     /// What other instances' admin servers want to see.
     token: Option<Arc<str>>,
     room: Arc<Semaphore>,
@@ -66,7 +64,6 @@ pub struct Stores {
 enum Who {
     Here,
     At(String),
-    Nobody,
 }
 
 /// What is known of each partition that was asked for.
@@ -81,17 +78,25 @@ struct Gathered {
 }
 
 impl Stores {
-    /// The stores of an engine. `me`: the address that this instance names.
-    #[must_use]
-    pub fn new(
-        engine: EngineHandle,
-        owners: Option<Owners>,
-        peers: Peers,
-        me: Option<&str>,
-        token: Option<&str>,
-    ) -> Stores {
-        let room = Arc::new(Semaphore::new(READS_MAX));
-        Stores { engine, owners, peers, me: me.map(Into::into), token: token.map(Into::into), room }
+    /// The stores of an engine. Other instances are looked for where its topology has a group.
+    ///
+    /// # Errors
+    /// A client cannot be made.
+    pub fn new(engine: &EngineHandle, token: Option<&str>) -> Result<Stores, String> {
+        let topology = engine.topology();
+        let owners = match &topology.settings.kafka {
+            Some(kafka) if !topology.source_topics().is_empty() => {
+                Some(Owners::watch(kafka, &topology.name).map_err(|e| e.to_string())?)
+            }
+            _ => None,
+        };
+        Ok(Stores {
+            engine: engine.clone(),
+            owners,
+            peers: Peers::new().map_err(|e| e.to_string())?,
+            token: token.map(Into::into),
+            room: Arc::new(Semaphore::new(READS_MAX)),
+        })
     }
 
     /// The rows of a key, from state that has taken in the record `at`. `anywhere`: where its own partition has nothing, it
@@ -146,7 +151,8 @@ impl Stores {
         Ok(all.looked().unwrap_or(Looked::Absent))
     }
 
-    /// Asks for each partition this instance, then the one that has it, then the one that has it by a new map.
+    /// Asks for each partition this instance, then the one that has it, and where that has it no more the one that has it
+    /// by a new map.
     async fn gather(&self, question: &Question, topics: &[String]) -> Result<Gathered, AskError> {
         let mut gathered = Gathered::default();
         let asked = Instant::now();
@@ -176,22 +182,11 @@ impl Stores {
             return Ok(gathered);
         };
         let mut again = BTreeMap::new();
-        let mut here = Vec::new();
         for (partition, (who, what)) in moved {
             match map.owner(topics, partition) {
-                // It was not here a moment ago, and is now.
-                Some(address) if self.is_me(address) && who != Who::Here => here.push(partition),
-                Some(address) if who != Who::At(address.to_owned()) && !self.is_me(address) => {
-                    again.insert(partition, who);
-                }
+                Some(address) if who != Who::At(address.to_owned()) => drop(again.insert(partition, who)),
                 Some(_) => drop(gathered.unknown.insert(partition, what)),
                 None => drop(gathered.unknown.insert(partition, format!("{what}; {}", map.why_none()))),
-            }
-        }
-        if !here.is_empty() {
-            let question = Question { partitions: here, ..question.clone() };
-            for (partition, said) in from_here(&self.engine, &question).await? {
-                gathered.take(partition, Who::Here, said);
             }
         }
         if !again.is_empty() {
@@ -200,10 +195,6 @@ impl Stores {
         let left = std::mem::take(&mut gathered.moved);
         gathered.unknown.extend(left.into_iter().map(|(p, (_, what))| (p, what)));
         Ok(gathered)
-    }
-
-    fn is_me(&self, address: &str) -> bool {
-        self.me.as_deref() == Some(address)
     }
 
     /// Asks the instances that have these partitions, by a map.
@@ -218,15 +209,8 @@ impl Stores {
         let mut by_address: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
         for (partition, who) in partitions {
             match map.owner(topics, partition) {
-                Some(address) if self.is_me(address) => {
-                    let what = match map.is_twice(address) {
-                        true => format!("several instances name the address {address}"),
-                        false => "it has just left this instance, or is on its way here".to_owned(),
-                    };
-                    gathered.moved.insert(partition, (Who::Here, what));
-                }
                 Some(address) => by_address.entry(address).or_default().push(partition),
-                None => drop(gathered.moved.insert(partition, (who_else(who), map.why_none()))),
+                None => drop(gathered.moved.insert(partition, (who, map.why_none()))),
             }
         }
         let asks = by_address.into_iter().map(|(address, partitions)| async move {
@@ -239,8 +223,13 @@ impl Stores {
             match answers {
                 Ok(mut answers) => {
                     for partition in partitions {
-                        let said = answers.remove(&partition).unwrap_or(Said::NotHere);
-                        gathered.take(partition, who.clone(), said);
+                        match answers.remove(&partition).unwrap_or(Said::NotHere) {
+                            Said::NotHere if map.is_twice(address) => {
+                                let what = format!("several instances name the address {address}");
+                                gathered.moved.insert(partition, (who.clone(), what));
+                            }
+                            said => gathered.take(partition, who.clone(), said),
+                        }
                     }
                 }
                 Err(e) => {
@@ -252,16 +241,11 @@ impl Stores {
     }
 }
 
-/// That no map named an owner does not mean that this instance was asked in vain.
-fn who_else(who: Who) -> Who {
-    if who == Who::Here { Who::Nobody } else { who }
-}
-
 impl Gathered {
     fn take(&mut self, partition: i32, who: Who, said: Said) {
         let place = match &who {
             Who::At(address) => format!(" at {address}"),
-            Who::Here | Who::Nobody => String::new(),
+            Who::Here => String::new(),
         };
         match said {
             Said::Rows { rows, cut } => {

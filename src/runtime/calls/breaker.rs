@@ -4,21 +4,33 @@
 //! Closed: calls pass. It opens after 20 failures in a row, or if at least half of the calls of the last 10 s failed
 //! (20 or more). Open: no call passes for 1 s, doubled with each failed probe up to 30 s. Half open: one probe passes,
 //! and its answer closes or opens the circuit. Answers to calls that began before the circuit last changed are ignored.
+//! These are the limits of calls; others may be given ([`Limits`]).
 //!
 //! Which answers are failures is decided elsewhere; so is waiting.
 
 use std::time::Duration;
 
-/// Failures in a row that open the circuit.
-const IN_A_ROW: u32 = 20;
 /// Calls needed before their ratio counts.
 const CALLS_MIN: u32 = 20;
 /// Slots of a second in which calls are counted.
 const SLOTS: usize = 10;
-/// First time the circuit stays open.
-const OPEN_FIRST: Duration = Duration::from_secs(1);
-/// Longest time the circuit stays open.
-const OPEN_MAX: Duration = Duration::from_secs(30);
+
+/// When a circuit opens, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Failures in a row that open it.
+    pub in_a_row: u32,
+    /// First time it stays open.
+    pub first: Duration,
+    /// Longest time it stays open.
+    pub longest: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { in_a_row: 20, first: Duration::from_secs(1), longest: Duration::from_secs(30) }
+    }
+}
 
 /// Whether a call may pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +66,7 @@ struct Slot {
 /// The state machine.
 #[derive(Debug)]
 pub struct Breaker {
+    limits: Limits,
     state: State,
     /// Counts changes of state: answers to calls of an earlier state are ignored.
     turn: u64,
@@ -64,11 +77,24 @@ pub struct Breaker {
 
 impl Default for Breaker {
     fn default() -> Self {
-        Breaker { state: State::Closed, turn: 0, in_a_row: 0, slots: [Slot::default(); SLOTS], opened: 0 }
+        Breaker::new(Limits::default())
     }
 }
 
 impl Breaker {
+    /// A closed one.
+    #[must_use]
+    pub fn new(limits: Limits) -> Breaker {
+        Breaker {
+            limits,
+            state: State::Closed,
+            turn: 0,
+            in_a_row: 0,
+            slots: [Slot::default(); SLOTS],
+            opened: 0,
+        }
+    }
+
     /// What [`Breaker::admit`] would answer, without taking the probe's place.
     #[must_use]
     pub fn look(&self, now: Duration) -> Admission {
@@ -103,13 +129,13 @@ impl Breaker {
                 self.slots = [Slot::default(); SLOTS];
                 self.turn_to(State::Closed);
             }
-            (State::HalfOpen { lasts }, false) => self.open(now, (lasts * 2).min(OPEN_MAX)),
+            (State::HalfOpen { lasts }, false) => self.open(now, (lasts * 2).min(self.limits.longest)),
             (State::Closed, ok) => {
                 self.count(now, ok);
                 if ok || !self.is_bad(now) {
                     return false;
                 }
-                self.open(now, OPEN_FIRST);
+                self.open(now, self.limits.first);
             }
             // No call passes while it is open.
             (State::Open { .. }, _) => return false,
@@ -158,7 +184,7 @@ impl Breaker {
         let oldest = now.as_secs().saturating_sub(SLOTS as u64 - 1);
         let recent = self.slots.iter().filter(|s| s.second >= oldest);
         let (ok, failed) = recent.fold((0, 0), |(ok, failed), s| (ok + s.ok, failed + s.failed));
-        self.in_a_row >= IN_A_ROW || (ok + failed >= CALLS_MIN && failed >= ok)
+        self.in_a_row >= self.limits.in_a_row || (ok + failed >= CALLS_MIN && failed >= ok)
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use super::encode::{Cell, ColumnType};
 use super::{Conflict, PostgresSinkConfig};
 use crate::clients::Failure;
-use crate::clients::postgres::Session;
+use crate::clients::postgres::{Session, rows_as_json};
 use crate::model::{self, Json, Payload, SinkRow, Types, near};
 use crate::sinks::SinkError;
 use crate::sinks::columns::Column;
@@ -266,7 +266,8 @@ impl Plan {
             insert: insert(&name, &columns, &keyed, config.conflict, newer_column),
             delete: keyed_by.as_ref().map(|on| {
                 let newer = newer_column.map_or_else(String::new, |column| {
-                    let (stored, given) = (format!("t.{}", quoted(&column.name)), column.cast(&column.bare_type));
+                    let (stored, given) =
+                        (format!("t.{}", quoted(&column.name)), column.cast(&column.bare_type));
                     format!(" AND ({given} IS NULL OR {stored} IS NULL OR {stored} < {given})")
                 });
                 format!("DELETE FROM {name} AS t USING {} WHERE {on}{newer}", arrays(&deletable, false))
@@ -274,7 +275,8 @@ impl Plan {
             select: keyed_by.as_ref().map(|on| {
                 let row = table.columns.iter().map(shown).collect::<Vec<_>>().join(", ");
                 format!(
-                    "SELECT u.n, (SELECT row_to_json(r) FROM (SELECT {row}) AS r)::text FROM {} JOIN {name} AS t ON {on}",
+                    "SELECT u.n, ({}) FROM {} JOIN {name} AS t ON {on}",
+                    rows_as_json(&format!("SELECT {row}")),
                     arrays(&keyed, true)
                 )
             }),
