@@ -42,7 +42,8 @@ pub(super) struct RunArgs {
     #[arg(long, env = "SLACKWATER_INSTANCE_ID", value_name = "NAME")]
     instance_id: Option<String>,
     /// Where other instances of the same topology find this one's admin server, `host:port`, to ask it for the keys that it
-    /// owns. Of any address (`0.0.0.0`) the host is the one that brokers see. Default: none, it is not asked.
+    /// owns, where endpoints read state. Of any address (`0.0.0.0`) the host is the one that brokers see. Default: the
+    /// address of the admin server.
     #[arg(long, env = "SLACKWATER_ADVERTISE", value_name = "HOST:PORT")]
     advertise: Option<String>,
     /// How long a stop may take before what is left is abandoned to the next start.
@@ -109,7 +110,11 @@ async fn serve(files: &[Loaded], args: &RunArgs) -> Result<(), Exit> {
     let (mut running, busy) = (JoinSet::new(), Arc::new(AtomicUsize::new(files.len())));
     for (n, handle) in handles.into_iter().enumerate() {
         let topology = Arc::clone(handle.topology());
-        let options = args.options(n, &topology);
+        let mut options = args.options(n, &topology);
+        // Others ask it for keys only where endpoints read state.
+        if topology.reads_state() {
+            options.advertise.get_or_insert_with(|| server.address.to_string());
+        }
         tracing::info!(topology = topology.name, admin = %server.address, state = %options.state_dir.display(), "starting");
         let one = One { handle, options, busy: Arc::clone(&busy), stop: stop.clone() };
         // Log lines of one among several say whose they are.

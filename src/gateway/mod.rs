@@ -12,6 +12,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `reads` | `read`: Redis, PostgreSQL, the state of whichever instance has it |
 //! | `produce` | `request` and `respond`: a message, and the answer when the broker has it |
 
 mod admin;

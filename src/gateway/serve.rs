@@ -14,7 +14,10 @@ use futures_util::future::BoxFuture;
 use super::answer::{self, Problem, REQUEST_ID};
 use super::pace::Pace;
 use super::produce::{Accept, Produce};
+use super::reads::Reading;
+use super::reads::store::Stores;
 use super::request::{Parts, Request};
+use super::server::GatewayError;
 use super::{auth, body, identity, openapi};
 use crate::endpoints::{EndpointConfig, NoRoute, Params, Routes, ServeConfig};
 use crate::kafka::Messenger;
@@ -68,10 +71,20 @@ pub struct Given<'a> {
     pub engine: &'a EngineHandle,
     /// The endpoints' producer, where one of them produces.
     pub messenger: Option<&'a Arc<Messenger>>,
+    /// The state of every instance, where one of them reads state.
+    pub stores: Option<&'a Stores>,
 }
 
 /// The handler of an endpoint, by what is set. An endpoint without any was refused with the file.
-fn handler(given: &Given<'_>) -> Option<Arc<dyn Handler>> {
+fn handler(given: &Given<'_>) -> Result<Option<Arc<dyn Handler>>, GatewayError> {
+    if !given.endpoint.read.is_empty() {
+        return Ok(Some(Arc::new(Reading::new(given)?)));
+    }
+    Ok(producing(given))
+}
+
+/// The handler of an endpoint that produces.
+fn producing(given: &Given<'_>) -> Option<Arc<dyn Handler>> {
     let endpoint = given.endpoint;
     let produce = Produce::new(endpoint.request.as_ref()?, Arc::clone(given.messenger?));
     let respond = endpoint.respond.clone().unwrap_or_default();
@@ -112,7 +125,9 @@ impl App {
         config: &ServeConfig,
         engine: &EngineHandle,
         messenger: Option<&Arc<Messenger>>,
-    ) -> App {
+    ) -> Result<App, GatewayError> {
+        let stores = Stores::needed(engine).map_err(GatewayError::Stores)?;
+        let stores = stores.as_ref();
         let topology = engine.topology();
         let mut app = App {
             openapi: openapi::document(&topology.name, &topology.settings.endpoints),
@@ -121,11 +136,11 @@ impl App {
             metrics: engine.metrics().endpoints().clone(),
         };
         for (name, endpoint) in &topology.settings.endpoints {
-            if let Some(handler) = handler(&Given { name, endpoint, engine, messenger }) {
+            if let Some(handler) = handler(&Given { name, endpoint, engine, messenger, stores })? {
                 app.add(name, endpoint, handler);
             }
         }
-        app
+        Ok(app)
     }
 
     /// Adds an endpoint.

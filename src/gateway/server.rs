@@ -72,6 +72,17 @@ pub enum GatewayError {
     /// The certificate cannot be used.
     #[error("the endpoints' certificate: {0}")]
     Certificate(String),
+    /// The clients that ask other instances could not be made.
+    #[error("reads of other instances' keys: {0}")]
+    Stores(String),
+    /// What an endpoint needs cannot be had.
+    #[error("the endpoint `{endpoint}`: {message}")]
+    Endpoint {
+        /// Its name.
+        endpoint: String,
+        /// Why not.
+        message: String,
+    },
 }
 
 /// The served endpoints of a topology.
@@ -106,7 +117,7 @@ impl Gateway {
         let failed = |source| GatewayError::Listen { address: config.listen.clone(), source };
         let socket = bind(&config.listen).await.map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
-        let app = Arc::new(App::new(&config, engine, messenger.as_ref()));
+        let app = Arc::new(App::new(&config, engine, messenger.as_ref())?);
         let stop = CancellationToken::new();
         let serving =
             Serving { app, config, engine: engine.clone(), stop: stop.clone(), address, certificate };

@@ -28,6 +28,12 @@ impl Topology {
         }
     }
 
+    /// Does an endpoint read the rows of a node?
+    #[must_use]
+    pub fn reads_state(&self) -> bool {
+        self.settings.endpoints.values().any(|endpoint| endpoint.stores().next().is_some())
+    }
+
     /// How a node's rows are found; `None`: it keeps none.
     #[must_use]
     pub fn readable(&self, node: usize) -> Option<Readable> {

@@ -25,6 +25,7 @@ mod operators_live;
 mod ordering;
 mod own_kinds;
 mod postgres;
+mod reads;
 mod redis;
 mod repartition;
 mod secrets;

@@ -12,7 +12,9 @@
 //! | `flight` | one question at a time for each key |
 //! | `health` | a server that fails is left alone for a moment |
 //! | `etag` | weak ETags by content |
+//! | `answer` | an endpoint that reads, as a handler of requests |
 
+mod answer;
 mod cache;
 mod database;
 pub mod etag;
@@ -23,6 +25,7 @@ pub mod store;
 
 use std::sync::Arc;
 
+pub use self::answer::Reading;
 use self::cache::{Cache, Cached};
 use self::database::{Database, Row};
 use self::flight::Flights;

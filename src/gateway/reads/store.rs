@@ -78,6 +78,14 @@ struct Gathered {
 }
 
 impl Stores {
+    /// The stores of an engine, where an endpoint of its topology reads state.
+    ///
+    /// # Errors
+    /// A client cannot be made.
+    pub fn needed(engine: &EngineHandle) -> Result<Option<Stores>, String> {
+        engine.topology().reads_state().then(|| Stores::new(engine, None)).transpose()
+    }
+
     /// The stores of an engine. Other instances are looked for where its topology has a group.
     ///
     /// # Errors
