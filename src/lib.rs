@@ -45,7 +45,7 @@
 //! | 3 | [`topology`] | [`topology::TopologyBuilder`], every check of the graph, sub-topologies, the topology as a picture and as text |
 //! | 4 | [`yaml`] | YAML with places, variables, secrets, reports, JSON schema, `tests:` |
 //! | 4 | [`runtime`] | the task, the engine around it: workers, commits, restores, global tables, calls, limiter, sink lanes, metrics |
-//! | 5 | [`gateway`] | HTTP: the admin server, which asks a [`runtime::EngineHandle`] |
+//! | 5 | [`gateway`] | HTTP: the endpoints, reads of state from whichever instance has it, the admin server, which asks a [`runtime::EngineHandle`] |
 //! | 6 | [`testing`] | the test driver, `tests:` of a file, `simulate` |
 //! | 7 | [`dev`] | `slackwater dev`: the stand-ins of a topology's servers, the feed, the proof |
 //! | 8 | [`cli`] | one file per command, exit codes, logs |

@@ -78,7 +78,7 @@ impl EndpointConfig {
     pub fn check(&self) -> Vec<Problem> {
         let mut problems = self.route.check();
         if self.request.is_none() && self.read.is_empty() {
-            let help = "write what it does, for example `request: { topic: TOPIC, key: .id }` or `read: [ { store: NODE, key: path.id } ]`";
+            let help = "write what it does, for example `request: { topic: TOPIC, key: .id }` or `read: [ { store: NODE, key: path.account } ]`";
             problems.push(Problem::setting("", "the endpoint does nothing", help));
         }
         if self.reads_body() && !self.route.method.has_body() {

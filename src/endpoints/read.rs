@@ -180,7 +180,7 @@ impl ReadConfig {
         }
         if self.store.is_some() != self.key.is_some() {
             match self.key {
-                None => wrong("", "no key to look for".into(), "add `key`, for example `key: path.id`"),
+                None => wrong("", "no key to look for".into(), "add `key`, for example `key: path.account`"),
                 Some(_) => wrong("key", "only a `store` is asked for a key".into(), "remove `key`"),
             }
         }

@@ -75,16 +75,16 @@ sources: { in: { generate: { rate: 10/s } } }
 operators: { counts: { from: in, aggregate: { count: {} } }, slim: { from: in, map: . } }
 sinks: { out: { from: [counts, slim], blackhole: {} } }
 endpoints:
-  nowhere: { route: 'GET /a/{id}', read: [ {} ] }
-  twice: { route: 'GET /b/{id}', read: [ { redis: { get: "x:{{ id }}" }, store: counts, key: id } ] }
-  keyless: { route: 'GET /c/{id}', read: [ { store: counts } ] }
-  unknown: { route: 'GET /d/{id}', read: [ { store: conts, key: id } ] }
+  nowhere: { route: 'GET /a/{account}', read: [ {} ] }
+  twice: { route: 'GET /b/{account}', read: [ { redis: { get: "x:{{ account }}" }, store: counts, key: account } ] }
+  keyless: { route: 'GET /c/{account}', read: [ { store: counts } ] }
+  unknown: { route: 'GET /d/{account}', read: [ { store: conts, key: account } ] }
   fills:
-    route: GET /f/{id}
+    route: GET /f/{account}
     read:
-      - { postgres: { query: "select a from b where c = $1 and d = $2", params: [id] }, fill: true, miss_ttl: 60s }
-  both: { route: 'POST /g/{id}', request: { topic: t }, read: [ { store: counts, key: id, ttl: 5s } ] }
-  typed: { route: 'GET /h/{id}', read: [ { store: counts, key: path.ib, body: { n: .n + nobody } } ] }
+      - { postgres: { query: "select a from b where c = $1 and d = $2", params: [account] }, fill: true, miss_ttl: 60s }
+  both: { route: 'POST /g/{account}', request: { topic: t }, read: [ { store: counts, key: account, ttl: 5s } ] }
+  typed: { route: 'GET /h/{account}', read: [ { store: counts, key: path.ib, body: { n: .n + nobody } } ] }
 "#;
     reads_of_what_is_no_store: r#"
 name: t
@@ -97,9 +97,9 @@ operators:
   received: { from: by-to, aggregate: { count: {} } }
 sinks: { out: { from: received, blackhole: {} } }
 endpoints:
-  slim: { route: 'GET /a/{id}', read: [ { store: slim, key: id } ] }
-  typo: { route: 'GET /b/{id}', read: [ { store: recieved, key: id } ] }
-  late: { route: 'GET /c/{id}', read: [ { store: received, key: id, at: query.at } ] }
+  slim: { route: 'GET /a/{account}', read: [ { store: slim, key: account } ] }
+  typo: { route: 'GET /b/{account}', read: [ { store: recieved, key: account } ] }
+  late: { route: 'GET /c/{account}', read: [ { store: received, key: account, at: query.at } ] }
 "#;
     endpoints_without_a_place: r#"
 name: t
