@@ -241,7 +241,11 @@ impl Stores {
                     }
                 }
                 Err(e) => {
-                    let what = format!("the instance at {address} does not answer: {e}");
+                    let twice = match map.is_twice(address) {
+                        true => "; several instances name the same address",
+                        false => "",
+                    };
+                    let what = format!("the instance at {address} does not answer: {e}{twice}");
                     gathered.moved.extend(partitions.into_iter().map(|p| (p, (who.clone(), what.clone()))));
                 }
             }
