@@ -70,6 +70,8 @@ enum Place {
         node: String,
         anywhere: bool,
     },
+    /// A server whose address has a variable without a value: nothing is there, as in `dev`, where sinks have stand-ins.
+    Away(String),
 }
 
 /// How a row is put into the caches before it.
@@ -97,7 +99,12 @@ impl Reader {
                 let (_, server) = connections.postgres.find(uses).map_err(wrong)?;
                 let fill = config.ttl.filter(|_| config.fill);
                 let fill = fill.map(|ttl| Fill { ttl, miss_ttl: config.miss_ttl() });
-                Place::Postgres(Arc::new(Database::new(server, postgres)?), fill)
+                match server.url.contains("${") {
+                    true => Place::Away(
+                        "PostgreSQL has no address: a variable in its `url` has no value".to_owned(),
+                    ),
+                    false => Place::Postgres(Arc::new(Database::new(server, postgres)?), fill),
+                }
             } else {
                 Place::Store { node: config.store.clone().unwrap_or_default(), anywhere: config.anywhere() }
             });
@@ -142,6 +149,7 @@ impl Reader {
                         Looked::Refused(why) => return Found::Refused(why),
                     }
                 }
+                (Place::Away(why), _) => unknown.push(why.clone()),
                 // Lookups are made of the same settings as the places.
                 (Place::Redis(..) | Place::Postgres(..) | Place::Store { .. }, _) => {}
             }
