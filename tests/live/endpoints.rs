@@ -213,7 +213,7 @@ fn rest(mut stream: TcpStream) -> String {
 #[test]
 fn endpoints_bound_what_a_client_may_take_and_answer_what_they_owe_at_the_end() {
     let stage = Stage::new("endpoints-slow", &[("things", 1)], THINGS);
-    let instance = started(&stage);
+    let mut instance = started(&stage);
     let address = instance.http();
     let asking = Asking::new(&stage, &instance);
     // Nothing at all, half a line, half of HTTP/2's first bytes, half a head.
@@ -222,7 +222,7 @@ fn endpoints_bound_what_a_client_may_take_and_answer_what_they_owe_at_the_end() 
         .into_iter()
         .map(|begin| half(&address, begin))
         .collect();
-    let post = "POST /things HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 18\r\n";
+    let post = "POST /things HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 17\r\n";
     let body = half(&address, &format!("{post}\r\n{{\"title\""));
     assert!(rest(body).starts_with("HTTP/1.1 408"), "a slow body");
     for stream in slow {
@@ -249,7 +249,12 @@ fn endpoints_bound_what_a_client_may_take_and_answer_what_they_owe_at_the_end() 
     owed.write_all(b": \"owed\"}").expect("is sent");
     let answer = rest(owed).to_lowercase();
     assert!(answer.starts_with("http/1.1 202") && answer.contains("connection: close"), "{answer}");
-    assert_eq!(instance.stop(LONG), 0);
+    let mut code = None;
+    wait("it ends", LONG, || {
+        code = instance.child.try_wait().expect("its end");
+        code.is_some()
+    });
+    assert_eq!(code.and_then(|code| code.code()), Some(0));
     assert!(stage.rows("things").iter().any(|(_, value)| value["title"] == "owed"));
 }
 
@@ -305,5 +310,38 @@ fn endpoints_never_send_later_what_was_not_sent() {
         .collect();
     assert_eq!(bad, Vec::<&String>::new(), "sent behind the caller's back: {titles:?}");
     assert!(titles.contains(&format!("after {tries}")) && titles.contains(&"last".to_owned()), "{titles:?}");
+    assert_eq!(instance.stop(LONG), 0);
+}
+
+/// A certificate of this machine's own, in two files.
+fn certificate(dir: &std::path::Path, name: &str) {
+    let made = std::process::Command::new("openssl")
+        .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj".split(' '))
+        .args([&format!("/CN={name}"), "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .arg(dir.join("key.pem"))
+        .arg("-out")
+        .arg(dir.join("cert.pem"))
+        .output()
+        .expect("openssl is needed: scripts/prerequisites.sh test");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+#[test]
+fn endpoints_speak_tls_and_take_a_new_certificate_without_a_restart() {
+    let tls = THINGS.replace("  max_body:", "  tls: { certificate: cert.pem, key: key.pem }\n  max_body:");
+    let stage = Stage::new("endpoints-tls", &[("things", 1)], &tls);
+    certificate(stage.dir.path(), "first");
+    let instance = started(&stage);
+    let ask = || {
+        let pem = std::fs::read(stage.dir.path().join("cert.pem")).expect("the certificate");
+        let trusted = reqwest::Certificate::from_pem(&pem).expect("a certificate");
+        let client = Client::builder().tls_certs_only([trusted]).build().expect("a client");
+        let url = format!("https://{}/openapi.json", instance.http());
+        stage.runtime.block_on(async { Some(client.get(url).send().await.ok()?.version()) })
+    };
+    assert_eq!(ask(), Some(reqwest::Version::HTTP_2), "by ALPN");
+    certificate(stage.dir.path(), "second");
+    wait("the new one is shown", LONG, || ask().is_some());
     assert_eq!(instance.stop(LONG), 0);
 }
