@@ -6,6 +6,7 @@
 mod common;
 
 mod account_sync;
+mod aml;
 mod blog;
 mod chaos;
 mod clocks;

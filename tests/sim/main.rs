@@ -1,5 +1,6 @@
 //! Everything that needs no server: what the program says, what `simulate` gives, and what pages and formats promise.
 
+mod aml;
 mod architecture;
 mod cli;
 mod dev;
