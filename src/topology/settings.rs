@@ -28,7 +28,8 @@ impl Errors {
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct DeadLetter {
-    /// Kafka topic; made with one partition if it does not exist.
+    /// Kafka topic; made if it does not exist, with one partition and `retention.ms: -1`, since a dead letter has its record's
+    /// own time.
     pub topic: String,
 }
 

@@ -97,9 +97,12 @@ fn specs(topology: &Topology, plan: &Plan, plain: bool) -> Vec<(TopicSpec, Strin
         specs.push((record::spec(topology), String::new()));
     }
     if let (Some(dead_letter), false) = (topology.dead_letter_topic(), plain) {
-        // It must accept every record that we could read, and the headers with the reason.
-        let spec = TopicSpec::new(dead_letter, 1);
-        specs.push((spec.with("max.message.bytes", MESSAGE_BYTES_MAX.to_string()), String::new()));
+        // It must accept every record that we could read, and the headers with the reason. A dead letter has its record's
+        // time, so with a limit of time those of old records would be deleted at once.
+        let spec = TopicSpec::new(dead_letter, 1)
+            .with("retention.ms", "-1")
+            .with("max.message.bytes", MESSAGE_BYTES_MAX.to_string());
+        specs.push((spec, String::new()));
     }
     for (spec, _) in &mut specs {
         spec.replication = topology.settings.state.replication.unwrap_or(-1);
@@ -156,5 +159,31 @@ pub(super) async fn make_topics(
                 pause(stop, shared).await?;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sinks::SinkConfig;
+    use crate::sources::{KafkaSource, SourceConfig};
+    use crate::topology::{DeadLetter, Errors, Settings, TopologyBuilder};
+
+    #[test]
+    fn a_dead_letter_of_an_old_record_stays() {
+        let errors = Errors { dead_letter: Some(DeadLetter { topic: "t.dlq".into() }), on_failure: None };
+        let source = KafkaSource { topic: Some("in".into()), ..KafkaSource::default() };
+        let topology = TopologyBuilder::new("t")
+            .settings(Settings { errors, ..Settings::default() })
+            .source("in", SourceConfig::Kafka(source))
+            .sink("out", ["in"], SinkConfig::as_they_are("out"))
+            .build()
+            .expect("is sound");
+        let specs = specs(&topology, &Plan::local(&topology), false);
+        let dead_letter = specs.iter().find(|(spec, _)| spec.name == "t.dlq").expect("is made");
+        assert_eq!(dead_letter.0.config.get("retention.ms").map(String::as_str), Some("-1"));
+        assert!(
+            !self::specs(&topology, &Plan::local(&topology), true).iter().any(|(s, _)| s.name == "t.dlq")
+        );
     }
 }
