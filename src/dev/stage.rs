@@ -63,6 +63,13 @@ impl Stage {
         if topology.settings.kafka.is_some() {
             topology.settings.kafka = Some(kafka.clone());
         }
+        // They look up in servers that are not here.
+        let reads: Vec<String> = topology
+            .settings
+            .endpoints
+            .extract_if(.., |_, endpoint| !endpoint.read.is_empty())
+            .map(|(name, _)| name)
+            .collect();
         let real = calls_elsewhere(&mut topology, &api.base());
         if !real.is_empty() {
             return Err(DevError::Failed(format!(
@@ -101,6 +108,12 @@ impl Stage {
             ));
         }
         said.push(("speed", format!("{} times: {}", args.speed, join_or(&times, "no time to divide"))));
+        if !reads.is_empty() {
+            said.push((
+                "",
+                format!("not served here, since they look up in other servers: {}", reads.join(", ")),
+            ));
+        }
         let names: BTreeMap<String, TableSink> =
             tables.iter().map(|(n, table)| (topology.nodes[*n].name.clone(), table.clone())).collect();
         if !names.is_empty() {

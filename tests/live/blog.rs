@@ -115,6 +115,19 @@ impl Blog {
         })
     }
 
+    /// Status, `ETag` and body of the answer to `GET /post/SLUG`.
+    fn get(&self, instance: &Instance, slug: &str, known: &str) -> (u16, String, Json) {
+        let url = format!("http://{}/post/{slug}", instance.http());
+        self.runtime.block_on(async {
+            let request = reqwest::Client::new().get(url).header("if-none-match", known);
+            let answer = request.send().await.expect("an answer");
+            let etag = answer.headers().get("etag").map_or("", |etag| etag.to_str().expect("is text"));
+            let (status, etag) = (answer.status().as_u16(), etag.to_owned());
+            let body = answer.bytes().await.expect("a body");
+            (status, etag, serde_json::from_slice(&body).unwrap_or(Json::Null))
+        })
+    }
+
     /// The uids that were announced, each time.
     fn announced(&self) -> Vec<String> {
         let rows = self.stage.read("publishedPosts").unwrap_or_default();
@@ -293,6 +306,18 @@ fn a_post_by_http_is_accepted_with_its_slug_and_one_that_lacks_something_leaves_
         assert_eq!(rows[uid]["slug"], json!(slug), "the slug that was answered");
     }
     wait("they are cached", LONG, || blog.cache(&rows) == rows);
+    for (uid, slug) in &expected {
+        let (status, etag, body) = blog.get(&instance, slug, "\"another\"");
+        assert_eq!((status, &body), (200, &rows[uid]));
+        // From PostgreSQL it is the same, and it is back in Redis.
+        assert_eq!(blog.cached::<i64>("DEL", slug), 1);
+        assert_eq!(blog.get(&instance, slug, &etag), (304, etag.clone(), Json::Null));
+        wait("it is back", LONG, || blog.cached::<Option<String>>("GET", slug).is_some());
+        let left: i64 = blog.cached("PTTL", slug);
+        assert!((77_000_000..=86_400_000).contains(&left), "{left}");
+        assert_eq!(blog.get(&instance, slug, &etag), (304, etag, Json::Null));
+    }
+    assert_eq!(blog.get(&instance, "no-such-post", "\"x\"").0, 404);
     assert_eq!(instance.stop(LONG), 0);
 }
 
@@ -313,6 +338,8 @@ fn nothing_is_lost_while_postgres_or_redis_is_down_and_instances_are_killed() {
     // PostgreSQL is down: nothing is announced that it has not; when it is back, everything is.
     send(200);
     wait("200 are announced", LONG, || announced().len() == 200);
+    let before = blog.rows();
+    wait("200 are cached", LONG, || blog.cache(&before) == before);
     postgres.act("kill");
     let by_http = |title: &str| {
         let body = json!({ "title": title, "content": "by HTTP" });
@@ -320,6 +347,9 @@ fn nothing_is_lost_while_postgres_or_redis_is_down_and_instances_are_killed() {
         assert_eq!(status, 202, "{said}");
     };
     by_http("while PostgreSQL is down");
+    let (uid, row) = before.first_key_value().expect("a row");
+    let slug = row["slug"].as_str().expect("a slug");
+    assert_eq!(blog.get(&instance, slug, "\"x\"").2, *row, "{uid} from Redis");
     let total = send(299) + 1;
     std::thread::park_timeout(Duration::from_secs(2));
     assert_eq!(announced().len(), 200, "only once it is stored");
@@ -331,6 +361,7 @@ fn nothing_is_lost_while_postgres_or_redis_is_down_and_instances_are_killed() {
     wait("500 are cached", LONG, || blog.cache(&rows) == rows);
     redis.act("kill");
     by_http("while Redis is down");
+    assert_eq!(blog.get(&instance, slug, "\"x\"").2, *row, "{uid} from PostgreSQL");
     let total = send(299) + 2;
     wait("800 are announced", LONG, || announced().len() == total);
     redis.act("resume");
