@@ -21,6 +21,8 @@ use crate::kafka::{Admin, AdminError, KafkaConfig, Member};
 const EVERY: Duration = Duration::from_secs(3);
 /// How soon it is asked again with one, and while it is being rebalanced.
 const SOON: Duration = Duration::from_millis(100);
+/// How soon it is asked again when it could not be.
+const FAILED: Duration = Duration::from_secs(1);
 /// How long it may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
 
@@ -151,8 +153,7 @@ impl Shared {
         loop {
             let (asking, name, asked) = (Arc::clone(&admin), group.clone(), Instant::now());
             let members = tokio::task::spawn_blocking(move || asking.assignments(&name)).await;
-            let known = members.is_ok_and(|members| self.heard(members, asked));
-            let pause = if known { EVERY } else { SOON };
+            let pause = members.map_or(FAILED, |members| self.heard(members, asked));
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep_until(asked + pause) => {}
@@ -161,8 +162,8 @@ impl Shared {
         }
     }
 
-    /// Takes an answer. False: the group has to be asked again soon.
-    fn heard(&self, members: Result<Vec<Member>, AdminError>, asked: Instant) -> bool {
+    /// Takes an answer; after how long the group is asked again.
+    fn heard(&self, members: Result<Vec<Member>, AdminError>, asked: Instant) -> Duration {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let map = match members {
             Ok(members) => Map::of(&members, asked),
@@ -170,11 +171,11 @@ impl Shared {
                 if !std::mem::replace(&mut told.failed, true) {
                     tracing::warn!(%error, "which instance has which key is looked up in vain: reads of other instances' keys may fail");
                 }
-                return false;
+                return FAILED;
             }
         };
         told.failed = false;
-        let Some(map) = map else { return false };
+        let Some(map) = map else { return SOON };
         for address in map.twice.difference(&told.twice) {
             tracing::warn!(
                 address,
@@ -183,7 +184,7 @@ impl Shared {
         }
         told.twice.clone_from(&map.twice);
         self.map.send_replace(Arc::new(map));
-        true
+        EVERY
     }
 }
 
