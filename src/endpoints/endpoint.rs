@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::names::Names;
-use super::{Auth, Method, ReadConfig, RequestConfig, RespondConfig, Route};
+use super::{Auth, Method, ReadConfig, ReplyConfig, RequestConfig, RespondConfig, Route};
 use crate::clients::Uses;
 use crate::expressions::{Typing, VrlCompiler};
 use crate::model::kinds::placed;
@@ -34,6 +34,9 @@ pub struct EndpointConfig {
     /// The answer, when the broker has the message. Default: 202 with the request's id.
     #[serde(default)]
     pub respond: Option<RespondConfig>,
+    /// The message that answers the request, in place of `respond`: the client waits until it comes.
+    #[serde(default)]
+    pub reply: Option<ReplyConfig>,
 }
 
 /// One thing that has to be true of a request.
@@ -70,6 +73,7 @@ impl EndpointConfig {
             request: None,
             read: Vec::new(),
             respond: None,
+            reply: None,
         }
     }
 
@@ -119,6 +123,16 @@ impl EndpointConfig {
         problems.extend(placed("auth", self.auth.iter().flat_map(Auth::check).collect()));
         problems.extend(placed("request", self.request.iter().flat_map(RequestConfig::check).collect()));
         problems.extend(placed("respond", self.respond.iter().flat_map(RespondConfig::check).collect()));
+        problems.extend(placed("reply", self.reply.iter().flat_map(ReplyConfig::check).collect()));
+        if self.reply.is_some() && self.request.is_none() {
+            let help = "add `request: { topic: TOPIC, key: .id }`: a reply answers a message";
+            problems.push(Problem::setting("reply", "nothing is asked that could be replied to", help));
+        }
+        if self.reply.is_some() && self.respond.is_some() {
+            let help =
+                "keep `reply` to wait for a message, or `respond` to answer when the broker has the request";
+            problems.push(Problem::setting("respond", "the request would be answered twice", help));
+        }
         problems
     }
 
@@ -131,10 +145,11 @@ impl EndpointConfig {
         }
         self.request.iter_mut().for_each(|request| request.compile(&names, &mut typing));
         self.read.iter_mut().for_each(|read| read.compile(&names, &mut typing));
-        if self.request.is_some() {
+        if self.request.is_some() && self.reply.is_none() {
             self.respond.get_or_insert_default();
         }
         self.respond.iter_mut().for_each(|respond| respond.compile(&names, &mut typing));
+        self.reply.iter_mut().for_each(|reply| reply.compile(&names, &mut typing));
     }
 
     /// What it does with a request, in short.

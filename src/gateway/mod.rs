@@ -14,6 +14,7 @@
 //! |---|---|
 //! | `reads` | `read`: Redis, PostgreSQL, the state of whichever instance has it |
 //! | `produce` | `request` and `respond`: a message, and the answer when the broker has it |
+//! | [`replies`] | `request` and `reply`: a message, and the answer of the message that comes back |
 
 mod admin;
 pub mod answer;
@@ -25,6 +26,7 @@ pub mod owners;
 mod pace;
 pub mod produce;
 pub mod reads;
+pub mod replies;
 mod request;
 mod serve;
 #[cfg(test)]

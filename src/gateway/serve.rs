@@ -16,6 +16,7 @@ use super::pace::Pace;
 use super::produce::{Accept, Produce};
 use super::reads::Reading;
 use super::reads::store::Stores;
+use super::replies::{Ask, Replies};
 use super::request::{Parts, Request};
 use super::server::GatewayError;
 use super::{auth, body, identity, openapi};
@@ -73,6 +74,8 @@ pub struct Given<'a> {
     pub messenger: Option<&'a Arc<Messenger>>,
     /// The state of every instance, where one of them reads state.
     pub stores: Option<&'a Stores>,
+    /// The replies to what they produce, where one of them waits for replies.
+    pub replies: Option<&'a Arc<Replies>>,
 }
 
 /// The handler of an endpoint, by what is set. An endpoint without any was refused with the file.
@@ -87,6 +90,9 @@ fn handler(given: &Given<'_>) -> Result<Option<Arc<dyn Handler>>, GatewayError> 
 fn producing(given: &Given<'_>) -> Option<Arc<dyn Handler>> {
     let endpoint = given.endpoint;
     let produce = Produce::new(endpoint.request.as_ref()?, Arc::clone(given.messenger?));
+    if let Some(reply) = &endpoint.reply {
+        return Some(Arc::new(Ask::new(produce, reply, Arc::clone(given.replies?))));
+    }
     let respond = endpoint.respond.clone().unwrap_or_default();
     Some(Arc::new(Accept::new(produce, respond)))
 }
@@ -125,6 +131,7 @@ impl App {
         config: &ServeConfig,
         engine: &EngineHandle,
         messenger: Option<&Arc<Messenger>>,
+        replies: Option<&Arc<Replies>>,
     ) -> Result<App, GatewayError> {
         let stores = Stores::needed(engine).map_err(GatewayError::Stores)?;
         let stores = stores.as_ref();
@@ -136,7 +143,7 @@ impl App {
             metrics: engine.metrics().endpoints().clone(),
         };
         for (name, endpoint) in &topology.settings.endpoints {
-            if let Some(handler) = handler(&Given { name, endpoint, engine, messenger, stores })? {
+            if let Some(handler) = handler(&Given { name, endpoint, engine, messenger, stores, replies })? {
                 app.add(name, endpoint, handler);
             }
         }

@@ -31,6 +31,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::answer::REQUEST_ID;
 use super::pace::{Pace, Paced};
+use super::replies::Replies;
 use super::serve::{App, Peer, Waiting};
 use super::tls::{Certificate, H2};
 use crate::endpoints::{Cors, METHODS, ServeConfig};
@@ -69,6 +70,9 @@ pub enum GatewayError {
     /// The producer could not be made.
     #[error("the endpoints' producer: {0}")]
     Producer(String),
+    /// The replies to requests cannot be read.
+    #[error("the endpoints' replies: {0}")]
+    Replies(String),
     /// The certificate cannot be used.
     #[error("the endpoints' certificate: {0}")]
     Certificate(String),
@@ -112,12 +116,19 @@ impl Gateway {
             }
             None => None,
         };
+        let replies = match settings.kafka.as_ref() {
+            Some(kafka) => {
+                let started = Replies::of_topology(kafka, engine);
+                started.map_err(GatewayError::Replies)?.map(Arc::new)
+            }
+            None => None,
+        };
         let certificate = config.tls.as_ref().map(Certificate::read).transpose();
         let certificate = certificate.map_err(GatewayError::Certificate)?.map(Arc::new);
         let failed = |source| GatewayError::Listen { address: config.listen.clone(), source };
         let socket = bind(&config.listen).await.map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
-        let app = Arc::new(App::new(&config, engine, messenger.as_ref())?);
+        let app = Arc::new(App::new(&config, engine, messenger.as_ref(), replies.as_ref())?);
         let stop = CancellationToken::new();
         let serving =
             Serving { app, config, engine: engine.clone(), stop: stop.clone(), address, certificate };

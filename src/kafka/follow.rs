@@ -1,9 +1,8 @@
 //! Following: reads all partitions of some topics from given offsets on, for ever, outside of any group. For global
-//! tables.
+//! tables, and for replies to the gateway's requests.
 //!
-//! Called by one thread of the runtime, which keeps the positions. It reads committed records only. Records of a
-//! partition come in offset order; between partitions there is no order. Partitions that are added to a topic later are
-//! not read.
+//! Called by one thread, which keeps the positions. It reads committed records only. Records of a partition come in
+//! offset order; between partitions there is no order. Partitions that are added to a topic later are not read.
 
 use std::time::{Duration, Instant};
 
@@ -23,6 +22,18 @@ use crate::model::{Headers, Origin, Record, Timestamp, Value};
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct FollowError(String);
+
+/// A record that has come, before anything of it is copied.
+pub struct Glance<'a>(&'a BorrowedMessage<'a>);
+
+impl Glance<'_> {
+    /// The last header of that name; `None` too where it is null.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        let headers = self.0.headers()?;
+        (0..headers.count()).rev().map(|n| headers.get(n)).find(|header| header.key == name)?.value
+    }
+}
 
 struct Partition {
     at: TopicPartition,
@@ -68,6 +79,20 @@ impl Follower {
     /// # Errors
     /// An offset is gone, a topic does not exist, or the client failed for good.
     pub fn poll(&mut self, max: usize, wait: Duration, out: &mut Vec<Record>) -> Result<(), FollowError> {
+        self.poll_for(max, wait, |_| true, out)
+    }
+
+    /// As [`Follower::poll`], but of the records that have come only those are copied that are `wanted`.
+    ///
+    /// # Errors
+    /// As [`Follower::poll`].
+    pub fn poll_for(
+        &mut self,
+        max: usize,
+        wait: Duration,
+        wanted: impl Fn(&Glance<'_>) -> bool,
+        out: &mut Vec<Record>,
+    ) -> Result<(), FollowError> {
         self.series.remind(&self.consumer.context().lost, self.consumer.client(), &self.brokers);
         let first = out.len();
         let deadline = Instant::now() + wait;
@@ -81,7 +106,9 @@ impl Follower {
                     };
                     let Some(partition) = self.partitions.iter_mut().find(same) else { continue };
                     partition.next = message.offset() + 1;
-                    out.push(record(&message, partition.topic));
+                    if wanted(&Glance(&message)) {
+                        out.push(record(&message, partition.topic));
+                    }
                 }
                 Some(Err(error)) => check(&error)?,
                 None if left.is_zero() => break,

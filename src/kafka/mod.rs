@@ -33,7 +33,7 @@ use rdkafka::types::RDKafkaErrorCode;
 
 pub use admin::{Admin, AdminError, GroupOffset, TopicSpec};
 pub use config::{Assignment, KafkaConfig, MESSAGE_BYTES_MAX, OffsetReset, SecurityProtocol};
-pub use follow::{FollowError, Follower};
+pub use follow::{FollowError, Follower, Glance};
 pub use member::Member;
 pub use mock::MockBroker;
 pub use partition::partition_of;

@@ -4,6 +4,7 @@
 //! Labels: `topology` on everything, `node`, and `partition` for what an assigned partition holds; never a record's key.
 
 mod endpoints;
+mod replies;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -19,6 +20,7 @@ use prometheus::{
 };
 
 pub use self::endpoints::EndpointMetrics;
+pub use self::replies::ReplyMetrics;
 use super::calls::CallCounters;
 use super::calls::limiter::Limiter;
 use super::task::{SKEWED, Task, TaskId};
@@ -159,6 +161,7 @@ pub struct Metrics {
     schema_lookups: IntCounterVec,
     schemas_waiting: IntGaugeVec,
     endpoints: EndpointMetrics,
+    replies: ReplyMetrics,
     /// Those of single kinds of nodes, by name.
     counts: Arc<BTreeMap<&'static str, IntCounterVec>>,
     gauges: Arc<BTreeMap<&'static str, IntGaugeVec>>,
@@ -294,6 +297,7 @@ impl Metrics {
                 &[],
             )?,
             endpoints: EndpointMetrics::new(m)?,
+            replies: ReplyMetrics::new(m)?,
             counts: Arc::new(m.own_counts(topology)?),
             gauges: Arc::new(m.own_gauges(topology, part)?),
             names: Arc::new(std::mem::take(&mut m.names)),
@@ -403,6 +407,12 @@ impl Metrics {
             write: self.sink_write.with_label_values(&[node]),
             latency: self.latency.with_label_values(&[node]),
         }
+    }
+
+    /// Those of requests that wait for a reply.
+    #[must_use]
+    pub fn replies(&self) -> &ReplyMetrics {
+        &self.replies
     }
 
     /// The metrics of a commit thread.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Answer, DriverError, Output, TopologyTestDriver};
-use crate::model::{Json, Millis, Record, Timestamp, Value, key_text, same};
+use crate::model::{Headers, Json, Millis, Record, Timestamp, Value, key_text, same};
 use crate::topology::Topology;
 use crate::yaml::{Commit, Send, TestCase, TestStep, expectable};
 
@@ -78,7 +78,9 @@ fn send_one(driver: &mut TopologyTestDriver, send: &Send) -> Result<(), String> 
         None => Value::Bytes(Bytes::from(send.value.to_string())),
     };
     let ts = send.ts.map_or(driver.now(), Timestamp);
-    let record = Record { key: key_text(&send.key), value, ts, ..Record::default() };
+    let headers = send.headers.iter().map(|(name, value)| (name.clone(), Bytes::from(value.clone())));
+    let record =
+        Record { key: key_text(&send.key), value, ts, headers: Headers::new(headers), ..Record::default() };
     let topic = driver.topic_of(&send.to);
     driver.send(&topic, record).map_err(|e| e.to_string())
 }

@@ -80,6 +80,9 @@ pub struct Send {
     pub raw: Option<String>,
     /// Timestamp in milliseconds; default: the virtual wall clock.
     pub ts: Option<i64>,
+    /// Headers, as text. Default none.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
 }
 
 /// An answer to a call.

@@ -295,7 +295,7 @@ fn the_state_of_one_node_is_dropped_by_name() {
     assert_eq!(one.stop(LONG), 0);
 }
 
-fn grow(topic: &str, partitions: usize) {
+pub fn grow(topic: &str, partitions: usize) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", brokers()).create().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -532,6 +532,8 @@ const METRICS: &[&str] = &[
     "slackwater_records_in_total counter node",
     "slackwater_records_out_total counter node",
     "slackwater_records_skewed_total counter node",
+    "slackwater_replies_total counter result",
+    "slackwater_requests_waiting gauge",
     "slackwater_restore_remaining_rows gauge node partition",
     "slackwater_schema_lookups_total counter result",
     "slackwater_schemas_waiting gauge",
@@ -546,7 +548,7 @@ const METRICS: &[&str] = &[
 
 /// Those that show only with Kafka: a wrong producer's clock, a changelog, other groups' commits; with a schema registry, its
 /// questions; with endpoints, their requests.
-const WITH_KAFKA: [&str; 12] = [
+const WITH_KAFKA: [&str; 14] = [
     "slackwater_endpoint_connections",
     "slackwater_endpoint_request_seconds",
     "slackwater_endpoint_requests_in_flight",
@@ -556,6 +558,8 @@ const WITH_KAFKA: [&str; 12] = [
     "slackwater_gate_lag_records",
     "slackwater_gate_polls_total",
     "slackwater_records_skewed_total",
+    "slackwater_replies_total",
+    "slackwater_requests_waiting",
     "slackwater_restore_remaining_rows",
     "slackwater_schema_lookups_total",
     "slackwater_schemas_waiting",
