@@ -27,6 +27,10 @@ impl KafkaConfig {
     /// TLS can simulate a topology that asks for it.
     #[must_use]
     pub fn refused(&self) -> Vec<Problem> {
+        if !self.check().is_empty() {
+            // Said already, in words of our own.
+            return Vec::new();
+        }
         let open = |text: &str| text.contains("${");
         let each = self.properties.iter().filter(|(_, value)| !open(value)).filter_map(|(name, value)| {
             let mut alone = ClientConfig::new();
@@ -70,7 +74,7 @@ impl KafkaConfig {
             true => "build slackwater with `--features ssl` or `ssl-vendored`",
             false => "correct it, or remove it; librdkafka's CONFIGURATION.md says what it takes",
         };
-        Problem::setting(field, format!("librdkafka takes no such setting: {text}"), help)
+        Problem::setting(field, format!("librdkafka takes no such setting: {}", text.trim()), help)
     }
 
     /// The field where a property of librdkafka is set.
