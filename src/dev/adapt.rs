@@ -4,6 +4,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::clients::Server;
+use crate::endpoints::Lookup;
+use crate::gateway::StandIn;
 use crate::model::{Millis, SystemClock};
 use crate::sinks::TableSink;
 use crate::topology::{NodeKind, Topology};
@@ -62,6 +65,25 @@ pub fn stand_in_tables(topology: &Topology) -> BTreeMap<usize, TableSink> {
         }
     }
     tables
+}
+
+/// What endpoints are told in place of Redis: the value of a key in the tables of the sinks that write there. PostgreSQL has
+/// no stand-in that knows SQL, so what is not in a cache is nowhere.
+#[must_use]
+pub fn stand_in_caches(topology: &Topology, tables: &BTreeMap<usize, TableSink>) -> StandIn {
+    let cached = |n: &usize| match &topology.nodes[*n].kind {
+        NodeKind::Sink(sink) => sink.connection().is_some_and(|uses| uses.server == Server::Redis),
+        NodeKind::Source(_) | NodeKind::Operator(_) => false,
+    };
+    let caches: Vec<TableSink> =
+        tables.iter().filter(|(n, _)| cached(n)).map(|(_, table)| table.clone()).collect();
+    Arc::new(move |lookup| match lookup {
+        Lookup::Redis(key) => {
+            let row = caches.iter().find_map(|table| table.get(&[key]))?;
+            row.get("value").filter(|value| !value.is_null()).cloned()
+        }
+        Lookup::Postgres(_) | Lookup::Store { .. } => None,
+    })
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ mod verdict;
 mod view;
 
 pub use accounts::Accounts;
-pub use adapt::{calls_elsewhere, divide_times, longest_wait, stand_in_tables};
+pub use adapt::{calls_elsewhere, divide_times, longest_wait, stand_in_caches, stand_in_tables};
 pub use api::Api;
 pub use feed::{Feed, FeedEnd, FeedOptions};
 pub use proof::{Proof, Subject};

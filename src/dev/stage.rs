@@ -13,7 +13,7 @@ use super::run::Run;
 use super::{DevError, DevOptions, failed};
 use crate::dev::{
     Accounts, Api, Feed, FeedOptions, View, Watch, api, calls_elsewhere, count, divide_times, feed,
-    stand_in_tables, tables,
+    stand_in_caches, stand_in_tables, tables,
 };
 use crate::gateway::{AdminServer, Gateway};
 use crate::kafka::{KafkaConfig, MockBroker, TopicPartition, Writer};
@@ -63,13 +63,6 @@ impl Stage {
         if topology.settings.kafka.is_some() {
             topology.settings.kafka = Some(kafka.clone());
         }
-        // They look up in servers that are not here.
-        let reads: Vec<String> = topology
-            .settings
-            .endpoints
-            .extract_if(.., |_, endpoint| !endpoint.read.is_empty())
-            .map(|(name, _)| name)
-            .collect();
         let real = calls_elsewhere(&mut topology, &api.base());
         if !real.is_empty() {
             return Err(DevError::Failed(format!(
@@ -108,12 +101,6 @@ impl Stage {
             ));
         }
         said.push(("speed", format!("{} times: {}", args.speed, join_or(&times, "no time to divide"))));
-        if !reads.is_empty() {
-            said.push((
-                "",
-                format!("not served here, since they look up in other servers: {}", reads.join(", ")),
-            ));
-        }
         let names: BTreeMap<String, TableSink> =
             tables.iter().map(|(n, table)| (topology.nodes[*n].name.clone(), table.clone())).collect();
         if !names.is_empty() {
@@ -140,7 +127,8 @@ impl Stage {
         let handle = EngineHandle::new(&self.topology).map_err(exit)?;
         let admin = AdminServer::start(&args.admin, vec![handle.clone()], self.servers.clone());
         let admin = admin.await.map_err(failed)?;
-        let gateway = Gateway::start(&handle).await.map_err(failed)?;
+        let caches = stand_in_caches(&self.topology, &self.tables);
+        let gateway = Gateway::start_with(&handle, Some(&caches)).await.map_err(failed)?;
         let feed = self.feed(args)?;
         for (what, text) in &self.said {
             view.say(&format!("  {what:<8}{text}"));

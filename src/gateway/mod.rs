@@ -35,6 +35,7 @@ mod server;
 mod tls;
 
 pub use admin::{AdminError, AdminServer};
+pub use reads::StandIn;
 pub use request::Request;
 pub use serve::{Given, Handler, Waiting};
 pub use server::{Gateway, GatewayError};

@@ -14,8 +14,8 @@ use futures_util::future::BoxFuture;
 use super::answer::{self, Problem, REQUEST_ID};
 use super::pace::Pace;
 use super::produce::{Accept, Produce};
-use super::reads::Reading;
 use super::reads::store::Stores;
+use super::reads::{Reading, StandIn};
 use super::replies::{Ask, Replies};
 use super::request::{Parts, Request};
 use super::server::GatewayError;
@@ -76,6 +76,8 @@ pub struct Given<'a> {
     pub stores: Option<&'a Stores>,
     /// The replies to what they produce, where one of them waits for replies.
     pub replies: Option<&'a Arc<Replies>>,
+    /// What is asked in place of the servers that they look up in, where these are not there.
+    pub stand_in: Option<&'a StandIn>,
 }
 
 /// The handler of an endpoint, by what is set. An endpoint without any was refused with the file.
@@ -132,6 +134,7 @@ impl App {
         engine: &EngineHandle,
         messenger: Option<&Arc<Messenger>>,
         replies: Option<&Arc<Replies>>,
+        stand_in: Option<&StandIn>,
     ) -> Result<App, GatewayError> {
         let stores = Stores::needed(engine).map_err(GatewayError::Stores)?;
         let stores = stores.as_ref();
@@ -143,7 +146,9 @@ impl App {
             metrics: engine.metrics().endpoints().clone(),
         };
         for (name, endpoint) in &topology.settings.endpoints {
-            if let Some(handler) = handler(&Given { name, endpoint, engine, messenger, stores, replies })? {
+            if let Some(handler) =
+                handler(&Given { name, endpoint, engine, messenger, stores, replies, stand_in })?
+            {
                 app.add(name, endpoint, handler);
             }
         }
@@ -281,11 +286,22 @@ impl<'a> Seen<'a> {
             id: identity::new_id(),
             method: head.method.to_string(),
             // Not what follows `?`: that may be a secret.
-            path: head.uri.path().to_owned(),
+            path: shortened(head.uri.path()),
             peer,
             began: Instant::now(),
             status: CLIENT_GONE,
         }
+    }
+}
+
+/// The longest path in the log, bytes.
+const PATH_MAX: usize = 512;
+
+/// A path for the log: a key in it may have thousands of letters.
+fn shortened(path: &str) -> String {
+    match path.char_indices().find(|(at, _)| *at >= PATH_MAX) {
+        Some((at, _)) => format!("{}... ({} bytes)", &path[..at], path.len()),
+        None => path.to_owned(),
     }
 }
 

@@ -66,7 +66,7 @@ fn app() -> App {
         access_log: false,
         ..ServeConfig::new("127.0.0.1:0")
     };
-    let mut app = App::new(&config, &engine, Some(&messenger), None).expect("the endpoints are made");
+    let mut app = App::new(&config, &engine, Some(&messenger), None, None).expect("the endpoints are made");
     for (name, route) in [("get", "GET /echo/{slug}"), ("post", "POST /echo/{slug}")] {
         let mut endpoint = EndpointConfig::new(Route::new(route).expect("a route"));
         endpoint.schema = (name == "post").then(|| serde_json::from_value(json!("any")).expect("a shape"));

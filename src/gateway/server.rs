@@ -31,6 +31,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::answer::REQUEST_ID;
 use super::pace::{Pace, Paced};
+use super::reads::StandIn;
 use super::replies::Replies;
 use super::serve::{App, Peer, Waiting};
 use super::tls::{Certificate, H2};
@@ -104,6 +105,17 @@ impl Gateway {
     /// # Errors
     /// The port cannot be used, or librdkafka refuses the settings.
     pub async fn start(engine: &EngineHandle) -> Result<Option<Gateway>, GatewayError> {
+        Gateway::start_with(engine, None).await
+    }
+
+    /// The same, with something that is asked in place of Redis and PostgreSQL.
+    ///
+    /// # Errors
+    /// As [`Gateway::start`].
+    pub async fn start_with(
+        engine: &EngineHandle,
+        stand_in: Option<&StandIn>,
+    ) -> Result<Option<Gateway>, GatewayError> {
         let settings = &engine.topology().settings;
         let Some(config) = settings.http.clone().filter(|_| !settings.endpoints.is_empty()) else {
             return Ok(None);
@@ -128,7 +140,7 @@ impl Gateway {
         let failed = |source| GatewayError::Listen { address: config.listen.clone(), source };
         let socket = bind(&config.listen).await.map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
-        let app = Arc::new(App::new(&config, engine, messenger.as_ref(), replies.as_ref())?);
+        let app = Arc::new(App::new(&config, engine, messenger.as_ref(), replies.as_ref(), stand_in)?);
         let stop = CancellationToken::new();
         let serving =
             Serving { app, config, engine: engine.clone(), stop: stop.clone(), address, certificate };

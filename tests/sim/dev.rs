@@ -1,26 +1,28 @@
 //! `slackwater dev` with nothing installed: everything is inside the process, so this needs no server.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 
 const DEADLINE: Duration = Duration::from_secs(100);
 
+/// Variables of which none may reach it, since it calls nothing outside; and a port of its own for endpoints.
+const VARIABLES: [(&str, &str); 6] = [
+    ("KAFKA_BROKERS", "192.0.2.1:9092"),
+    ("ACCOUNTS_API", "http://192.0.2.1"),
+    ("SPANNER_DATABASE", "projects/real/instances/real/databases/real"),
+    ("POSTGRES_URL", "postgres://192.0.2.1/real"),
+    ("REDIS_URL", "redis://192.0.2.1"),
+    ("HTTP_LISTEN", "127.0.0.1:0"),
+];
+
 /// Standard output and exit code.
 fn dev(topology: &str, args: &[&str]) -> (String, i32) {
     let mut command = Command::cargo_bin("slackwater").expect("is built");
-    // None of these may reach it: it calls nothing outside.
-    for (name, value) in [
-        ("KAFKA_BROKERS", "192.0.2.1:9092"),
-        ("ACCOUNTS_API", "http://192.0.2.1"),
-        ("SPANNER_DATABASE", "projects/real/instances/real/databases/real"),
-        ("POSTGRES_URL", "postgres://192.0.2.1/real"),
-        ("REDIS_URL", "redis://192.0.2.1"),
-        // A port of its own.
-        ("HTTP_LISTEN", "127.0.0.1:0"),
-    ] {
-        command.env(name, value);
-    }
+    command.envs(VARIABLES);
     let output =
         command.args(["dev", topology, "--plain"]).args(args).timeout(DEADLINE).output().expect("it starts");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -116,4 +118,66 @@ fn the_blog_runs_without_servers() {
     assert!(out.contains("http://127.0.0.1:") && out.contains(": the endpoints"), "{out}");
     assert_eq!(number(&out, "cache:"), events, "what is announced is cached, and nothing else\n{out}");
     assert_eq!(number(&out, "dead letters"), 0, "{out}");
+}
+
+/// Head and body of the answer to one request.
+fn ask(address: &str, request: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).expect("listens");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time limit");
+    let (head, body) = request.split_once("\n\n").unwrap_or((request, ""));
+    let head = head.replace('\n', "\r\n");
+    write!(stream, "{head}\r\nHost: localhost\r\nConnection: close\r\n\r\n{body}").expect("is sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("is answered");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+    (head.to_owned(), body.to_owned())
+}
+
+/// Between two questions to another process, which says nothing when it is ready.
+#[expect(clippy::disallowed_methods, reason = "another process is waited for")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(100));
+}
+
+#[test]
+fn a_post_of_the_blog_can_be_read_where_it_was_sent() {
+    let mut dev = std::process::Command::new(env!("CARGO_BIN_EXE_slackwater"))
+        .args(["dev", "topology/blog.yaml", "--plain", "--duration", "60s", "--events-per-second", "1"])
+        .envs(VARIABLES)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    // Kept until the end: what is written to a closed pipe ends the program.
+    let mut lines = BufReader::new(dev.stdout.take().expect("is piped")).lines().map_while(Result::ok);
+    let address = lines
+        .find_map(|line| Some(line.split_once("http://")?.1.strip_suffix(": the endpoints")?.to_owned()))
+        .expect("it says where");
+    let post = r#"{"title": "In dev", "content": "x"}"#;
+    let head = format!("POST /post HTTP/1.1\nContent-Type: application/json\nContent-Length: {}", post.len());
+    let (began, mut sent) = (Instant::now(), String::new());
+    // The port listens as soon as the engine runs.
+    while !sent.starts_with("HTTP/1.1 202") {
+        assert!(began.elapsed() < DEADLINE, "{sent}");
+        pause();
+        sent = match TcpStream::connect(&address) {
+            Ok(_) => ask(&address, &format!("{head}\n\n{post}")).0,
+            Err(e) => e.to_string(),
+        };
+    }
+    let at = sent.lines().find_map(|line| line.strip_prefix("location: ")).expect("a location");
+    let (mut head, mut body) = (String::new(), String::new());
+    while !head.starts_with("HTTP/1.1 200") {
+        assert!(began.elapsed() < DEADLINE, "{head}\n{body}");
+        pause();
+        (head, body) = ask(&address, &format!("GET {at} HTTP/1.1"));
+    }
+    assert!(body.contains(r#""title":"In dev""#) && body.contains(&at["/post/".len()..]), "{body}");
+    let etag = head.lines().find_map(|line| line.strip_prefix("etag: ")).expect("an ETag");
+    let (again, _) = ask(&address, &format!("GET {at} HTTP/1.1\nIf-None-Match: {etag}"));
+    assert!(again.starts_with("HTTP/1.1 304"), "{again}");
+    let (none, _) = ask(&address, "GET /post/no-such-post HTTP/1.1");
+    assert!(none.starts_with("HTTP/1.1 404"), "{none}");
+    dev.kill().expect("it still ran");
+    dev.wait().expect("it ends");
+    drop(lines);
 }

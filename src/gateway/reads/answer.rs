@@ -27,7 +27,7 @@ impl Reading {
     /// The settings of a server cannot be used.
     pub fn new(given: &Given<'_>) -> Result<Reading, GatewayError> {
         let settings = &given.endpoint.read;
-        let reader = Reader::new(settings, &given.engine.topology().settings.connections);
+        let reader = Reader::new(settings, &given.engine.topology().settings.connections, given.stand_in);
         let reader = reader
             .map_err(|e| GatewayError::Endpoint { endpoint: given.name.to_owned(), message: e.message })?;
         Ok(Reading { settings: settings.clone(), reader, stores: given.stores.cloned() })

@@ -56,6 +56,9 @@ pub enum Found {
     Refused(String),
 }
 
+/// What is asked in place of servers that are not there, as in `dev`: what a place is asked for, and what is there.
+pub type StandIn = Arc<dyn Fn(&Lookup) -> Option<Json> + Send + Sync>;
+
 /// The places of one endpoint.
 pub struct Reader {
     places: Vec<Place>,
@@ -70,7 +73,9 @@ enum Place {
         node: String,
         anywhere: bool,
     },
-    /// A server whose address has a variable without a value: nothing is there, as in `dev`, where sinks have stand-ins.
+    /// Redis or PostgreSQL, where something else is asked in their place.
+    StandIn(StandIn),
+    /// A server whose address has a variable without a value: nothing is there.
     Away(String),
 }
 
@@ -82,15 +87,22 @@ struct Fill {
 }
 
 impl Reader {
-    /// The places of these settings. Nothing is connected before the first read.
+    /// The places of these settings. Nothing is connected before the first read; with a stand-in no other server is at all.
     ///
     /// # Errors
     /// A server's settings cannot be used.
-    pub fn new(settings: &[ReadConfig], connections: &Connections) -> Result<Reader, Failure> {
+    pub fn new(
+        settings: &[ReadConfig],
+        connections: &Connections,
+        stand_in: Option<&StandIn>,
+    ) -> Result<Reader, Failure> {
         let wrong = |(message, help)| Failure::new(Class::Config, format!("{message}: {help}"));
         let mut places = Vec::new();
         for (n, config) in settings.iter().enumerate() {
-            places.push(if let Some(redis) = &config.redis {
+            let stand_in = stand_in.filter(|_| config.store.is_none());
+            places.push(if let Some(stand_in) = stand_in {
+                Place::StandIn(Arc::clone(stand_in))
+            } else if let Some(redis) = &config.redis {
                 let uses = Uses { server: Server::Redis, name: redis.connection.as_deref() };
                 let (_, server) = connections.redis.find(uses).map_err(wrong)?;
                 Place::Redis(Arc::new(Cache::new(server, redis.timeout)), n + 1 < settings.len())
@@ -147,6 +159,11 @@ impl Reader {
                         Looked::Absent => {}
                         Looked::Unknown(why) => unknown.push(why),
                         Looked::Refused(why) => return Found::Refused(why),
+                    }
+                }
+                (Place::StandIn(stand_in), lookup) => {
+                    if let Some(json) = stand_in(&lookup) {
+                        return value(json, None);
                     }
                 }
                 (Place::Away(why), _) => unknown.push(why.clone()),
