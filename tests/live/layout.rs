@@ -376,11 +376,11 @@ fn a_record_that_cannot_be_processed_stops_its_task_and_no_other() {
     let mut one = stage.start("one");
     let says = format!("topic {}, partition 0, offset 2", stage.topic("in"));
     // It says so at once, and goes back to its last checkpoint and on again up to that record.
+    let (mut code, mut body) = (0, String::new());
     wait("it says which", LONG, || {
-        let body = one.get("/ready").1;
+        (code, body) = one.get("/ready");
         body.contains(&says) && body.contains("\"in-0\":\"stopped\"")
     });
-    let (code, body) = one.get("/ready");
     let body: Json = serde_json::from_str(&body).unwrap();
     assert_eq!((code, &body["tasks"]["in-0"]), (503, &json!("stopped")), "{body}");
     let why = body["waiting_for"].to_string();

@@ -271,13 +271,15 @@ fn a_join_of_topics_with_different_counts_is_refused_with_its_place() {
         let said: Vec<&str> = said.split_whitespace().filter(|word| *word != "│").collect();
         let said = said.join(" ");
         assert_eq!(output.status.code(), Some(78), "{said}");
+        // A long name is broken at a `-`, where the line ends.
+        let unbroken = |text: &str| text.replace(' ', "");
         for part in [
             format!("`{name}.orders` has 2, `{name}.customers` has 3"),
             "uneven.yaml:9:19".into(),
             "help: give them all 3".into(),
             "orders-by-key: { from: orders, key_by: key }".into(),
         ] {
-            assert!(said.contains(&part), "{part:?} in:\n{said}");
+            assert!(unbroken(&said).contains(&unbroken(&part)), "{part:?} in:\n{said}");
         }
     }
     let output = stage.run(&["check", "--connect", "--format", "json"], "one", &[]);

@@ -97,7 +97,7 @@ async fn the_first_reply_after_ready_is_seen_however_often_it_starts() {
         let replies = rig.replies("me");
         in_time("ready", replies.ready()).await;
         let id = format!("first-{n}");
-        let mut waiter = replies.wait(&id, &rig.topics, 10).unwrap();
+        let mut waiter = replies.wait(&id, None, &rig.topics, 10).unwrap();
         let (topic, partition) = (usize::from(n % 2 == 1), n % 2);
         rig.send(&[rig.reply(topic, partition, &id, "me", "it")]).await;
         let reply = in_time(&id, waiter.reply()).await;
@@ -113,9 +113,9 @@ async fn a_reply_belongs_to_an_id_at_whichever_instance_it_is_waited_for() {
     let (here, there) = (rig.replies("here"), rig.replies("there"));
     in_time("ready", async { tokio::join!(here.ready(), there.ready()) }).await;
     // The same request, asked again at another instance; and another one of the same key.
-    let mut first = here.wait("a", &rig.topics, 10).unwrap();
-    let mut again = there.wait("a", &rig.topics, 10).unwrap();
-    let mut other = there.wait("b", &rig.topics, 10).unwrap();
+    let mut first = here.wait("a", None, &rig.topics, 10).unwrap();
+    let mut again = there.wait("a", None, &rig.topics, 10).unwrap();
+    let mut other = there.wait("b", None, &rig.topics, 10).unwrap();
     rig.send(&[
         rig.reply(0, 0, "a", "here", "1"),
         rig.reply(0, 0, "a", "there", "2"),
@@ -128,7 +128,7 @@ async fn a_reply_belongs_to_an_id_at_whichever_instance_it_is_waited_for() {
     assert_eq!((value(&a), value(&b)), ("1".into(), "1".into()), "the first one counts");
     assert_eq!(value(&in_time("b", other.reply()).await), "4");
     assert!(rig.metrics.counted("foreign") >= 2, "{}", rig.metrics.counted("foreign"));
-    assert_eq!(here.wait("c", &rig.topics, 1).map(drop), Err(Full), "the first waiter is still held");
+    assert_eq!(here.wait("c", None, &rig.topics, 1).map(drop), Err(Full), "the first waiter is still held");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -136,7 +136,7 @@ async fn the_reply_of_an_aborted_transaction_is_never_seen() {
     let rig = Rig::new(&brokers(), &[("yes", 1)]);
     let replies = rig.replies("me");
     in_time("ready", replies.ready()).await;
-    let mut waiter = replies.wait("a", &rig.topics, 10).unwrap();
+    let mut waiter = replies.wait("a", None, &rig.topics, 10).unwrap();
     let (kafka, id) = (rig.kafka.clone(), unique("txn"));
     let record = |what: &str| rig.reply(0, 0, "a", "me", what);
     let (lost, kept) = (record("aborted"), record("committed"));
@@ -160,8 +160,8 @@ async fn new_partitions_and_new_topics_are_read_from_their_beginning() {
     let rig = Rig::new(&brokers(), &[("grows", 3), ("later", 0)]);
     let replies = rig.replies("me");
     in_time("ready", replies.ready()).await;
-    let mut grown = replies.wait("grown", &rig.topics, 10).unwrap();
-    let mut later = replies.wait("later", &rig.topics, 10).unwrap();
+    let mut grown = replies.wait("grown", None, &rig.topics, 10).unwrap();
+    let mut later = replies.wait("later", None, &rig.topics, 10).unwrap();
     // Written long before the reader looks again.
     let topic = rig.topics[0].clone();
     tokio::task::spawn_blocking(move || crate::layout::grow(&topic, 6)).await.unwrap();
@@ -183,8 +183,8 @@ async fn a_large_reply_and_ten_thousand_waiters_come_through() {
     let replies = rig.replies("me");
     in_time("ready", replies.ready()).await;
     let mut waiters: Vec<_> =
-        (0..10_000).map(|n| replies.wait(&format!("w{n}"), &rig.topics, 10_000).unwrap()).collect();
-    assert!(replies.wait("one more", &rig.topics, 10_000).is_err());
+        (0..10_000).map(|n| replies.wait(&format!("w{n}"), None, &rig.topics, 10_000).unwrap()).collect();
+    assert!(replies.wait("one more", None, &rig.topics, 10_000).is_err());
     let records: Vec<OutRecord> =
         (0..9_000).map(|n| rig.reply(0, n % 3, &format!("w{n}"), "me", &n.to_string())).collect();
     rig.send(&records).await;
@@ -194,7 +194,7 @@ async fn a_large_reply_and_ten_thousand_waiters_come_through() {
     assert!(tokio::time::timeout(Duration::from_millis(50), waiters[9_500].reply()).await.is_err());
     drop(waiters);
     assert_eq!(replies.waiting(), 0);
-    let mut large = replies.wait("large", &rig.topics, 10).unwrap();
+    let mut large = replies.wait("large", None, &rig.topics, 10).unwrap();
     rig.send(&[rig.reply(0, 0, "large", "me", &"x".repeat(900_000))]).await;
     assert_eq!(value(&in_time("large", large.reply()).await).len(), 900_000);
 }
@@ -209,11 +209,11 @@ async fn a_broker_that_is_away_is_waited_for_at_the_start_and_later() {
     assert!(!replies.is_ready());
     own.act("resume");
     tokio::time::timeout(Duration::from_secs(60), replies.ready()).await.expect("ready");
-    let mut waiter = replies.wait("a", &rig.topics, 10).unwrap();
+    let mut waiter = replies.wait("a", None, &rig.topics, 10).unwrap();
     rig.send(&[rig.reply(0, 1, "a", "me", "1")]).await;
     assert_eq!(value(&in_time("after the start", waiter.reply()).await), "1");
     own.act("kill");
-    let mut waiter = replies.wait("b", &rig.topics, 10).unwrap();
+    let mut waiter = replies.wait("b", None, &rig.topics, 10).unwrap();
     assert!(tokio::time::timeout(Duration::from_secs(3), waiter.reply()).await.is_err());
     own.act("resume");
     rig.send(&[rig.reply(0, 0, "b", "me", "2")]).await;

@@ -34,7 +34,8 @@ impl Ask {
         let mut record = self.produce.message(request)?;
         record.headers = record.headers.with(REPLY_TO, self.replies.instance().to_owned());
         // Before the request is sent: its reply may be here before the broker has said that it has the request.
-        let waiter = self.replies.wait(&request.id, &self.topics, self.config.max_waiting);
+        let waiter =
+            self.replies.wait(&request.id, request.hash.as_deref(), &self.topics, self.config.max_waiting);
         let mut waiter = waiter.map_err(|Full| {
             let problem =
                 Problem::new(StatusCode::TOO_MANY_REQUESTS, "too many requests wait for their reply");

@@ -108,12 +108,19 @@ impl Replies {
         }
     }
 
-    /// Registers a waiter for a request that is about to be sent.
+    /// Registers a waiter for a request that is about to be sent; `hash` is that of what it asks, where its id is made of an
+    /// `Idempotency-Key`.
     ///
     /// # Errors
     /// There are `max` of them already.
-    pub fn wait(&self, id: &str, topics: &Arc<[String]>, max: usize) -> Result<Waiter, Full> {
-        self.waiters.wait(id, topics, max)
+    pub fn wait(
+        &self,
+        id: &str,
+        hash: Option<&str>,
+        topics: &Arc<[String]>,
+        max: usize,
+    ) -> Result<Waiter, Full> {
+        self.waiters.wait(id, hash, topics, max)
     }
 
     /// The number of requests that wait.

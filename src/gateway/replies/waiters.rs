@@ -2,13 +2,15 @@
 //!
 //! A waiter is made before its request is sent, and is gone when it is dropped, on whatever path. Several may wait for
 //! one id (a client that asks again with the same `Idempotency-Key` while its first request is under way): the first
-//! reply is the answer to all of them.
+//! reply is the answer to all of them. Where the key was used with another body, the requests have different hashes, and a
+//! reply that says whose it is answers no other.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use crate::gateway::produce::HASH_HEADER;
 use crate::model::Record;
 use crate::runtime::metrics::ReplyMetrics;
 
@@ -34,6 +36,8 @@ struct Slot {
     number: u64,
     /// The topics in which its reply may come.
     topics: Arc<[String]>,
+    /// The hash of what it asks; `None`: its id is its own.
+    hash: Option<Box<str>>,
     send: oneshot::Sender<Reply>,
 }
 
@@ -62,11 +66,18 @@ impl Waiters {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a reply to the request of this id, in one of these topics. To be called before the request is sent.
+    /// Waits for a reply to the request of this id and hash, in one of these topics. To be called before the request is
+    /// sent.
     ///
     /// # Errors
     /// There are `max` waiters already.
-    pub fn wait(self: &Arc<Self>, id: &str, topics: &Arc<[String]>, max: usize) -> Result<Waiter, Full> {
+    pub fn wait(
+        self: &Arc<Self>,
+        id: &str,
+        hash: Option<&str>,
+        topics: &Arc<[String]>,
+        max: usize,
+    ) -> Result<Waiter, Full> {
         let (send, receive) = oneshot::channel();
         let mut waiting = self.waiting();
         if waiting.count >= max {
@@ -75,7 +86,7 @@ impl Waiters {
         waiting.count += 1;
         waiting.next += 1;
         let number = waiting.next;
-        let slot = Slot { number, topics: Arc::clone(topics), send };
+        let slot = Slot { number, topics: Arc::clone(topics), hash: hash.map(Into::into), send };
         waiting.by_id.entry(id.into()).or_default().push(slot);
         self.metrics.waiting(waiting.count);
         drop(waiting);
@@ -92,9 +103,17 @@ impl Waiters {
     pub fn answer(&self, id: &str, reply: &Reply) -> bool {
         let mut waiting = self.waiting();
         let Some(slots) = waiting.by_id.get_mut(id) else { return false };
-        let of_topic = |slot: &mut Slot| slot.topics.iter().any(|topic| **topic == *reply.topic);
+        let said = reply.record.headers.get(HASH_HEADER);
+        let is_its = |slot: &mut Slot| {
+            let same = match (&slot.hash, said) {
+                (Some(hash), Some(said)) => hash.as_bytes() == &**said,
+                // One of them does not say.
+                (None, _) | (_, None) => true,
+            };
+            same && slot.topics.iter().any(|topic| **topic == *reply.topic)
+        };
         // They stay counted until they are dropped: what is bounded is requests, answered or not.
-        let answered: Vec<Slot> = slots.extract_if(.., of_topic).collect();
+        let answered: Vec<Slot> = slots.extract_if(.., is_its).collect();
         if slots.is_empty() {
             waiting.by_id.remove(id);
         }
@@ -191,10 +210,10 @@ mod tests {
     async fn the_first_reply_is_the_answer_to_all_that_wait_for_it() {
         let waiters = waiters();
         let (mut first, mut second) = (
-            waiters.wait("a", &topics(&["yes", "no"]), 9).unwrap(),
-            waiters.wait("a", &topics(&["yes", "no"]), 9).unwrap(),
+            waiters.wait("a", None, &topics(&["yes", "no"]), 9).unwrap(),
+            waiters.wait("a", None, &topics(&["yes", "no"]), 9).unwrap(),
         );
-        let mut other = waiters.wait("b", &topics(&["yes"]), 9).unwrap();
+        let mut other = waiters.wait("b", None, &topics(&["yes"]), 9).unwrap();
         assert!(
             waiters.knows(b"a") && waiters.knows(b"b") && !waiters.knows(b"c") && !waiters.knows(b"\xff")
         );
@@ -215,13 +234,13 @@ mod tests {
         let waiters = waiters();
         let topics = topics(&["yes"]);
         let held: Vec<Waiter> =
-            (0..10_000).map(|n| waiters.wait(&n.to_string(), &topics, 10_000).unwrap()).collect();
-        assert_eq!(waiters.wait("x", &topics, 10_000).map(drop), Err(Full));
+            (0..10_000).map(|n| waiters.wait(&n.to_string(), None, &topics, 10_000).unwrap()).collect();
+        assert_eq!(waiters.wait("x", None, &topics, 10_000).map(drop), Err(Full));
         for n in 0..9_000 {
             assert!(waiters.answer(&n.to_string(), &reply("yes", "k")));
         }
         drop(held);
-        assert!(waiters.is_empty() && waiters.wait("x", &topics, 10_000).is_ok());
+        assert!(waiters.is_empty() && waiters.wait("x", None, &topics, 10_000).is_ok());
         let waiting = waiters.waiting();
         assert!(
             waiting.by_id.is_empty() && waiting.by_id.capacity() <= SMALL,
@@ -234,12 +253,35 @@ mod tests {
     async fn one_that_is_given_up_leaves_the_others_of_its_id() {
         let waiters = waiters();
         let topics = topics(&["yes"]);
-        let first = waiters.wait("a", &topics, 9).unwrap();
-        let mut second = waiters.wait("a", &topics, 9).unwrap();
+        let first = waiters.wait("a", None, &topics, 9).unwrap();
+        let mut second = waiters.wait("a", None, &topics, 9).unwrap();
         drop(first);
         assert!(waiters.answer("a", &reply("yes", "k")));
         second.reply().await;
         drop(second);
         assert!(!waiters.knows(b"a") && waiters.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_reply_to_another_body_of_the_same_key_is_no_answer() {
+        let waiters = waiters();
+        let topics = topics(&["yes"]);
+        let of = |hash: &str| {
+            let reply = reply("yes", hash);
+            Reply {
+                record: Record {
+                    headers: reply.record.headers.with(HASH_HEADER, hash.to_owned()),
+                    ..reply.record
+                },
+                ..reply
+            }
+        };
+        let mut waiter = waiters.wait("a", Some("h2"), &topics, 9).unwrap();
+        assert!(!waiters.answer("a", &of("h1")), "a late reply to the first request");
+        assert!(waiters.answer("a", &of("h2")));
+        assert_eq!(waiter.reply().await, of("h2"));
+        let mut waiter = waiters.wait("a", Some("h2"), &topics, 9).unwrap();
+        assert!(waiters.answer("a", &reply("yes", "k")), "a service that copies no hash");
+        assert_eq!(waiter.reply().await, reply("yes", "k"));
     }
 }
