@@ -75,8 +75,6 @@ enum Place {
     },
     /// Redis or PostgreSQL, where something else is asked in their place.
     StandIn(StandIn),
-    /// A server whose address has a variable without a value: nothing is there.
-    Away(String),
 }
 
 /// How a row is put into the caches before it.
@@ -111,12 +109,7 @@ impl Reader {
                 let (_, server) = connections.postgres.find(uses).map_err(wrong)?;
                 let fill = config.ttl.filter(|_| config.fill);
                 let fill = fill.map(|ttl| Fill { ttl, miss_ttl: config.miss_ttl() });
-                match server.url.contains("${") {
-                    true => Place::Away(
-                        "PostgreSQL has no address: a variable in its `url` has no value".to_owned(),
-                    ),
-                    false => Place::Postgres(Arc::new(Database::new(server, postgres)?), fill),
-                }
+                Place::Postgres(Arc::new(Database::new(server, postgres)?), fill)
             } else {
                 Place::Store { node: config.store.clone().unwrap_or_default(), anywhere: config.anywhere() }
             });
@@ -166,7 +159,6 @@ impl Reader {
                         return value(json, None);
                     }
                 }
-                (Place::Away(why), _) => unknown.push(why.clone()),
                 // Lookups are made of the same settings as the places.
                 (Place::Redis(..) | Place::Postgres(..) | Place::Store { .. }, _) => {}
             }
